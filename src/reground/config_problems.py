@@ -1,0 +1,150 @@
+"""Words for what is wrong in a configuration: one line per key, in the user's own names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+KeyPath = tuple[str | int, ...]
+"""Keys and list indices from the root to a value."""
+
+
+def explain(error: ValidationError, schema: Any, raw: Any) -> list[str]:
+    """One sentence for every key at which ``raw`` does not fit the dataclass ``schema``."""
+    problems = [_problem(item, raw) for item in error.errors(include_url=False)]
+    by_path: dict[KeyPath, list[_Problem]] = {}
+    for problem in _closest_members(problems):
+        by_path.setdefault(problem.path, []).append(problem)
+    return [_sentence(path, same, schema) for path, same in by_path.items()]
+
+
+def shorten(value: Any, *, limit: int = 60) -> str:
+    """A value as it would stand in a config, at most ``limit`` characters of it."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """One validation error; ``path`` holds the user's keys only.
+
+    ``member`` is the member of a union that refused the value at ``path[:union_depth]``.
+    """
+
+    path: KeyPath
+    kind: str
+    message: str
+    found: Any
+    member: KeyPath = ()
+    union_depth: int = 0
+
+    @property
+    def refuses_whole(self) -> bool:
+        """Whether the value is no such thing at all, rather than one with something wrong in it."""
+        at_union = len(self.path) == self.union_depth
+        return at_union and (self.kind.endswith("_type") or self.kind == "literal_error")
+
+
+def _problem(item: Mapping[str, Any], raw: Any) -> _Problem:
+    """Split pydantic's location into the user's keys and the names of union members among them."""
+    location, kind = item["loc"], item["type"]
+    path: list[str | int] = []
+    member: list[str | int] = []
+    union_depth, node = 0, raw
+    for number, part in enumerate(location):
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            names_absent_key = kind == "missing" and number == len(location) - 1
+            if not names_absent_key:
+                union_depth = union_depth if member else len(path)
+                member.append(part)
+                continue
+        path.append(part)
+    return _Problem(tuple(path), kind, item["msg"], item["input"], tuple(member), union_depth)
+
+
+def _closest_members(problems: list[_Problem]) -> list[_Problem]:
+    """Of each union keep what its best-fitting member says; all, where none fits at all."""
+    unions: dict[KeyPath, dict[KeyPath, list[_Problem]]] = {}
+    for problem in problems:
+        members = unions.setdefault(problem.path[: problem.union_depth], {})
+        members.setdefault(problem.member, []).append(problem)
+    kept: list[_Problem] = []
+    for members in unions.values():
+        kept += members.pop((), [])
+        fitting = [group for group in members.values() if not group[0].refuses_whole]
+        groups = [min(fitting, key=len)] if fitting else members.values()
+        kept += [problem for group in groups for problem in group]
+    return kept
+
+
+_EXPECTED = {
+    "an object": "a section of `key: value` lines",
+    "a valid array": "a list",
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "a string (in quotes where it looks like something else)",
+}
+
+
+def _sentence(path: KeyPath, problems: list[_Problem], schema: Any) -> str:
+    key, first = ".".join(map(str, path)) or "config", problems[0]
+    if first.kind == "unexpected_keyword_argument":
+        return f"{key}: unknown key; {_suggestion(path, schema)}"
+    if first.kind == "missing":
+        return f"{key}: missing; put it in the config file or give {key}=VALUE"
+    if first.kind == "value_error":
+        return f"{key}: {first.message.removeprefix('Value error, ')}"
+    wanted = [problem.message.removeprefix("Input should be ") for problem in problems]
+    if wanted[0] == first.message:
+        return f"{key}: found {shorten(first.found)}: {first.message}"
+    expected = " or ".join(dict.fromkeys(_EXPECTED.get(item, item) for item in wanted))
+    return f"{key}: found {shorten(first.found)}, expected {expected}"
+
+
+def _suggestion(path: KeyPath, schema: Any) -> str:
+    leaf, section = str(path[-1]), path[:-1]
+    siblings = sorted(_section_keys(schema, section))
+    if close := difflib.get_close_matches(leaf, siblings, n=1):
+        return f"did you mean {'.'.join(map(str, (*section, close[0])))!r}?"
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed(list(_paths(schema)))}
+    if close := difflib.get_close_matches(leaf, elsewhere, n=1):
+        return f"did you mean {elsewhere[close[0]]!r}?"
+    return f"expected one of {', '.join(siblings)}"
+
+
+def _section_keys(schema: Any, section: KeyPath) -> set[str]:
+    """Names of the fields of every section that may stand at ``section``."""
+    candidates = list(_sections(schema))
+    for part in section:
+        if not isinstance(part, int):
+            candidates = [
+                inner
+                for outer in candidates
+                for inner in _sections(typing.get_type_hints(outer).get(part))
+            ]
+    return {field.name for candidate in candidates for field in dataclasses.fields(candidate)}
+
+
+def _sections(hint: Any) -> Iterator[Any]:
+    """The dataclasses in a type: itself, or what stands inside unions and containers."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        yield hint
+    for argument in typing.get_args(hint):
+        yield from _sections(argument)
+
+
+def _paths(schema: Any, prefix: str = "") -> Iterator[str]:
+    for section in _sections(schema):
+        for name, hint in typing.get_type_hints(section).items():
+            yield prefix + name
+            yield from _paths(hint, f"{prefix}{name}.")

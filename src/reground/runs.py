@@ -1,0 +1,238 @@
+"""A run's folder, and the few ways in which files reach it.
+
+``config.yaml`` is the resolved configuration. ``metrics.jsonl`` holds figures that are the same in
+every repetition, byte for byte; wall-clock figures go to ``timings.jsonl``, what the policy wrote
+to ``rollouts.jsonl``. Rows carry their ``step``, so that a resumed run can drop what lies after its
+checkpoint. ``checkpoints/`` belongs to the trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reground.errors import RunError
+
+MARKER = ".reground-run"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The folder of one run; :func:`start` makes or reopens it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures that every repetition of the run gives again."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """Seconds, tokens per second, memory: what differs from run to run."""
+        return self.path / "timings.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """What the policy wrote, with its scores."""
+        return self.path / "rollouts.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def truncate_after(self, step: int) -> None:
+        """Drop every logged row after ``step``, and a last row that a killed run left unfinished.
+
+        What stays is untouched, so that a resumed run's files equal an undisturbed run's.
+        """
+        for path in (self.metrics, self.timings, self.rollouts):
+            if path.exists():
+                _truncate(path, step)
+
+
+def start(folder: Path, config_text: str, *, resume: bool = False, clean: bool = False) -> RunDir:
+    """Make the folder of a new run, or reopen it.
+
+    ``resume`` goes on with the run in ``folder``, which must have the same configuration. ``clean``
+    deletes a run in ``folder`` first, and nothing but a run. Raises ``RunError`` where the folder
+    does not allow what was asked.
+    """
+    if resume and clean:
+        raise RunError("--resume and --clean exclude each other; give one of them")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise RunError(f"{folder}: found a file or a link, expected a folder or nothing; move it")
+    run = RunDir(folder)
+    if resume:
+        _check_resumable(run, config_text)
+        return run
+    if clean and folder.exists():
+        _delete(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(_occupied(folder))
+    run.checkpoints.mkdir(parents=True)
+    write_text(folder / MARKER, "This folder belongs to a ReGround run; --clean may delete it.\n")
+    write_text(run.config, config_text)
+    return run
+
+
+def append_jsonl(path: Path, *rows: Mapping[str, Any]) -> None:
+    """Append rows to a JSONL and wait until they are on the disk.
+
+    A checkpoint written afterwards never knows of a step whose rows a power cut could lose. Raises
+    ``ValueError`` for NaN and infinity, which are not JSON.
+    """
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    with path.open("a", encoding="utf-8") as out:
+        out.write("".join(lines))
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: readers see the old text or the new one."""
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all; NaN is refused with ``ValueError``."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's names are on the disk: a power cut may undo a mere rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def result_header(*, command: str, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What stands at the head of a file of results, so that others can repeat them.
+
+    ``command`` is the line to type, ``config`` the settings that matter. The commit is that of the
+    checkout that holds this package (``-dirty`` with local changes), null for an installed one.
+    """
+    return {
+        "command": command,
+        "config": dict(config),
+        "seed": seed,
+        "commit": _commit(Path(__file__).parent),
+        "machine": _machine(),
+    }
+
+
+def _check_resumable(run: RunDir, config_text: str) -> None:
+    from reground.config import differing_keys  # pydantic and yaml: only a resume needs them
+
+    if not (run.path / MARKER).is_file() or not run.config.is_file():
+        raise RunError(f"{run.path}: found no run to resume; start it without --resume")
+    if changes := differing_keys(run.config.read_text(encoding="utf-8"), config_text):
+        raise RunError(
+            f"{run.path}: cannot resume with another configuration ({'; '.join(changes)}); "
+            "resume with the old values, or choose another --out"
+        )
+
+
+def _delete(folder: Path) -> None:
+    """Delete a run. The marker goes last: after an interruption it is still known as a run."""
+    if not any(folder.iterdir()):
+        return
+    if not (folder / MARKER).is_file():
+        raise RunError(
+            f"{folder}: --clean deletes runs only, and this folder carries no {MARKER}; "
+            "choose another --out, or delete the folder yourself"
+        )
+    for entry in folder.iterdir():
+        if entry.name == MARKER:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (folder / MARKER).unlink()
+
+
+def _occupied(folder: Path) -> str:
+    if (folder / MARKER).is_file():
+        return (
+            f"{folder}: already holds a run; give --resume to go on with it, --clean to delete it "
+            "and start anew, or another --out"
+        )
+    return f"{folder}: holds files that are no run, expected an empty folder; choose another --out"
+
+
+def _truncate(path: Path, step: int) -> None:
+    end = 0
+    with path.open("rb+") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") or _step(path, number, line) > step:
+                break
+            end += len(line)
+        file.truncate(end)
+        os.fsync(file.fileno())
+
+
+def _step(path: Path, number: int, line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path}:{number}: found a row without a step, expected one JSON object per line with "
+            '"step"; mend the row or start anew with --clean'
+        ) from None
+
+
+def _commit(folder: Path) -> str | None:
+    """The checkout's commit; null where git knows nothing of this very file."""
+    git = ["git", "-C", str(folder)]
+    try:
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name],
+            check=True,
+            capture_output=True,
+        )
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def _machine() -> dict[str, Any]:
+    torch = sys.modules.get("torch")  # looked up, never imported: scoring runs without it
+    machine: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__) if torch else None,
+    }
+    if torch and torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
