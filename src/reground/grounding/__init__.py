@@ -1,0 +1,1 @@
+"""What grounding is, without any model: boxes, samples, answers, families, prompts."""

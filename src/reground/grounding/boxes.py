@@ -1,0 +1,200 @@
+"""Boxes with a named frame, and the overlaps between them.
+
+A box never travels without its frame: the numbers (500, 500) mean the middle of the image in the
+0-1000 frame and a point near a corner in a 4000 x 3000 photo. Conversion is a scale by the two
+frames' extents, nothing else; it is never guessed from the size of the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+FloatArray = NDArray[np.float64]
+
+
+class FrameKind(StrEnum):
+    """What the numbers of a box count."""
+
+    PIXELS = "pixels"  # pixels of the image as its file holds it (after EXIF rotation)
+    INPUT = "input"  # pixels of the resized image that the model saw
+    THOUSAND = "thousand"  # 0-1000 of each side
+    UNIT = "unit"  # 0-1 of each side
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A coordinate frame: its kind and the numbers that its right and lower edges have."""
+
+    kind: FrameKind
+    width: float
+    height: float
+
+    def __post_init__(self) -> None:
+        if not (self.width > 0 and self.height > 0):
+            raise ValueError(f"a frame needs positive sides, found {self.width} x {self.height}")
+
+    @classmethod
+    def pixels(cls, width: int, height: int) -> Frame:
+        """Pixels of the original image, ``width`` x ``height``."""
+        return cls(FrameKind.PIXELS, width, height)
+
+    @classmethod
+    def input(cls, width: int, height: int) -> Frame:
+        """Pixels of the resized image that the model saw, ``width`` x ``height``."""
+        return cls(FrameKind.INPUT, width, height)
+
+
+THOUSAND = Frame(FrameKind.THOUSAND, 1000, 1000)
+UNIT = Frame(FrameKind.UNIT, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box by its left, upper, right and lower edge, in ``frame``.
+
+    >>> Box(100, 250, 500, 750, THOUSAND).to(Frame.pixels(640, 480)).xyxy
+    (64.0, 120.0, 320.0, 360.0)
+    """
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    frame: Frame
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.xyxy):
+            raise ValueError(f"a box needs four finite numbers, found {self.xyxy}")
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """(left, upper, right, lower)."""
+        return (self.x1, self.y1, self.x2, self.y2)
+
+    @property
+    def is_degenerate(self) -> bool:
+        """Whether the box has no area: its corners coincide, or stand in the wrong order."""
+        return self.x2 <= self.x1 or self.y2 <= self.y1
+
+    @property
+    def area(self) -> float:
+        """Area in squared units of the frame; 0 for a degenerate box."""
+        return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
+
+    def to(self, frame: Frame) -> Box:
+        """The same box in another frame of the same image."""
+        x_scale, y_scale = frame.width / self.frame.width, frame.height / self.frame.height
+        return Box(
+            self.x1 * x_scale, self.y1 * y_scale, self.x2 * x_scale, self.y2 * y_scale, frame
+        )
+
+    def clipped(self) -> Box:
+        """The part inside the frame."""
+        width, height = self.frame.width, self.frame.height
+        return Box(
+            min(max(self.x1, 0.0), width),
+            min(max(self.y1, 0.0), height),
+            min(max(self.x2, 0.0), width),
+            min(max(self.y2, 0.0), height),
+            self.frame,
+        )
+
+    def overhang(self) -> float:
+        """How far the box reaches outside its frame, as a share of that side; 0 when inside."""
+        width, height = self.frame.width, self.frame.height
+        return max(
+            0.0,
+            -min(self.x1, self.x2) / width,
+            -min(self.y1, self.y2) / height,
+            max(self.x1, self.x2) / width - 1,
+            max(self.y1, self.y2) / height - 1,
+        )
+
+
+def place(box: Box) -> str:
+    """The cell of a 3 x 3 grid over the image that holds the box's centre, in words.
+
+    >>> place(Box(0, 400, 200, 500, THOUSAND)), place(Box(400, 400, 600, 600, THOUSAND))
+    ('middle left', 'centre')
+    """
+    x = (box.x1 + box.x2) / 2 / box.frame.width
+    y = (box.y1 + box.y2) / 2 / box.frame.height
+    row = ("top", "middle", "bottom")[min(max(int(3 * y), 0), 2)]
+    column = ("left", "centre", "right")[min(max(int(3 * x), 0), 2)]
+    return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
+
+
+def as_array(boxes: Iterable[Box]) -> FloatArray:
+    """Boxes of one common frame as [N, 4]; raises ``ValueError`` where frames differ."""
+    boxes = list(boxes)
+    if len({box.frame for box in boxes}) > 1:
+        raise ValueError("boxes of different frames cannot be compared; convert them with .to()")
+    return np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
+
+
+def iou(first: Box, second: Box) -> float:
+    """Continuous intersection over union of two boxes of one frame, in [0, 1].
+
+    >>> iou(Box(0, 0, 10, 10, THOUSAND), Box(0, 0, 10, 5, THOUSAND))
+    0.5
+    """
+    return float(iou_matrix(as_array([first, second])[:1], as_array([second]))[0, 0])
+
+
+def iou_matrix(first: FloatArray, second: FloatArray) -> FloatArray:
+    """IoU of every box in ``first`` [N, 4] with every box in ``second`` [M, 4], as [N, M]."""
+    inter, union, _ = _overlaps(first, second)
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def giou_matrix(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Generalised IoU (Rezatofighi et al. 2019) of [N, 4] with [M, 4], as [N, M] in [-1, 1]."""
+    inter, union, hull = _overlaps(first, second)
+    overlap = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    outside = np.divide(hull - union, hull, out=np.zeros_like(hull), where=hull > 0)
+    return overlap - outside
+
+
+def match(first: FloatArray, second: FloatArray) -> list[tuple[int, int]]:
+    """One-to-one pairs (i, j) that maximise the summed IoU (the Hungarian method).
+
+    >>> match(np.array([[0, 0, 4, 4], [6, 6, 9, 9]]), np.array([[6, 6, 9, 9]]))
+    [(1, 0)]
+    """
+    rows, columns = linear_sum_assignment(iou_matrix(first, second), maximize=True)
+    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True)]
+
+
+def set_iou(predicted: Sequence[Box], truth: Sequence[Box]) -> float:
+    """Summed IoU of the matched pairs over max(n_predicted, n_truth); both empty 1, one empty 0.
+
+    Source: VG-Refiner's IoU for several boxes, here with continuous areas.
+    """
+    if not predicted or not truth:
+        return 1.0 if not predicted and not truth else 0.0
+    as_array([*predicted, *truth])  # one frame for all, or a ValueError
+    first, second = as_array(predicted), as_array(truth)
+    overlaps = iou_matrix(first, second)
+    return float(sum(overlaps[i, j] for i, j in match(first, second)) / max(overlaps.shape))
+
+
+def _overlaps(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    a = np.asarray(first, dtype=np.float64).reshape(-1, 1, 4)
+    b = np.asarray(second, dtype=np.float64).reshape(1, -1, 4)
+    inter = _area(np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:]))
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - inter
+    hull = _area(np.minimum(a[..., :2], b[..., :2]), np.maximum(a[..., 2:], b[..., 2:]))
+    return inter, union, hull
+
+
+def _area(low: FloatArray, high: FloatArray) -> FloatArray:
+    sides: FloatArray = np.clip(high - low, 0, None)
+    area: FloatArray = sides[..., 0] * sides[..., 1]
+    return area

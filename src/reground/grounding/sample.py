@@ -1,0 +1,190 @@
+"""The one kind of example that every part of ReGround reads: images, a question, target boxes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reground.errors import DataError
+from reground.grounding.boxes import Box, Frame
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where an image is, and its size in pixels (after EXIF rotation).
+
+    ``path`` is a file path, or ``synth:TASK/SEED/INDEX/IMAGE`` for an image of the scene world,
+    which is rendered when it is loaded.
+    """
+
+    path: str
+    width: int
+    height: int
+
+    @property
+    def frame(self) -> Frame:
+        """The pixel frame of this image."""
+        return Frame.pixels(self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A true box, in original pixels of ``images[image]`` of its sample."""
+
+    image: int
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about one or more images.
+
+    ``targets`` may be empty: nothing in the images fits. ``think`` is a reasoning chain for
+    supervised training; ``difficulty`` is in [0, 1], higher is harder; ``strata`` are named groups
+    by which reports split; ``tool_results`` are the boxes that a detector gave, if any.
+    """
+
+    id: str
+    images: tuple[ImageRef, ...]
+    question: str
+    targets: tuple[Target, ...]
+    task: str
+    target_image: int = 0
+    think: str | None = None
+    difficulty: float | None = None
+    strata: Mapping[str, str] = field(default_factory=dict)
+    tool_results: tuple[Target, ...] | None = None
+
+    def __post_init__(self) -> None:
+        indices = [self.target_image, *(target.image for target in self.targets)]
+        wrong = [index for index in indices if not 0 <= index < len(self.images)]
+        if wrong:
+            raise DataError(
+                f"sample {self.id!r}: image index {wrong[0]} with {len(self.images)} images; "
+                "indices count from 0 and every sample needs an image"
+            )
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """The true boxes, in original pixels of the target image."""
+        return tuple(target.box for target in self.targets)
+
+    def to_json(self) -> dict[str, Any]:
+        """The sample as one JSON object, with boxes as [x1, y1, x2, y2] in original pixels."""
+        row: dict[str, Any] = {
+            "id": self.id,
+            "images": [
+                {"path": image.path, "width": image.width, "height": image.height}
+                for image in self.images
+            ],
+            "question": self.question,
+            "targets": _targets_to_json(self.targets),
+            "task": self.task,
+            "target_image": self.target_image,
+        }
+        optional = {
+            "think": self.think,
+            "difficulty": self.difficulty,
+            "strata": dict(self.strata) or None,
+            "tool_results": None
+            if self.tool_results is None
+            else _targets_to_json(self.tool_results),
+        }
+        return row | {key: value for key, value in optional.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Sample:
+        """The inverse of :meth:`to_json`; raises ``DataError`` that names the bad field."""
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"found {type(row).__name__}, expected an object with the fields of a row"
+            )
+        known = {*cls.__dataclass_fields__}
+        if unknown := sorted(set(row) - known):
+            raise DataError(f"unknown field {unknown[0]!r}; a row has {', '.join(sorted(known))}")
+        try:
+            images = tuple(
+                ImageRef(str(image["path"]), int(image["width"]), int(image["height"]))
+                for image in row["images"]
+            )
+            tools = row.get("tool_results")
+            return cls(
+                id=str(row["id"]),
+                images=images,
+                question=str(row["question"]),
+                targets=_targets_from_json(row["targets"], images),
+                task=str(row["task"]),
+                target_image=int(row.get("target_image", 0)),
+                think=row.get("think"),
+                difficulty=row.get("difficulty"),
+                strata=dict(row.get("strata", {})),
+                tool_results=None if tools is None else _targets_from_json(tools, images),
+            )
+        except KeyError as error:
+            raise DataError(f"field {error.args[0]!r} is missing") from None
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
+            raise DataError(f"a field has the wrong form: {error}") from None
+
+
+def read_jsonl(path: Path) -> Iterator[Sample]:
+    """Samples of a canonical JSONL; image paths are taken relative to the file's folder.
+
+    Raises ``DataError`` naming the file and line of the first row that is no sample.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a JSONL as `reground data convert` writes")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                sample = Sample.from_json(json.loads(line))
+            except (json.JSONDecodeError, DataError) as error:
+                raise DataError(
+                    f"{path}:{number}: {error}; mend the row, or let `reground data validate` "
+                    "set such rows aside"
+                ) from None
+            yield _relocated(sample, path.parent)
+
+
+def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples, one a line, whole or not at all; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    count = 0
+    with temporary.open("w", encoding="utf-8") as out:
+        for sample in samples:
+            out.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
+            count += 1
+    temporary.replace(path)
+    return count
+
+
+def _targets_to_json(targets: Iterable[Target]) -> list[dict[str, Any]]:
+    return [{"image": target.image, "box": list(target.box.xyxy)} for target in targets]
+
+
+def _targets_from_json(rows: Any, images: tuple[ImageRef, ...]) -> tuple[Target, ...]:
+    return tuple(_target_from_json(row, images) for row in rows)
+
+
+def _target_from_json(row: Any, images: tuple[ImageRef, ...]) -> Target:
+    image = int(row["image"])
+    if not 0 <= image < len(images):
+        raise DataError(f"a target is in image {image}, and there are {len(images)}; count from 0")
+    x1, y1, x2, y2 = (float(value) for value in row["box"])
+    return Target(image, Box(x1, y1, x2, y2, images[image].frame))
+
+
+def _relocated(sample: Sample, folder: Path) -> Sample:
+    images = tuple(
+        image
+        if image.path.startswith("synth:")
+        else ImageRef(str(folder / image.path), image.width, image.height)
+        for image in sample.images
+    )
+    fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}
+    return Sample(**fields | {"images": images})

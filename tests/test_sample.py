@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reground.errors import DataError
+from reground.grounding.boxes import Box
+from reground.grounding.sample import ImageRef, Sample, Target, read_jsonl, write_jsonl
+
+IMAGES = (ImageRef("a.jpg", 640, 480), ImageRef("synth:count/0/7/1", 112, 112))
+
+
+def sample(**changes: Any) -> Sample:
+    fields: dict[str, Any] = {
+        "id": "row-1",
+        "images": IMAGES,
+        "question": "the mug — “left”",
+        "targets": (Target(1, Box(1, 2, 30.5, 40, IMAGES[1].frame)),),
+        "task": "referring",
+        "target_image": 1,
+    }
+    return Sample(**fields | changes)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    images = tuple(
+        ImageRef(f"{index}.png", *draw(st.tuples(st.integers(1, 5000), st.integers(1, 5000))))
+        for index in range(draw(st.integers(1, 3)))
+    )
+
+    def target() -> Target:
+        index = draw(st.integers(0, len(images) - 1))
+        edges = draw(st.lists(st.floats(-10, 5000), min_size=4, max_size=4))
+        return Target(index, Box(edges[0], edges[1], edges[2], edges[3], images[index].frame))
+
+    return Sample(
+        id=draw(st.text(min_size=1)),
+        images=images,
+        question=draw(st.text()),
+        targets=tuple(target() for _ in range(draw(st.integers(0, 2)))),
+        task=draw(st.text()),
+        target_image=draw(st.integers(0, len(images) - 1)),
+        think=draw(st.none() | st.text()),
+        difficulty=draw(st.none() | st.floats(0, 1)),
+        strata=draw(st.dictionaries(st.text(), st.text(), max_size=2)),
+        tool_results=draw(st.none() | st.just(())) if draw(st.booleans()) else (target(),),
+    )
+
+
+@given(samples())
+def test_json_round_trip(row: Sample) -> None:
+    assert Sample.from_json(json.loads(json.dumps(row.to_json()))) == row
+
+
+def test_no_tool_results_differ_from_an_empty_tool_result() -> None:
+    assert Sample.from_json(sample(tool_results=()).to_json()).tool_results == ()
+    assert Sample.from_json(sample().to_json()).tool_results is None
+
+
+def test_file_round_trip_makes_paths_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "rows.jsonl"
+    assert write_jsonl(path, [sample(), sample(id="row-2")]) == 2
+    first, second = read_jsonl(path)
+    assert [image.path for image in first.images] == [
+        str(path.parent / "a.jpg"),
+        "synth:count/0/7/1",
+    ]
+    assert (first.question, first.targets, second.id) == (
+        sample().question,
+        sample().targets,
+        "row-2",
+    )
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [sample()])
+
+    def broken() -> Any:
+        yield sample(id="new")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, broken())
+    assert [row.id for row in read_jsonl(path)] == ["row-1"]
+
+
+def test_an_empty_file_is_an_empty_set(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert write_jsonl(path, []) == 0
+    assert list(read_jsonl(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_image": 2}, "image index 2 with 2 images"),
+        ({"targets": [{"image": 5, "box": [0, 0, 1, 1]}]}, "image 5, and there are 2"),
+        ({"targets": [{"image": 0, "box": [0, 0, 1]}]}, "wrong form"),
+        ({"targets": [{"image": 0, "box": [0, 0, 1, "wide"]}]}, "wrong form"),
+        ({"targets": [{"box": [0, 0, 1, 1]}]}, "'image' is missing"),
+        ({"images": [], "targets": []}, "every sample needs an image"),
+        ({"images": [{"path": "a.jpg", "width": 0, "height": 5}] * 2}, "positive sides"),
+        ({"qestion": "?"}, "unknown field 'qestion'"),
+        ({"question": ...}, "'question' is missing"),
+    ],
+)
+def test_a_bad_row_is_named_with_file_and_line(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    row = {key: value for key, value in (sample().to_json() | change).items() if value is not ...}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(sample().to_json()) + "\n\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=message) as caught:
+        list(read_jsonl(path))
+    assert f"{path}:3" in str(caught.value)
+
+
+def test_what_is_no_json_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{not json}\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl:1"):
+        list(read_jsonl(path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        list(read_jsonl(tmp_path / "absent.jsonl"))
+
+
+def test_indices_of_a_sample_are_checked() -> None:
+    with pytest.raises(DataError, match="row-1"):
+        sample(target_image=-1)
+    with pytest.raises(DataError, match="image index 2"):
+        sample(targets=(Target(2, Box(0, 0, 1, 1, IMAGES[0].frame)),))
+
+
+def test_boxes_are_those_of_the_targets() -> None:
+    assert sample().boxes == (Box(1, 2, 30.5, 40, IMAGES[1].frame),)
+    assert sample(targets=()).boxes == ()
