@@ -1,0 +1,1 @@
+"""Data: converters, the scene world, validation, drawing; nothing here imports torch."""

@@ -1,0 +1,158 @@
+"""Questions and reasoning chains from labelled boxes, for datasets that have classes only."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from reground.data.convert.appearance import describe
+from reground.data.images import load
+from reground.errors import DataError
+from reground.grounding.boxes import Box
+from reground.grounding.sample import ImageRef, Sample, Target
+
+_LOG = logging.getLogger(__name__)
+
+# A superlative is asked only where people would agree: the winner leads the runner-up by this share
+# of the image's width (leftmost, rightmost), or of its own area (largest).
+_LEAD_SIDE = 0.02
+_LEAD_AREA = 0.15
+
+
+class Rule(StrEnum):
+    """When a question about a class is asked, and which of its boxes answer it."""
+
+    UNIQUE = "unique"  # exactly one in the image
+    LEFTMOST = "leftmost"  # several: the one whose centre is furthest left
+    RIGHTMOST = "rightmost"  # several: the one whose centre is furthest right
+    LARGEST = "largest"  # several: the one of the largest area
+    ALL = "all"  # several: all of them
+
+
+Questions = Mapping[str, Mapping[Rule, str]]  # class name -> rule -> phrase
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One object of an image: its class, its box in pixels, and whether it is really a crowd."""
+
+    label: str
+    box: Box
+    crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Makes the samples of one image after another."""
+
+    task: str
+    questions: Questions
+
+    def samples(self, name: str, image: ImageRef, objects: Iterable[Labelled]) -> Iterator[Sample]:
+        """One sample per class and rule that applies; ids are ``name``-class-rule.
+
+        Objects with an empty box are left out with a warning. A class of which the image holds a
+        crowd is not asked about: its members are not all boxed. Samples with one target carry a
+        chain in ``think``, with a colour if the image is on disk.
+        """
+        pixels: Image.Image | None = None
+        for label, boxes in _by_class(objects, image.path).items():
+            for rule, phrase in self.questions.get(label, {}).items():
+                chosen = select(boxes, rule)
+                if not chosen:
+                    continue
+                if len(chosen) == 1 and pixels is None and Path(image.path).is_file():
+                    pixels = load(image.path)  # once per image, and only where a chain needs it
+                yield Sample(
+                    id=f"{name}-{label}-{rule}",
+                    images=(image,),
+                    question=phrase,
+                    targets=tuple(Target(0, box) for box in chosen),
+                    task=self.task,
+                    think=describe(phrase, chosen[0], pixels) if len(chosen) == 1 else None,
+                    strata={"class": label, "rule": str(rule)},
+                )
+
+
+def select(boxes: Sequence[Box], rule: Rule) -> list[Box]:
+    """The boxes that answer a question under ``rule``; none where it must not be asked."""
+    if rule is Rule.UNIQUE:
+        return list(boxes) if len(boxes) == 1 else []
+    if len(boxes) < 2:
+        return []
+    match rule:
+        case Rule.ALL:
+            return list(boxes)
+        case Rule.LARGEST:
+            first, second = sorted(boxes, key=lambda box: -box.area)[:2]
+            clear = first.area - second.area >= _LEAD_AREA * first.area
+        case Rule.LEFTMOST | Rule.RIGHTMOST:
+            sign = 1 if rule is Rule.LEFTMOST else -1
+            first, second = sorted(boxes, key=lambda box: sign * (box.x1 + box.x2))[:2]
+            lead = sign * (second.x1 + second.x2 - first.x1 - first.x2) / 2
+            clear = lead >= _LEAD_SIDE * first.frame.width
+    return [first] if clear else []
+
+
+def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
+    """Phrases by class and rule from a YAML file; without a file, ``unique`` and ``all`` of each.
+
+    The file maps a class to rules to phrases::
+
+        WBC:
+          unique: the white blood cell
+          leftmost: the leftmost white blood cell
+
+    Raises ``DataError`` for a class that is not in ``classes`` and for an unknown rule.
+    """
+    if path is None:
+        return {
+            label: {Rule.UNIQUE: f"the {label}", Rule.ALL: f"every {label}"} for label in classes
+        }
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read as YAML ({error}); mend the file") from None
+    if not _is_table(content):
+        raise DataError(f"{path}: expected 'class: {{rule: phrase}}' entries, phrases being text")
+    return {
+        _known(str(label), classes, path): {
+            Rule(_known(str(rule), list(Rule), path)): phrase for rule, phrase in rules.items()
+        }
+        for label, rules in content.items()
+    }
+
+
+def _is_table(content: object) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(rules, dict) and all(isinstance(phrase, str) for phrase in rules.values())
+        for rules in content.values()
+    )
+
+
+def _known(name: str, names: Sequence[str], path: Path) -> str:
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(names))}"
+    raise DataError(f"{path}: unknown name {name!r}; {hint}")
+
+
+def _by_class(objects: Iterable[Labelled], path: str) -> dict[str, list[Box]]:
+    groups: dict[str, list[Box]] = {}
+    crowded = set()
+    for item in objects:
+        if item.box.is_degenerate:
+            _LOG.warning("%s: left out an empty box of %s, %s", path, item.label, item.box.xyxy)
+            continue
+        groups.setdefault(item.label, []).append(item.box)
+        if item.crowd:
+            crowded.add(item.label)
+    return {label: boxes for label, boxes in groups.items() if label not in crowded}

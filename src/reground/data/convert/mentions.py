@@ -1,0 +1,93 @@
+"""Which image a text speaks of: "the 2th image", "second image", "image-2", "the source image"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from reground.errors import DataError
+from reground.grounding.boxes import THOUSAND, Box
+from reground.grounding.sample import ImageRef, Target
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+_MENTION = re.compile(
+    rf"(?P<source>\bsource image\b)"
+    rf"|\b(?P<word>{'|'.join(_ORDINALS)}|last) (?:image|frame)\b"
+    r"|\b(?P<ordinal>\d{1,3})(?:st|nd|rd|th) (?:image|frame)\b"
+    r"|\b(?:image|frame)[ -]?(?P<number>\d{1,3})\b",
+    re.IGNORECASE,
+)
+_BOX = re.compile(r"\((\d{1,4}), ?(\d{1,4})\), ?\((\d{1,4}), ?(\d{1,4})\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """An image named in a text: its index from 0, and where in the text the name ends."""
+
+    image: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The image that a question asks about, and whether a text named it or it was assumed."""
+
+    image: int
+    named: bool
+
+    @property
+    def stratum(self) -> str:
+        """For reports: "named" or "assumed"."""
+        return "named" if self.named else "assumed"
+
+
+def mentions(text: str, num_images: int) -> list[Mention]:
+    """Every mention of an image in ``text``, in order; "source image" is the first.
+
+    Raises ``DataError`` where a mention counts past ``num_images``.
+
+    >>> [mention.image for mention in mentions("from image-1 find it in the 3th image", 3)]
+    [0, 2]
+    """
+    found = [Mention(_index(match, num_images), match.end()) for match in _MENTION.finditer(text)]
+    for mention in found:
+        if not 0 <= mention.image < num_images:
+            raise DataError(
+                f"{text!r} speaks of image {mention.image + 1}, but the row has {num_images} images"
+            )
+    return found
+
+
+def asked_image(question: str, hint: str, num_images: int) -> Asked:
+    """The image that a question asks about.
+
+    The last image that the question mentions ("the object in image-1 ... in the image-2"), else
+    the last that ``hint`` mentions, else, assumed, the last image.
+    """
+    for text in (question, hint):
+        if found := mentions(text, num_images):
+            return Asked(found[-1].image, named=True)
+    return Asked(num_images - 1, named=num_images == 1)
+
+
+def answered(answer: str, images: tuple[ImageRef, ...], *, default: int) -> tuple[Target, ...]:
+    """The boxes ``(x1,y1),(x2,y2)`` in 0-1000 of an answer, each in the image named before it.
+
+    A box before which the answer names no image is in image ``default``.
+    """
+    named = mentions(answer, len(images))
+    targets = []
+    for match in _BOX.finditer(answer):
+        before = [mention.image for mention in named if mention.end <= match.start()]
+        image = before[-1] if before else default
+        x1, y1, x2, y2 = map(int, match.groups())
+        targets.append(Target(image, Box(x1, y1, x2, y2, THOUSAND).to(images[image].frame)))
+    return tuple(targets)
+
+
+def _index(match: re.Match[str], num_images: int) -> int:
+    if match["source"]:
+        return 0
+    if word := match["word"]:
+        return num_images - 1 if word.lower() == "last" else _ORDINALS.index(word.lower())
+    return int(match["ordinal"] or match["number"]) - 1

@@ -1,0 +1,80 @@
+"""Datasets by name: a JSONL of samples, or a task of the scene world; and writing a JSONL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+from reground.data import synth
+from reground.data.images import SYNTH_PREFIX
+from reground.errors import DataError
+from reground.grounding.sample import Sample, read_jsonl, write_jsonl
+
+_ENDLESS = 2**31 - 1
+
+
+def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
+    """The samples that ``spec`` names: a JSONL path, ``synth:TASK`` or ``synth:TASK@1-3``.
+
+    A scene-world task is lazy and endless (2**31 - 1 samples) unless ``limit`` is given; ``seed``
+    picks its scenes. A JSONL keeps the order of its rows, whatever the seed. Raises ``DataError``
+    where the file is missing, malformed or empty, or the task is unknown.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"{spec}: a limit of {limit} samples was asked; it must be at least 1")
+    if spec.startswith(SYNTH_PREFIX):
+        scenes = SynthDataset(spec.removeprefix(SYNTH_PREFIX), seed, limit or _ENDLESS)
+        scenes[0]  # an unknown task is an error now, not in the middle of a run
+        return scenes
+    samples = list(islice(read_jsonl(Path(spec)), limit))
+    if not samples:
+        raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
+    return samples
+
+
+@dataclass(frozen=True, slots=True)
+class SynthDataset(Sequence[Sample]):
+    """A task of the scene world as a lazy sequence: item i is scene i of ``seed``."""
+
+    task: str
+    seed: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.length))]
+        position = index + self.length if index < 0 else index
+        if not 0 <= position < self.length:
+            raise IndexError(f"sample {index} of {self.length}")
+        return synth.sample(self.task, seed=self.seed, index=position)
+
+
+def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples as a JSONL, image paths relative to its folder; returns how many.
+
+    The inverse of ``open_dataset(path)``, so that a folder of images and JSONL can be moved.
+    """
+    # Resolved, so that ".." leaves the folder itself and not a link to it.
+    folder = path.parent.resolve()
+    return write_jsonl(path, (_relative(sample, folder) for sample in samples))
+
+
+def _relative(sample: Sample, folder: Path) -> Sample:
+    images = tuple(
+        image
+        if image.path.startswith(SYNTH_PREFIX)
+        else replace(image, path=Path(os.path.relpath(image.path, folder)).as_posix())
+        for image in sample.images
+    )
+    return replace(sample, images=images)

@@ -1,0 +1,148 @@
+"""The scene world: coloured shapes with exact questions, boxes and reasoning chains.
+
+A sample is a pure function of a task, a seed and an index, whatever was asked before and in which
+process. A task may carry a range for the number of objects in a scene, as in ``referring@1-3``.
+
+>>> example = sample("referring@1-3", seed=0, index=7)
+>>> example.images[0].path
+'synth:referring@1-3/0/7/0'
+>>> render(example.images[0].path).size
+(112, 112)
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from PIL import Image
+
+from reground.data.synth import tasks_kinds, tasks_motion, tasks_single, tasks_views
+from reground.data.synth.drafts import Draft
+from reground.data.synth.render import draw
+from reground.data.synth.world import COLOURS, SHAPES, Scene, SceneObject
+from reground.errors import DataError
+from reground.grounding.sample import ImageRef, Sample, Target
+
+__all__ = ["COLOURS", "SHAPES", "TASKS", "Scene", "SceneObject", "render", "sample", "scenes"]
+
+_MAKERS: Final[dict[str, Callable[[random.Random, int], Draft]]] = {
+    maker.__name__: maker
+    for maker in (
+        tasks_single.referring,
+        tasks_single.attribute,
+        tasks_single.relation,
+        tasks_single.phrases,
+        tasks_single.listing,
+        tasks_views.diff,
+        tasks_views.view_diff,
+        tasks_kinds.common_object,
+        tasks_motion.object_tracking,
+        tasks_views.multi_view,
+        tasks_views.region,
+        tasks_kinds.refer_grounding,
+        tasks_kinds.group_grounding,
+        tasks_kinds.reasoning,
+        tasks_kinds.correspondence,
+        tasks_motion.video,
+    )
+}
+
+TASKS: Final[tuple[str, ...]] = tuple(_MAKERS)
+"""The names of all tasks."""
+
+_FEWEST: Final = {
+    "relation": 2,
+    "correspondence": 2,
+    "video": 2,
+}  # objects without which a task has nothing to ask
+_MOST: Final = 6  # objects that still fit beside one another
+_DEFAULT_RANGE: Final = (2, 5)
+_SPEC = re.compile(r"(?P<name>[^@/]+)(?:@(?P<low>\d{1,2})-(?P<high>\d{1,2}))?")
+_PATH = re.compile(r"synth:(?P<task>[^/]+)/(?P<seed>-?\d+)/(?P<index>\d+)/(?P<image>\d+)")
+
+
+def sample(task: str, *, seed: int, index: int) -> Sample:
+    """Sample ``index`` of ``task`` under ``seed``.
+
+    Raises ``DataError`` for an unknown task or an impossible range of objects.
+    """
+    draft = _draft(task, seed, index)
+    images = tuple(
+        ImageRef(f"synth:{task}/{seed}/{index}/{image}", scene.width, scene.height)
+        for image, scene in enumerate(draft.scenes)
+    )
+    return Sample(
+        id=f"{task}-{seed}-{index}",
+        images=images,
+        question=draft.question,
+        targets=tuple(Target(draft.image, box) for box in draft.boxes),
+        task=_parse(task).name,
+        target_image=draft.image,
+        think=draft.think,
+        difficulty=draft.difficulty,
+        strata={
+            "kind": draft.kind,
+            "distractor": "yes" if draft.distractor else "no",
+            "objects": str(len(draft.scenes[draft.image].objects)),
+        },
+    )
+
+
+def scenes(task: str, *, seed: int, index: int) -> tuple[Scene, ...]:
+    """The scene behind each image of that sample."""
+    return _draft(task, seed, index).scenes
+
+
+def render(path: str) -> Image.Image:
+    """The RGB image of a path ``synth:TASK/SEED/INDEX/IMAGE``; raises ``DataError`` for others."""
+    if (parts := _PATH.fullmatch(path)) is None:
+        raise DataError(
+            f"{path!r} names no image of the scene world; expected synth:TASK/SEED/INDEX/IMAGE, "
+            "such as synth:referring/0/7/0"
+        )
+    drawn = scenes(parts["task"], seed=int(parts["seed"]), index=int(parts["index"]))
+    image = int(parts["image"])
+    if image >= len(drawn):
+        raise DataError(f"{path!r}: image {image} of a sample with {len(drawn)}; count from 0")
+    return draw(drawn[image])
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    name: str
+    low: int
+    high: int
+
+
+@lru_cache(maxsize=1024)
+def _draft(task: str, seed: int, index: int) -> Draft:
+    spec = _parse(task)
+    rng = random.Random(f"{task}/{seed}/{index}")  # hashes text with SHA-512, alike everywhere
+    return _MAKERS[spec.name](rng, rng.randint(spec.low, spec.high))
+
+
+@lru_cache
+def _parse(task: str) -> _Spec:
+    parts = _SPEC.fullmatch(task)
+    if parts is None or parts["name"] not in _MAKERS:
+        name = task.partition("@")[0]
+        close = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close and close[0] != name else ""
+        raise DataError(
+            f"unknown task {task!r} of the scene world; {hint or 'write TASK or TASK@LOW-HIGH'} "
+            f"(tasks: {', '.join(TASKS)})"
+        )
+    low, high = (int(parts["low"]), int(parts["high"])) if parts["low"] else _DEFAULT_RANGE
+    fewest = _FEWEST.get(parts["name"], 1)
+    if not fewest <= low <= high <= _MOST:
+        raise DataError(
+            f"task {task!r} asks for {low} to {high} objects; {parts['name']} takes a range "
+            f"LOW-HIGH within {fewest}-{_MOST}"
+        )
+    return _Spec(parts["name"], low, high)

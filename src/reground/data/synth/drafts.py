@@ -1,0 +1,42 @@
+"""What a task makes before it is given a name and a seed: scenes, a question, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reground.data.synth.world import Scene, SceneObject
+from reground.grounding.boxes import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One question over scenes; ``boxes`` are the answer, in pixels of ``scenes[image]``."""
+
+    scenes: tuple[Scene, ...]
+    question: str
+    boxes: tuple[Box, ...]
+    kind: str
+    think: str | None = None
+    image: int = 0
+    relational: bool = False
+    distractor: bool = False
+
+    @property
+    def difficulty(self) -> float:
+        """How hard the question is, in [0, 1].
+
+        0.4 x min(1, (n - 1) / 5) + 0.2 x distractor + 0.4 x relational, where n is the number of
+        objects in the target image, distractor says whether another object there shares the
+        target's colour or shape, and relational whether two objects or images must be compared.
+        """
+        crowd = min(1.0, (len(self.scenes[self.image].objects) - 1) / 5)
+        return round(0.4 * crowd + 0.2 * self.distractor + 0.4 * self.relational, 3)
+
+
+def has_distractor(target: SceneObject, objects: Sequence[SceneObject]) -> bool:
+    """Whether another object shares the target's colour or shape."""
+    return any(
+        each is not target and (each.colour == target.colour or each.shape == target.shape)
+        for each in objects
+    )

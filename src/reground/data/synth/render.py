@@ -1,0 +1,75 @@
+"""Draws scenes with Pillow; the pixels of an object span exactly its box."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from PIL import Image, ImageDraw
+
+from reground.data.synth.world import RGB, Background, Scene, SceneObject
+
+_MARK_COLOUR = (255, 0, 0)
+_STRIPE = 8  # pixels from one stripe of the background to the next
+
+
+def draw(scene: Scene) -> Image.Image:
+    """The scene as an RGB image of ``scene.width`` x ``scene.height``."""
+    image = _ground(scene.background, scene.width, scene.height)
+    pen = ImageDraw.Draw(image)
+    for scene_object in scene.objects:
+        _draw_object(pen, scene_object)
+    if scene.mark is not None:
+        x1, y1, x2, y2 = scene.mark.xyxy
+        pen.rectangle((x1 - 2, y1 - 2, x2 + 1, y2 + 1), outline=_MARK_COLOUR)
+    return image
+
+
+def _draw_object(pen: ImageDraw.ImageDraw, scene_object: SceneObject) -> None:
+    left, top, right, bottom = map(int, scene_object.box.xyxy)
+    right, bottom = right - 1, bottom - 1  # Pillow includes the last pixel
+    width, height = right - left + 1, bottom - top + 1
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    fill = scene_object.rgb
+    match scene_object.shape:
+        case "circle":
+            pen.ellipse((left, top, right, bottom), fill=fill)
+        case "square":
+            pen.rectangle((left, top, right, bottom), fill=fill)
+        case "triangle":
+            pen.polygon([(middle_x, top), (left, bottom), (right, bottom)], fill=fill)
+        case "cross":
+            arm_x, arm_y = round(width / 3), round(height / 3)
+            pen.rectangle((left + arm_x, top, right - arm_x, bottom), fill=fill)
+            pen.rectangle((left, top + arm_y, right, bottom - arm_y), fill=fill)
+        case "diamond":
+            corners = [(middle_x, top), (right, middle_y), (middle_x, bottom), (left, middle_y)]
+            pen.polygon(corners, fill=fill)
+        case "ring":
+            thickness = round(min(width, height) / 4.5)
+            pen.ellipse((left, top, right, bottom), outline=fill, width=thickness)
+        case shape:
+            raise ValueError(f"no way to draw {shape!r}")
+
+
+def _ground(background: Background, width: int, height: int) -> Image.Image:
+    image = Image.new("RGB", (width, height), background.base)
+    if background.style == "gradient":
+        image.paste(background.other, (0, 0), _ramp(width, height, background.horizontal))
+    elif background.style == "stripes":
+        _draw_stripes(image, background.other, background.horizontal)
+    return image
+
+
+@cache
+def _ramp(width: int, height: int, horizontal: bool) -> Image.Image:
+    ramp = Image.linear_gradient("L")  # 256 x 256, from black at the top to white at the bottom
+    return (ramp.transpose(Image.Transpose.ROTATE_90) if horizontal else ramp).resize(
+        (width, height)
+    )
+
+
+def _draw_stripes(image: Image.Image, colour: RGB, horizontal: bool) -> None:
+    for start in range(0, image.height if horizontal else image.width, _STRIPE):
+        end = start + _STRIPE // 2
+        stripe = (0, start, image.width, end) if horizontal else (start, 0, end, image.height)
+        image.paste(colour, stripe)

@@ -1,0 +1,224 @@
+"""The scene world: coloured shapes on a plain ground, sampled from a seeded generator.
+
+A scene is the whole truth about one image. Questions, answers, chains and pixels are all derived
+from it, so that every answer can be checked against what is drawn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from reground.grounding.boxes import Box, Frame
+
+SIZE: Final = 112
+"""Width and height of every image, in pixels."""
+
+FRAME: Final = Frame.pixels(SIZE, SIZE)
+"""The pixel frame of every image."""
+
+MARGIN: Final = 2  # free pixels between an object and the edge: room for the outline of a mark
+GAP: Final = 4  # free pixels between two objects, on one axis at least
+SIDES: Final = (16, 43)  # shortest and longest side: boxes fill 2.0 to 14.7 % of the image
+ASPECT: Final = 1.5  # longer to shorter side; 1.6 at most after rounding to whole pixels
+
+RGB = tuple[int, int, int]
+Share = Literal["colour", "shape"]
+Style = Literal["plain", "gradient", "stripes"]
+
+COLOURS: Final[dict[str, RGB]] = {
+    "red": (215, 35, 40),
+    "green": (35, 160, 60),
+    "blue": (45, 80, 225),
+    "yellow": (240, 210, 25),
+    "purple": (140, 50, 195),
+    "orange": (245, 130, 20),
+    "cyan": (20, 190, 215),
+    "pink": (250, 110, 185),
+}
+"""Name and mean RGB of each colour; no black or white, so that all show on any background."""
+
+SHAPES: Final = ("circle", "square", "triangle", "cross", "diamond", "ring")
+"""The shapes, each drawn so that it touches all four edges of its box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an object is: its colour and shape, as in "red circle"."""
+
+    colour: str
+    shape: str
+
+    @property
+    def name(self) -> str:
+        """The kind in words.
+
+        >>> Kind("red", "circle").name
+        'red circle'
+        """
+        return f"{self.colour} {self.shape}"
+
+
+KINDS: Final = tuple(Kind(colour, shape) for colour in COLOURS for shape in SHAPES)
+"""Every colour with every shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneObject:
+    """One object: colour and shape in words, box in whole pixels, the exact colour drawn."""
+
+    colour: str
+    shape: str
+    box: Box
+    rgb: RGB
+
+    @property
+    def kind(self) -> Kind:
+        """Colour and shape together."""
+        return Kind(self.colour, self.shape)
+
+    @property
+    def name(self) -> str:
+        """Colour and shape in words, as in "red circle"."""
+        return f"{self.colour} {self.shape}"
+
+    @property
+    def cx(self) -> float:
+        """Horizontal centre in pixels."""
+        return (self.box.x1 + self.box.x2) / 2
+
+    @property
+    def cy(self) -> float:
+        """Vertical centre in pixels."""
+        return (self.box.y1 + self.box.y2) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What lies behind the objects: ``base`` alone, or fading into or striped with ``other``."""
+
+    style: Style
+    base: RGB
+    other: RGB
+    horizontal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One image of the world; ``mark`` is a box around which a thin red outline is drawn."""
+
+    width: int
+    height: int
+    background: Background
+    objects: tuple[SceneObject, ...]
+    mark: Box | None = None
+
+
+def sample_kinds(rng: random.Random, count: int, *, without: Sequence[Kind] = ()) -> list[Kind]:
+    """``count`` different kinds, none of them in ``without``."""
+    if not without:
+        return rng.sample(KINDS, count)
+    return rng.sample([kind for kind in KINDS if kind not in without], count)
+
+
+def sample_kin(
+    rng: random.Random, kind: Kind, *, share: Share | None = None, without: Sequence[Kind] = ()
+) -> Kind:
+    """Another kind with the same colour or shape (``share``, or either), not in ``without``."""
+    if (share or rng.choice(("colour", "shape"))) == "colour":
+        kin = [Kind(kind.colour, shape) for shape in SHAPES]
+    else:
+        kin = [Kind(colour, kind.shape) for colour in COLOURS]
+    return rng.choice([each for each in kin if each != kind and each not in without])
+
+
+def sample_kinds_alike(
+    rng: random.Random, count: int, *, first: Kind | None = None, without: Sequence[Kind] = ()
+) -> list[Kind]:
+    """Different kinds: ``first`` or any, then one that shares its colour or shape, then any."""
+    first = first or sample_kinds(rng, 1, without=without)[0]
+    if count == 1:
+        return [first]
+    second = sample_kin(rng, first, without=without)
+    return [first, second, *sample_kinds(rng, count - 2, without=(first, second, *without))]
+
+
+def sample_scene(
+    rng: random.Random, kinds: Sequence[Kind], *, background: Background | None = None
+) -> Scene:
+    """A scene with one object of each of ``kinds``, in that order, at random places and sizes."""
+    boxes = sample_boxes(rng, len(kinds))
+    objects = [paint(rng, kind, box) for kind, box in zip(kinds, boxes, strict=True)]
+    return Scene(SIZE, SIZE, background or sample_background(rng), tuple(objects))
+
+
+def sample_boxes(rng: random.Random, count: int) -> list[Box]:
+    """``count`` boxes with whole-pixel edges, :data:`GAP` apart and :data:`MARGIN` inside."""
+    while True:
+        boxes: list[Box] = []
+        while len(boxes) < count and (spot := sample_spot(rng, boxes)) is not None:
+            boxes.append(spot)
+        if len(boxes) == count:
+            rng.shuffle(boxes)  # later boxes come out smaller; no object may profit from its rank
+            return boxes
+
+
+def sample_spot(rng: random.Random, taken: Sequence[Box], *, tries: int = 30) -> Box | None:
+    """A free place for one more object beside the boxes ``taken``, or None where none was found."""
+    shortest, longest = SIDES
+    for _ in range(tries):
+        side = shortest + rng.random() * (longest - shortest)
+        stretch = ASPECT ** (0.5 * (2 * rng.random() - 1) ** 3)  # mostly near 1:1
+        width = min(max(round(side * stretch), shortest), longest)
+        height = min(max(round(side / stretch), shortest), longest)
+        x = MARGIN + int(rng.random() * (SIZE - 2 * MARGIN - width + 1))
+        y = MARGIN + int(rng.random() * (SIZE - 2 * MARGIN - height + 1))
+        box = Box(x, y, x + width, y + height, FRAME)
+        if all(apart(box, other) for other in taken):
+            return box
+    return None
+
+
+def apart(first: Box, second: Box, *, gap: int = GAP) -> bool:
+    """Whether at least ``gap`` pixels lie between the boxes, on one axis or the other."""
+    return (
+        first.x1 >= second.x2 + gap
+        or second.x1 >= first.x2 + gap
+        or first.y1 >= second.y2 + gap
+        or second.y1 >= first.y2 + gap
+    )
+
+
+def paint(rng: random.Random, kind: Kind, box: Box) -> SceneObject:
+    """An object of this kind at this box, in a slightly jittered colour."""
+    red, green, blue = (
+        min(max(channel + int(rng.random() * 25) - 12, 0), 255) for channel in COLOURS[kind.colour]
+    )
+    return SceneObject(kind.colour, kind.shape, box, (red, green, blue))
+
+
+def sample_background(rng: random.Random, *, plain: bool = False) -> Background:
+    """A greyish background, light (three of four) or dark, that every colour stands out from."""
+    low = 212 if rng.random() < 0.75 else 18
+    base, other = _greyish(rng, low), _greyish(rng, low)
+    style: Style = "plain" if plain else rng.choice(("plain", "gradient", "stripes"))
+    return Background(style, base, other, rng.random() < 0.5)
+
+
+def place(box: Box) -> str:
+    """The cell of a 3 x 3 grid that holds the box's centre, in words.
+
+    >>> place(Box(2, 80, 20, 98, FRAME))
+    'bottom left'
+    """
+    row = ("top", "middle", "bottom")[min(int(1.5 * (box.y1 + box.y2) / SIZE), 2)]
+    column = ("left", "centre", "right")[min(int(1.5 * (box.x1 + box.x2) / SIZE), 2)]
+    return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
+
+
+def _greyish(rng: random.Random, low: int) -> RGB:
+    grey = low + rng.random() * 26
+    red, green, blue = (int(grey + rng.random() * 12) for _ in range(3))
+    return (red, green, blue)

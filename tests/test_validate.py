@@ -1,0 +1,200 @@
+"""Validation: every reason is found, nothing stops at the first, clean rows go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from reground.data import synth
+from reground.data.source import open_dataset, save_dataset
+from reground.data.validate import Reason, Report, validate
+from reground.errors import DataError
+
+Row = dict[str, Any]
+
+
+def image(folder: Path, name: str, width: int = 200, height: int = 100) -> Row:
+    path = folder / name
+    if not path.exists():
+        Image.effect_noise((width, height), 50).save(path)
+    return {"path": name, "width": width, "height": height}
+
+
+def row(folder: Path, name: str = "a", **changes: Any) -> Row:
+    base = {
+        "id": name,
+        "images": [image(folder, "photo.png")],
+        "question": "the cat",
+        "targets": [{"image": 0, "box": [10, 20, 110, 80]}],
+        "task": "test",
+    }
+    return base | changes
+
+
+def boxed(folder: Path, *numbers: float, **changes: Any) -> Row:
+    return row(folder, targets=[{"image": 0, "box": list(numbers)}], **changes)
+
+
+def check(folder: Path, *rows: Row | str, **options: Any) -> Report:
+    lines = [each if isinstance(each, str) else json.dumps(each) for each in rows]
+    (folder / "data.jsonl").write_text("\n".join(lines) + "\n")
+    return validate(folder / "data.jsonl", **options)
+
+
+def truncated(folder: Path) -> Row:
+    entry = image(folder, "cut.png")
+    path = folder / "cut.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    return entry
+
+
+PROBLEMS: list[tuple[Reason, Callable[[Path], Row | str]]] = [
+    (Reason.UNREADABLE, lambda f: "{"),
+    (Reason.UNREADABLE, lambda f: "3"),
+    (Reason.UNREADABLE, lambda f: "[" * 100_000),
+    (Reason.UNREADABLE, lambda f: row(f, answer=3)),
+    (Reason.UNREADABLE, lambda f: row(f, images=[])),
+    (Reason.UNREADABLE, lambda f: row(f, target_image=1)),
+    (Reason.UNREADABLE, lambda f: boxed(f, 1, 2, 3)),
+    (Reason.UNREADABLE, lambda f: boxed(f, 1, 2, float("nan"), 4)),
+    (Reason.UNREADABLE, lambda f: row(f, images=[{"path": "a", "width": 1e400, "height": 1}])),
+    (
+        Reason.MISSING_IMAGE,
+        lambda f: row(f, images=[{"path": "no.png", "width": 200, "height": 99}]),
+    ),
+    (Reason.CORRUPT_IMAGE, lambda f: row(f, images=[truncated(f)])),
+    (Reason.SIZE_DIFFERS, lambda f: row(f, images=[image(f, "b.png") | {"height": 101}])),
+    (
+        Reason.SIZE_DIFFERS,
+        lambda f: row(f, images=[image(f, "b.png") | {"width": 100, "height": 200}], targets=[]),
+    ),
+    (Reason.TOO_SMALL, lambda f: row(f, images=[image(f, "c.png", 200, 27)], targets=[])),
+    (Reason.TOO_LONG, lambda f: row(f, images=[image(f, "d.png", 5629, 28)], targets=[])),
+    (Reason.DEGENERATE, lambda f: boxed(f, 10, 20, 10, 80)),
+    (Reason.DEGENERATE, lambda f: boxed(f, 110, 20, 10, 80)),
+    (Reason.OUTSIDE, lambda f: boxed(f, 10, 20, 210, 80)),
+    (Reason.OUTSIDE, lambda f: boxed(f, -3, 20, 110, 80)),
+    (Reason.SUSPECT_FRAME, lambda f: boxed(f, 0.1, 0.2, 0.55, 0.8)),
+    (
+        Reason.OUTSIDE,
+        lambda f: row(f, tool_results=[{"image": 0, "box": [10, 20, 300, 80]}]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("reason", "make"), PROBLEMS)
+def test_each_reason_is_found_alone(
+    tmp_path: Path, reason: Reason, make: Callable[[Path], Row | str]
+) -> None:
+    bad = make(tmp_path)
+    report = check(tmp_path, row(tmp_path, "good"), bad, out=tmp_path / "clean.jsonl")
+    assert report.reasons == {reason: 1}
+    assert (report.num_rows, report.num_clean, report.num_quarantined) == (2, 1, 1)
+    (entry,) = map(json.loads, report.quarantine.read_text().splitlines())
+    assert entry["line"] == 2
+    assert [each["reason"] for each in entry["reasons"]] == [reason]
+    assert all(each["detail"] for each in entry["reasons"])
+    if isinstance(bad, dict) and "NaN" not in json.dumps(bad):
+        assert entry["row"] == bad
+    assert [sample.id for sample in open_dataset(str(tmp_path / "clean.jsonl"))] == ["good"]
+
+
+def test_a_clean_file_leaves_an_empty_quarantine(tmp_path: Path) -> None:
+    (tmp_path / "data.quarantine.jsonl").write_text("from an earlier run\n")
+    report = check(tmp_path, row(tmp_path, "a"), "", row(tmp_path, "b"))
+    assert (report.num_rows, report.num_clean, report.reasons) == (2, 2, {})
+    assert report.quarantine == tmp_path / "data.quarantine.jsonl"
+    assert report.quarantine.read_text() == ""
+
+
+def test_every_row_is_checked_and_may_have_several_reasons(tmp_path: Path) -> None:
+    report = check(
+        tmp_path,
+        row(tmp_path, "a"),
+        boxed(tmp_path, 150, 20, 250, 20, id="a"),
+        "{",
+        row(tmp_path, "b", images=[{"path": "no.png", "width": 200, "height": 100}]),
+        row(tmp_path, "c"),
+    )
+    assert report.reasons == {
+        Reason.DUPLICATE_ID: 1,
+        Reason.DEGENERATE: 1,
+        Reason.OUTSIDE: 1,
+        Reason.UNREADABLE: 1,
+        Reason.MISSING_IMAGE: 1,
+    }
+    entries = [json.loads(line) for line in report.quarantine.read_text().splitlines()]
+    assert [entry["line"] for entry in entries] == [2, 3, 4]
+    assert report.num_clean == 2
+
+
+def test_unreadable_bytes_do_not_stop_the_check(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    good = json.dumps(row(tmp_path)).encode()
+    path.write_bytes(b'{"id": "\xff"}\n' + good + b"\n")
+    report = validate(path)
+    assert (report.reasons, report.num_clean) == ({Reason.UNREADABLE: 1}, 1)
+
+
+def test_the_factor_is_the_familys(tmp_path: Path) -> None:
+    rows = [row(tmp_path, images=[image(tmp_path, "e.png", 200, 30)], targets=[])]
+    assert check(tmp_path, *rows, factor=28).reasons == {}
+    assert check(tmp_path, *rows, factor=32).reasons == {Reason.TOO_SMALL: 1}
+
+
+def test_clean_rows_are_clipped_and_find_their_images_elsewhere(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "clean.jsonl"
+    slight = boxed(tmp_path, 10, 20, 201, 100.5)
+    report = check(tmp_path, slight, row(tmp_path, "b"), out=out)
+    assert (report.num_clean, report.num_clipped) == (2, 1)
+    first, second = open_dataset(str(out))
+    assert first.boxes[0].xyxy == (10, 20, 200, 100)
+    assert second.boxes[0].xyxy == (10, 20, 110, 80)
+    assert Path(first.images[0].path).is_file()
+
+
+def big(folder: Path, number: int, *box: float) -> Row:
+    entry = image(folder, "big.png", 1500, 1200)
+    return row(folder, str(number), images=[entry], targets=[{"image": 0, "box": list(box)}])
+
+
+def test_a_file_in_0_to_1000_is_suspect_as_a_whole(tmp_path: Path) -> None:
+    """No box of 40 in 1500 x 1200 reaches past 1000: by chance at most (2/3 * 5/6) ** 40."""
+    inside = [big(tmp_path, n, n, n, 600 + 10 * n, 500 + 10 * n) for n in range(40)]
+    report = check(tmp_path, *inside)
+    assert report.reasons == {Reason.SUSPECT_FRAME: 40}
+    assert check(tmp_path, *inside[:10]).reasons == {}  # ten may well be chance
+    again = [big(tmp_path, n, 5, 5, 900, 900) for n in range(40)]
+    assert check(tmp_path, *again).reasons == {}  # one object asked about 40 times proves nothing
+    reaching = big(tmp_path, 99, 10, 10, 1400, 1100)
+    assert check(tmp_path, *inside, reaching).reasons == {}
+
+
+def test_many_boxes_outside_small_images_make_the_frame_suspect(tmp_path: Path) -> None:
+    outside = [boxed(tmp_path, n, 200, 900, 900, id=str(n)) for n in range(5)]
+    inside = [boxed(tmp_path, n, 0, 50, 50, id=f"in {n}") for n in range(5)]
+    report = check(tmp_path, *outside, *inside)
+    assert report.reasons == {Reason.OUTSIDE: 5, Reason.SUSPECT_FRAME: 10}
+    report = check(tmp_path, *outside[:4], *inside)
+    assert report.reasons == {Reason.OUTSIDE: 4}
+
+
+def test_scene_world_rows_are_clean(tmp_path: Path) -> None:
+    path = tmp_path / "synth.jsonl"
+    samples = [synth.sample("referring", seed=0, index=index) for index in range(20)]
+    save_dataset(path, samples)
+    report = validate(path, out=tmp_path / "clean.jsonl")
+    assert (report.num_clean, report.num_clipped) == (20, 0)
+    assert list(open_dataset(str(tmp_path / "clean.jsonl"))) == samples
+
+
+def test_missing_and_empty_files_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        validate(tmp_path / "absent.jsonl")
+    with pytest.raises(DataError, match="holds no row"):
+        check(tmp_path, "")
