@@ -1,0 +1,182 @@
+"""Attention in which the G rollouts of a group share one prompt.
+
+A row holds one group: its prompt (right-padded to P), then G suffixes (each right-padded to C).
+Prompt tokens attend causally to the prompt; a suffix token attends to the whole prompt and,
+causally, to its own suffix; suffixes never see each other. With M-RoPE positions of every suffix
+starting right after the prompt, this equals G separate rows, at the cost of one prompt.
+
+Registered with transformers under ``NAME``, so that models need no change. A forward without a
+layout is plain SDPA. On CUDA the same rule is one FlexAttention mask (``sees`` below says it);
+here it is two dense SDPA calls with no masked-out work between suffixes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+NAME = "group_shared"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLayout:
+    """How a row of P + G * C tokens divides.
+
+    ``prompt_mask`` [B, P] is True on real prompt tokens (pads stand on the right).
+    """
+
+    prompt_mask: Tensor
+    num_suffixes: int
+
+    @property
+    def num_prompt(self) -> int:
+        """P, the padded length of the prompt."""
+        return self.prompt_mask.shape[1]
+
+    def sees(self, query: int, key: int, suffix_length: int) -> bool:
+        """Whether the token at ``query`` attends to the token at ``key`` (the rule itself).
+
+        >>> layout = GroupLayout(torch.ones(1, 2, dtype=torch.bool), 2)
+        >>> ["".join(".x"[layout.sees(q, k, 2)] for k in range(6)) for q in range(6)]
+        ['x.....', 'xx....', 'xxx...', 'xxxx..', 'xx..x.', 'xx..xx']
+        """
+        if key < self.num_prompt or query < self.num_prompt:
+            return key <= query
+        same = (query - self.num_prompt) // suffix_length == (
+            key - self.num_prompt
+        ) // suffix_length
+        return same and key <= query
+
+
+@dataclass(slots=True)
+class SharedCache:
+    """Keys and values of decoding groups: the prompt once, and each suffix so far.
+
+    Used with ``GroupLayout``: the first forward holds prompts only and fills ``prompt``; each later
+    one holds one new token for every suffix, [B, G], written at ``length`` into ``suffix``.
+    """
+
+    capacity: int
+    length: int = -1  # -1 before the prompt has been read
+    prompt: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    suffix: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [B, H, G, D] as step ``length``; returns all steps so far, [B, H, G, t, D]."""
+        if layer not in self.suffix:
+            shape = (*key.shape[:3], self.capacity, key.shape[3])
+            self.suffix[layer] = (key.new_empty(shape), value.new_empty(shape))
+        keys, values = self.suffix[layer]
+        keys[:, :, :, self.length], values[:, :, :, self.length] = key, value
+        return keys[:, :, :, : self.length + 1], values[:, :, :, : self.length + 1]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop every group but ``rows`` [B'] (indices into the batch)."""
+        for store in (self.prompt, self.suffix):
+            for layer, (key, value) in store.items():
+                store[layer] = (key[rows], value[rows])
+
+
+def group_shared_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: GroupLayout | None = None,
+    cache: SharedCache | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function handed to transformers; [B, H, L, D] in, [B, L, H, D] out."""
+    if layout is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if cache is not None and cache.length >= 0:
+        out = _decode(module.layer_idx, query, key, value, layout, cache, scale)  # type: ignore[arg-type]
+        return out.transpose(1, 2), None
+    num_prompt = layout.num_prompt
+    out = _sdpa(query[:, :, :num_prompt], key[:, :, :num_prompt], value[:, :, :num_prompt], scale)
+    if cache is not None:
+        cache.prompt[module.layer_idx] = (key, value)  # type: ignore[index]
+    if query.shape[2] > num_prompt:
+        out = torch.cat([out, _suffixes(query, key, value, layout, scale)], dim=2)
+    return out.transpose(1, 2), None
+
+
+def _suffixes(
+    query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, scale: float
+) -> Tensor:
+    """Every suffix against the prompt and itself: G independent rows that share prompt keys."""
+    batch, heads, _, dim = query.shape
+    count, start = layout.num_suffixes, layout.num_prompt
+    length = (query.shape[2] - start) // count
+
+    def rows(states: Tensor, *, with_prompt: bool) -> Tensor:
+        own = states[:, :, start:].unflatten(2, (count, length)).transpose(1, 2)
+        if with_prompt:
+            shared = states[:, None, :, :start].expand(-1, count, -1, -1, -1)
+            own = torch.cat([shared, own], dim=3)
+        flat: Tensor = own.flatten(0, 1)
+        return flat
+
+    causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    visible = layout.prompt_mask[:, None, None, :].expand(-1, count, length, -1)
+    mask = torch.cat([visible, causal.expand(batch, count, -1, -1)], dim=3).flatten(0, 1)[:, None]
+    out: Tensor = _sdpa(
+        rows(query, with_prompt=False),
+        rows(key, with_prompt=True),
+        rows(value, with_prompt=True),
+        scale,
+        mask,
+    )
+    return out.view(batch, count, heads, length, dim).transpose(1, 2).flatten(2, 3)
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
+) -> Tensor:
+    grouped = key.shape[1] != query.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
+
+
+def _decode(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: GroupLayout,
+    cache: SharedCache,
+    scale: float,
+) -> Tensor:
+    """One new token for each suffix: the prompt's keys are read once for the whole group."""
+    batch, heads, count, dim = query.shape
+    kv_heads = key.shape[1]
+    own_key, own_value = cache.append(layer, key, value)
+    prompt_key, prompt_value = cache.prompt[layer]
+    q = query.reshape(batch, kv_heads, -1, count, dim) * scale  # [B, K, R, G, D]
+    on_prompt = (q.flatten(2, 3) @ prompt_key.transpose(2, 3)).unflatten(2, (-1, count))
+    on_prompt = on_prompt.masked_fill(~layout.prompt_mask[:, None, None, None, :], float("-inf"))
+    by_suffix = q.transpose(2, 3)  # [B, K, G, R, D]
+    on_own = (by_suffix @ own_key.transpose(3, 4)).transpose(2, 3)
+    weights = torch.cat([on_prompt, on_own], dim=-1).softmax(dim=-1)
+    from_prompt, from_own = weights.split([layout.num_prompt, own_key.shape[3]], dim=-1)
+    out: Tensor = (from_prompt.flatten(2, 3) @ prompt_value).unflatten(2, (-1, count))
+    out = out + (from_own.transpose(2, 3) @ own_value).transpose(2, 3)
+    return out.reshape(batch, heads, count, dim)
+
+
+AttentionInterface.register(NAME, group_shared_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

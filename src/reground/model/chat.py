@@ -1,0 +1,147 @@
+"""Conversation in, ids and pixels out, as one object that cannot disagree with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reground.errors import ModelError
+from reground.grounding.families import EncodedSize
+
+# Private-use characters: no template, tokenizer or user writes them.
+_SLOT = "\ue000reground\ue001"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """What the vision tower gets for one image.
+
+    ``pixel_values`` [num_patches, patch_dim] float32; ``grid`` is (time, height, width) in patches;
+    ``size`` is the recorded size before and after resizing.
+    """
+
+    pixel_values: Tensor
+    grid: tuple[int, int, int]
+    size: EncodedSize
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation, ending where the assistant begins.
+
+    ``ids`` hold one image token for every merged patch of ``images``, in order.
+    """
+
+    ids: tuple[int, ...]
+    images: tuple[EncodedImage, ...]
+
+
+class Chat:
+    """Renders conversations for one checkpoint, by that checkpoint's own template and processor.
+
+    ``tokenizer`` and ``image_processor`` are those of transformers; ``image_token_id`` is read
+    from the model's config.
+    """
+
+    def __init__(self, tokenizer: Any, image_processor: Any, *, image_token_id: int) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.image_token_id = image_token_id
+
+    @property
+    def factor(self) -> int:
+        """Sides of encoded images are multiples of this many pixels."""
+        return int(self.image_processor.patch_size * self.image_processor.merge_size)
+
+    @property
+    def end_id(self) -> int:
+        """The id that ends an assistant turn."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills padded places; it is never attended to."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id)
+
+    @cached_property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Vision tokens, which a policy must never sample: they would stand for absent pixels."""
+        names = (
+            "<|vision_start|>",
+            "<|vision_end|>",
+            "<|vision_pad|>",
+            "<|image_pad|>",
+            "<|video_pad|>",
+        )
+        vocabulary = self.tokenizer.get_vocab()
+        return tuple(sorted(vocabulary[name] for name in names if name in vocabulary))
+
+    def prompt(self, images: Sequence[Image.Image], text: str) -> Prompt:
+        """One user turn: the images in order, then ``text``, which cannot inject special tokens."""
+        encoded = self.encode_images(images)
+        pieces = self._template(len(images)).split(_SLOT)
+        ids: list[int] = []
+        merge = self.image_processor.merge_size**2
+        for image, piece in zip(encoded, pieces[:-2], strict=True):
+            num_tokens = image.grid[0] * image.grid[1] * image.grid[2] // merge
+            ids += [*self._encode_template(piece), *[self.image_token_id] * num_tokens]
+        ids += (
+            self._encode_template(pieces[-2])
+            + self.encode(text)
+            + self._encode_template(pieces[-1])
+        )
+        return Prompt(tuple(ids), encoded)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; strings such as ``<|im_end|>`` in it become ordinary text."""
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True
+        ).input_ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of sampled ids, special tokens included, since some families answer with them."""
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def encode_images(self, images: Sequence[Image.Image]) -> tuple[EncodedImage, ...]:
+        """Resize and cut RGB images into patches, as the checkpoint's processor does."""
+        if not images:
+            return ()
+        out = self.image_processor(images=list(images), return_tensors="np")
+        values = torch.from_numpy(np.ascontiguousarray(out["pixel_values"], dtype=np.float32))
+        grids = [tuple(int(side) for side in grid) for grid in out["image_grid_thw"]]
+        parts = values.split([t * h * w for t, h, w in grids])
+        patch = self.image_processor.patch_size
+        return tuple(
+            EncodedImage(part, grid, EncodedSize(*image.size, grid[2] * patch, grid[1] * patch))  # type: ignore[arg-type]
+            for part, grid, image in zip(parts, grids, images, strict=True)
+        )
+
+    def _encode_template(self, piece: str) -> list[int]:
+        ids: list[int] = self.tokenizer(piece, add_special_tokens=False).input_ids
+        return ids
+
+    def _template(self, num_images: int) -> str:
+        """The template with a slot in place of each image's tokens and of the text."""
+        content = [{"type": "image"}] * num_images + [{"type": "text", "text": _SLOT}]
+        rendered: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        rendered = rendered.replace("<|image_pad|>", _SLOT)
+        if rendered.count(_SLOT) != num_images + 1:
+            raise ModelError(
+                f"the chat template made {rendered.count(_SLOT) - 1} image places for {num_images} "
+                "images; expected one <|image_pad|> for each, as in Qwen-VL templates"
+            )
+        return rendered

@@ -1,0 +1,163 @@
+"""The group-shared forward: prompt and images once, G suffixes behind them, then log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from reground.model.attention import GroupLayout
+from reground.model.chat import EncodedImage, Prompt
+
+CHUNK = 2048  # answer positions whose logits exist at one time
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBatch:
+    """B groups, each a prompt and G suffixes, padded on the right.
+
+    prompt_ids [B, P], prompt_mask [B, P]; suffix_ids [B, G, C]; weights [B, G, C] is the loss
+    weight of every suffix token: 0 on pads and on tokens that were not sampled.
+    ``images`` are those of all prompts, in order.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    suffix_ids: Tensor
+    weights: Tensor
+    images: tuple[EncodedImage, ...]
+
+    @property
+    def layout(self) -> GroupLayout:
+        """How the rows divide, for the attention."""
+        return GroupLayout(self.prompt_mask, self.suffix_ids.shape[1])
+
+    @property
+    def scored(self) -> Tensor:
+        """[B, G, C], True where a log-prob is needed."""
+        return self.weights > 0
+
+    def to(self, device: torch.device) -> GroupBatch:
+        """The same batch with its token tensors on ``device``; images follow at the forward."""
+        return GroupBatch(
+            self.prompt_ids.to(device),
+            self.prompt_mask.to(device),
+            self.suffix_ids.to(device),
+            self.weights.to(device),
+            self.images,
+        )
+
+
+def pad_prompts(prompts: Sequence[Prompt], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Prompt ids and mask, [B, P] each, padded on the right.
+
+    >>> pad_prompts([Prompt((5, 6), ()), Prompt((7,), ())], pad_id=0)[0].tolist()
+    [[5, 6], [7, 0]]
+    """
+    longest = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
+        mask[row, : len(prompt.ids)] = True
+    return ids, mask
+
+
+def prompt_positions(
+    model: Any, prompt_ids: Tensor, mask: Tensor, grids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """M-RoPE positions [3, B, P] by the model's own rule, and the next free position [B]."""
+    kinds = (prompt_ids == model.config.image_token_id).int()
+    positions, _ = model.model.get_rope_index(
+        prompt_ids,
+        mm_token_type_ids=kinds,
+        image_grid_thw=grids if len(grids) else None,
+        attention_mask=mask.long(),
+    )
+    after = positions.masked_fill(~mask, -1).amax(dim=(0, 2)) + 1
+    return positions, after
+
+
+def image_grids(images: Sequence[EncodedImage], device: torch.device) -> Tensor:
+    """Grids [N, 3] (time, height, width) in patches."""
+    return torch.tensor([image.grid for image in images], dtype=torch.long, device=device).view(
+        -1, 3
+    )
+
+
+def encode_images(model: Any, images: Sequence[EncodedImage]) -> dict[str, Any]:
+    """Vision features of each image, once, in the form that the model's forward accepts."""
+    if not images:
+        return {}
+    pixels = torch.cat([image.pixel_values for image in images]).to(model.device)
+    grids = image_grids(images, model.device)
+    return {"image": model.model.get_image_features(pixels, grids, return_dict=True)}
+
+
+def shared_logprobs(
+    model: Any, batch: GroupBatch, *, temperature: float = 1.0, banned_ids: Sequence[int] = ()
+) -> Tensor:
+    """Log-probs of the suffix tokens at ``batch.scored``, flat [N], in float32.
+
+    A log-prob is log-softmax(logits / temperature) with banned ids at minus infinity, here as
+    everywhere. Equal to the log-probs of G separate rows (tests: sharing is exact).
+    """
+    hidden = shared_hidden(model, batch)
+    wanted, targets = hidden[batch.scored], batch.suffix_ids[batch.scored]
+    chunks = [
+        checkpoint(
+            _logprobs,
+            model.lm_head,
+            states,
+            ids,
+            temperature,
+            tuple(banned_ids),
+            use_reentrant=False,
+        )
+        if torch.is_grad_enabled() and len(wanted) > CHUNK
+        else _logprobs(model.lm_head, states, ids, temperature, tuple(banned_ids))
+        for states, ids in zip(wanted.split(CHUNK), targets.split(CHUNK), strict=True)
+    ]
+    return torch.cat(chunks) if chunks else hidden.new_zeros(0)
+
+
+def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
+    """Hidden states that predict each suffix token, [B, G, C, hidden]."""
+    num_rows, num_suffixes, length = batch.suffix_ids.shape
+    num_prompt = batch.prompt_ids.shape[1]
+    grids = image_grids(batch.images, batch.prompt_ids.device)
+    positions, after = prompt_positions(model, batch.prompt_ids, batch.prompt_mask, grids)
+    steps = torch.arange(length, device=after.device).repeat(num_suffixes)
+    suffix_positions = (after[:, None] + steps).expand(3, -1, -1)
+    output = model.model(
+        input_ids=torch.cat([batch.prompt_ids, batch.suffix_ids.flatten(1)], dim=1),
+        position_ids=torch.cat([positions, suffix_positions], dim=2),
+        mm_encoder_outputs=encode_images(model, batch.images),
+        use_cache=False,
+        layout=batch.layout,
+    )
+    hidden = output.last_hidden_state
+    last = batch.prompt_mask.sum(1) - 1
+    first = hidden[torch.arange(num_rows, device=last.device), last]
+    own = hidden[:, num_prompt:].unflatten(1, (num_suffixes, length))
+    return torch.cat([first[:, None, None].expand(-1, num_suffixes, -1, -1), own[:, :, :-1]], dim=2)
+
+
+def mask_banned(logits: Tensor, banned_ids: Sequence[int]) -> Tensor:
+    """Logits with banned ids at minus infinity; the one place that bans."""
+    if not banned_ids:
+        return logits
+    return logits.index_fill(
+        -1, torch.tensor(list(banned_ids), device=logits.device), float("-inf")
+    )
+
+
+def _logprobs(
+    head: Any, states: Tensor, ids: Tensor, temperature: float, banned: tuple[int, ...]
+) -> Tensor:
+    logits = mask_banned(head(states).float() / temperature, banned)
+    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)

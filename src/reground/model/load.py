@@ -1,0 +1,127 @@
+"""Load a checkpoint of a known family, say what is trained, save it so that anyone can load it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Qwen2VLImageProcessorPil,
+)
+
+from reground.errors import ModelError
+from reground.model import attention
+from reground.model.chat import Chat
+from reground.model.parts import merged_state
+
+ARCHITECTURES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model ready to be prompted: its weights, its chat, and how it answers.
+
+    ``family`` and ``prompt`` name an entry of ``grounding.families`` and a prompt profile; a
+    checkpoint saved by ReGround remembers them, any other has the default of its architecture.
+    """
+
+    model: Any
+    chat: Chat
+    family: str
+    prompt: str | None
+
+
+def load(
+    path: str,
+    *,
+    family: str | None = None,
+    prompt: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Checkpoint:
+    """Load a folder, a run (its newest checkpoint), a hub id, or ``tiny`` (the shipped model).
+
+    Raises ``ModelError`` where there is no checkpoint, or one of an unknown architecture.
+    """
+    source = _resolve(path)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{path}: no checkpoint could be read ({first}); "
+            "expected a folder with config.json, a run, a hub id, or 'tiny'"
+        ) from None
+    if config.model_type not in ARCHITECTURES:
+        raise ModelError(
+            f"{path}: architecture {config.model_type!r} is not known; "
+            f"expected one of {', '.join(ARCHITECTURES)}"
+        )
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    processor = Qwen2VLImageProcessorPil.from_pretrained(source)
+    chat = Chat(tokenizer, processor, image_token_id=config.image_token_id)
+    remembered = _side_file(Path(source))
+    loaded = prepare(model, chat)
+    return replace(
+        loaded,
+        family=family or remembered.get("family") or loaded.family,
+        prompt=prompt or remembered.get("prompt"),
+    )
+
+
+def prepare(model: Any, chat: Chat) -> Checkpoint:
+    """Set the group-shared attention on the language part; the vision tower keeps SDPA."""
+    model.model.language_model.config._attn_implementation = attention.NAME
+    model.config.get_text_config()._attn_implementation = attention.NAME
+    return Checkpoint(model.eval(), chat, model.config.model_type, None)
+
+
+def save(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write what ``AutoModelForImageTextToText.from_pretrained`` loads (whole or not at all).
+
+    Processor files and how the model answers go along. LoRA adapters are merged into the copy.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    state = merged_state(checkpoint.model)
+    if dtype is not None:
+        state = {name: value.to(dtype) for name, value in state.items()}
+    checkpoint.model.save_pretrained(partial, state_dict=state)
+    if dtype is not None:
+        _set_dtype(partial / "config.json", dtype)
+    checkpoint.chat.tokenizer.save_pretrained(partial)
+    checkpoint.chat.image_processor.save_pretrained(partial)
+    answers = {"family": checkpoint.family, "prompt": checkpoint.prompt}
+    (partial / SIDE_FILE).write_text(json.dumps(answers, indent=1) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def _resolve(path: str) -> str:
+    if path == "tiny":
+        return str(resources.files("reground.model") / "assets" / "tiny")
+    steps = sorted(Path(path).glob("checkpoints/step-*/model"))
+    return str(steps[-1]) if steps else path
+
+
+def _side_file(folder: Path) -> dict[str, Any]:
+    path = folder / SIDE_FILE
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return content
+
+
+def _set_dtype(path: Path, dtype: torch.dtype) -> None:
+    config = json.loads(path.read_text())
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2) + "\n")

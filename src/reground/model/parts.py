@@ -1,0 +1,81 @@
+"""Which weights of a model are trained: full, LoRA or frozen, for vision, merger and language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from reground.errors import ConfigError
+
+Part = Literal["vision", "merger", "language"]
+Training = Literal["full", "lora", "frozen"]
+
+
+def part_of(name: str) -> Part:
+    """Which part of the model a parameter or module belongs to.
+
+    >>> part_of("model.visual.merger.linear_fc1.weight"), part_of("lm_head.weight")
+    ('merger', 'language')
+    """
+    if "visual." not in name:
+        return "language"
+    return "merger" if "merger" in name else "vision"
+
+
+def set_training(model: Any, how: Mapping[Part, Training], *, rank: int, alpha: int) -> None:
+    """Freeze, open, or put LoRA adapters beside the linear layers of each part, in place.
+
+    Raises ``ConfigError`` when nothing is left to train.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    targets = [name for name in linear if name != "lm_head" and how[part_of(name)] == "lora"]
+    if targets:
+        from peft import LoraConfig, inject_adapter_in_model  # a second of import, rarely needed
+
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or how[part_of(name)] == "full")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "tuning: every part is frozen; set vision, merger or language to full or lora"
+        )
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether LoRA adapters stand beside any weights."""
+    return any(True for _ in _adapted(model))
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """The starting weights, as long as the context is open."""
+    layers = list(_adapted(model))
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights by their original names, adapters added in; the model itself stays as it is."""
+    deltas = {
+        f"{name}.base_layer.weight": layer.get_delta_weight(adapter)
+        for name, layer in model.named_modules()
+        if hasattr(layer, "lora_A")
+        for adapter in layer.active_adapters
+    }
+    return {
+        name.replace(".base_layer.", "."): value + deltas[name] if name in deltas else value
+        for name, value in model.state_dict().items()
+        if "lora_" not in name
+    }
+
+
+def _adapted(model: nn.Module) -> Iterator[Any]:
+    return (module for module in model.modules() if hasattr(module, "lora_A"))

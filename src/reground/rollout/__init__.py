@@ -1,0 +1,1 @@
+"""Policies that answer prompts, and (later) the tools and episodes around them."""

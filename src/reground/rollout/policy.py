@@ -1,0 +1,53 @@
+"""What a policy is: prompts in, n completions each, with the log-probs they were sampled at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from reground.model.chat import Prompt
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. Temperature 0 is greedy.
+
+    ``stop`` are strings that end a completion; the token that completes one is kept, even where it
+    reaches past the string.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Sampled ids (the end token included) and the log-prob of each.
+
+    A log-prob is log-softmax(logits / temperature), banned ids at minus infinity; at temperature 0
+    it is that of temperature 1. ``policy_version`` counts weight updates.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+    policy_version: int = 0
+
+
+class Policy(Protocol):
+    """Anything that completes prompts."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        n: int,
+        sampling: Sampling,
+        keys: Sequence[int] | None = None,
+    ) -> list[tuple[Completion, ...]]:
+        """``n`` completions of each prompt; ``keys`` seed them, one key for each prompt."""
