@@ -1,0 +1,110 @@
+"""Checkpoints: a folder that anyone can load, beside what a bit-exact resume needs.
+
+A checkpoint appears by one rename, so that a kill leaves the one before it in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reground.errors import RunError
+from reground.model.load import Checkpoint, save
+from reground.runs import RunDir, sync_folder, write_json
+
+_MODEL, _STATE = "model", "trainer.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One checkpoint on disk, made after ``step`` steps."""
+
+    path: Path
+    step: int
+
+    @property
+    def model(self) -> Path:
+        """The folder that ``AutoModelForImageTextToText.from_pretrained`` loads."""
+        return self.path / _MODEL
+
+
+def checkpoints(run: RunDir) -> list[Saved]:
+    """The run's checkpoints, oldest first; unfinished ones do not count."""
+    found = [path for path in run.checkpoints.glob("step-*") if path.suffix != ".partial"]
+    return sorted((Saved(path, int(path.name[5:])) for path in found), key=lambda saved: saved.step)
+
+
+def save_step(
+    run: RunDir,
+    step: int,
+    *,
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+    keep: int,
+) -> None:
+    """Write the checkpoint of ``step`` and delete all but the newest ``keep``."""
+    target = run.checkpoints / f"step-{step:06d}"
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save(checkpoint, partial / _MODEL)
+    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "extra": extra}
+    torch.save(state, partial / _STATE)
+    _sync(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    sync_folder(run.checkpoints)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old.path)
+
+
+def restore(
+    run: RunDir, *, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]]:
+    """Load the newest checkpoint into ``module`` and ``optimizer``; returns (step, extra).
+
+    Without a checkpoint nothing is loaded and the step is 0. Raises ``RunError`` where the
+    checkpoint does not fit the module.
+    """
+    saved = checkpoints(run)
+    if not saved:
+        return 0, {}
+    state = torch.load(saved[-1].path / _STATE, map_location="cpu", weights_only=True)
+    try:
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            f"{saved[-1].path}: does not fit the model of this run ({str(error).splitlines()[0]}); "
+            "resume with the code and model that wrote it, or start again with --clean"
+        ) from None
+    return saved[-1].step, dict(state["extra"])
+
+
+def save_best(run: RunDir, checkpoint: Checkpoint, *, step: int, score: float) -> None:
+    """Keep the model with the best validation score as ``best``, with its step beside it."""
+    save(checkpoint, run.path / "best")
+    write_json(run.path / "best.json", {"step": step, "validation/acc@0.5": score})
+
+
+def read_best(run: RunDir) -> float:
+    """The best validation score so far; minus infinity before the first."""
+    path = run.path / "best.json"
+    return float(json.loads(path.read_text())["validation/acc@0.5"]) if path.exists() else -1.0
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)

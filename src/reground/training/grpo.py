@@ -1,0 +1,223 @@
+"""Group relative policy optimisation: roll out, score, give credit, update on shared prompts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reground.grounding.answers import Answer, Status
+from reground.grounding.sample import Sample
+from reground.model.chat import Prompt
+from reground.model.forward import GroupBatch
+from reground.model.parts import has_adapters, without_adapters
+from reground.model.prompting import Prompter
+from reground.rollout.policy import Completion, Sampling
+from reground.rollout.transformers_policy import TransformersPolicy
+from reground.training import objective
+from reground.training.draw import Draws
+from reground.training.method import LogProbs, StepBatch
+from reground.training.objective import Credit, GrpoTerms
+from reground.training.packing import Group, MicroBatch, Suffix, pack
+from reground.training.rewards import Score, score
+from reground.training.settings import TrainConfig
+from reground.training.tally import Tally
+
+_LOGGED = 2  # rollouts of each group that go to the rollout log: the best and the worst
+
+
+@dataclass(frozen=True, slots=True)
+class RolledGroup:
+    """One prompt with everything that its group of rollouts led to."""
+
+    item: int
+    sample: Sample
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    answers: tuple[Answer, ...]
+    scores: tuple[Score, ...]
+    credit: Credit
+
+    def pack(self) -> Group:
+        """The group as training tokens: every sampled id counts."""
+        suffixes = tuple(Suffix(c.ids, (1.0,) * len(c.ids)) for c in self.completions)
+        return Group(self.item, self.prompt, suffixes)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoMicro:
+    """A micro-batch with the credit of its tokens, flat [N], and log-probs to compare with."""
+
+    packed: MicroBatch
+    advantages: Tensor
+    phi: Tensor
+    weights: Tensor
+    old_logprobs: Tensor | None
+    reference_logprobs: Tensor | None
+
+
+class Grpo:
+    """Rollouts come from the weights being trained; with one update a batch, old is now."""
+
+    ahead = False
+
+    def __init__(self, prompter: Prompter, draws: Draws, config: TrainConfig) -> None:
+        self._prompter, self._draws, self._config = prompter, draws, config
+        self._settings = config.grpo
+        chat = prompter.checkpoint.chat
+        self.updates_per_batch = self._settings.updates_per_batch
+        self.module: nn.Module = LogProbs(
+            prompter.checkpoint.model,
+            temperature=self._settings.temperature,
+            banned_ids=chat.banned_ids,
+        )
+        self._policy = TransformersPolicy(prompter.checkpoint)
+        self._reference = _Reference(self.module) if self._settings.kl > 0 else None
+
+    def batch(self, step: int, items: Sequence[int]) -> StepBatch:
+        """Roll out the items' prompts, score them and pack what can teach."""
+        groups = self._roll_out(items)
+        self._policy.version = step * self.updates_per_batch
+        kept = [g.pack() for g in groups if g.credit.varies or self._settings.kl > 0]
+        chat = self._prompter.checkpoint.chat
+        packed = pack(
+            kept,
+            max_tokens=self._config.micro_batch_tokens,
+            pad_id=chat.pad_id,
+            device=self._prompter.checkpoint.model.device,
+        )
+        credits = {group.item: group.credit for group in groups}
+        micros = [self._with_credit(micro, credits) for micro in packed]
+        tokens = sum(len(c.ids) for group in groups for c in group.completions)
+        sequences = len(groups) * self._settings.group_size
+        normaliser = float(tokens if self._settings.normalise == "token" else sequences)
+        learnable = any(group.credit.varies for group in groups)
+        return StepBatch(
+            micros, normaliser, _tally(groups), _records(groups, self._prompter), learnable
+        )
+
+    def loss(self, module: nn.Module, micro: GrpoMicro, normaliser: float, tally: Tally) -> Tensor:
+        """This micro-batch's part of the objective (facts: Eq. 4 with clip and k3 KL)."""
+        logprobs = module(micro.packed.batch)
+        old = micro.old_logprobs if micro.old_logprobs is not None else logprobs.detach()
+        terms = GrpoTerms(
+            logprobs, old, micro.reference_logprobs, micro.advantages, micro.phi, micro.weights
+        )
+        loss = objective.grpo_loss(terms, clip=self._settings.clip, kl=self._settings.kl)
+        tally.add("objective/kl", float(loss.kl.sum()), loss.kl.numel())
+        tally.add("objective/clip_share", float(loss.clipped.sum()), loss.clipped.numel())
+        return loss.total / normaliser
+
+    def _roll_out(self, items: Sequence[int]) -> list[RolledGroup]:
+        samples = [self._draws.sample(item) for item in items]
+        prompts = [self._prompter.prompt(sample) for sample in samples]
+        keys = [self._config.seed * 2**32 + item for item in items]
+        sampling = Sampling(
+            temperature=self._settings.temperature, max_tokens=self._settings.max_tokens
+        )
+        completions = self._policy.generate(
+            prompts, n=self._settings.group_size, sampling=sampling, keys=keys
+        )
+        return [
+            self._scored(*parts) for parts in zip(items, samples, prompts, completions, strict=True)
+        ]
+
+    def _scored(
+        self, item: int, sample: Sample, prompt: Prompt, completions: tuple[Completion, ...]
+    ) -> RolledGroup:
+        answers = tuple(
+            self._prompter.read(c.ids, prompt, target_image=sample.target_image)
+            for c in completions
+        )
+        scores = tuple(score(answer, sample, self._settings) for answer in answers)
+        credit = objective.credit(
+            [s.total for s in scores],
+            [s.terms["iou"] for s in scores],
+            difficulty=self._settings.difficulty,
+            scale_by_std=self._settings.normalise != "dr_grpo",
+        )
+        return RolledGroup(item, sample, prompt, completions, answers, scores, credit)
+
+    def _with_credit(self, packed: MicroBatch, credits: dict[int, Credit]) -> GrpoMicro:
+        scored = packed.batch.scored
+        rows = [credits[item] for item in packed.rows]
+        advantages = torch.tensor([row.advantages for row in rows], device=scored.device)
+        phi = torch.tensor([row.phi for row in rows], device=scored.device)
+        weights = objective.token_weights(
+            scored, normalise=self._settings.normalise, max_tokens=self._settings.max_tokens
+        )
+        with torch.no_grad():
+            old = self.module(packed.batch) if self.updates_per_batch > 1 else None
+            reference = self._reference(packed.batch) if self._reference else None
+        return GrpoMicro(
+            packed,
+            advantages[..., None].expand(scored.shape)[scored],
+            phi[:, None, None].expand(scored.shape)[scored],
+            weights[scored],
+            old,
+            reference,
+        )
+
+
+class _Reference:
+    """Log-probs of the starting weights: the model without its adapters, or a frozen copy."""
+
+    def __init__(self, module: nn.Module) -> None:
+        adapted = has_adapters(module)
+        self._module = module if adapted else copy.deepcopy(module).requires_grad_(False)
+
+    def __call__(self, batch: GroupBatch) -> Tensor:
+        with without_adapters(self._module):
+            logprobs: Tensor = self._module(batch)
+        return logprobs
+
+
+def _tally(groups: Sequence[RolledGroup]) -> Tally:
+    tally = Tally()
+    for group in groups:
+        spread = max(group.credit.advantages) - min(group.credit.advantages)
+        tally.add("advantage/spread", spread)
+        tally.add("advantage/zero_variance", float(not group.credit.varies))
+        mean_iou = group.credit.mean_iou
+        tally.add("difficulty/easy", float(mean_iou > objective.EASY))
+        tally.add("difficulty/medium", float(objective.HARD <= mean_iou <= objective.EASY))
+        tally.add("difficulty/hard", float(mean_iou < objective.HARD))
+        tally.add("difficulty/phi", group.credit.phi)
+        for completion, answer, own in zip(
+            group.completions, group.answers, group.scores, strict=True
+        ):
+            tally.add("reward/total", own.total)
+            for name, value in own.terms.items():
+                tally.add(f"reward/{name}", value)
+            for status in Status:
+                tally.add(f"parse/{status.value}", float(answer.status is status))
+            tally.add("rollout/length", len(completion.ids))
+            tally.add("rollout/truncated", float(completion.finish == "length"))
+    return tally
+
+
+def _records(groups: Sequence[RolledGroup], prompter: Prompter) -> list[dict[str, Any]]:
+    """The best and the worst rollout of each group, as rows that a person can read."""
+    rows = []
+    for group in groups:
+        ranked = sorted(range(len(group.scores)), key=lambda i: -group.scores[i].total)
+        for number in dict.fromkeys((*ranked[: _LOGGED - 1], ranked[-1])):
+            rows.append(
+                {
+                    "sample": group.sample.id,
+                    "question": group.sample.question,
+                    "rollout": number,
+                    "text": prompter.checkpoint.chat.decode(group.completions[number].ids),
+                    "status": group.answers[number].status.value,
+                    "reward": group.scores[number].total,
+                    **{f"reward/{k}": v for k, v in group.scores[number].terms.items()},
+                    "advantage": group.credit.advantages[number],
+                    "phi": group.credit.phi,
+                    "mean_iou": group.credit.mean_iou,
+                }
+            )
+    return rows

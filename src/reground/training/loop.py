@@ -1,0 +1,207 @@
+"""The one training loop: batch, losses, step, log, validate, save; exact to the bit on resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from reground.errors import TrainingError
+from reground.model.load import Checkpoint
+from reground.runs import RunDir, append_jsonl
+from reground.training import checkpoint as storage
+from reground.training import optimiser
+from reground.training.method import Method, StepBatch
+from reground.training.settings import TrainConfig
+from reground.training.tally import Tally
+
+Validate = Callable[[], dict[str, float]]
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Runs ``method`` for the steps of ``config`` and keeps everything in ``run``."""
+
+    config: TrainConfig
+    method: Method
+    checkpoint: Checkpoint
+    run: RunDir
+    accelerator: Accelerator
+    validate: Validate | None = None
+    _phases: dict[str, float] = field(default_factory=dict)
+    _barren: int = 0
+
+    def train(self) -> None:
+        """Train from the newest checkpoint, or from the start, to the last step."""
+        config, accelerator = self.config, self.accelerator
+        optimizer = optimiser.optimizer(self.method.module, config.optim)
+        start, extra = storage.restore(self.run, module=self.method.module, optimizer=optimizer)
+        self._barren = int(extra.get("barren", 0))
+        self.run.truncate_after(start)
+        module, optimizer = accelerator.prepare(self.method.module, optimizer)
+        if start == 0 and self.validate:
+            self._log(0, self._validated(0))
+        with self._batches(start) as batches, self._progress(start) as advance:
+            for step in range(start + 1, config.steps + 1):
+                metrics = self._step(step, batches(step), module, optimizer)
+                if self.validate and (step % config.validation.every == 0 or step == config.steps):  # type: ignore[union-attr]
+                    metrics |= self._validated(step)
+                self._log(step, metrics)
+                if step % config.save_every == 0 or step == config.steps:
+                    self._save(step, optimizer)
+                advance(metrics)
+
+    def _step(self, step: int, batch: StepBatch, module: Any, optimizer: Any) -> dict[str, float]:
+        """Gradients of the global batch, accumulated over micro-batches, and the update."""
+        torch.manual_seed(self.config.seed * 1_000_003 + step)
+        self._watch_for_barren(step, batch)
+        tally = batch.tally
+        normaliser = self._summed(batch.normaliser)
+        rate = optimiser.learning_rate(step - 1, self.config.steps, self.config.optim)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with self._timed("update"):
+            for _ in range(self.method.updates_per_batch):
+                norm = self._update(step, batch, module, optimizer, normaliser, tally)
+        self._record(step, batch)
+        return {"lr": rate, "grad_norm": norm, **tally.reduced(self.accelerator)}
+
+    def _update(
+        self,
+        step: int,
+        batch: StepBatch,
+        module: Any,
+        optimizer: Any,
+        normaliser: float,
+        tally: Tally,
+    ) -> float:
+        ranks, total = self.accelerator.num_processes, 0.0
+        for number, micro in enumerate(batch.micros, start=1):
+            last = number == len(batch.micros)
+            with nullcontext() if last else self.accelerator.no_sync(module):
+                loss = self.method.loss(module, micro, normaliser, tally)
+                self.accelerator.backward(loss * ranks)  # wrappers average over ranks, we sum
+            total += float(loss.detach())
+        norm = float(
+            self.accelerator.clip_grad_norm_(module.parameters(), self.config.optim.clip_norm)
+        )
+        total = self._summed(total)
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise TrainingError(
+                f"step {step}: loss {total} with gradient norm {norm}; the last good checkpoint is "
+                f"kept in {self.run.checkpoints}; lower optim.lr or look at this step's samples"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        tally.add("loss", total if self.accelerator.is_main_process else 0.0, 1.0 / ranks)
+        return norm
+
+    def _watch_for_barren(self, step: int, batch: StepBatch) -> None:
+        """Count batches from which nothing can be learned, and stop after too many in a row."""
+        self._barren = 0 if self._summed(float(batch.learnable)) else self._barren + 1
+        batch.tally.add("rollout/barren_batches", float(self._barren))
+        if self._barren >= self.config.grpo.patience:
+            raise TrainingError(
+                f"step {step}: {self._barren} batches in a row had no reward variance in any group "
+                "(terms: iou, format); expected groups that differ; raise grpo.temperature, check "
+                "the format in rollouts.jsonl, or start from a model that sometimes succeeds"
+            )
+
+    def _summed(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(tensor, reduction="sum"))
+
+    def _record(self, step: int, batch: StepBatch) -> None:
+        if batch.records and self.accelerator.is_main_process:
+            append_jsonl(self.run.rollouts, *({"step": step} | record for record in batch.records))
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        append_jsonl(self.run.metrics, {"step": step} | metrics)
+        append_jsonl(self.run.timings, {"step": step} | self._phases)
+        self.accelerator.log(metrics | self._phases, step=step)
+        self._phases.clear()
+
+    def _validated(self, step: int) -> dict[str, float]:
+        with self._timed("validate"):
+            metrics = self.validate() if self.validate else {}
+        score = metrics.get("validation/acc@0.5", 0.0)
+        if self.accelerator.is_main_process and score > storage.read_best(self.run):
+            storage.save_best(self.run, self.checkpoint, step=step, score=score)
+        return metrics
+
+    def _save(self, step: int, optimizer: Any) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with self._timed("save"):
+                storage.save_step(
+                    self.run,
+                    step,
+                    checkpoint=self.checkpoint,
+                    module=self.method.module,
+                    optimizer=optimizer,
+                    extra={"barren": self._barren},
+                    keep=self.config.keep,
+                )
+
+    @contextmanager
+    def _batches(self, start: int) -> Iterator[Callable[[int], StepBatch]]:
+        """Batches by step; made one ahead in a thread where the method allows it."""
+        config = self.config
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+
+        def make(step: int) -> StepBatch:
+            first = (step - 1) * config.batch_size
+            return self.method.batch(step, range(first + rank, first + config.batch_size, ranks))
+
+        with ThreadPoolExecutor(1) as worker:
+            pending: dict[int, Future[StepBatch]] = {}
+
+            def take(step: int) -> StepBatch:
+                with self._timed("batch"):
+                    batch = pending.pop(step).result() if step in pending else make(step)
+                if self.method.ahead and step < config.steps:
+                    pending[step + 1] = worker.submit(make, step + 1)
+                return batch
+
+            yield take
+
+    @contextmanager
+    def _progress(self, start: int) -> Iterator[Callable[[dict[str, float]], None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with Progress(*columns, disable=not self.accelerator.is_main_process) as bar:
+            task = bar.add_task(
+                self.config.method, total=self.config.steps, completed=start, figures=""
+            )
+            shown = ("loss", "reward/iou", "validation/acc@0.5")
+
+            def advance(metrics: dict[str, float]) -> None:
+                figures = "  ".join(
+                    f"{name} {metrics[name]:.3f}" for name in shown if name in metrics
+                )
+                bar.update(task, advance=1, figures=figures)
+
+            yield advance
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._phases[f"seconds/{phase}"] = time.perf_counter() - begin

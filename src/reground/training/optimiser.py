@@ -1,0 +1,42 @@
+"""The optimiser and its schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from reground.training.settings import Optim
+
+
+def optimizer(module: nn.Module, settings: Optim) -> torch.optim.AdamW:
+    """AdamW over what is trained; vectors (norms, biases) and embeddings do not decay."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trained if p.ndim >= 2 and "embed" not in name]
+    kept = [p for name, p in trained if not (p.ndim >= 2 and "embed" not in name)]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=settings.betas,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, steps: int, settings: Optim) -> float:
+    """Linear warm-up, then a cosine from the peak to ``final`` times the peak.
+
+    >>> [round(learning_rate(s, 10, Optim(lr=1.0, warmup=0.2)), 3) for s in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.038]
+    """
+    warm = max(1, math.ceil(settings.warmup * steps)) if settings.warmup else 0
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    share = (step - warm) / max(1, steps - warm)
+    return settings.lr * (
+        settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * share))
+    )

@@ -1,0 +1,80 @@
+"""From sequences to micro-batches: prompt once, its suffixes behind it, a weight on every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from reground.model.chat import Prompt
+from reground.model.forward import GroupBatch, pad_prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """Token ids behind a prompt and the loss weight of each (0: not sampled, only read)."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt and its G suffixes. ``index`` is its place in the step, for credit and metrics."""
+
+    index: int
+    prompt: Prompt
+    suffixes: tuple[Suffix, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the padded row: the prompt once and G times the longest suffix."""
+        longest = max(len(suffix.ids) for suffix in self.suffixes)
+        return len(self.prompt.ids) + len(self.suffixes) * longest
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one forward takes, and which groups of the step its rows are."""
+
+    batch: GroupBatch
+    rows: tuple[int, ...]
+
+
+def pack(
+    groups: Sequence[Group], *, max_tokens: int, pad_id: int, device: torch.device
+) -> list[MicroBatch]:
+    """Micro-batches of at most ``max_tokens`` padded tokens (a larger group goes alone).
+
+    Groups of like length share a micro-batch, so that little is padded; every group appears once.
+    """
+    by_length = sorted(groups, key=lambda group: (group.num_tokens, group.index))
+    batches: list[list[Group]] = []
+    for group in by_length:
+        if batches and _padded([*batches[-1], group]) <= max_tokens:
+            batches[-1].append(group)
+        else:
+            batches.append([group])
+    return [collate(batch, pad_id=pad_id, device=device) for batch in batches]
+
+
+def collate(groups: Sequence[Group], *, pad_id: int, device: torch.device) -> MicroBatch:
+    """Groups with the same number of suffixes as one padded batch."""
+    prompt_ids, prompt_mask = pad_prompts([group.prompt for group in groups], pad_id=pad_id)
+    length = max(len(suffix.ids) for group in groups for suffix in group.suffixes)
+    shape = (len(groups), len(groups[0].suffixes), length)
+    ids, weights = torch.full(shape, pad_id, dtype=torch.long), torch.zeros(shape)
+    for row, group in enumerate(groups):
+        for place, suffix in enumerate(group.suffixes):
+            ids[row, place, : len(suffix.ids)] = torch.tensor(suffix.ids, dtype=torch.long)
+            weights[row, place, : len(suffix.ids)] = torch.tensor(suffix.weights)
+    images = tuple(image for group in groups for image in group.prompt.images)
+    batch = GroupBatch(prompt_ids, prompt_mask, ids, weights, images)
+    return MicroBatch(batch.to(device), tuple(group.index for group in groups))
+
+
+def _padded(groups: Sequence[Group]) -> int:
+    prompt = max(len(group.prompt.ids) for group in groups)
+    suffix = max(len(suffix.ids) for group in groups for suffix in group.suffixes)
+    return len(groups) * (prompt + len(groups[0].suffixes) * suffix)

@@ -1,0 +1,97 @@
+"""From a config to a finished run: put the parts together and train."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from reground.config import dump
+from reground.model import tiny
+from reground.model.load import Checkpoint, load
+from reground.model.parts import set_training
+from reground.model.prompting import Prompter
+from reground.runs import RunDir, start
+from reground.training.dense import Dense
+from reground.training.draw import Draws
+from reground.training.grpo import Grpo
+from reground.training.loop import Trainer
+from reground.training.method import Method
+from reground.training.settings import TrainConfig, Tuning
+from reground.training.sft import Sft
+from reground.training.validation import Validator
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool = False) -> RunDir:
+    """Run ``config`` into the folder ``out``; the trained model is ``out/model``.
+
+    Raises ``UserError`` subclasses for everything that the user can mend.
+    """
+    checkpoint = starting_checkpoint(config)
+    accelerator = Accelerator(
+        log_with=list(config.track) or None,
+        project_dir=str(out),
+        mixed_precision="bf16" if torch.cuda.is_available() else "no",
+    )
+    run = RunDir(out)
+    if accelerator.is_main_process:
+        run = start(out, dump(config), resume=resume, clean=clean)
+    accelerator.wait_for_everyone()
+    if config.track:
+        accelerator.init_trackers("reground", config=None)
+    _set_training(checkpoint, config.tuning)
+    prompter = Prompter.of(checkpoint)
+    draws = Draws(
+        config.data,
+        seed=config.seed,
+        total=config.steps * config.batch_size,
+        augment_min_side=config.augment_min_side,
+    )
+    method = _method(prompter, draws, config)
+    validator = Validator(prompter, config.validation) if config.validation else None
+    Trainer(config, method, checkpoint, run, accelerator, validator).train()
+    accelerator.end_training()
+    return run
+
+
+def starting_checkpoint(config: TrainConfig) -> Checkpoint:
+    """The model that a run begins with: loaded, or of random weights."""
+    if config.shape is None:
+        checkpoint = load(config.model, family=config.family, prompt=config.prompt)
+    else:
+        checkpoint = tiny.make(
+            **dataclasses.asdict(config.shape),
+            seed=config.seed,
+            tokenizer=tiny.make_tokenizer(tiny.corpus()),
+        )
+        family = config.family or checkpoint.family
+        checkpoint = dataclasses.replace(checkpoint, family=family, prompt=config.prompt)
+    if config.max_pixels:
+        checkpoint.chat.image_processor.size["longest_edge"] = config.max_pixels
+    if torch.cuda.is_available():
+        checkpoint.model.to("cuda")
+    return checkpoint
+
+
+def _set_training(checkpoint: Checkpoint, tuning: Tuning) -> None:
+    set_training(
+        checkpoint.model,
+        {"vision": tuning.vision, "merger": tuning.merger, "language": tuning.language},
+        rank=tuning.lora_rank,
+        alpha=tuning.lora_alpha,
+    )
+    if tuning.gradient_checkpointing:
+        checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint.model.train()  # checkpointing is off in evaluation mode; there is no dropout
+
+
+def _method(prompter: Prompter, draws: Draws, config: TrainConfig) -> Method:
+    match config.method:
+        case "dense":
+            return Dense(prompter, draws, config)
+        case "sft":
+            return Sft(prompter, draws, config)
+        case "grpo":
+            return Grpo(prompter, draws, config)

@@ -1,0 +1,145 @@
+"""The schema of a training config. Every key has a user; every value is checked once, here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from reground.config import config
+
+
+@config
+class Phase:
+    """What is drawn until a share of the run: data specs and their weights.
+
+    A spec is ``synth:TASK``, ``synth:TASK@MIN-MAX`` (objects in a scene) or a canonical JSONL path.
+    """
+
+    mix: dict[str, float]
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.mix or any(weight <= 0 for weight in self.mix.values()):
+            raise ValueError("mix needs at least one data spec, each with a weight above 0")
+        if not 0 < self.until <= 1:
+            raise ValueError(f"until is a share of the run in (0, 1], found {self.until}")
+
+
+@config
+class Tuning:
+    """What is trained in each part: all weights, LoRA adapters beside them, or nothing."""
+
+    vision: Literal["full", "lora", "frozen"] = "full"
+    merger: Literal["full", "lora", "frozen"] = "full"
+    language: Literal["full", "lora", "frozen"] = "full"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    gradient_checkpointing: bool = False
+
+
+@config
+class Optim:
+    """AdamW with linear warm-up and a cosine down to ``final`` times the peak."""
+
+    lr: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    warmup: float = 0.015
+    final: float = 0.0
+    clip_norm: float = 1.0
+
+
+@config
+class Supervised:
+    """SFT on the gold answer in the family's form (its reasoning chain and boxes).
+
+    ``digit_weights`` weigh the 1st, 2nd, 3rd ... digit of every number (the last
+    stands for all later ones): at 112 pixels the third digit of a 0-1000 coordinate is noise.
+    """
+
+    digit_weights: tuple[float, ...] = (1.0,)
+
+
+@config
+class Grpo:
+    """Group relative policy optimisation with the difficulty weight of UniVG-R1 (Eq. 4)."""
+
+    group_size: int = 8
+    temperature: float = 0.9
+    max_tokens: int = 256
+    iou_reward: float = 1.0
+    format_reward: float = 1.0
+    difficulty: Literal["exp", "log", "square", "none"] = "exp"
+    clip: float = 0.2
+    kl: float = 0.04
+    normalise: Literal["sequence", "token", "dr_grpo"] = "sequence"
+    updates_per_batch: int = 1
+    patience: int = 20
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ValueError("group_size must be at least 2: an advantage is relative to the group")
+        if self.temperature <= 0:
+            raise ValueError("temperature must be above 0: greedy rollouts do not explore")
+
+
+@config
+class Validation:
+    """Greedy answers on held-out samples every so many steps; the best checkpoint is kept."""
+
+    data: str
+    seed: int = 1_000_003
+    limit: int = 128
+    every: int = 100
+    max_tokens: int = 96
+
+
+@config
+class Shape:
+    """A fresh model of random weights: the real architecture at a size that two cores can train."""
+
+    architecture: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = "qwen3_vl"
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    head_dim: int = 32
+    vision_hidden: int = 160
+    vision_depth: int = 3
+    vision_heads: int = 5
+    patch_size: int = 14
+
+
+@config
+class TrainConfig:
+    """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (GRPO) a step.
+
+    ``model`` is a folder, a hub id or ``tiny``; ``shape`` starts from random weights instead.
+    ``augment_min_side`` (of each side, up to 1.0) cuts and flips the photos anew at every draw.
+    """
+
+    method: Literal["dense", "sft", "grpo"]
+    model: str = "tiny"
+    shape: Shape | None = None
+    family: str | None = None
+    prompt: str | None = None
+    data: tuple[Phase, ...]
+    seed: int = 0
+    steps: int = 100
+    batch_size: int = 16
+    micro_batch_tokens: int = 16_384
+    max_pixels: int | None = None
+    augment_min_side: float | None = None
+    tuning: Tuning = Tuning()
+    optim: Optim = Optim()
+    sft: Supervised = Supervised()
+    grpo: Grpo = Grpo()
+    validation: Validation | None = None
+    save_every: int = 100
+    keep: int = 2
+    workers: int = 1
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    out: str = "runs/train"
+
+    def __post_init__(self) -> None:
+        ends = [phase.until for phase in self.data]
+        if not ends or ends != sorted(ends) or ends[-1] != 1.0:
+            raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")

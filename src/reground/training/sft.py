@@ -1,0 +1,80 @@
+"""Supervised fine-tuning on gold answers, with or without their reasoning chains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from reground.grounding.sample import Sample
+from reground.model.prompting import Prompter
+from reground.training.draw import Draws
+from reground.training.method import LogProbs, StepBatch
+from reground.training.packing import Group, MicroBatch, Suffix, pack
+from reground.training.settings import Supervised, TrainConfig
+from reground.training.tally import Tally
+
+_DIGIT = re.compile(r"\s*\d\Z")
+
+
+class Sft:
+    """Cross-entropy of the gold answer's tokens: a weighted mean over the global batch."""
+
+    ahead = True
+    updates_per_batch = 1
+
+    def __init__(self, prompter: Prompter, draws: Draws, config: TrainConfig) -> None:
+        self._prompter, self._draws, self._config = prompter, draws, config
+        self._chat = prompter.checkpoint.chat
+        self.module: nn.Module = LogProbs(
+            prompter.checkpoint.model, temperature=1.0, banned_ids=self._chat.banned_ids
+        )
+        self._is_digit = digit_table(self._chat.tokenizer)
+
+    def batch(self, step: int, items: Sequence[int]) -> StepBatch:
+        """Prompts and gold answers of the items."""
+        groups = [self._group(item, self._draws.sample(item)) for item in items]
+        micros = pack(
+            groups,
+            max_tokens=self._config.micro_batch_tokens,
+            pad_id=self._chat.pad_id,
+            device=self._prompter.checkpoint.model.device,
+        )
+        total = sum(sum(suffix.weights) for group in groups for suffix in group.suffixes)
+        return StepBatch(micros, total)
+
+    def loss(self, module: nn.Module, micro: MicroBatch, normaliser: float, tally: Tally) -> Tensor:
+        """Weighted negative log-likelihood over the global sum of weights."""
+        logprobs = module(micro.batch)
+        weights = micro.batch.weights[micro.batch.scored]
+        loss: Tensor = -(weights * logprobs).sum() / normaliser
+        tally.add("sft/nll", -float(logprobs.detach().sum()), logprobs.numel())
+        return loss
+
+    def _group(self, item: int, sample: Sample) -> Group:
+        prompt = self._prompter.prompt(sample)
+        text = self._prompter.gold(sample, prompt)
+        ids = [*self._chat.encode(text), self._chat.end_id]
+        weights = token_weights([self._is_digit[i] for i in ids], self._config.sft)
+        return Group(item, prompt, (Suffix(tuple(ids), weights),))
+
+
+def token_weights(is_digit: Sequence[bool], settings: Supervised) -> tuple[float, ...]:
+    """The loss weight of each token: 1, or that of its place in a run of digits.
+
+    >>> token_weights([False, True, True, True, False], Supervised(digit_weights=(1.0, 0.5)))
+    (1.0, 1.0, 0.5, 0.5, 1.0)
+    """
+    weights, place = [], 0
+    for digit in is_digit:
+        last = len(settings.digit_weights) - 1
+        weights.append(settings.digit_weights[min(place, last)] if digit else 1.0)
+        place = place + 1 if digit else 0
+    return tuple(weights)
+
+
+def digit_table(tokenizer: Any) -> list[bool]:
+    """For every id, whether it is a single digit, as Qwen's tokenizers write numbers."""
+    return [bool(_DIGIT.match(tokenizer.decode([i]))) for i in range(len(tokenizer))]

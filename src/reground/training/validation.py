@@ -1,0 +1,42 @@
+"""Greedy accuracy on held-out samples while training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reground.data.source import open_dataset
+from reground.grounding.answers import Status
+from reground.grounding.sample import Sample
+from reground.grounding.scoring import score
+from reground.model.prompting import Prompter
+from reground.rollout.policy import Sampling
+from reground.rollout.transformers_policy import TransformersPolicy
+from reground.training.settings import Validation
+
+
+class Validator:
+    """Answers the same held-out samples each time it is called."""
+
+    def __init__(self, prompter: Prompter, settings: Validation) -> None:
+        self._prompter, self._settings = prompter, settings
+        self._policy = TransformersPolicy(prompter.checkpoint)
+        self._samples: Sequence[Sample] = open_dataset(
+            settings.data, seed=settings.seed, limit=settings.limit
+        )[:]
+
+    def __call__(self) -> dict[str, float]:
+        """``validation/acc@0.5``, ``validation/mean_iou`` and the share of answers that parse."""
+        prompts = [self._prompter.prompt(sample) for sample in self._samples]
+        sampling = Sampling(max_tokens=self._settings.max_tokens)
+        completions = self._policy.generate(prompts, n=1, sampling=sampling)
+        answers = [
+            self._prompter.read(own[0].ids, prompt, target_image=sample.target_image)
+            for own, prompt, sample in zip(completions, prompts, self._samples, strict=True)
+        ]
+        overlaps = [score(a, s) for a, s in zip(answers, self._samples, strict=True)]
+        count = len(overlaps)
+        return {
+            "validation/acc@0.5": sum(overlap > 0.5 for overlap in overlaps) / count,
+            "validation/mean_iou": sum(overlaps) / count,
+            "validation/parsed": sum(answer.status is Status.OK for answer in answers) / count,
+        }
