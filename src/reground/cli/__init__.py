@@ -1,0 +1,108 @@
+"""The command line: one small module per verb.
+
+Each module ``reground.cli.VERB`` holds ``command``: a function with Typer's options, or a Typer
+with verbs of its own. Modules import nothing heavy at their top, so that ``--help`` answers at
+once.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+from reground.errors import UserError
+
+_VERBS = ("predict", "data", "train", "eval", "score", "report", "demo")
+
+_EXAMPLES = """\b
+Examples:
+  reground demo
+  reground predict photo.jpg "the cup left of the laptop"
+  reground data convert voc VOC2007 --split train --out train.jsonl
+  reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
+  reground eval --model runs/photos --data test.jsonl --out results/photos
+  reground score results/photos --out results/photos
+  reground report results/photos
+
+`reground VERB --help` says more about each.
+"""
+
+# What stops a command although nothing is wrong with it: rights, full disks, folders in the way.
+_SURROUNDINGS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
+
+_TRAIN_EXTRA = {"accelerate", "peft", "safetensors", "tensorboard", "torch", "transformers"}
+
+app = typer.Typer(
+    name="reground",
+    help="Post-train, evaluate and serve vision-language models that point at what you mean.",
+    epilog=_EXAMPLES,
+    rich_markup_mode=None,  # plain help starts twice as fast, and its examples can be copied
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+
+def main() -> None:
+    """Run the command line: a user's error is one sentence and exit code 2, no traceback."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAIN_EXTRA:
+            raise
+        _fail(f"{error.name} is not installed; this needs pip install 'reground[train]'")
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"reground {version('reground')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options before the verb; the group's help is the app's."""
+
+
+def _fail(sentence: str) -> None:
+    typer.echo(f"error: {sentence}", err=True)
+    sys.exit(2)
+
+
+def _register(verb: str) -> None:
+    command = importlib.import_module(f"reground.cli.{verb}").command
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=verb)
+    else:
+        app.command(verb)(command)
+
+
+for _verb in _VERBS:
+    _register(_verb)

@@ -1,0 +1,111 @@
+"""``reground data``: convert, validate and show data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+command = typer.Typer(
+    help="Convert, validate and show data sets.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+
+@command.command()
+def convert(
+    format_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT", help="voc, coco, refcoco, mig_bench, mgrounding or univg_r1."
+        ),
+    ],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder or file of annotations in that format.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder that image names are relative to.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="S", help="Part to take, as train.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML with a phrase and rules for each class."),
+    ] = None,
+    allow_missing_images: Annotated[
+        bool, typer.Option("--allow-missing-images", help="Keep rows whose images are not on disk.")
+    ] = False,
+) -> None:
+    """Convert another format to ReGround's JSONL, one question a line.
+
+    \b
+    Examples:
+      reground data convert voc VOC2007 --split train --out train.jsonl
+      reground data convert refcoco refcoco --images train2014 --split val --out val.jsonl
+    """
+    from reground.data.convert import convert as samples_of
+    from reground.data.source import save_dataset
+
+    samples = samples_of(
+        format_name,
+        source,
+        images=images,
+        split=split,
+        questions=questions,
+        allow_missing_images=allow_missing_images,
+    )
+    typer.echo(f"{out}: {save_dataset(out, samples)} samples")
+
+
+@command.command()
+def validate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of samples.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="CLEAN", help="JSONL to write the good rows to.")
+    ] = None,
+) -> None:
+    """Check every row and image, and set aside the rows that cannot be used, with their reasons.
+
+    Exits with code 1 where rows were set aside and --out does not ask for the others.
+
+    \b
+    Example:
+      reground data validate train.jsonl --out train.clean.jsonl
+    """
+    from reground.data.validate import validate as check
+
+    report = check(file, out=out)
+    typer.echo(f"{file}: {report.num_clean} of {report.num_rows} rows are good")
+    for reason, count in sorted(report.reasons.items(), key=lambda item: -item[1]):
+        typer.echo(f"  {count} x {reason}")
+    if report.num_clipped:
+        typer.echo(f"  {report.num_clipped} good rows reach a little outside their image: clipped")
+    if report.num_quarantined:
+        typer.echo(f"set aside: {report.quarantine}")
+        raise typer.Exit(0 if out else 1)
+
+
+@command.command()
+def show(
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="A JSONL, or synth:TASK as synth:referring.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="PNG", help="Picture to write.")],
+    limit: Annotated[int, typer.Option(metavar="N", help="Samples to draw.")] = 12,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of the scene world.")] = 0,
+) -> None:
+    """Draw samples with their true boxes.
+
+    \b
+    Examples:
+      reground data show train.jsonl --out train.png
+      reground data show synth:referring --limit 6 --out scenes.png
+    """
+    from reground.data.show import contact_sheet
+    from reground.data.source import open_dataset
+
+    samples = open_dataset(spec, seed=seed, limit=limit)
+    contact_sheet(samples, out=out)
+    typer.echo(f"{out}: {len(samples)} samples")

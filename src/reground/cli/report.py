@@ -1,0 +1,33 @@
+"""``reground report``: scores to one page that people like to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder with scores, as `reground score` writes.")
+    ],
+    training: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run folder of `reground train`, to show its curves."),
+    ] = None,
+) -> None:
+    """Write report.html, report.md and report.json beside the scores in DIR.
+
+    The page is one file that needs no network: tables, drawn examples and, with --training, curves.
+
+    \b
+    Examples:
+      reground report results/first
+      reground report results/first --training runs/first
+    """
+    from reground.evaluation.report import comparison_markdown, write_report
+
+    report = write_report(folder, training=training)
+    typer.echo(comparison_markdown({folder.resolve().name: report}).rstrip())
+    typer.echo(f"\n{folder / 'report.html'}")

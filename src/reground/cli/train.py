@@ -1,0 +1,45 @@
+"""``reground train``: one run from one config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A training config (YAML).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the config's."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run's folder; default: the config's `out`."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Delete the run in DIR first.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config and stop.")
+    ] = False,
+) -> None:
+    """Train a model: dense pre-training, supervised fine-tuning or GRPO.
+
+    \b
+    Examples:
+      reground train configs/tiny/demo_grpo.yaml
+      reground train configs/bccd/sft.yaml steps=200 optim.lr=3e-4 --out runs/photos
+      reground train configs/bccd/sft.yaml --resume
+    """
+    from reground.config import dump, load
+    from reground.training.settings import TrainConfig
+
+    settings = load(TrainConfig, config, overrides or [])
+    if dry_run:
+        typer.echo(dump(settings), nl=False)
+        return
+    from reground.training.run import train
+
+    run = train(settings, out or Path(settings.out), resume=resume, clean=clean)
+    typer.echo(f"{run.path}: done; next: reground eval --model {run.path} --data ... --out ...")

@@ -1,0 +1,1 @@
+"""Evaluation in three steps, predict -> score -> report; each restarts from the file before it."""

@@ -1,0 +1,108 @@
+"""The examples that a report shows: which ones, and their images made small enough to embed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from reground.data import images
+from reground.errors import DataError
+from reground.evaluation.metrics import Outcome, outcome
+from reground.evaluation.records import XYXY, SampleScore
+from reground.grounding.sample import ImageRef
+
+_MAX_SIDE = 560  # pixels of an embedded image
+_CRISP_SIDE = 256  # smaller images are kept exactly (PNG) and enlarged without blur
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of an example: a data URI, or the ``problem`` because of which there is none.
+
+    ``width`` and ``height`` are those of the original, so that boxes are drawn in its pixels.
+    """
+
+    label: str
+    width: int
+    height: int
+    is_target: bool
+    uri: str | None = None
+    problem: str | None = None
+
+    @property
+    def is_crisp(self) -> bool:
+        """Whether the image is so small that enlarging should keep its pixels square."""
+        return max(self.width, self.height) <= _CRISP_SIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One drawn sample of the gallery; ``truth`` is in original pixels of the target picture."""
+
+    score: SampleScore
+    outcome: Outcome
+    pictures: tuple[Picture, ...]
+
+    @property
+    def truth(self) -> tuple[XYXY, ...]:
+        """The true boxes."""
+        return tuple(box.xyxy for box in self.score.sample.boxes)
+
+
+def choose(scores: Sequence[SampleScore], *, count: int) -> list[SampleScore]:
+    """At most ``count`` scores, half of them hits, and every other outcome in turn.
+
+    The choice and its order follow a hash of the sample ids: it is the same for every model, and
+    nobody picked it.
+    """
+    ordered = sorted(scores, key=_digest)
+    hits = [score for score in ordered if outcome(score) is Outcome.HIT]
+    others = _in_turn([score for score in ordered if outcome(score) is not Outcome.HIT])
+    num_hits = min(len(hits), max(count // 2, count - len(others)))
+    return sorted(hits[:num_hits] + others[: count - num_hits], key=_digest)
+
+
+def draw(score: SampleScore) -> Example:
+    """An example with its images embedded; an image that cannot be read is said, not dropped."""
+    sample = score.sample
+    pictures = tuple(
+        _picture(image, label=f"image {index + 1}", is_target=index == sample.target_image)
+        for index, image in enumerate(sample.images)
+    )
+    return Example(score, outcome(score), pictures)
+
+
+def _digest(score: SampleScore) -> str:
+    return hashlib.sha256(score.sample.id.encode()).hexdigest()
+
+
+def _in_turn(scores: Sequence[SampleScore]) -> list[SampleScore]:
+    seen: Counter[Outcome] = Counter()
+    rounds = []
+    for score in scores:
+        rounds.append(seen[outcome(score)])
+        seen[outcome(score)] += 1
+    return [scores[index] for index in sorted(range(len(scores)), key=rounds.__getitem__)]
+
+
+def _picture(image: ImageRef, *, label: str, is_target: bool) -> Picture:
+    try:
+        uri, problem = _data_uri(images.load(image)), None
+    except DataError as error:
+        uri, problem = None, str(error)
+    return Picture(label, image.width, image.height, is_target, uri, problem)
+
+
+def _data_uri(image: Image.Image) -> str:
+    is_crisp = max(image.size) <= _CRISP_SIDE
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    out = io.BytesIO()
+    image.save(out, format="PNG" if is_crisp else "JPEG", quality=82, optimize=True)
+    kind = "png" if is_crisp else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

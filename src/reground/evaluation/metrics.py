@@ -1,0 +1,196 @@
+"""What a set of scores amounts to: means with standard errors, per task and per stratum.
+
+Acc@t is the share of samples with IoU > t, as in VLM-R1 and VG-Refiner (MIG-Bench's own evaluator
+counts IoU >= t, which differs only for a box of exactly that IoU). An answer that cannot be read is
+a miss with IoU 0; a sample that was never answered (a row with an error) is unscored: it is counted
+apart and enters no mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from reground.evaluation.records import SampleScore
+from reground.grounding.answers import Status
+from reground.grounding.boxes import FloatArray
+
+THRESHOLDS = (0.3, 0.5, 0.7)
+HIT_THRESHOLD = 0.5
+
+
+class Outcome(StrEnum):
+    """Where a sample ended: read and scored, not read for a reason, or never answered."""
+
+    HIT = "hit"  # IoU > 0.5
+    MISS = "miss"
+    NO_ANSWER = Status.NO_ANSWER
+    UNPARSABLE = Status.UNPARSABLE
+    OUT_OF_BOUNDS = Status.OUT_OF_BOUNDS
+    DEGENERATE = Status.DEGENERATE
+    UNSCORED = "unscored"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its standard error; None where there is nothing to take it from."""
+
+    value: float | None
+    stderr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of one set of scores.
+
+    ``n`` counts the scored samples, ``errors`` the unscored ones, ``num_images`` the distinct
+    target images of the scored ones. ``estimates`` holds a mean per name: ``acc@0.3``, ``acc@0.5``,
+    ``acc@0.7``, ``mean_iou``, ``length`` (tokens of the answer) and the shares ``well_formed``,
+    ``clipped`` (a box was clipped to the image) and ``truncated`` (cut off at the token limit).
+    """
+
+    n: int
+    errors: int
+    num_images: int
+    estimates: Mapping[str, Estimate]
+    status: Mapping[Status, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object: a name and ``name_stderr`` for every mean, and the status counts."""
+        row: dict[str, Any] = {"n": self.n, "errors": self.errors, "images": self.num_images}
+        for name, estimate in self.estimates.items():
+            row |= {name: estimate.value, f"{name}_stderr": estimate.stderr}
+        return row | {"status": {str(status): count for status, count in self.status.items()}}
+
+
+def outcome(score: SampleScore) -> Outcome:
+    """Where one sample ended."""
+    if score.status is None:
+        return Outcome.UNSCORED
+    if score.status is not Status.OK:
+        return Outcome(score.status)
+    return Outcome.HIT if _is_hit(score, HIT_THRESHOLD) else Outcome.MISS
+
+
+def summarise(scores: Sequence[SampleScore]) -> Summary:
+    """The figures of ``scores``, standard errors clustered by target image."""
+    scored = [score for score in scores if score.error is None]
+    clusters = [score.cluster for score in scored]
+    counts = Counter(score.status for score in scored)
+    return Summary(
+        n=len(scored),
+        errors=len(scores) - len(scored),
+        num_images=len(set(clusters)),
+        estimates={
+            name: clustered_mean([float(measure(score)) for score in scored], clusters)
+            for name, measure in _MEASURES.items()
+        },
+        status={status: counts[status] for status in Status},
+    )
+
+
+def by_task(scores: Sequence[SampleScore]) -> dict[str, Summary]:
+    """A summary per task, in the order in which tasks first occur."""
+    return _grouped(scores, lambda score: [score.sample.task])
+
+
+def by_stratum(scores: Sequence[SampleScore]) -> dict[str, Summary]:
+    """A summary per stratum, keyed like ``kind=relation`` and sorted by that key."""
+    groups = _grouped(
+        scores, lambda score: [f"{name}={value}" for name, value in score.sample.strata.items()]
+    )
+    return dict(sorted(groups.items()))
+
+
+def macro_accuracy(scores: Sequence[SampleScore]) -> Estimate:
+    """Unweighted mean over tasks of Acc@0.5, as MIG-Bench's AVG.
+
+    Images that several tasks share count as one cluster; where none is shared, the standard error
+    is that of a mean of independent means. It is None where a task has one image only, whose
+    spread nobody can know.
+    """
+    tasks: dict[str, list[SampleScore]] = {}
+    for score in scores:
+        if score.error is None:
+            tasks.setdefault(score.sample.task, []).append(score)
+    if not tasks:
+        return Estimate(None, None)
+    clusters = [[score.cluster for score in rows] for rows in tasks.values()]
+    hits = [[float(_is_hit(score, HIT_THRESHOLD)) for score in rows] for rows in tasks.values()]
+    parts = [_mean_part(*part) for part in zip(hits, clusters, strict=True)]
+    value = sum(part.mean for part in parts) / len(parts)
+    return Estimate(value, _stderr(parts, list(itertools.chain.from_iterable(clusters))))
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """The mean of ``values`` [N] and its cluster-robust standard error (Liang and Zeger 1986).
+
+    With residuals summed within each of G clusters the variance is G/(G-1) * sum(sums^2) / N^2;
+    where every cluster holds one value this is the ordinary s^2 / N. One cluster gives no error.
+
+    >>> clustered_mean([1.0, 0.0, 1.0, 1.0], ["a", "b", "c", "d"])
+    Estimate(value=0.75, stderr=0.25)
+    >>> clustered_mean([1.0, 0.0, 1.0, 1.0], ["a", "a", "a", "a"])
+    Estimate(value=0.75, stderr=None)
+    """
+    if not values:
+        return Estimate(None, None)
+    part = _mean_part(values, clusters)
+    return Estimate(part.mean, _stderr([part], clusters))
+
+
+def _is_hit(score: SampleScore, threshold: float) -> bool:
+    return score.iou is not None and score.iou > threshold
+
+
+_MEASURES: dict[str, Callable[[SampleScore], float]] = {
+    **{f"acc@{threshold}": partial(_is_hit, threshold=threshold) for threshold in THRESHOLDS},
+    "mean_iou": lambda score: score.iou or 0.0,
+    "length": lambda score: score.num_tokens,
+    "well_formed": lambda score: score.well_formed,
+    "clipped": lambda score: score.num_clipped > 0,
+    "truncated": lambda score: score.finish == "length",
+}
+
+
+def _grouped(
+    scores: Sequence[SampleScore], keys: Callable[[SampleScore], Sequence[str]]
+) -> dict[str, Summary]:
+    groups: dict[str, list[SampleScore]] = {}
+    for score in scores:
+        for key in keys(score):
+            groups.setdefault(key, []).append(score)
+    return {key: summarise(rows) for key, rows in groups.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _MeanPart:
+    mean: float
+    influence: FloatArray | None  # [N] of each row on the mean; None with fewer than two clusters
+
+
+def _mean_part(values: Sequence[float], clusters: Sequence[str]) -> _MeanPart:
+    array = np.asarray(values, dtype=np.float64)
+    mean, num_clusters = float(array.mean()), len(set(clusters))
+    if num_clusters < 2:
+        return _MeanPart(mean, None)
+    small_sample = math.sqrt(num_clusters / (num_clusters - 1))
+    return _MeanPart(mean, small_sample * (array - mean) / len(array))
+
+
+def _stderr(parts: Sequence[_MeanPart], clusters: Sequence[str]) -> float | None:
+    """Standard error of the mean of ``parts``, whose rows together belong to ``clusters``."""
+    influences = [part.influence for part in parts if part.influence is not None]
+    if len(influences) < len(parts):
+        return None
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(index, weights=np.concatenate(influences) / len(parts))
+    return float(np.linalg.norm(sums))

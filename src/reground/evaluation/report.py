@@ -1,0 +1,158 @@
+"""Step three of an evaluation: scores -> report.json, report.md and report.html.
+
+The HTML page is one file that opens without a network: images, curves, style and script stand in
+it. All text of models and data sets is escaped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from reground.evaluation import gallery
+from reground.evaluation.curves import draw_curves, read_metrics
+from reground.evaluation.metrics import (
+    Outcome,
+    by_stratum,
+    by_task,
+    macro_accuracy,
+    outcome,
+    summarise,
+)
+from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
+
+REPORT = "report.json"
+
+_NUM_BINS = 20  # of the IoU histogram
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRow:
+    """One line of a table that compares reports, ready to print: percent and standard errors."""
+
+    name: str
+    accuracy: str
+    mean_iou: str
+    n: str
+
+
+def write_report(
+    folder: Path, *, training: Path | None = None, num_examples: int = 24
+) -> dict[str, Any]:
+    """Write report.json, report.md and report.html beside the scores in ``folder``.
+
+    ``training`` is the run directory of `reground train` whose curves the page shows. Returns what
+    report.json holds. Raises ``DataError`` where scores, run.json or metrics are missing or bad.
+    """
+    scores, run = list(read_scores(folder)), read_run(folder)
+    curves = draw_curves(read_metrics(training)) if training else []
+    report = build_report(scores, run=run)
+    page = _render(
+        "report.html.j2",
+        report=report,
+        outcomes=_outcome_counts(scores),
+        histogram=_histogram(scores),
+        examples=[gallery.draw(score) for score in gallery.choose(scores, count=num_examples)],
+        curves=curves,
+    )
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(_render("report.md.j2", report=report), encoding="utf-8")
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return report
+
+
+def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, Any]:
+    """What report.json holds; shares and IoU in [0, 1], null where there is nothing to measure.
+
+    Keys: those of :meth:`Summary.to_json` for all scores, ``macro@0.5`` with its standard error
+    (mean over tasks), ``tasks`` and ``strata`` (the same keys for each), and ``run``.
+    """
+    macro = macro_accuracy(scores)
+    return {
+        **summarise(scores).to_json(),
+        "macro@0.5": macro.value,
+        "macro@0.5_stderr": macro.stderr,
+        "tasks": {name: summary.to_json() for name, summary in by_task(scores).items()},
+        "strata": {name: summary.to_json() for name, summary in by_stratum(scores).items()},
+        "run": dataclasses.asdict(run),
+    }
+
+
+def comparison(reports: Mapping[str, Mapping[str, Any]]) -> list[ComparisonRow]:
+    """A row per report (contents of report.json, by display name), in the order given.
+
+    >>> report = {"n": 200, "acc@0.5": 0.615, "acc@0.5_stderr": 0.034,
+    ...           "mean_iou": 0.58, "mean_iou_stderr": None}
+    >>> comparison({"after GRPO": report})
+    [ComparisonRow(name='after GRPO', accuracy='61.5 ± 3.4', mean_iou='58.0', n='200')]
+    """
+    return [
+        ComparisonRow(
+            name, estimate(report, "acc@0.5"), estimate(report, "mean_iou"), str(report["n"])
+        )
+        for name, report in reports.items()
+    ]
+
+
+def comparison_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """:func:`comparison` as a Markdown table whose columns are aligned for the terminal too."""
+    head = ComparisonRow("", "Acc@0.5 (%)", "mean IoU (%)", "n")
+    table = [dataclasses.astuple(row) for row in [head, *comparison(reports)]]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    lines = [
+        f"| {row[0]:<{widths[0]}} | "
+        + " | ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        + " |"
+        for row in table
+    ]
+    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with one decimal; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f}"  # noqa: RUF001
+
+
+def estimate(row: Mapping[str, Any], name: str) -> str:
+    """The mean called ``name`` in percent, with its standard error where it has one."""
+    stderr = row[f"{name}_stderr"]
+    return percent(row[name]) + ("" if stderr is None else f" ± {percent(stderr)}")
+
+
+def _outcome_counts(scores: Sequence[SampleScore]) -> dict[Outcome, int]:
+    counts = Counter(outcome(score) for score in scores)
+    return {name: counts[name] for name in Outcome if counts[name]}
+
+
+def _histogram(scores: Sequence[SampleScore]) -> list[int]:
+    ious = [score.iou for score in scores if score.iou is not None]
+    counts, _ = np.histogram(ious, bins=_NUM_BINS, range=(0.0, 1.0))
+    return [int(count) for count in counts]
+
+
+def _render(template: str, **context: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reground.evaluation"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "cell": _markdown_cell}
+    environment.globals |= {"estimate": estimate}
+    return environment.get_template(template).render(context)
+
+
+def _markdown_cell(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
