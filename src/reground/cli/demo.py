@@ -72,11 +72,7 @@ def _trained(config: TrainConfig, out: Path) -> float:
 
 
 def _evaluated(model: str, out: Path, samples: int) -> dict[str, Any]:
-    """Answer, score and report held-out scenes; a run's own curves go into its report."""
-    from reground.evaluation.predict import predict_folder
-    from reground.evaluation.report import write_report
-    from reground.evaluation.score import score_folder
+    """Answer, score and report held-out scenes."""
+    from reground.evaluation.evaluate import evaluate
 
-    predict_folder(out, model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
-    score_folder(out, out=out)
-    return write_report(out, training=out if (out / "metrics.jsonl").exists() else None)
+    return evaluate(out, model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)

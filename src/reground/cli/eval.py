@@ -40,11 +40,9 @@ def command(
       reground eval --model tiny --data synth:referring --seed 7 --limit 500 --out results/tiny
       reground eval --model runs/photos --data bccd/test.jsonl --out results/photos
     """
-    from reground.evaluation.predict import predict_folder
-    from reground.evaluation.report import write_report
-    from reground.evaluation.score import score_folder
+    from reground.evaluation.evaluate import evaluate
 
-    predict_folder(
+    report = evaluate(
         out,
         model=model,
         data=data,
@@ -55,7 +53,5 @@ def command(
         max_tokens=max_tokens,
         blank=blank,
     )
-    score_folder(out, out=out)
-    report = write_report(out)
     typer.echo((out / "report.md").read_text())
     typer.echo(f"{out / 'report.html'}: {report['n']} answers; open it in a browser")

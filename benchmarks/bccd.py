@@ -1,0 +1,116 @@
+"""Blood cells in real photos: before, SFT, GRPO, beside what needs no learning.
+
+Converts the photos, trains configs/bccd/{sft,grpo,direct}.yaml with several seeds and evaluates the
+test photos by class. Runs that are done already are not trained again.
+
+    python benchmarks/bccd.py BCCD_FOLDER --seeds 3 --out docs/results/bccd.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reground.config import load
+from reground.data.convert import convert
+from reground.data.source import open_dataset, save_dataset
+from reground.evaluation.evaluate import evaluate
+from reground.evaluation.metrics import clustered_mean
+from reground.grounding.boxes import as_array, iou_matrix
+from reground.grounding.sample import Sample
+from reground.runs import result_header, write_json
+from reground.training.run import train
+from reground.training.settings import TrainConfig
+
+RUNS = Path("runs/bccd")
+CONFIGS = Path("configs/bccd")
+KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr")
+
+
+def main() -> None:
+    """Train what is missing, evaluate everything, print one JSON object and keep it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path, help="the BCCD folder with JPEGImages and Annotations")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    test = _convert(asked.photos)
+    result = result_header(
+        command="python benchmarks/bccd.py BCCD_FOLDER --seeds 3 --out docs/results/bccd.json",
+        config={"configs": [str(path) for path in sorted(CONFIGS.glob("*.yaml"))]},
+        seed=asked.seeds,
+    )
+    result["constant_box"] = _constant(open_dataset(str(RUNS / "data/train.jsonl")), test)
+    result["before"] = _evaluated("tiny", "before")
+    for seed in range(asked.seeds):
+        arms = {name: _trained(name, seed) for name in ("sft", "grpo", "direct")}
+        scores = {name: _evaluated(str(run), run.name) for name, run in arms.items()}
+        scores["grpo, blank images"] = _evaluated(str(arms["grpo"]), f"blank-{seed}", blank=True)
+        result[f"seed {seed}"] = scores
+    if asked.out:
+        write_json(asked.out, result)
+    print(json.dumps(result))
+
+
+def _convert(photos: Path) -> Sequence[Sample]:
+    for split in ("train", "val", "test"):
+        path = RUNS / "data" / f"{split}.jsonl"
+        rows = convert("voc", photos, split=split, questions=CONFIGS / "questions.yaml")
+        save_dataset(path, rows)
+    return open_dataset(str(RUNS / "data/test.jsonl"))
+
+
+def _trained(name: str, seed: int) -> Path:
+    """The run of a config with a seed; trained, or resumed, unless it is done."""
+    out = RUNS / f"{name}-{seed}"
+    overrides = [f"seed={100 * seed + 20}"]
+    if name == "grpo":
+        overrides.append(f"model={RUNS / f'sft-{seed}'}")
+    config = load(TrainConfig, CONFIGS / f"{name}.yaml", overrides)
+    if not (out / "checkpoints" / f"step-{config.steps:06d}").exists():
+        train(config, out, resume=out.exists())
+    return out
+
+
+def _evaluated(model: str, name: str, *, blank: bool = False) -> dict[str, Any]:
+    report = evaluate(
+        RUNS / "results" / name,
+        model=model,
+        data=str(RUNS / "data/test.jsonl"),
+        max_tokens=64,
+        blank=blank,
+    )
+    strata = {key: row for key, row in report["strata"].items() if key.startswith("class=")}
+    kept = {key: {name: row[name] for name in KEPT} for key, row in strata.items()}
+    print(name, {key: round(row["acc@0.5"], 3) for key, row in kept.items()}, flush=True)
+    return kept
+
+
+def _constant(train_rows: Sequence[Sample], test_rows: Sequence[Sample]) -> dict[str, Any]:
+    """For each class the one box that hits most training photos, scored on the test photos."""
+    result = {}
+    for kind in sorted({sample.strata["class"] for sample in test_rows}):
+        seen = _boxes(train_rows, kind)
+        best = seen[(iou_matrix(seen, seen) > 0.5).mean(1).argmax()][None]
+        own = [sample for sample in test_rows if sample.strata["class"] == kind]
+        overlaps = iou_matrix(best, _boxes(test_rows, kind))[0]
+        images = [sample.images[0].path for sample in own]
+        hits = clustered_mean((overlaps > 0.5).astype(np.float64).tolist(), images)
+        mean = clustered_mean(overlaps.tolist(), images)
+        values = (len(own), hits.value, hits.stderr, mean.value, mean.stderr)
+        result[f"class={kind}"] = dict(zip(KEPT, values, strict=True))
+    return result
+
+
+def _boxes(samples: Sequence[Sample], kind: str) -> np.ndarray:
+    own = [sample for sample in samples if sample.strata["class"] == kind]
+    return np.concatenate([as_array(sample.boxes[:1]) for sample in own])
+
+
+if __name__ == "__main__":
+    main()

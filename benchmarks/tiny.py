@@ -1,0 +1,63 @@
+"""What the shipped tiny model can do, with images and without: the figures behind the README.
+
+Evaluates scenes of every task, then the same with blanked (grey) images, and writes the result.
+
+    python benchmarks/tiny.py --out docs/results/tiny.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from reground.data import synth
+from reground.evaluation.evaluate import evaluate
+from reground.runs import result_header, write_json
+
+SEED = 7
+KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr", "status")
+MULTI = [task for task in synth.TASKS if task not in ("referring", "phrases", "listing")]
+
+
+def main() -> None:
+    """Evaluate, print one JSON object, and keep it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--limit", type=int, default=500, help="scenes of synth:referring")
+    parser.add_argument("--task-limit", type=int, default=200, help="scenes of every other task")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    limits = {"referring": asked.limit} | dict.fromkeys(MULTI, asked.task_limit)
+    result = result_header(
+        command="python benchmarks/tiny.py --out docs/results/tiny.json",
+        config={"model": asked.model, "limits": limits},
+        seed=SEED,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, blank in (("seen", False), ("blank", True)):
+            result[kind] = {
+                task: _report(Path(folder) / f"{task}-{kind}", asked.model, task, limit, blank)
+                for task, limit in limits.items()
+            }
+    if asked.out:
+        write_json(asked.out, result)
+    print(json.dumps(result))
+
+
+def _report(out: Path, model: str, task: str, limit: int, blank: bool) -> dict[str, Any]:
+    report = evaluate(
+        out, model=model, data=f"synth:{task}", seed=SEED, limit=limit, max_tokens=128, blank=blank
+    )
+    kept = {key: report[key] for key in KEPT}
+    strata = {name: {key: row[key] for key in KEPT[:4]} for name, row in report["strata"].items()}
+    print(
+        f"{out.name}: Acc@0.5 {report['acc@0.5']:.3f} ± {report['acc@0.5_stderr']:.3f}", flush=True
+    )
+    return kept | ({"strata": strata} if task == "referring" else {})
+
+
+if __name__ == "__main__":
+    main()
