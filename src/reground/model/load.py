@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoTokenizer,
     Qwen2VLImageProcessorPil,
 )
+from transformers.utils import logging as transformers_logging
 
 from reground.errors import ModelError
 from reground.model import attention
 from reground.model.chat import Chat
 from reground.model.parts import merged_state
+
+transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
 ARCHITECTURES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
@@ -50,25 +54,19 @@ def load(
 ) -> Checkpoint:
     """Load a folder, a run (its newest checkpoint), a hub id, or ``tiny`` (the shipped model).
 
-    Raises ``ModelError`` where there is no checkpoint, or one of an unknown architecture.
+    Raises ``ModelError`` where there is no checkpoint, an incomplete one, or one of an unknown
+    architecture.
     """
     source = _resolve(path)
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"{path}: no checkpoint could be read ({first}); "
-            "expected a folder with config.json, a run, a hub id, or 'tiny'"
-        ) from None
+    config = _read(AutoConfig, source, path)
     if config.model_type not in ARCHITECTURES:
         raise ModelError(
             f"{path}: architecture {config.model_type!r} is not known; "
             f"expected one of {', '.join(ARCHITECTURES)}"
         )
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    processor = Qwen2VLImageProcessorPil.from_pretrained(source)
+    model = _read(AutoModelForImageTextToText, source, path, dtype=dtype)
+    tokenizer = _read(AutoTokenizer, source, path)
+    processor = _read(Qwen2VLImageProcessorPil, source, path)
     chat = Chat(tokenizer, processor, image_token_id=config.image_token_id)
     remembered = _side_file(Path(source))
     loaded = prepare(model, chat)
@@ -113,6 +111,17 @@ def _resolve(path: str) -> str:
         return str(resources.files("reground.model") / "assets" / "tiny")
     steps = sorted(Path(path).glob("checkpoints/step-*/model"))
     return str(steps[-1]) if steps else path
+
+
+def _read(kind: Any, source: str, path: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(source, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{path}: no checkpoint could be read ({first}); "
+            "expected a folder with config.json, a run, a hub id, or 'tiny'"
+        ) from None
 
 
 def _side_file(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from reground.data import synth
+from reground.data.images import load
+from reground.data.source import save_dataset
+from reground.errors import DataError
+from reground.grounding.boxes import Box
+from reground.grounding.sample import ImageRef, Sample, Target
+from reground.training.draw import Draws
+from reground.training.settings import Phase
+
+
+def file_of(folder: Path, name: str, *, task: str, size: int) -> str:
+    """A JSONL of scenes, its path."""
+    save_dataset(folder / name, (synth.sample(task, seed=9, index=i) for i in range(size)))
+    return str(folder / name)
+
+
+def ids(draws: Draws, items: range) -> list[str]:
+    return [draws.sample(item).id for item in items]
+
+
+MIXED = [
+    Phase(mix={"synth:referring@1-2": 1.0, "synth:listing": 2.0}, until=0.5),
+    Phase(mix={"synth:attribute": 1.0}),
+]
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=12), st.integers(0, 2**31))
+def test_a_draw_depends_on_seed_and_item_alone(items: list[int], seed: int) -> None:
+    """In any order, again, and from objects made anew: as ranks and resumed runs do."""
+    draws = Draws(MIXED, seed=seed, total=100)
+    found = {item: draws.sample(item) for item in items}
+    fresh = Draws(MIXED, seed=seed, total=100)
+    assert {item: fresh.sample(item) for item in sorted(items)} == found
+
+
+def test_another_seed_draws_other_samples() -> None:
+    first, second = (ids(Draws(MIXED, seed=seed, total=60), range(60)) for seed in (1, 2))
+    assert not set(first) & set(second)
+
+
+def test_no_scene_is_seen_twice() -> None:
+    found = ids(Draws(MIXED, seed=0, total=400), range(400))
+    assert len(set(found)) == 400
+
+
+def test_a_file_is_seen_once_an_epoch_in_a_new_order(tmp_path: Path) -> None:
+    spec = file_of(tmp_path, "a.jsonl", task="referring", size=23)
+    draws = Draws([Phase(mix={spec: 1.0})], seed=3, total=100)
+    epochs = [ids(draws, range(first, first + 23)) for first in (0, 23, 46)]
+    assert all(len(set(epoch)) == 23 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs[0] != sorted(epochs[0]), "rows in the file's own order"
+
+
+def test_an_epoch_begun_in_the_middle_is_the_same_epoch(tmp_path: Path) -> None:
+    spec = file_of(tmp_path, "a.jsonl", task="referring", size=10)
+    phases = [Phase(mix={spec: 1.0})]
+    whole = ids(Draws(phases, seed=3, total=40), range(40))
+    later = Draws(phases, seed=3, total=40)
+    assert ids(later, range(15, 40)) == whole[15:]
+    assert ids(later, range(0, 15)) == whole[:15]
+
+
+def test_files_of_other_sizes_have_orders_of_their_own(tmp_path: Path) -> None:
+    mix = {
+        file_of(tmp_path, "a.jsonl", task="referring", size=7): 1.0,
+        file_of(tmp_path, "b.jsonl", task="attribute", size=12): 1.0,
+    }
+    draws = Draws([Phase(mix=mix)], seed=0, total=200)
+    forward = ids(draws, range(84))
+    assert [draws.sample(item).id for item in reversed(range(84))][::-1] == forward
+    assert len(set(forward)) == 19, "after many epochs every row of both files has been seen"
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_no_row_is_repeated_in_an_epoch_of_a_mixture(tmp_path: Path, epoch: int) -> None:
+    spec = file_of(tmp_path, "a.jsonl", task="referring", size=20)
+    draws = Draws([Phase(mix={spec: 1.0, "synth:listing": 1.0})], seed=1, total=100)
+    drawn = [sample.id for sample in samples(draws, epoch * 20, 20) if sample.task == "referring"]
+    assert len(drawn) == len(set(drawn)) > 0
+
+
+def samples(draws: Draws, first: int, count: int) -> list[Sample]:
+    return [draws.sample(item) for item in range(first, first + count)]
+
+
+def test_views_of_photos_differ_by_item_and_hold_the_target(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), "grey").save(tmp_path / "photo.png")
+    photo = ImageRef(str(tmp_path / "photo.png"), 64, 48)
+    target = Target(0, Box(20, 20, 30, 26, photo.frame))
+    row = Sample(id="a", images=(photo,), question="the cell", targets=(target,), task="referring")
+    save_dataset(tmp_path / "photos.jsonl", [row])
+    phases = [Phase(mix={str(tmp_path / "photos.jsonl"): 1.0})]
+    drawn, again = (
+        samples(Draws(phases, seed=0, total=20, augment_min_side=0.6), 0, 20) for _ in range(2)
+    )
+    assert drawn == again
+    assert len({sample.images[0].path for sample in drawn}) > 15
+    for sample in drawn:
+        assert sample.boxes[0].area == pytest.approx(60)
+        assert sample.boxes[0].overhang() == 0
+        assert load(sample.images[0]).size == (sample.images[0].width, sample.images[0].height)
+    assert {s.images for s in samples(Draws(phases, seed=0, total=5), 0, 5)} == {(photo,)}
+
+
+def test_phases_follow_the_share_of_the_run() -> None:
+    phases = [
+        Phase(mix={"synth:referring@1-1": 1.0}, until=0.25),
+        Phase(mix={"synth:listing": 1.0}, until=0.5),
+        Phase(mix={"synth:attribute": 1.0}),
+    ]
+    draws = Draws(phases, seed=0, total=40)
+    tasks = [sample.task for sample in samples(draws, 0, 40)]
+    assert tasks == ["referring"] * 10 + ["listing"] * 10 + ["attribute"] * 20
+
+
+def test_a_curriculum_uses_the_range_of_its_phase() -> None:
+    phases = [
+        Phase(mix={"synth:referring@1-1": 1.0}, until=0.5),
+        Phase(mix={"synth:referring@4-5": 1.0}),
+    ]
+    draws = Draws(phases, seed=0, total=40)
+    counts = [int(sample.strata["objects"]) for sample in samples(draws, 0, 40)]
+    assert set(counts[:20]) == {1}
+    assert set(counts[20:]) == {4, 5}
+
+
+WEIGHTS = {"referring": 1.0, "listing": 3.0, "attribute": 6.0}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_are_the_shares_of_the_mixture(seed: int) -> None:
+    num = 1500
+    mix = {f"synth:{task}": weight for task, weight in WEIGHTS.items()}
+    draws = Draws([Phase(mix=mix)], seed=seed, total=num)
+    counts = Counter(sample.task for sample in samples(draws, 0, num))
+    expected = {task: num * weight / 10 for task, weight in WEIGHTS.items()}
+    chi_square = sum((counts[task] - want) ** 2 / want for task, want in expected.items())
+    assert chi_square < 13.8, counts  # p = 0.001 with two degrees of freedom
+
+
+def test_weights_need_not_sum_to_one() -> None:
+    drawn = []
+    for scale in (1.0, 100.0):
+        mix = {f"synth:{task}": weight * scale for task, weight in WEIGHTS.items()}
+        drawn.append(ids(Draws([Phase(mix=mix)], seed=0, total=50), range(50)))
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("synth:refering", "did you mean 'referring'"),
+        ("absent.jsonl", "no such file"),
+        ("empty.jsonl", "holds no sample"),
+    ],
+)
+def test_bad_data_stops_before_the_first_item(tmp_path: Path, spec: str, message: str) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    spec = spec if spec.startswith("synth:") else str(tmp_path / spec)
+    good = Phase(mix={"synth:referring": 1.0}, until=0.5)
+    with pytest.raises(DataError, match=message):
+        Draws([good, Phase(mix={spec: 1.0})], seed=0, total=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mix": {}}, "at least one"),
+        ({"mix": {"synth:listing": 0.0}}, "above 0"),
+        ({"mix": {"synth:listing": -1.0}}, "above 0"),
+        ({"mix": {"synth:listing": 1.0}, "until": 0.0}, r"\(0, 1\]"),
+        ({"mix": {"synth:listing": 1.0}, "until": 1.5}, r"\(0, 1\]"),
+    ],
+)
+def test_a_phase_that_draws_nothing_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Phase(**arguments)  # type: ignore[arg-type]

@@ -1,0 +1,297 @@
+"""Sharing is exact: a group's log-probs and gradients are those of separate rows of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from reground.grounding.families import EncodedSize
+from reground.model import forward, tiny
+from reground.model.chat import EncodedImage, Prompt
+from reground.model.forward import shared_logprobs
+from reground.model.load import Checkpoint
+from reground.model.parts import part_of
+from reground.training.packing import Group, Suffix, collate, pack
+
+TOLERANCE = 1e-5
+CPU = torch.device("cpu")
+QUESTIONS = (
+    "the red circle",
+    "find every object that is left of the large blue square, please",
+    "where?",
+)
+# Lengths of the suffixes of each group; every group has as many.
+LENGTHS = ((5, 9, 2), (12, 1, 7), (4, 4, 10))
+# Ids of ordinary words and characters in the tiny tokenizer.
+WORDS = (20, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A checkpoint with the group-shared forward, and the model as transformers makes it."""
+
+    checkpoint: Checkpoint
+    plain: Any
+
+
+@pytest.fixture(scope="module", params=get_args(tiny.Architecture))
+def pair(request: pytest.FixtureRequest, tokenizer: Any) -> Pair:
+    return make_pair(request.param, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def qwen3(tokenizer: Any) -> Pair:
+    return make_pair("qwen3_vl", tokenizer)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
+
+
+def make_pair(architecture: tiny.Architecture, tokenizer: Any) -> Pair:
+    checkpoint = tiny.make(architecture, tokenizer=tokenizer)
+    _spread(checkpoint.model)
+    config = copy.deepcopy(checkpoint.model.config)
+    plain: Any = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+    plain.load_state_dict(checkpoint.model.state_dict())
+    assert plain.model.language_model.config._attn_implementation == "sdpa"
+    assert checkpoint.model.model.language_model.config._attn_implementation != "sdpa"
+    return Pair(checkpoint, plain)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [(0,), (1,), (3,), (0, 0), (1, 1, 1), (3, 0, 1)],
+    ids=lambda counts: "images-" + "-".join(map(str, counts)),
+)
+def test_a_shared_prompt_equals_separate_rows(pair: Pair, images: tuple[int, ...]) -> None:
+    groups = make_groups(pair.checkpoint, images)
+    check_equal(pair, groups)
+
+
+def test_text_of_a_second_turn_is_read_but_not_scored(pair: Pair) -> None:
+    groups = [two_turns(group) for group in make_groups(pair.checkpoint, (1, 3))]
+    assert {0.0, 1.0} == {w for group in groups for s in group.suffixes for w in s.weights}
+    check_equal(pair, groups)
+
+
+def test_temperature_and_banned_ids_are_those_of_the_definition(qwen3: Pair) -> None:
+    groups, banned = make_groups(qwen3.checkpoint, (1, 0)), (3, 5, 17)
+    check_equal(qwen3, groups, temperature=0.7, banned_ids=banned)
+    free = shared(qwen3.checkpoint, groups, temperature=0.7)
+    assert (shared(qwen3.checkpoint, groups, temperature=0.7, banned_ids=banned) > free).all()
+
+
+def test_logits_in_chunks_change_nothing(qwen3: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "CHUNK", 4)
+    check_equal(qwen3, make_groups(qwen3.checkpoint, (1, 3)))
+
+
+def test_gradient_checkpointing_changes_nothing(tokenizer: Any) -> None:
+    own = make_pair("qwen3_vl", tokenizer)
+    own.checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
+    own.checkpoint.model.train()
+    check_equal(own, make_groups(own.checkpoint, (1, 3)))
+
+
+def test_plain_forward_of_the_prepared_model_is_unchanged(pair: Pair) -> None:
+    group = make_groups(pair.checkpoint, (3,))[0]
+    with torch.no_grad():
+        ours = row_logits(pair.checkpoint.model, pair.checkpoint, group)
+        theirs = row_logits(pair.plain, pair.checkpoint, group)
+    for own, other in zip(ours, theirs, strict=True):
+        assert relative_error(own, other) <= TOLERANCE
+
+
+def test_nothing_scored_is_an_empty_result(qwen3: Pair) -> None:
+    group = make_groups(qwen3.checkpoint, (1,))[0]
+    silent = tuple(Suffix(s.ids, (0.0,) * len(s.ids)) for s in group.suffixes)
+    assert shared(qwen3.checkpoint, [Group(0, group.prompt, silent)]).shape == (0,)
+
+
+def make_groups(checkpoint: Checkpoint, images: tuple[int, ...]) -> list[Group]:
+    """A group for each entry of ``images``, its number of images, with random suffixes."""
+    rng = np.random.default_rng(sum(images))
+    groups = []
+    for index, count in enumerate(images):
+        sides = rng.integers(30, 150, size=(count, 2))
+        pictures = [
+            Image.fromarray(rng.integers(0, 255, (*side, 3), dtype=np.uint8)) for side in sides
+        ]
+        prompt = checkpoint.chat.prompt(pictures, QUESTIONS[index])
+        ids = [tuple(map(int, rng.integers(*WORDS, length))) for length in LENGTHS[index]]
+        suffixes = tuple(Suffix(own, (1.0,) * len(own)) for own in ids)
+        groups.append(Group(index, prompt, suffixes))
+    return groups
+
+
+def two_turns(group: Group) -> Group:
+    """The same ids, but the second third of every suffix came from a tool."""
+
+    def weights(length: int) -> tuple[float, ...]:
+        return tuple(0.0 if 3 * i // length == 1 else 1.0 for i in range(length))
+
+    suffixes = tuple(Suffix(s.ids, weights(len(s.ids))) for s in group.suffixes)
+    return Group(group.index, group.prompt, suffixes)
+
+
+def check_equal(pair: Pair, groups: list[Group], **options: Any) -> None:
+    """Log-probs, and gradients of a random weighted sum of them, on both sides."""
+    ours, theirs = shared(pair.checkpoint, groups, **options), separate(pair, groups, **options)
+    assert relative_error(ours, theirs) <= TOLERANCE
+    assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
+    weights = torch.randn(len(ours), generator=torch.Generator().manual_seed(1))
+    own = gradients(pair.checkpoint.model, (ours * weights).sum())
+    other = gradients(pair.plain, (theirs * weights).sum())
+    assert own.keys() == other.keys()
+    for part in {part_of(name) for name in own}:
+        names = [name for name in own if part_of(name) == part]
+        ours, theirs = (
+            torch.cat([grads[name].flatten() for name in names]) for grads in (own, other)
+        )
+        assert theirs.norm() > 0
+        assert relative_error(ours, theirs) <= TOLERANCE, part
+
+
+def shared(checkpoint: Checkpoint, groups: list[Group], **options: Any) -> Tensor:
+    micro = collate(groups, pad_id=checkpoint.chat.pad_id, device=CPU)
+    return shared_logprobs(checkpoint.model, micro.batch, **options)
+
+
+def separate(
+    pair: Pair, groups: list[Group], *, temperature: float = 1.0, banned_ids: tuple[int, ...] = ()
+) -> Tensor:
+    """The same log-probs from one full row for each suffix, by the model's own forward."""
+    return torch.cat(list(_separate(pair, groups, temperature, banned_ids)))
+
+
+def _separate(
+    pair: Pair, groups: list[Group], temperature: float, banned_ids: tuple[int, ...]
+) -> Iterator[Tensor]:
+    ban = torch.zeros(len(pair.checkpoint.chat.tokenizer))
+    ban[list(banned_ids)] = float("-inf")
+    for group in groups:
+        rows = row_logits(pair.plain, pair.checkpoint, group)
+        for logits, suffix in zip(rows, group.suffixes, strict=True):
+            logprobs = (logits / temperature + ban).log_softmax(-1)
+            chosen = logprobs.gather(-1, torch.tensor(suffix.ids)[:, None])[:, 0]
+            yield chosen[torch.tensor(suffix.weights) > 0]
+
+
+def row_logits(model: Any, checkpoint: Checkpoint, group: Group) -> list[Tensor]:
+    """For each suffix the logits [C, V] that predict its tokens, on full rows padded on the right.
+
+    Prompt and images stand in every row, as in a trainer that knows nothing of groups.
+    """
+    prompt, chat = group.prompt, checkpoint.chat
+    rows = [torch.tensor(prompt.ids + suffix.ids) for suffix in group.suffixes]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=chat.pad_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    vision = {}
+    if prompt.images:
+        images = prompt.images * len(rows)
+        vision = {
+            "pixel_values": torch.cat([image.pixel_values for image in images]),
+            "image_grid_thw": torch.tensor([image.grid for image in images]),
+        }
+    kinds = (ids == chat.image_token_id).int()
+    logits = model(input_ids=ids, attention_mask=mask, mm_token_type_ids=kinds, **vision).logits
+    start = len(prompt.ids) - 1
+    return [own[start : start + len(s.ids)] for own, s in zip(logits, group.suffixes, strict=True)]
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return float(((ours - theirs).norm() / theirs.norm()).item())
+
+
+def _spread(model: Any) -> None:
+    """Larger weights: at the usual start attention is so even that errors in it would not show."""
+    noise = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.15 if parameter.ndim >= 2 else 0.05
+            parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=scale)
+
+
+# Packing.
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> list[Group]:
+    """The groups of one step: prompts of any length, each with G suffixes and up to two images."""
+    num_suffixes = draw(st.integers(1, 4))
+    suffix_lengths = st.lists(st.integers(1, 15), min_size=num_suffixes, max_size=num_suffixes)
+    shapes = draw(st.lists(st.tuples(st.integers(1, 20), suffix_lengths), min_size=1, max_size=8))
+    return [
+        Group(index, _numbered_prompt(length, index), tuple(map(_numbered_suffix, own)))
+        for index, (length, own) in enumerate(shapes)
+    ]
+
+
+def _numbered_prompt(length: int, index: int) -> Prompt:
+    images = [
+        EncodedImage(torch.zeros(1, 1), (1, 1, 1), EncodedSize(1, 1, 1, 1))
+        for _ in range(index % 3)
+    ]
+    return Prompt(tuple(range(10 * index + 1, 10 * index + 1 + length)), tuple(images))
+
+
+def _numbered_suffix(length: int) -> Suffix:
+    weights = (1.0, 0.0, 0.5) * length
+    return Suffix(tuple(range(100, 100 + length)), weights[:length])
+
+
+@settings(max_examples=40)
+@given(steps(), st.integers(8, 200))
+def test_packing_keeps_every_group_once_and_every_budget(
+    groups: list[Group], max_tokens: int
+) -> None:
+    micros = pack(groups, max_tokens=max_tokens, pad_id=0, device=CPU)
+    assert sorted(row for micro in micros for row in micro.rows) == sorted(g.index for g in groups)
+    for micro in micros:
+        num_tokens = micro.batch.prompt_ids.numel() + micro.batch.suffix_ids.numel()
+        assert num_tokens <= max_tokens or len(micro.rows) == 1
+
+
+@settings(max_examples=40)
+@given(steps(), st.integers(8, 200))
+def test_packing_changes_no_token_weight_or_image(groups: list[Group], max_tokens: int) -> None:
+    by_index = {group.index: group for group in groups}
+    for micro in pack(groups, max_tokens=max_tokens, pad_id=0, device=CPU):
+        batch, own = micro.batch, [by_index[row] for row in micro.rows]
+        assert [id(i) for i in batch.images] == [id(i) for g in own for i in g.prompt.images]
+        assert batch.suffix_ids.shape == batch.weights.shape
+        for row, group in enumerate(own):
+            assert batch.prompt_ids[row][batch.prompt_mask[row]].tolist() == [*group.prompt.ids]
+            assert batch.prompt_mask[row].tolist() == _first(
+                len(group.prompt.ids), batch.prompt_mask
+            )
+            for place, suffix in enumerate(group.suffixes):
+                rest = [0] * (batch.suffix_ids.shape[2] - len(suffix.ids))
+                assert batch.suffix_ids[row, place].tolist() == [*suffix.ids, *rest]
+                assert batch.weights[row, place].tolist() == [*suffix.weights, *rest]
+        assert torch.equal(batch.scored, batch.weights > 0)
+
+
+def _first(count: int, table: Tensor) -> list[bool]:
+    return [place < count for place in range(table.shape[1])]

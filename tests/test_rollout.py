@@ -1,0 +1,348 @@
+"""What a policy samples: the same ids and log-probs as the plain model, whatever stands beside."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from reground.model import tiny
+from reground.model.chat import Chat, Prompt
+from reground.model.forward import shared_logprobs
+from reground.model.load import Checkpoint
+from reground.rollout.policy import Completion, Sampling
+from reground.rollout.scripted import ScriptedPolicy
+from reground.rollout.transformers_policy import TransformersPolicy
+from reground.training.packing import Group, Suffix, collate
+
+KEYS = (11, 2**40 + 3, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A checkpoint, prompts with 1, 0 and 3 images, and the model as transformers makes it."""
+
+    checkpoint: Checkpoint
+    prompts: tuple[Prompt, ...]
+    plain: Any
+
+    @property
+    def policy(self) -> TransformersPolicy:
+        return TransformersPolicy(self.checkpoint)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
+
+
+@pytest.fixture(scope="module", params=get_args(tiny.Architecture))
+def every(request: pytest.FixtureRequest, tokenizer: Any) -> Setting:
+    return make_setting(request.param, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def qwen3(tokenizer: Any) -> Setting:
+    return make_setting("qwen3_vl", tokenizer)
+
+
+def make_setting(architecture: tiny.Architecture, tokenizer: Any) -> Setting:
+    checkpoint = tiny.make(architecture, tokenizer=tokenizer)
+    with torch.no_grad():
+        for parameter in checkpoint.model.parameters():
+            parameter *= 2  # a distribution with a shape, where the usual start is nearly even
+    config = copy.deepcopy(checkpoint.model.config)
+    plain: Any = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+    plain.load_state_dict(checkpoint.model.state_dict())
+    rng = np.random.default_rng(0)
+
+    def picture(width: int, height: int) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+    prompts = (
+        checkpoint.chat.prompt([picture(112, 84)], "the red circle left of the blue square"),
+        checkpoint.chat.prompt([], "where?"),
+        checkpoint.chat.prompt([picture(56, 56), picture(84, 56), picture(60, 90)], "find it"),
+    )
+    return Setting(checkpoint, prompts, plain.eval())
+
+
+def test_greedy_ids_equal_those_of_generate(every: Setting) -> None:
+    sampling = Sampling(max_tokens=16)
+    together = every.policy.generate(every.prompts, n=2, sampling=sampling)
+    for prompt, (first, second) in zip(every.prompts, together, strict=True):
+        assert first == second
+        (alone,) = every.policy.generate([prompt], n=1, sampling=sampling)[0]
+        assert alone.ids == first.ids == plain_greedy(every, prompt, 16)
+
+
+def test_logprobs_are_those_of_the_trainer(every: Setting) -> None:
+    sampling = Sampling(temperature=0.7, max_tokens=12)
+    sampled = every.policy.generate(every.prompts, n=3, sampling=sampling, keys=KEYS)
+    for ours, theirs in zip(*both_logprobs(every, sampled, 0.7), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_greedy_logprobs_are_those_of_temperature_1(qwen3: Setting) -> None:
+    sampled = qwen3.policy.generate(qwen3.prompts, n=1, sampling=Sampling(max_tokens=6))
+    for ours, theirs in zip(*both_logprobs(qwen3, sampled, 1.0), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_samples_depend_on_prompt_key_and_number_alone(every: Setting) -> None:
+    sampling = Sampling(temperature=1.0, max_tokens=10)
+    together = ids(every.policy.generate(every.prompts, n=3, sampling=sampling, keys=KEYS))
+    alone = [
+        ids(every.policy.generate([prompt], n=3, sampling=sampling, keys=[key]))[0]
+        for prompt, key in zip(every.prompts, KEYS, strict=True)
+    ]
+    assert alone == together
+    backwards = every.policy.generate(every.prompts[::-1], n=3, sampling=sampling, keys=KEYS[::-1])
+    assert ids(backwards)[::-1] == together
+    small = TransformersPolicy(every.checkpoint, max_groups=2)
+    assert ids(small.generate(every.prompts, n=3, sampling=sampling, keys=KEYS)) == together
+    more = ids(every.policy.generate(every.prompts, n=5, sampling=sampling, keys=KEYS))
+    assert [own[:3] for own in more] == together
+
+
+def test_numbers_and_keys_give_different_samples(qwen3: Setting) -> None:
+    prompts, sampling = qwen3.prompts[:1] * 3, Sampling(temperature=1.0, max_tokens=10)
+    sampled = ids(qwen3.policy.generate(prompts, n=4, sampling=sampling))
+    assert len({own for group in sampled for own in group}) == 12
+    again = ids(qwen3.policy.generate(prompts, n=4, sampling=sampling, keys=(0, 1, 0)))
+    assert again == [sampled[0], sampled[1], sampled[0]]
+
+
+def test_sampling_follows_the_distribution(qwen3: Setting) -> None:
+    count, temperature = 4096, 0.3
+    sampled = first_tokens(qwen3, count, Sampling(temperature=temperature, max_tokens=1))
+    expected = distribution(qwen3, temperature, banned=qwen3.checkpoint.chat.banned_ids)
+    shares = np.bincount(sampled, minlength=len(expected)) / count
+    likely = np.argsort(-expected)[:20]
+    assert expected[likely].sum() > 0.3
+    deviation = np.sqrt(expected * (1 - expected) / count)
+    assert (np.abs(shares - expected)[likely] < 4 * deviation[likely]).all()
+
+
+def test_banned_ids_are_never_sampled(qwen3: Setting) -> None:
+    banned = list(qwen3.checkpoint.chat.banned_ids)
+    count, hot = 4096, 20.0
+    assert count * distribution(qwen3, hot)[banned].sum() > 15  # but for the ban
+    sampled = first_tokens(qwen3, count, Sampling(temperature=hot, max_tokens=1))
+    assert not set(banned) & set(sampled)
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5])
+def test_top_p_samples_the_nucleus_alone(qwen3: Setting, top_p: float) -> None:
+    sampling = Sampling(temperature=1.0, top_p=top_p, max_tokens=1)
+    sampled = set(first_tokens(qwen3, 1024, sampling))
+    expected = distribution(qwen3, 1.0, banned=qwen3.checkpoint.chat.banned_ids)
+    order = np.argsort(-expected)
+    size = int(np.searchsorted(expected[order].cumsum(), top_p)) + 1
+    nucleus = set(order[:size].tolist())
+    assert sampled <= nucleus
+    assert len(sampled) > size / 2
+    everything = set(first_tokens(qwen3, 1024, Sampling(temperature=1.0, max_tokens=1)))
+    assert not everything <= nucleus
+
+
+def test_the_smallest_nucleus_is_greedy(qwen3: Setting) -> None:
+    greedy = qwen3.policy.generate(qwen3.prompts, n=2, sampling=Sampling(max_tokens=8))
+    narrow = Sampling(temperature=1.0, top_p=1e-9, max_tokens=8)
+    assert ids(qwen3.policy.generate(qwen3.prompts, n=2, sampling=narrow)) == ids(greedy)
+
+
+@pytest.mark.parametrize("stop", [("e",), ("r", ">"), ("ac", "st")])
+def test_a_stop_string_ends_with_the_token_that_completes_it(
+    qwen3: Setting, stop: tuple[str, ...]
+) -> None:
+    free = Sampling(temperature=1.0, max_tokens=24)
+    held = Sampling(temperature=1.0, max_tokens=24, stop=stop)
+    long = qwen3.policy.generate(qwen3.prompts, n=6, sampling=free, keys=KEYS)
+    short = qwen3.policy.generate(qwen3.prompts, n=6, sampling=held, keys=KEYS)
+    ends = set()
+    for whole, cut in zip(flat(long), flat(short), strict=True):
+        expected = until(qwen3.checkpoint.chat, whole.ids, stop)
+        assert cut.ids == expected
+        assert cut.finish == (
+            "stop" if stopped(qwen3.checkpoint.chat, expected, stop) else "length"
+        )
+        ends.add(cut.finish)
+    assert "stop" in ends
+
+
+def test_a_stop_string_may_span_tokens_and_end_inside_one(qwen3: Setting) -> None:
+    free = Sampling(temperature=1.0, max_tokens=12)
+    (whole,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=free, keys=[4])[0]
+    words = [qwen3.checkpoint.chat.decode([i]) for i in whole.ids]
+    place = next(i for i in range(4, 11) if len(words[i]) > 1 and "\ufffd" not in words[i - 1])
+    spanning = words[place - 1] + words[place][:-1]
+    held = Sampling(temperature=1.0, max_tokens=12, stop=(spanning,))
+    (cut,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=held, keys=[4])[0]
+    assert cut.ids == whole.ids[: place + 1]
+    assert cut.finish == "stop"
+
+
+def test_finish_tells_an_ended_turn_from_a_full_one(
+    qwen3: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = Sampling(temperature=1.0, max_tokens=9)
+    (whole,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=sampling)[0]
+    assert (len(whole.ids), whole.finish) == (9, "length")
+    place = next(i for i in range(3, 9) if whole.ids[i] not in whole.ids[:i])
+    monkeypatch.setattr(Chat, "end_id", whole.ids[place])
+    for max_tokens, finish in ((place + 1, "stop"), (place, "length")):
+        short = Sampling(temperature=1.0, max_tokens=max_tokens)
+        (cut,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=short)[0]
+        assert (cut.ids, cut.finish) == (whole.ids[:max_tokens], finish)
+    (cut,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=sampling)[0]
+    assert (cut.ids, cut.finish) == (whole.ids[: place + 1], "stop")
+    assert len(cut.logprobs) == len(cut.ids)
+
+
+def test_ended_groups_leave_the_batch_and_change_nothing(qwen3: Setting) -> None:
+    sampling = Sampling(temperature=1.0, max_tokens=24, stop=("a",))
+    prompts, keys = qwen3.prompts * 2, range(20, 26)
+    with recorded_shapes(qwen3.checkpoint.model) as shapes:
+        together = qwen3.policy.generate(prompts, n=2, sampling=sampling, keys=keys)
+    longest = [max(len(completion.ids) for completion in own) for own in together]
+    assert len(set(longest)) >= 4
+    alive = [sum(length > step for length in longest) for step in range(1, max(longest))]
+    assert [rows for rows, _ in shapes] == [len(prompts), *alive]
+    for prompt, key, own in zip(prompts, keys, together, strict=True):
+        alone = qwen3.policy.generate([prompt], n=2, sampling=sampling, keys=[key])[0]
+        for first, second in zip(own, alone, strict=True):
+            assert first.ids == second.ids
+            assert first.logprobs == pytest.approx(second.logprobs, abs=1e-5)
+
+
+def test_a_model_in_training_rolls_out_the_same(tokenizer: Any) -> None:
+    own = make_setting("qwen3_vl", tokenizer)
+    sampling = Sampling(temperature=1.0, max_tokens=6)
+    before = own.policy.generate(own.prompts, n=2, sampling=sampling)
+    own.checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
+    own.checkpoint.model.train()
+    assert ids(own.policy.generate(own.prompts, n=2, sampling=sampling)) == ids(before)
+
+
+def test_completions_carry_the_version_of_the_weights(qwen3: Setting) -> None:
+    policy = TransformersPolicy(qwen3.checkpoint, version=3)
+    sampled = policy.generate(qwen3.prompts, n=2, sampling=Sampling(max_tokens=1))
+    assert {completion.policy_version for completion in flat(sampled)} == {3}
+    assert policy.generate([], n=2, sampling=Sampling()) == []
+
+
+def test_scripted_policy_says_what_it_is_told(qwen3: Setting) -> None:
+    chat = qwen3.checkpoint.chat
+    policy = ScriptedPolicy(chat, lambda prompt, number: f"{len(prompt.images)} images, {number}")
+    said = policy.generate(qwen3.prompts, n=2, sampling=Sampling())
+    texts = [[chat.decode(completion.ids) for completion in own] for own in said]
+    assert texts == [[f"{i} images, {k}<|im_end|>" for k in range(2)] for i in (1, 0, 3)]
+    assert all(completion.finish == "stop" for completion in flat(said))
+    assert all(len(completion.logprobs) == len(completion.ids) for completion in flat(said))
+
+
+def test_scripted_policy_keeps_to_the_token_limit(qwen3: Setting) -> None:
+    chat = qwen3.checkpoint.chat
+    policy = ScriptedPolicy(chat, lambda prompt, number: "<answer>(1,2),(3,4)</answer>")
+    (cut,) = policy.generate(qwen3.prompts[:1], n=1, sampling=Sampling(max_tokens=3))[0]
+    assert (chat.decode(cut.ids), cut.finish) == ("<answer>(1", "length")
+
+
+def plain_greedy(setting: Setting, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:
+    """Greedy ids by ``generate`` of transformers."""
+    chat = setting.checkpoint.chat
+    inputs = plain_inputs(setting, prompt)
+    out = setting.plain.generate(
+        **inputs,
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        suppress_tokens=list(chat.banned_ids),
+        eos_token_id=chat.end_id,
+        pad_token_id=chat.pad_id,
+    )
+    return tuple(out[0, len(prompt.ids) :].tolist())
+
+
+def plain_inputs(setting: Setting, prompt: Prompt) -> dict[str, Tensor]:
+    row = torch.tensor([prompt.ids])
+    kinds = (row == setting.checkpoint.chat.image_token_id).int()
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row), "mm_token_type_ids": kinds}
+    if prompt.images:
+        inputs["pixel_values"] = torch.cat([image.pixel_values for image in prompt.images])
+        inputs["image_grid_thw"] = torch.tensor([image.grid for image in prompt.images])
+    return inputs
+
+
+def distribution(setting: Setting, temperature: float, *, banned: Sequence[int] = ()) -> Any:
+    """Probabilities [V] of the first token behind the first prompt, by the plain model."""
+    with torch.no_grad():
+        logits = setting.plain(**plain_inputs(setting, setting.prompts[0])).logits[0, -1].double()
+    logits[list(banned)] = float("-inf")
+    return (logits / temperature).softmax(-1).numpy()
+
+
+def first_tokens(setting: Setting, count: int, sampling: Sampling) -> list[int]:
+    (own,) = setting.policy.generate(setting.prompts[:1], n=count, sampling=sampling, keys=[1])
+    return [completion.ids[0] for completion in own]
+
+
+def both_logprobs(
+    setting: Setting, sampled: list[tuple[Completion, ...]], temperature: float
+) -> tuple[list[float], list[float]]:
+    """The policy's log-probs and those of the group-shared forward, in the same order."""
+    chat = setting.checkpoint.chat
+    groups = [
+        Group(i, prompt, tuple(Suffix(c.ids, (1.0,) * len(c.ids)) for c in own))
+        for i, (prompt, own) in enumerate(zip(setting.prompts, sampled, strict=True))
+    ]
+    batch = collate(groups, pad_id=chat.pad_id, device=torch.device("cpu")).batch
+    with torch.no_grad():
+        trained = shared_logprobs(
+            setting.checkpoint.model, batch, temperature=temperature, banned_ids=chat.banned_ids
+        )
+    return [
+        value for completion in flat(sampled) for value in completion.logprobs
+    ], trained.tolist()
+
+
+@contextmanager
+def recorded_shapes(model: Any) -> Iterator[list[tuple[int, ...]]]:
+    """Shapes of the ids of every forward of the model's body, while the block lasts."""
+    shapes: list[tuple[int, ...]] = []
+
+    def record(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    handle = model.model.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        yield shapes
+    finally:
+        handle.remove()
+
+
+def flat(sampled: list[tuple[Completion, ...]]) -> list[Completion]:
+    return [completion for own in sampled for completion in own]
+
+
+def ids(sampled: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:
+    return [[completion.ids for completion in own] for own in sampled]
+
+
+def until(chat: Chat, whole: tuple[int, ...], stop: tuple[str, ...]) -> tuple[int, ...]:
+    """The shortest beginning of ``whole`` that has stopped, or all of it."""
+    ends = (i for i in range(1, len(whole) + 1) if stopped(chat, whole[:i], stop))
+    return whole[: next(ends, len(whole))]
+
+
+def stopped(chat: Chat, sampled: tuple[int, ...], stop: tuple[str, ...]) -> bool:
+    return sampled[-1] == chat.end_id or any(text in chat.decode(sampled) for text in stop)
