@@ -80,10 +80,12 @@ def test_the_strings_would_be_special_if_nobody_took_care(chat: Chat) -> None:
 def test_a_prompt_reads_as_the_template_says(chat: Chat) -> None:
     prompt = chat.prompt([grey(56, 28), grey(28, 28)], "the red circle")
     pad, start, end = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
-    assert chat.decode(prompt.ids) == (
+    expected = (
         f"<|im_start|>user\n{start}{pad}{pad}{end}{start}{pad}{end}the red circle<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+    assert chat.decode(prompt.ids) == expected
+    assert list(prompt.ids) == chat.tokenizer(expected).input_ids
 
 
 def test_a_system_turn_of_the_template_is_kept(chat: Chat) -> None:

@@ -155,9 +155,10 @@ def test_top_p_samples_the_nucleus_alone(qwen3: Setting, top_p: float) -> None:
     assert not everything <= nucleus
 
 
-def test_the_smallest_nucleus_is_greedy(qwen3: Setting) -> None:
+@pytest.mark.parametrize("top_p", [0.0, 1e-9])
+def test_the_smallest_nucleus_is_greedy(qwen3: Setting, top_p: float) -> None:
     greedy = qwen3.policy.generate(qwen3.prompts, n=2, sampling=Sampling(max_tokens=8))
-    narrow = Sampling(temperature=1.0, top_p=1e-9, max_tokens=8)
+    narrow = Sampling(temperature=1.0, top_p=top_p, max_tokens=8)
     assert ids(qwen3.policy.generate(qwen3.prompts, n=2, sampling=narrow)) == ids(greedy)
 
 

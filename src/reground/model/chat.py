@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,7 @@ class Chat:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.image_token_id = image_token_id
+        self._lock = threading.Lock()
 
     @property
     def factor(self) -> int:
@@ -102,10 +104,7 @@ class Chat:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; strings such as ``<|im_end|>`` in it become ordinary text."""
-        ids: list[int] = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True
-        ).input_ids
-        return ids
+        return self._ids(text, split_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, special tokens included, since some families answer with them."""
@@ -129,7 +128,15 @@ class Chat:
         )
 
     def _encode_template(self, piece: str) -> list[int]:
-        ids: list[int] = self.tokenizer(piece, add_special_tokens=False).input_ids
+        return self._ids(piece, split_special_tokens=False)
+
+    def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
+        # The tokenizer keeps this option as a state of its own between calls, and training asks
+        # it from two threads.
+        with self._lock:
+            ids: list[int] = self.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=split_special_tokens
+            ).input_ids
         return ids
 
     def _template(self, num_images: int) -> str:

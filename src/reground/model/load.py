@@ -109,8 +109,9 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = No
 def _resolve(path: str) -> str:
     if path == "tiny":
         return str(resources.files("reground.model") / "assets" / "tiny")
-    steps = sorted(Path(path).glob("checkpoints/step-*/model"))
-    return str(steps[-1]) if steps else path
+    folders = Path(path).glob("checkpoints/step-*/model")
+    steps = [folder for folder in folders if folder.parent.suffix != ".partial"]
+    return str(max(steps, key=lambda folder: int(folder.parent.name[5:]))) if steps else path
 
 
 def _read(kind: Any, source: str, path: str, **options: Any) -> Any:

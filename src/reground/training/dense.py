@@ -76,6 +76,10 @@ class Dense:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.module: nn.Module = DenseHead(checkpoint.model, self._chat.tokenizer)
+        # What no dense target reaches: ranks wait for a gradient of everything that is trained.
+        for name, parameter in checkpoint.model.named_parameters():
+            if "deepstack_merger" in name or not ("visual." in name or "embed_tokens" in name):
+                parameter.requires_grad_(False)
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Images of the items with the targets of their tokens."""

@@ -20,8 +20,9 @@ from reground.training.settings import Phase
 class Draws:
     """The items of a run with ``total`` items; item n belongs to the phase at share n / total.
 
-    Scenes are drawn by item number, so none is seen twice; rows of a file are drawn epoch by
-    epoch, each once in an epoch, in an order that changes with the epoch.
+    Scenes are drawn by item number, so none is seen twice. Rows of a file are drawn epoch by epoch
+    in an order that changes with the epoch: each once, or, where a file is one of several sources,
+    those whose turn falls on it.
     """
 
     def __init__(

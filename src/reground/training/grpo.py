@@ -83,6 +83,7 @@ class Grpo:
         groups = self._roll_out(items)
         self._policy.version = step * self.updates_per_batch
         kept = [g.pack() for g in groups if g.credit.varies or self._settings.kl > 0]
+        kept = kept or [groups[0].pack()]  # every rank takes part in every step, if with nothing
         chat = self._prompter.checkpoint.chat
         packed = pack(
             kept,
@@ -208,6 +209,7 @@ def _records(groups: Sequence[RolledGroup], prompter: Prompter) -> list[dict[str
         for number in dict.fromkeys((*ranked[: _LOGGED - 1], ranked[-1])):
             rows.append(
                 {
+                    "item": group.item,
                     "sample": group.sample.id,
                     "question": group.sample.question,
                     "rollout": number,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reground.errors import TrainingError
@@ -45,7 +46,7 @@ class Trainer:
         optimizer = optimiser.optimizer(self.method.module, config.optim)
         start, extra = storage.restore(self.run, module=self.method.module, optimizer=optimizer)
         self._barren = int(extra.get("barren", 0))
-        self.run.truncate_after(start)
+        self.run.truncate_after(start or -1)  # step 0 is validated anew as well
         module, optimizer = accelerator.prepare(self.method.module, optimizer)
         if start == 0 and self.validate:
             self._log(0, self._validated(0))
@@ -122,8 +123,12 @@ class Trainer:
         return float(self.accelerator.reduce(tensor, reduction="sum"))
 
     def _record(self, step: int, batch: StepBatch) -> None:
-        if batch.records and self.accelerator.is_main_process:
-            append_jsonl(self.run.rollouts, *({"step": step} | record for record in batch.records))
+        """Log the rollouts of all ranks, in the order of their items."""
+        records = list(batch.records)
+        if self.accelerator.num_processes > 1:
+            records = sorted(gather_object(records), key=lambda record: record["item"])
+        if records and self.accelerator.is_main_process:
+            append_jsonl(self.run.rollouts, *({"step": step} | record for record in records))
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:

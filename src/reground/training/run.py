@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from reground.config import dump
+from reground.errors import ConfigError
 from reground.model import tiny
 from reground.model.load import Checkpoint, load
 from reground.model.parts import set_training
@@ -25,22 +26,23 @@ from reground.training.validation import Validator
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool = False) -> RunDir:
-    """Run ``config`` into the folder ``out``; the trained model is ``out/model``.
+    """Run ``config`` into the folder ``out``; ``load(out)`` gives the trained model.
 
     Raises ``UserError`` subclasses for everything that the user can mend.
     """
+    torch.manual_seed(config.seed)  # adapters start from random weights
     checkpoint = starting_checkpoint(config)
     accelerator = Accelerator(
         log_with=list(config.track) or None,
         project_dir=str(out),
+        cpu=not torch.cuda.is_available(),  # else ranks without a GPU would not find each other
         mixed_precision="bf16" if torch.cuda.is_available() else "no",
     )
-    run = RunDir(out)
-    if accelerator.is_main_process:
-        run = start(out, dump(config), resume=resume, clean=clean)
-    accelerator.wait_for_everyone()
-    if config.track:
-        accelerator.init_trackers("reground", config=None)
+    if config.batch_size < accelerator.num_processes:
+        raise ConfigError(
+            f"batch_size is {config.batch_size} for {accelerator.num_processes} ranks; "
+            "expected at least one sample for each"
+        )
     _set_training(checkpoint, config.tuning)
     prompter = Prompter.of(checkpoint)
     draws = Draws(
@@ -51,6 +53,13 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
     )
     method = _method(prompter, draws, config)
     validator = Validator(prompter, config.validation) if config.validation else None
+    # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
+    run = RunDir(out)
+    if accelerator.is_main_process:
+        run = start(out, dump(config), resume=resume, clean=clean)
+    accelerator.wait_for_everyone()
+    if config.track:
+        accelerator.init_trackers("reground", config=None)
     Trainer(config, method, checkpoint, run, accelerator, validator).train()
     accelerator.end_training()
     return run

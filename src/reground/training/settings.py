@@ -135,11 +135,12 @@ class TrainConfig:
     validation: Validation | None = None
     save_every: int = 100
     keep: int = 2
-    workers: int = 1
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     out: str = "runs/train"
 
     def __post_init__(self) -> None:
+        if self.seed < 0 or min(self.steps, self.batch_size) < 1:
+            raise ValueError("seed must be at least 0, steps and batch_size at least 1")
         ends = [phase.until for phase in self.data]
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")
