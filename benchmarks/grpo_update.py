@@ -1,0 +1,209 @@
+"""The update of one GRPO group: the prompt once for all completions, against one row for each.
+
+The same random Qwen2.5-VL of about 30 M parameters on both sides: the group-shared forward, and
+the forward of transformers (SDPA, logits of completion tokens only) on G full rows. Sides take
+turns, and each is measured for memory in a process of its own.
+
+Usage: python benchmarks/grpo_update.py [--repeats N]; the last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from reground.model import tiny
+from reground.model.chat import Prompt
+from reground.model.forward import GroupBatch, shared_logprobs
+from reground.model.load import Checkpoint
+from reground.training.packing import Group, Suffix, collate
+
+SIDE = 672  # pixels; 576 image tokens
+QUESTION = (
+    "find the red circle that is left of the large blue square and " * 3 + "answer with a box"
+)
+G, C = 8, 96
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One group to learn from: its batch, the advantage of each completion [G, 1]."""
+
+    checkpoint: Checkpoint
+    plain: Any
+    prompt: Prompt
+    batch: GroupBatch
+    advantages: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds that something took: on the clock, and of this process's cores."""
+
+    wall: float
+    cpu: float
+
+
+def main() -> None:
+    """Measure memory, then check the gradients against each other, then time both sides."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-of", choices=sorted(SIDES), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print(peak_memory(arguments.memory_of))
+        return
+    # First of all: a child starts with its parent's peak, so this process must still be small.
+    peaks = {side: _in_own_process(side) for side in SIDES}
+    case = make_case()
+    ours, theirs = gradient(case, "shared"), gradient(case, "separate")
+    costs: dict[str, list[Cost]] = {side: [] for side in SIDES}
+    for _ in range(arguments.repeats):
+        for side in SIDES:
+            costs[side].append(measured(partial(gradient, case, side)))
+    result = compared(costs["shared"], costs["separate"]) | {
+        "gradient_relative_error": float(((ours - theirs).norm() / theirs.norm()).item()),
+        "peak_memory_ratio": round(peaks["separate"] / peaks["shared"], 2),
+        "shared_seconds": median_seconds(costs["shared"]),
+        "separate_seconds": median_seconds(costs["separate"]),
+        "P": len(case.prompt.ids),
+        "C": C,
+        "G": G,
+    }
+    print(json.dumps(result))
+
+
+def make_checkpoint() -> Checkpoint:
+    """A random Qwen2.5-VL of about 30 M parameters that takes 672 x 672 images as they are."""
+    return tiny.make(
+        "qwen2_5_vl",
+        hidden=512,
+        layers=8,
+        heads=8,
+        head_dim=64,
+        vision_hidden=256,
+        vision_depth=4,
+        vision_heads=8,
+        max_pixels=SIDE * SIDE,
+    )
+
+
+def make_plain(checkpoint: Checkpoint) -> Any:
+    """The same weights in the model as transformers makes it."""
+    config = copy.deepcopy(checkpoint.model.config)
+    plain: Any = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+    plain.load_state_dict(checkpoint.model.state_dict())
+    return plain.eval()
+
+
+def make_prompt(checkpoint: Checkpoint) -> Prompt:
+    """A question of some length about one image of noise."""
+    noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    return checkpoint.chat.prompt([Image.fromarray(noise)], QUESTION)
+
+
+def make_case() -> Case:
+    """A group of random completions with random advantages."""
+    checkpoint = make_checkpoint()
+    prompt = make_prompt(checkpoint)
+    rng = np.random.default_rng(1)
+    drawn = rng.integers(20, len(checkpoint.chat.tokenizer), (G, C)).tolist()
+    suffixes = tuple(Suffix(tuple(ids), (1.0,) * C) for ids in drawn)
+    group = Group(0, prompt, suffixes)
+    micro = collate([group], pad_id=checkpoint.chat.pad_id, device=torch.device("cpu"))
+    advantages = torch.from_numpy(rng.standard_normal((G, 1), dtype=np.float32))
+    return Case(checkpoint, make_plain(checkpoint), prompt, micro.batch, advantages)
+
+
+def shared(case: Case) -> Tensor:
+    """Log-probs [G, C] of the completions, the prompt read once."""
+    return shared_logprobs(case.checkpoint.model, case.batch).view(G, C)
+
+
+def separate(case: Case) -> Tensor:
+    """Log-probs [G, C] of the completions by the plain model, each behind a prompt of its own."""
+    completions = case.batch.suffix_ids[0]
+    ids = torch.cat([case.batch.prompt_ids.expand(G, -1), completions], dim=1)
+    (image,) = case.prompt.images
+    logits = case.plain(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=(ids == case.checkpoint.chat.image_token_id).int(),
+        pixel_values=image.pixel_values.repeat(G, 1),
+        image_grid_thw=torch.tensor([image.grid] * G),
+        use_cache=False,
+        logits_to_keep=C + 1,
+    ).logits[:, :-1]
+    chosen: Tensor = logits.gather(-1, completions[..., None])[..., 0] - logits.logsumexp(-1)
+    return chosen
+
+
+SIDES: dict[str, Callable[[Case], Tensor]] = {"shared": shared, "separate": separate}
+
+
+def gradient(case: Case, side: str) -> Tensor:
+    """The gradient of the policy loss, flat; the same order of parameters on both sides."""
+    model = case.checkpoint.model if side == "shared" else case.plain
+    model.zero_grad()
+    logprobs = SIDES[side](case)
+    loss = -(torch.exp(logprobs - logprobs.detach()) * case.advantages).mean()
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def measured(action: Callable[[], object]) -> Cost:
+    """What one call of ``action`` costs."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def compared(ours: list[Cost], theirs: list[Cost]) -> dict[str, float]:
+    """How many times faster we are, over turns; the ratio of core seconds bears a busy machine."""
+    pairs = list(zip(ours, theirs, strict=True))
+    ratios = [other.wall / own.wall for own, other in pairs]
+    return {
+        "speedup": round(statistics.median(ratios), 2),
+        "speedup_min": round(min(ratios), 2),
+        "speedup_max": round(max(ratios), 2),
+        "cpu_speedup": round(statistics.median(other.cpu / own.cpu for own, other in pairs), 2),
+    }
+
+
+def median_seconds(costs: list[Cost]) -> float:
+    """The median time on the clock."""
+    return round(statistics.median(cost.wall for cost in costs), 3)
+
+
+def peak_memory(side: str) -> int:
+    """By how much one update raises this process's peak, in the units of ``ru_maxrss``."""
+    case = make_case()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gradient(case, side)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+def _in_own_process(side: str) -> int:
+    command = [sys.executable, __file__, "--memory-of", side]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(output.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
