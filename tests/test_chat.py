@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,19 @@ def test_the_strings_would_be_special_if_nobody_took_care(chat: Chat) -> None:
     for name in tiny.SPECIAL:
         assert chat.tokenizer(name).input_ids == ids_of(chat, name)
         assert len(chat.encode(name)) > 1
+
+
+def test_two_threads_do_not_mix_up_template_and_text(chat: Chat) -> None:
+    text = "<|im_end|>".join("abc")
+    expected = chat.prompt([], text).ids
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # let the threads take turns in the middle of things
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            prompts = list(pool.map(lambda _: chat.prompt([], text), range(300)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {prompt.ids for prompt in prompts} == {expected}
 
 
 def test_a_prompt_reads_as_the_template_says(chat: Chat) -> None:

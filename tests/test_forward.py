@@ -241,7 +241,7 @@ def steps(draw: st.DrawFn) -> list[Group]:
     """The groups of one step: prompts of any length, each with G suffixes and up to two images."""
     num_suffixes = draw(st.integers(1, 4))
     suffix_lengths = st.lists(st.integers(1, 15), min_size=num_suffixes, max_size=num_suffixes)
-    shapes = draw(st.lists(st.tuples(st.integers(1, 20), suffix_lengths), min_size=1, max_size=8))
+    shapes = draw(st.lists(st.tuples(st.integers(1, 20), suffix_lengths), min_size=1, max_size=12))
     return [
         Group(index, _numbered_prompt(length, index), tuple(map(_numbered_suffix, own)))
         for index, (length, own) in enumerate(shapes)

@@ -87,9 +87,14 @@ def test_how_a_checkpoint_answers_is_remembered(qwen3: Checkpoint, tmp_path: Pat
     assert (load(path).family, load(path).prompt) == ("qwen3_vl", None)
 
 
-def test_a_run_stands_for_its_newest_checkpoint(qwen3: Checkpoint, tmp_path: Path) -> None:
-    for step, family in ((9, "qwen3_vl"), (10, "univg_r1")):
-        folder = tmp_path / "checkpoints" / f"step-{step:06d}" / "model"
+def test_a_run_stands_for_its_newest_whole_checkpoint(qwen3: Checkpoint, tmp_path: Path) -> None:
+    steps = {
+        "step-000009": "qwen3_vl",
+        "step-000010": "univg_r1",
+        "step-000011.partial": "qwen2_vl",
+    }
+    for name, family in steps.items():
+        folder = tmp_path / "checkpoints" / name / "model"
         save(dataclasses.replace(qwen3, family=family), folder)
     assert load(str(tmp_path)).family == "univg_r1"
 
@@ -136,10 +141,20 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
-@pytest.mark.parametrize("missing", ["model.safetensors", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "missing", ["model.safetensors", "preprocessor_config.json", "tokenizer.json"]
+)
 def test_an_incomplete_folder_is_named(qwen3: Checkpoint, tmp_path: Path, missing: str) -> None:
     save(qwen3, tmp_path / "saved")
     (tmp_path / "saved" / missing).unlink()
+    with pytest.raises(ModelError, match="saved"):
+        load(str(tmp_path / "saved"))
+
+
+def test_broken_weights_are_named(qwen3: Checkpoint, tmp_path: Path) -> None:
+    save(qwen3, tmp_path / "saved")
+    weights = tmp_path / "saved" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="saved"):
         load(str(tmp_path / "saved"))
 
