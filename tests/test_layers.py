@@ -32,7 +32,8 @@ LAYERS = (
 
 HEAVY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors", "vllm"}
 MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training")
-MAY_BE_HEAVY_TOO = "reground.evaluation.predict"
+# The step of an evaluation that needs a model, and the call that begins with it.
+MAY_BE_HEAVY_TOO = ("reground.evaluation.predict", "reground.evaluation.evaluate")
 # These reach heavy modules, but inside functions only: importing them costs nothing.
 HEAVY_WHEN_CALLED = ("reground.cli", "reground.api", "reground.__main__")
 
@@ -125,7 +126,7 @@ def cycle(imports: Imports) -> list[str]:
 
 
 def may_be_heavy(module: str) -> bool:
-    return module == MAY_BE_HEAVY_TOO or module.startswith(MAY_BE_HEAVY)
+    return module in MAY_BE_HEAVY_TOO or module.startswith(MAY_BE_HEAVY)
 
 
 def heavy_imports(imports: Imports) -> list[str]:

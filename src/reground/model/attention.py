@@ -6,8 +6,8 @@ causally, to its own suffix; suffixes never see each other. With M-RoPE position
 starting right after the prompt, this equals G separate rows, at the cost of one prompt.
 
 Registered with transformers under ``NAME``, so that models need no change. A forward without a
-layout is plain SDPA. On CUDA the same rule is one FlexAttention mask (``sees`` below says it);
-here it is two dense SDPA calls with no masked-out work between suffixes.
+layout is plain SDPA. The rule itself is ``GroupLayout.sees``; it runs as two dense SDPA
+calls with no masked-out work between suffixes.
 """
 
 from __future__ import annotations

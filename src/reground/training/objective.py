@@ -47,8 +47,8 @@ def credit(
 
     Dr. GRPO leaves the standard deviation out (``scale_by_std`` False).
 
-    >>> credit([1.0, 0.0], [1.0, 0.0], difficulty="none").advantages
-    (0.7070067953817989, -0.7070067953817989)
+    >>> [round(a, 4) for a in credit([1, 0], [1, 0], difficulty="none").advantages]
+    [0.707, -0.707]
     """
     mean = math.fsum(rewards) / len(rewards)
     std = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
