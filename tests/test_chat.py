@@ -205,3 +205,13 @@ def pixels(chat: Chat, image: EncodedImage) -> Any:
 def _quarter(width: int, height: int, row: int, column: int) -> tuple[int, int, int, int]:
     left, top = column * width // 2, row * height // 2
     return left, top, left + width // 2, top + height // 2
+
+
+def test_an_answer_of_our_own_is_written_with_the_box_tokens(chat: Chat) -> None:
+    """As hub checkpoints write it; the same text from a user stays text."""
+    text = "<|box_start|>(1,2),(3,4)<|box_end|>"
+    box_start = chat.tokenizer.get_vocab()["<|box_start|>"]
+    assert chat.encode_answer(text)[0] == box_start
+    assert chat.decode(chat.encode_answer(text)) == text
+    assert box_start not in chat.encode(text)
+    assert chat.encode_answer("plain <|im_end|>") == chat.encode("plain <|im_end|>")

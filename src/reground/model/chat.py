@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from reground.errors import ModelError
 from reground.grounding.families import EncodedSize
+
+_MARK_NAMES = {"<|box_start|>", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_end|>"}
+_MARKS = re.compile("(" + "|".join(re.escape(name) for name in sorted(_MARK_NAMES)) + ")")
 
 # Private-use characters: no template, tokenizer or user writes them.
 _SLOT = "\ue000reground\ue001"
@@ -105,6 +109,17 @@ class Chat:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; strings such as ``<|im_end|>`` in it become ordinary text."""
         return self._ids(text, split_special_tokens=True)
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Ids of an answer of our own making: box and reference marks are the special tokens.
+
+        That is how checkpoints with such tokens write their boxes; never for user or tool text.
+        """
+        ids: list[int] = []
+        for piece in _MARKS.split(text):
+            mark = self.tokenizer.convert_tokens_to_ids(piece) if piece in _MARK_NAMES else None
+            ids += self.encode(piece) if mark is None else [mark]
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, special tokens included, since some families answer with them."""

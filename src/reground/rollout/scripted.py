@@ -31,6 +31,6 @@ class ScriptedPolicy:
         ]
 
     def _completion(self, text: str, sampling: Sampling) -> Completion:
-        ids = [*self.chat.encode(text), self.chat.end_id]
+        ids = [*self.chat.encode_answer(text), self.chat.end_id]
         kept = tuple(ids[: sampling.max_tokens])
         return Completion(kept, (0.0,) * len(kept), "stop" if len(kept) == len(ids) else "length")

@@ -56,7 +56,7 @@ class Sft:
     def _group(self, item: int, sample: Sample) -> Group:
         prompt = self._prompter.prompt(sample)
         text = self._prompter.gold(sample, prompt)
-        ids = [*self._chat.encode(text), self._chat.end_id]
+        ids = [*self._chat.encode_answer(text), self._chat.end_id]
         weights = token_weights([self._is_digit[i] for i in ids], self._config.sft)
         return Group(item, prompt, (Suffix(tuple(ids), weights),))
 
