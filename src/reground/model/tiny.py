@@ -107,14 +107,6 @@ def make(
 ) -> Checkpoint:
     """A model of random weights, with tokenizer and image processor, as ``load`` would give it."""
     tokenizer = tokenizer or make_tokenizer(corpus(samples_per_task=20))
-    processor = Qwen2VLImageProcessorPil(
-        patch_size=patch_size,
-        merge_size=2,
-        temporal_patch_size=1,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-        size={"shortest_edge": (2 * patch_size) ** 2, "longest_edge": max_pixels},
-    )
     rope = [head_dim // 2 - 2 * (head_dim // 6), head_dim // 6, head_dim // 6]
     text = dict(
         vocab_size=len(tokenizer),
@@ -150,7 +142,19 @@ def make(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
+    processor = _image_processor(patch_size, max_pixels)
     return prepare(model, Chat(tokenizer, processor, image_token_id=config.image_token_id))
+
+
+def _image_processor(patch_size: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
+    return Qwen2VLImageProcessorPil(
+        patch_size=patch_size,
+        merge_size=2,
+        temporal_patch_size=1,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        size={"shortest_edge": (2 * patch_size) ** 2, "longest_edge": max_pixels},
+    )
 
 
 def _config(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from reground.data.synth.queries import Query
-from reground.data.synth.world import SceneObject, place
-from reground.grounding.boxes import Box
+from reground.data.synth.world import SceneObject
+from reground.grounding.boxes import Box, place
 
 ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth")
 """How the images of a sample are counted in questions and chains."""

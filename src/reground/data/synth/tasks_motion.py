@@ -19,13 +19,12 @@ from reground.data.synth.world import (
     Scene,
     apart,
     paint,
-    place,
     sample_background,
     sample_kinds,
     sample_kinds_alike,
     sample_spot,
 )
-from reground.grounding.boxes import Box
+from reground.grounding.boxes import Box, place
 
 
 class Motion(StrEnum):

@@ -207,17 +207,6 @@ def sample_background(rng: random.Random, *, plain: bool = False) -> Background:
     return Background(style, base, other, rng.random() < 0.5)
 
 
-def place(box: Box) -> str:
-    """The cell of a 3 x 3 grid that holds the box's centre, in words.
-
-    >>> place(Box(2, 80, 20, 98, FRAME))
-    'bottom left'
-    """
-    row = ("top", "middle", "bottom")[min(int(1.5 * (box.y1 + box.y2) / SIZE), 2)]
-    column = ("left", "centre", "right")[min(int(1.5 * (box.x1 + box.x2) / SIZE), 2)]
-    return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
-
-
 def _greyish(rng: random.Random, low: int) -> RGB:
     grey = low + rng.random() * 26
     red, green, blue = (int(grey + rng.random() * 12) for _ in range(3))
