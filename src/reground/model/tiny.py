@@ -142,8 +142,24 @@ def make(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
+    _start_matching(model)
     processor = _image_processor(patch_size, max_pixels)
     return prepare(model, Chat(tokenizer, processor, image_token_id=config.image_token_id))
+
+
+@torch.no_grad()
+def _start_matching(model: Any) -> None:
+    """Let the first query head of every key head start as its copy: it looks for what is alike.
+
+    With words and image tokens in one embedding (training/dense.py), finding the object that a word
+    names is then there to be used, not to be discovered (mimetic initialisation, Trockman & Kolter
+    2023; measured in docs/log.md).
+    """
+    for layer in model.model.language_model.layers:
+        attention = layer.self_attn
+        keys = attention.k_proj.weight.unflatten(0, (-1, attention.head_dim))
+        queries = attention.q_proj.weight.unflatten(0, (len(keys), -1, attention.head_dim))
+        queries[:, 0] = keys
 
 
 def _image_processor(patch_size: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
