@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reground.errors import ModelError
+from reground.errors import DataError, ModelError
 from reground.grounding.families import EncodedSize
 from reground.model import tiny
 from reground.model.chat import Chat, EncodedImage
@@ -157,6 +157,12 @@ def test_a_large_image_is_resized_never_cropped(chat: Chat, width: int, height: 
             slice(0, middle_column - margin) if column == 0 else slice(middle_column + margin, None)
         )
         assert np.allclose(seen[rows, columns], shade, atol=1.5)
+
+
+def test_an_image_that_is_too_long_is_refused(chat: Chat) -> None:
+    chat.prompt([Image.new("RGB", (3, 600))], "find it")
+    with pytest.raises(DataError, match="3 x 601 pixels"):
+        chat.prompt([Image.new("RGB", (3, 601))], "find it")
 
 
 def test_policies_never_sample_vision_tokens(chat: Chat) -> None:

@@ -17,6 +17,7 @@ from reground.errors import DataError
 from reground.grounding.sample import ImageRef
 
 SYNTH_PREFIX = "synth:"
+MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than this
 MAX_PIXELS = 80_000_000  # below Pillow's own limit; a larger file is taken for a bomb
 
 # EXIF orientations that turn the image by a quarter, so that its sides swap.

@@ -11,13 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from reground.data.images import SYNTH_PREFIX, ImageSize, load
+from reground.data.images import MAX_ASPECT, SYNTH_PREFIX, ImageSize, load
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 
-MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than this
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 
 # Boxes of a right file happen to look like 0-1000 throughout with at most this probability.

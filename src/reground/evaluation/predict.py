@@ -16,6 +16,7 @@ from reground.data.source import open_dataset
 from reground.errors import ConfigError, DataError
 from reground.evaluation.records import Prediction, RunInfo, write_predictions
 from reground.grounding.sample import Sample
+from reground.model.chat import Prompt
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
 from reground.rollout.policy import Policy, Sampling
@@ -40,9 +41,9 @@ def predict_folder(
 
     Returns how many answers were written. Raises ``UserError`` for what the user can mend.
     """
+    samples = open_dataset(data, seed=seed, limit=limit)
     if limit is None and data.startswith(SYNTH_PREFIX):
         raise ConfigError(f"{data} is endless; say how many samples with --limit")
-    samples = open_dataset(data, seed=seed, limit=limit)
     checkpoint = load_checkpoint(model, family=family, prompt=prompt)
     prompter = Prompter.of(checkpoint)
     answers = predict(
@@ -104,18 +105,14 @@ def run_info(
 def _answer(
     prompter: Prompter, policy: Policy, samples: Sequence[Sample], sampling: Sampling, blank: bool
 ) -> Iterator[Prediction]:
-    asked = [_images_or_error(sample, blank) for sample in samples]
-    prompts = [
-        prompter.ask(images, sample.question)
-        for images, sample in zip(asked, samples, strict=True)
-        if not isinstance(images, str)
-    ]
-    completions = iter(zip(prompts, policy.generate(prompts, n=1, sampling=sampling), strict=True))
-    for images, sample in zip(asked, samples, strict=True):
-        if isinstance(images, str):
-            yield Prediction(sample, error=images)
+    asked = [_prompt_or_error(prompter, sample, blank) for sample in samples]
+    prompts = [prompt for prompt in asked if not isinstance(prompt, str)]
+    groups = iter(policy.generate(prompts, n=1, sampling=sampling))
+    for prompt, sample in zip(asked, samples, strict=True):
+        if isinstance(prompt, str):
+            yield Prediction(sample, error=prompt)
             continue
-        prompt, (completion,) = next(completions)
+        (completion,) = next(groups)
         yield Prediction(
             sample,
             text=prompter.checkpoint.chat.decode(completion.ids),
@@ -125,12 +122,15 @@ def _answer(
         )
 
 
-def _images_or_error(sample: Sample, blank: bool) -> list[Image.Image] | str:
+def _prompt_or_error(prompter: Prompter, sample: Sample, blank: bool) -> Prompt | str:
+    """The sample's prompt, or why one of its images cannot be used."""
     try:
         images = [load(image) for image in sample.images]
+        if blank:
+            images = [Image.new("RGB", image.size, (128, 128, 128)) for image in images]
+        return prompter.ask(images, sample.question)
     except DataError as error:
         return str(error)
-    return [Image.new("RGB", image.size, (128, 128, 128)) for image in images] if blank else images
 
 
 def _batches(rows: Iterable[Sample], size: int) -> Iterator[list[Any]]:

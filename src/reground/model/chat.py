@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reground.errors import ModelError
+from reground.data.images import MAX_ASPECT
+from reground.errors import DataError, ModelError
 from reground.grounding.families import EncodedSize
 
 _MARK_NAMES = {"<|box_start|>", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_end|>"}
@@ -129,9 +130,14 @@ class Chat:
         return text
 
     def encode_images(self, images: Sequence[Image.Image]) -> tuple[EncodedImage, ...]:
-        """Resize and cut RGB images into patches, as the checkpoint's processor does."""
+        """Resize and cut RGB images into patches, as the checkpoint's processor does.
+
+        Raises ``DataError`` for an image longer than 200 times its short side.
+        """
         if not images:
             return ()
+        for image in images:
+            _check_aspect(image)
         out = self.image_processor(images=list(images), return_tensors="np")
         values = torch.from_numpy(np.ascontiguousarray(out["pixel_values"], dtype=np.float32))
         grids = [tuple(int(side) for side in grid) for grid in out["image_grid_thw"]]
@@ -167,3 +173,11 @@ class Chat:
                 "images; expected one <|image_pad|> for each, as in Qwen-VL templates"
             )
         return rendered
+
+
+def _check_aspect(image: Image.Image) -> None:
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise DataError(
+            f"found an image of {image.width} x {image.height} pixels, expected sides that differ "
+            f"by a factor of at most {MAX_ASPECT}, as the image processor does; crop it"
+        )
