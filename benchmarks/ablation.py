@@ -8,15 +8,14 @@ held-out scenes of eleven tasks. Arms that are done already are not trained agai
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from common import parser, publish, training_seconds
+
 from reground.config import load
 from reground.evaluation.evaluate import evaluate
-from reground.runs import result_header, write_json
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 
@@ -34,25 +33,17 @@ KEPT = ("n", "acc@0.5", "acc@0.5_stderr")
 
 def main() -> None:
     """Train what is missing, evaluate everything, print one JSON object and keep it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, default=100, help="held-out scenes of each task")
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    result = result_header(
-        command=f"python benchmarks/ablation.py --seed {asked.seed} --out FILE",
-        config={"configs": str(CONFIGS), "held_out_seed": HELD_OUT, "limit": asked.limit},
-        seed=asked.seed,
-    )
+    command_line = parser(__doc__)
+    command_line.add_argument("--seed", type=int, default=0)
+    command_line.add_argument("--limit", type=int, default=100, help="held-out scenes of each task")
+    asked = command_line.parse_args()
     rows: dict[str, dict[str, Any]] = {"tiny": _evaluated("tiny", "tiny", asked.limit)}
     for arm in dict.fromkeys((START, *TABLES["table 4"], *TABLES["table 5"])):
         run = _trained(arm, asked.seed)
-        rows[arm] = _evaluated(str(run), run.name, asked.limit) | {"seconds": _seconds(run)}
-    result |= {"arms": rows}
-    result |= {name: {arm: rows[arm]["macro"] for arm in arms} for name, arms in TABLES.items()}
-    if asked.out:
-        write_json(asked.out, result)
-    print(json.dumps(result))
+        rows[arm] = _evaluated(str(run), run.name, asked.limit) | {"seconds": training_seconds(run)}
+    tables = {name: {arm: rows[arm]["macro"] for arm in arms} for name, arms in TABLES.items()}
+    config = {"configs": str(CONFIGS), "held_out_seed": HELD_OUT, "limit": asked.limit}
+    publish({"arms": rows} | tables, out=asked.out, config=config, seed=asked.seed)
 
 
 def _config(arm: str, seed: int) -> TrainConfig:
@@ -97,12 +88,6 @@ def _macro(rows: list[dict[str, Any]]) -> dict[str, float]:
         "acc@0.5": sum(row["acc@0.5"] for row in rows) / len(rows),
         "acc@0.5_stderr": math.sqrt(variance) / len(rows),
     }
-
-
-def _seconds(run: Path) -> float:
-    """Seconds that the training took."""
-    rows = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
-    return sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
 
 
 if __name__ == "__main__":

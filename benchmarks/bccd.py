@@ -8,13 +8,12 @@ test photos by class. Runs that are done already are not trained again.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import parser, publish, training_seconds
 
 from reground.config import load
 from reground.data.convert import convert
@@ -23,38 +22,34 @@ from reground.evaluation.evaluate import evaluate
 from reground.evaluation.metrics import clustered_mean
 from reground.grounding.boxes import as_array, iou_matrix
 from reground.grounding.sample import Sample
-from reground.runs import result_header, write_json
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 
 RUNS = Path("runs/bccd")
 CONFIGS = Path("configs/bccd")
+ARMS = ("sft", "grpo", "direct")
+SEED = 20  # of the first repetition; the next ones add 100 each
 KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr")
 
 
 def main() -> None:
     """Train what is missing, evaluate everything, print one JSON object and keep it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="the BCCD folder with JPEGImages and Annotations")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("photos", type=Path, help="with JPEGImages and Annotations")
+    command_line.add_argument("--seeds", type=int, default=3)
+    asked = command_line.parse_args()
     test = _convert(asked.photos)
-    result = result_header(
-        command="python benchmarks/bccd.py BCCD_FOLDER --seeds 3 --out docs/results/bccd.json",
-        config={"configs": [str(path) for path in sorted(CONFIGS.glob("*.yaml"))]},
-        seed=asked.seeds,
-    )
+    result: dict[str, Any] = {}
     result["constant_box"] = _constant(open_dataset(str(RUNS / "data/train.jsonl")), test)
     result["before"] = _evaluated("tiny", "before")
     for seed in range(asked.seeds):
-        arms = {name: _trained(name, seed) for name in ("sft", "grpo", "direct")}
+        arms = {name: _trained(name, seed) for name in ARMS}
         scores = {name: _evaluated(str(run), run.name) for name, run in arms.items()}
-        scores["grpo, blank images"] = _evaluated(str(arms["grpo"]), f"blank-{seed}", blank=True)
-        result[f"seed {seed}"] = scores
-    if asked.out:
-        write_json(asked.out, result)
-    print(json.dumps(result))
+        scores["blank"] = _evaluated(str(arms["grpo"]), f"blank-{seed}", blank=True)
+        seconds = {name: round(training_seconds(run)) for name, run in arms.items()}
+        result[f"seed {seed}"] = scores | {"training_seconds": seconds}
+    config = {"configs": [str(path) for path in sorted(CONFIGS.glob("*.yaml"))]}
+    publish(result, out=asked.out, config=config, seed=SEED)
 
 
 def _convert(photos: Path) -> Sequence[Sample]:
@@ -68,7 +63,7 @@ def _convert(photos: Path) -> Sequence[Sample]:
 def _trained(name: str, seed: int) -> Path:
     """The run of a config with a seed; trained, or resumed, unless it is done."""
     out = RUNS / f"{name}-{seed}"
-    overrides = [f"seed={100 * seed + 20}"]
+    overrides = [f"seed={100 * seed + SEED}"]
     if name == "grpo":
         overrides.append(f"model={RUNS / f'sft-{seed}'}")
     config = load(TrainConfig, CONFIGS / f"{name}.yaml", overrides)

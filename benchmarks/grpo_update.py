@@ -4,19 +4,16 @@ The same random Qwen2.5-VL of about 30 M parameters on both sides: the group-sha
 the forward of transformers (SDPA, logits of completion tokens only) on G full rows. Sides take
 turns, and each is measured for memory in a process of its own.
 
-Usage: python benchmarks/grpo_update.py [--repeats N]; the last line printed is one JSON object.
+    python benchmarks/grpo_update.py --repeats 5 --out docs/results/grpo_update.json
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import Cost, compared, measured, median_seconds, parser, publish
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
@@ -52,20 +50,12 @@ class Case:
     advantages: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds that something took: on the clock, and of this process's cores."""
-
-    wall: float
-    cpu: float
-
-
 def main() -> None:
     """Measure memory, then check the gradients against each other, then time both sides."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory-of", choices=sorted(SIDES), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--repeats", type=int, default=3)
+    command_line.add_argument("--memory-of", choices=sorted(SIDES), help=argparse.SUPPRESS)
+    arguments = command_line.parse_args()
     if arguments.memory_of:
         print(peak_memory(arguments.memory_of))
         return
@@ -77,7 +67,7 @@ def main() -> None:
     for _ in range(arguments.repeats):
         for side in SIDES:
             costs[side].append(measured(partial(gradient, case, side)))
-    result = compared(costs["shared"], costs["separate"]) | {
+    figures = compared(costs["shared"], costs["separate"]) | {
         "gradient_relative_error": float(((ours - theirs).norm() / theirs.norm()).item()),
         "peak_memory_ratio": round(peaks["separate"] / peaks["shared"], 2),
         "shared_seconds": median_seconds(costs["shared"]),
@@ -86,7 +76,16 @@ def main() -> None:
         "C": C,
         "G": G,
     }
-    print(json.dumps(result))
+    publish(figures, out=arguments.out, config=settings(arguments.repeats))
+
+
+def settings(repeats: int) -> dict[str, Any]:
+    """What was measured, for the head of the result."""
+    return {
+        "model": "random Qwen2.5-VL, 30 M",
+        "repeats": repeats,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def make_checkpoint() -> Checkpoint:
@@ -165,30 +164,6 @@ def gradient(case: Case, side: str) -> Tensor:
     loss = -(torch.exp(logprobs - logprobs.detach()) * case.advantages).mean()
     loss.backward()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-
-
-def measured(action: Callable[[], object]) -> Cost:
-    """What one call of ``action`` costs."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def compared(ours: list[Cost], theirs: list[Cost]) -> dict[str, float]:
-    """How many times faster we are, over turns; the ratio of core seconds bears a busy machine."""
-    pairs = list(zip(ours, theirs, strict=True))
-    ratios = [other.wall / own.wall for own, other in pairs]
-    return {
-        "speedup": round(statistics.median(ratios), 2),
-        "speedup_min": round(min(ratios), 2),
-        "speedup_max": round(max(ratios), 2),
-        "cpu_speedup": round(statistics.median(other.cpu / own.cpu for own, other in pairs), 2),
-    }
-
-
-def median_seconds(costs: list[Cost]) -> float:
-    """The median time on the clock."""
-    return round(statistics.median(cost.wall for cost in costs), 3)
 
 
 def peak_memory(side: str) -> int:

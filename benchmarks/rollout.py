@@ -4,26 +4,16 @@ The same random Qwen2.5-VL of about 30 M parameters and the same prompt with one
 sides, n = 8 samples of 96 tokens at temperature 1. End-of-text is banned on both sides, so that
 every token is made. Sides take turns.
 
-Usage: python benchmarks/rollout.py [--repeats N]; the last line printed is one JSON object.
+    python benchmarks/rollout.py --repeats 5 --out docs/results/rollout.json
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
 import torch
-from grpo_update import (
-    C,
-    G,
-    compared,
-    make_checkpoint,
-    make_plain,
-    make_prompt,
-    measured,
-    median_seconds,
-)
+from common import compared, measured, median_seconds, parser, publish
+from grpo_update import C, G, make_checkpoint, make_plain, make_prompt, settings
 
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
@@ -33,9 +23,9 @@ from reground.rollout.transformers_policy import TransformersPolicy
 
 def main() -> None:
     """Warm up, then time both sides in turns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--repeats", type=int, default=3)
+    arguments = command_line.parse_args()
     checkpoint = make_checkpoint()
     chat = checkpoint.chat
     chat.banned_ids = (*chat.banned_ids, chat.end_id)
@@ -46,14 +36,14 @@ def main() -> None:
     for _ in range(arguments.repeats):
         ours.append(measured(lambda: sample(checkpoint, prompt, C)))
         theirs.append(measured(lambda: generate(plain, checkpoint, prompt, C)))
-    result = compared(ours, theirs) | {
+    figures = compared(ours, theirs) | {
         "policy_seconds": median_seconds(ours),
         "generate_seconds": median_seconds(theirs),
         "P": len(prompt.ids),
         "C": C,
         "n": G,
     }
-    print(json.dumps(result))
+    publish(figures, out=arguments.out, config=settings(arguments.repeats))
 
 
 def sample(checkpoint: Checkpoint, prompt: Prompt, max_tokens: int) -> None:

@@ -7,15 +7,14 @@ Evaluates scenes of every task, then the same with blanked (grey) images, and wr
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from common import parser, publish
+
 from reground.data import synth
 from reground.evaluation.evaluate import evaluate
-from reground.runs import result_header, write_json
 
 SEED = 7
 KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr", "status")
@@ -24,27 +23,23 @@ MULTI = [task for task in synth.TASKS if task not in ("referring", "phrases", "l
 
 def main() -> None:
     """Evaluate, print one JSON object, and keep it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--limit", type=int, default=500, help="scenes of synth:referring")
-    parser.add_argument("--task-limit", type=int, default=200, help="scenes of every other task")
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    limits = {"referring": asked.limit} | dict.fromkeys(MULTI, asked.task_limit)
-    result = result_header(
-        command="python benchmarks/tiny.py --out docs/results/tiny.json",
-        config={"model": asked.model, "limits": limits},
-        seed=SEED,
+    command_line = parser(__doc__)
+    command_line.add_argument("--model", default="tiny")
+    command_line.add_argument("--limit", type=int, default=500, help="scenes of synth:referring")
+    command_line.add_argument(
+        "--task-limit", type=int, default=200, help="scenes of every other task"
     )
+    asked = command_line.parse_args()
+    limits = {"referring": asked.limit} | dict.fromkeys(MULTI, asked.task_limit)
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, blank in (("seen", False), ("blank", True)):
             result[kind] = {
                 task: _report(Path(folder) / f"{task}-{kind}", asked.model, task, limit, blank)
                 for task, limit in limits.items()
             }
-    if asked.out:
-        write_json(asked.out, result)
-    print(json.dumps(result))
+    config = {"model": asked.model, "limits": limits}
+    publish(result, out=asked.out, config=config, seed=SEED)
 
 
 def _report(out: Path, model: str, task: str, limit: int, blank: bool) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""What the benchmarks share: their arguments, timing in turns, and the one object they publish."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reground.runs import result_header, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds that something took: on the clock, and of this process's cores."""
+
+    wall: float
+    cpu: float
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A command line whose help is the script's docstring, with ``--out``."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--out", type=Path, metavar="JSON", help="also keep the result here")
+    return made
+
+
+def publish(
+    figures: Mapping[str, Any], *, out: Path | None, config: Mapping[str, Any], seed: int = 0
+) -> None:
+    """Print the figures behind what repeats them, as one line of JSON, and keep them in ``out``."""
+    command = " ".join(["python", *sys.argv])
+    result = result_header(command=command, config=config, seed=seed) | dict(figures)
+    if out:
+        write_json(out, result)
+    print(json.dumps(result))
+
+
+def measured(action: Callable[[], object]) -> Cost:
+    """What one call of ``action`` costs."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def compared(ours: list[Cost], theirs: list[Cost]) -> dict[str, float]:
+    """How many times faster we are, over turns; the ratio of core seconds bears a busy machine."""
+    pairs = list(zip(ours, theirs, strict=True))
+    ratios = [other.wall / own.wall for own, other in pairs]
+    return {
+        "speedup": round(statistics.median(ratios), 2),
+        "speedup_min": round(min(ratios), 2),
+        "speedup_max": round(max(ratios), 2),
+        "cpu_speedup": round(statistics.median(other.cpu / own.cpu for own, other in pairs), 2),
+    }
+
+
+def median_seconds(costs: list[Cost]) -> float:
+    """The median time on the clock."""
+    return round(statistics.median(cost.wall for cost in costs), 3)
+
+
+def training_seconds(run: Path) -> float:
+    """Seconds that a training run took, validation and checkpoints included."""
+    rows = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
+    return sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
