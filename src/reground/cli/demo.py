@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from reground.training.settings import TrainConfig
 
 _DATA, _SEED = "synth:relation", 1_000_007
+_KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr")
 
 
 def command(
@@ -31,26 +32,41 @@ def command(
       reground demo --out runs/demo
     """
     from reground.evaluation.report import comparison_markdown
+    from reground.runs import result_header, write_json
 
-    sft, grpo = _config("demo_sft.yaml"), _config("demo_grpo.yaml")
+    begin = time.perf_counter()
+    reports = _all_arms(out, samples)
+    seconds = round(time.perf_counter() - begin)
+    arms = {name: {key: report[key] for key in _KEPT} for name, report in reports.items()}
+    result = result_header(command="make demo", config={"data": _DATA, "n": samples}, seed=_SEED)
+    write_json(out / "demo.json", result | {"seconds": seconds, "arms": arms})
+    typer.echo(f"\nheld-out scenes of {_DATA}, seed {_SEED}:\n\n{comparison_markdown(reports)}")
+    typer.echo(f"{seconds} seconds; the figures: {out / 'demo.json'}")
+    typer.echo(f"report with pictures and curves: {out / 'grpo_difficulty' / 'report.html'}")
+
+
+def _all_arms(out: Path, samples: int) -> dict[str, dict[str, Any]]:
+    """Train and evaluate one arm after the other; reports by the names of the table."""
     reports = {"base (shipped model)": _evaluated("tiny", out / "base", samples)}
-    sft_seconds = _trained(sft, out / "cot_sft")
+    sft, grpo = _config("demo_sft.yaml"), _config("demo_grpo.yaml")
     start = str(out / "cot_sft")
+    sft_seconds = _trained(sft, out / "cot_sft")
     reports["CoT-SFT"] = _evaluated(start, out / "cot_sft", samples)
-    grpo_seconds = 0.0
-    for name, difficulty in (("grpo", "none"), ("grpo_difficulty", "exp")):
+    seconds = []
+    for name, difficulty, label in (
+        ("grpo", "none", "+ GRPO"),
+        ("grpo_difficulty", "exp", "+ GRPO with difficulty weight"),
+    ):
         arm = _config("demo_grpo.yaml", f"model={start}", f"grpo.difficulty={difficulty}")
-        grpo_seconds = _trained(arm, out / name)
-        label = "+ GRPO" + (" with difficulty weight" if difficulty == "exp" else "")
+        seconds.append(_trained(arm, out / name))
         reports[label] = _evaluated(str(out / name), out / name, samples)
-    steps = max(1, round(sft.steps * grpo_seconds / sft_seconds))
+    steps = max(1, round(sft.steps * max(seconds) / sft_seconds))
     more = _config("demo_sft.yaml", f"model={start}", f"steps={steps}", f"seed={grpo.seed}")
     _trained(more, out / "more_sft")
     reports["+ SFT for the same time"] = _evaluated(
         str(out / "more_sft"), out / "more_sft", samples
     )
-    typer.echo(f"\nheld-out scenes of {_DATA}, seed {_SEED}:\n\n{comparison_markdown(reports)}")
-    typer.echo(f"report with pictures and curves: {out / 'grpo_difficulty' / 'report.html'}")
+    return reports
 
 
 def _config(name: str, *overrides: str) -> TrainConfig:
