@@ -1,0 +1,173 @@
+"""Write the tables of README.md and docs/results.md from docs/results/*.json.
+
+    python scripts/figures.py           # rewrite what stands between the marks
+    python scripts/figures.py --check   # say which document is out of date
+
+A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``; NAME is a function below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/results.md")
+RESULTS = ROOT / "docs/results"
+_BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_CLASSES = {"WBC": "white cell", "Platelets": "platelet", "RBC": "leftmost red cell"}
+_ARMS = {
+    "tiny": "shipped model, no training",
+    "pure_rl": "GRPO without cold start",
+    "box_sft": "SFT on coordinates alone",
+    "cot_sft": "CoT-SFT",
+    "more_sft": "CoT-SFT, then more SFT",
+    "grpo": "CoT-SFT, then GRPO (phi = none)",
+    "grpo_exp": "CoT-SFT, then GRPO with phi = exp",
+    "grpo_log": "CoT-SFT, then GRPO with phi = log",
+    "grpo_square": "CoT-SFT, then GRPO with phi = square",
+}
+
+
+def main() -> None:
+    """Rewrite or check every document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            stale.append(path.name)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    if check and stale:
+        sys.exit(f"{', '.join(stale)}: not what docs/results says; run python scripts/figures.py")
+
+
+def filled(text: str) -> str:
+    """The text with every table made anew."""
+    return _BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+
+def tiny() -> str:
+    """The shipped model by task, with images and with grey ones in their place."""
+    result = _read("tiny")
+    rows = []
+    for task, seen in result["seen"].items():
+        rows.append([f"`synth:{task}`", _percent(seen), _percent(result["blank"][task]), seen["n"]])
+        if task == "referring":
+            for stratum, own in seen["strata"].items():
+                if stratum.startswith(("kind=", "objects=")):
+                    rows.append([stratum.replace("=", ": "), _percent(own), "", own["n"]])
+    return _table(["scenes", "Acc@0.5 (%)", "images blanked", "n"], rows)
+
+
+def bccd() -> str:
+    """Blood cells by class: what needs no training, and each arm over its seeds."""
+    result = _read("bccd")
+    seeds = [own for name, own in result.items() if name.startswith("seed ")]
+    classes = [f"class={name}" for name in _CLASSES]
+    rows = [
+        ["best constant box", *(_percent(result["constant_box"][name]) for name in classes)],
+        ["before training", *(_percent(result["before"][name]) for name in classes)],
+    ]
+    arms = {
+        "sft": "CoT-SFT",
+        "grpo": "+ GRPO",
+        "direct": "direct SFT (boxes alone)",
+        "blank": "+ GRPO, images blanked",
+    }
+    for arm, label in arms.items():
+        cells = [_over_seeds([seed[arm][name] for seed in seeds]) for name in classes]
+        rows.append([label, *cells])
+    counts = [result["before"][name]["n"] for name in classes]
+    return _table(["Acc@0.5 (%)", *_CLASSES.values()], [*rows, ["n (test photos)", *counts]])
+
+
+def table4() -> str:
+    """UniVG-R1's Table 4 in miniature."""
+    return _ablation("table 4", with_start=True)
+
+
+def table5() -> str:
+    """UniVG-R1's Table 5 in miniature."""
+    return _ablation("table 5", with_start=False)
+
+
+def demo() -> str:
+    """What ``make demo`` printed."""
+    rows = _read("demo")["arms"]
+    return _table(
+        ["arm", "Acc@0.5 (%)", "mean IoU (%)", "n"],
+        ([name, _percent(own), _percent(own, "mean_iou"), own["n"]] for name, own in rows.items()),
+    )
+
+
+def speed() -> str:
+    """Ratios of the two performance benchmarks."""
+    update, rollout = _read("grpo_update"), _read("rollout")
+    rows = [
+        [
+            f"GRPO update, P {update['P']}, C {update['C']}, G {update['G']}",
+            _ratio(update),
+            f"peak memory {update['peak_memory_ratio']} times less; gradient within "
+            f"{update['gradient_relative_error']:.0e}",
+        ],
+        [
+            f"rollout, P {rollout['P']}, C {rollout['C']}, {rollout['n']} samples",
+            _ratio(rollout),
+            "against `generate(num_return_sequences=8)`",
+        ],
+    ]
+    return _table(["what", "times faster (median, range)", "beside"], rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    made.__name__: made for made in (tiny, bccd, table4, table5, demo, speed)
+}
+
+
+def _ablation(name: str, *, with_start: bool) -> str:
+    result = _read("ablation")
+    rows = {"tiny": result["arms"]["tiny"]["macro"]} if with_start else {}
+    rows |= result[name]
+    return _table(
+        ["arm", "mean Acc@0.5 over tasks (%)", "n"],
+        ([_ARMS[arm], _percent(own), own["n"]] for arm, own in rows.items()),
+    )
+
+
+def _read(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _percent(row: Mapping[str, Any], name: str = "acc@0.5") -> str:
+    return f"{100 * row[name]:.1f} ± {100 * row[f'{name}_stderr']:.1f}"
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Mean over seeds, the standard error over test photos, and the range of the seeds."""
+    values = [100 * row["acc@0.5"] for row in rows]
+    error = 100 * statistics.mean(row["acc@0.5_stderr"] for row in rows)
+    return f"{statistics.mean(values):.1f} ± {error:.1f} ({min(values):.0f}-{max(values):.0f})"
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    return f"{row['speedup']} ({row['speedup_min']}-{row['speedup_max']})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
