@@ -1,6 +1,6 @@
 """Put a trained run into the package as the shipped tiny model, with the record of its training.
 
-    python scripts/ship_tiny.py runs/tiny/1_dense runs/tiny/2_sft runs/tiny/3_grpo
+    python scripts/ship_tiny.py runs/tiny/1_dense runs/tiny/2_sft
 
 The last run's newest checkpoint is stored in bfloat16; of every run the config and each 50th row of
 its metrics (and all rows with a validation) go to docs/results/tiny_training/.

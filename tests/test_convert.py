@@ -131,11 +131,14 @@ LEFT, MIDDLE, RIGHT = box(10, 10, 30, 30), box(80, 10, 140, 60), box(150, 10, 18
         ([LEFT, RIGHT], Rule.UNIQUE, []),
         ([RIGHT, LEFT, MIDDLE], Rule.LEFTMOST, [LEFT]),
         ([RIGHT, LEFT, MIDDLE], Rule.RIGHTMOST, [RIGHT]),
+        ([RIGHT, LEFT, MIDDLE], Rule.HIGHEST, [LEFT]),
+        ([RIGHT, LEFT, MIDDLE], Rule.LOWEST, [MIDDLE]),
         ([RIGHT, LEFT, MIDDLE], Rule.LARGEST, [MIDDLE]),
         ([RIGHT, LEFT], Rule.ALL, [RIGHT, LEFT]),
         ([LEFT], Rule.LEFTMOST, []),
         ([LEFT], Rule.ALL, []),
         ([LEFT, box(12, 60, 32, 80)], Rule.LEFTMOST, []),  # nobody could say which
+        ([LEFT, box(80, 11, 100, 31)], Rule.HIGHEST, []),
         ([LEFT, box(50, 10, 70, 31)], Rule.LARGEST, []),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from reground.grounding.sample import ImageRef, Sample, Target
 _LOG = logging.getLogger(__name__)
 
 # A superlative is asked only where people would agree: the winner leads the runner-up by this share
-# of the image's width (leftmost, rightmost), or of its own area (largest).
+# of the image's side (leftmost, ... lowest), or of its own area (largest).
 _LEAD_SIDE = 0.02
 _LEAD_AREA = 0.15
 
@@ -32,9 +32,19 @@ class Rule(StrEnum):
     UNIQUE = "unique"  # exactly one in the image
     LEFTMOST = "leftmost"  # several: the one whose centre is furthest left
     RIGHTMOST = "rightmost"  # several: the one whose centre is furthest right
+    HIGHEST = "highest"  # several: the one whose centre is furthest up
+    LOWEST = "lowest"  # several: the one whose centre is furthest down
     LARGEST = "largest"  # several: the one of the largest area
     ALL = "all"  # several: all of them
 
+
+# How far a box's centre lies towards a side, as a share of the image's side.
+_REACH: Mapping[Rule, Callable[[Box], float]] = {
+    Rule.LEFTMOST: lambda box: -(box.x1 + box.x2) / 2 / box.frame.width,
+    Rule.RIGHTMOST: lambda box: (box.x1 + box.x2) / 2 / box.frame.width,
+    Rule.HIGHEST: lambda box: -(box.y1 + box.y2) / 2 / box.frame.height,
+    Rule.LOWEST: lambda box: (box.y1 + box.y2) / 2 / box.frame.height,
+}
 
 Questions = Mapping[str, Mapping[Rule, str]]  # class name -> rule -> phrase
 
@@ -87,17 +97,14 @@ def select(boxes: Sequence[Box], rule: Rule) -> list[Box]:
         return list(boxes) if len(boxes) == 1 else []
     if len(boxes) < 2:
         return []
-    match rule:
-        case Rule.ALL:
-            return list(boxes)
-        case Rule.LARGEST:
-            first, second = sorted(boxes, key=lambda box: -box.area)[:2]
-            clear = first.area - second.area >= _LEAD_AREA * first.area
-        case Rule.LEFTMOST | Rule.RIGHTMOST:
-            sign = 1 if rule is Rule.LEFTMOST else -1
-            first, second = sorted(boxes, key=lambda box: sign * (box.x1 + box.x2))[:2]
-            lead = sign * (second.x1 + second.x2 - first.x1 - first.x2) / 2
-            clear = lead >= _LEAD_SIDE * first.frame.width
+    if rule is Rule.ALL:
+        return list(boxes)
+    if rule is Rule.LARGEST:
+        first, second = sorted(boxes, key=lambda box: -box.area)[:2]
+        clear = first.area - second.area >= _LEAD_AREA * first.area
+    else:
+        first, second = sorted(boxes, key=_REACH[rule], reverse=True)[:2]
+        clear = _REACH[rule](first) - _REACH[rule](second) >= _LEAD_SIDE
     return [first] if clear else []
 
 
