@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from reground.training.settings import TrainConfig
 
-_DATA, _SEED = "synth:relation", 1_000_007
+_DATA, _SEED = "synth:diff", 1_000_007
 _KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr")
 
 
