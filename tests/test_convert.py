@@ -134,7 +134,7 @@ LEFT, MIDDLE, RIGHT = box(10, 10, 30, 30), box(80, 10, 140, 60), box(150, 10, 18
         ([RIGHT, LEFT, MIDDLE], Rule.HIGHEST, [LEFT]),
         ([RIGHT, LEFT, MIDDLE], Rule.LOWEST, [MIDDLE]),
         ([RIGHT, LEFT, MIDDLE], Rule.LARGEST, [MIDDLE]),
-        ([RIGHT, LEFT], Rule.ALL, [RIGHT, LEFT]),
+        ([RIGHT, LEFT], Rule.ALL, [LEFT, RIGHT]),
         ([LEFT], Rule.LEFTMOST, []),
         ([LEFT], Rule.ALL, []),
         ([LEFT, box(12, 60, 32, 80)], Rule.LEFTMOST, []),  # nobody could say which

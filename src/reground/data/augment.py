@@ -21,8 +21,9 @@ def augment(sample: Sample, generator: np.random.Generator, *, min_side: float) 
     """A random view of a single-image sample that holds all its targets whole.
 
     Sides shrink to at least ``min_side`` of the image's; a flip is drawn only where no word of
-    the question depends on it; place words of the chain follow the first target. Samples with
-    several images, without targets or of the scene world are returned as they are.
+    the question and no order of several targets depends on it; place words of the chain follow the
+    first target. Samples with several images, without targets or of the scene world are returned as
+    they are.
     """
     image = sample.images[0]
     if len(sample.images) > 1 or not sample.targets or image.path.startswith(SYNTH_PREFIX):
@@ -46,8 +47,8 @@ def _draw_view(sample: Sample, generator: np.random.Generator, min_side: float) 
         upper,
         right,
         lower,
-        bool(flips[0]) and not _SIDEWAYS.search(sample.question),
-        bool(flips[1]) and not _UPRIGHT.search(sample.question),
+        bool(flips[0]) and not _SIDEWAYS.search(sample.question) and len(boxes) == 1,
+        bool(flips[1]) and not _UPRIGHT.search(sample.question) and len(boxes) == 1,
     )
 
 

@@ -92,13 +92,16 @@ class Asker:
 
 
 def select(boxes: Sequence[Box], rule: Rule) -> list[Box]:
-    """The boxes that answer a question under ``rule``; none where it must not be asked."""
+    """The boxes that answer a question under ``rule``; none where it must not be asked.
+
+    Several boxes are given from left to right: an order that can be seen can be learned.
+    """
     if rule is Rule.UNIQUE:
         return list(boxes) if len(boxes) == 1 else []
     if len(boxes) < 2:
         return []
     if rule is Rule.ALL:
-        return list(boxes)
+        return sorted(boxes, key=lambda box: (box.x1, box.y1))
     if rule is Rule.LARGEST:
         first, second = sorted(boxes, key=lambda box: -box.area)[:2]
         clear = first.area - second.area >= _LEAD_AREA * first.area
