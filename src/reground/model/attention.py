@@ -168,7 +168,7 @@ def _decode(
     prompt_key, prompt_value = cache.prompt[layer]
     q = query.reshape(batch, kv_heads, -1, count, dim) * scale  # [B, K, R, G, D]
     on_prompt = (q.flatten(2, 3) @ prompt_key.transpose(2, 3)).unflatten(2, (-1, count))
-    on_prompt = on_prompt.masked_fill(~layout.prompt_mask[:, None, None, None, :], float("-inf"))
+    on_prompt.masked_fill_(~layout.prompt_mask[:, None, None, None, :], float("-inf"))
     by_suffix = q.transpose(2, 3)  # [B, K, G, R, D]
     on_own = (by_suffix @ own_key.transpose(3, 4)).transpose(2, 3)
     weights = torch.cat([on_prompt, on_own], dim=-1).softmax(dim=-1)
