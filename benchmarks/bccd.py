@@ -55,8 +55,7 @@ def main() -> None:
 def _convert(photos: Path) -> Sequence[Sample]:
     for split in ("train", "val", "test"):
         path = RUNS / "data" / f"{split}.jsonl"
-        name = "train_questions.yaml" if split == "train" else "questions.yaml"
-        rows = convert("voc", photos, split=split, questions=CONFIGS / name)
+        rows = convert("voc", photos, split=split, questions=CONFIGS / "questions.yaml")
         save_dataset(path, rows)
     return open_dataset(str(RUNS / "data/test.jsonl"))
 
