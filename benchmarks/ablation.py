@@ -8,15 +8,15 @@ held-out scenes of eleven tasks. Arms that are done already are not trained agai
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-from common import parser, publish, training_seconds
+from common import parser, publish, trained, training_seconds
 
 from reground.config import load
 from reground.evaluation.evaluate import evaluate
-from reground.training.run import train
+from reground.evaluation.metrics import macro_accuracy
+from reground.evaluation.records import read_scores
 from reground.training.settings import TrainConfig
 
 RUNS = Path("runs/ablation")
@@ -39,7 +39,7 @@ def main() -> None:
     asked = command_line.parse_args()
     rows: dict[str, dict[str, Any]] = {"tiny": _evaluated("tiny", "tiny", asked.limit)}
     for arm in dict.fromkeys((START, *TABLES["table 4"], *TABLES["table 5"])):
-        run = _trained(arm, asked.seed)
+        run = trained(_config(arm, asked.seed), RUNS / f"{arm}-{asked.seed}")
         rows[arm] = _evaluated(str(run), run.name, asked.limit) | {"seconds": training_seconds(run)}
     tables = {name: {arm: rows[arm]["macro"] for arm in arms} for name, arms in TABLES.items()}
     config = {"configs": str(CONFIGS), "held_out_seed": HELD_OUT, "limit": asked.limit}
@@ -53,41 +53,19 @@ def _config(arm: str, seed: int) -> TrainConfig:
     return load(TrainConfig, CONFIGS / f"{arm}.yaml", overrides)
 
 
-def _trained(arm: str, seed: int) -> Path:
-    """The run of an arm with a seed; trained, or resumed, unless it is done."""
-    out, config = RUNS / f"{arm}-{seed}", _config(arm, seed)
-    if not (out / "checkpoints" / f"step-{config.steps:06d}").exists():
-        train(config, out, resume=out.exists())
-    return out
-
-
 def _evaluated(model: str, name: str, limit: int) -> dict[str, Any]:
     """Acc@0.5 of each task that the arms train on, and their mean over tasks."""
     tasks = next(iter(_config(START, 0).data)).mix
-    rows = {}
+    rows, scores = {}, []
     for data in tasks:
-        report = evaluate(
-            RUNS / "results" / name / data.removeprefix("synth:"),
-            model=model,
-            data=data,
-            seed=HELD_OUT,
-            limit=limit,
-            max_tokens=128,
-        )
+        out = RUNS / "results" / name / data.removeprefix("synth:")
+        report = evaluate(out, model=model, data=data, seed=HELD_OUT, limit=limit, max_tokens=128)
         rows[data] = {key: report[key] for key in KEPT}
-    result = {"tasks": rows, "macro": _macro(list(rows.values()))}
-    print(f"{name}: macro Acc@0.5 {result['macro']}", flush=True)
-    return result
-
-
-def _macro(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Unweighted mean over tasks; the tasks' scenes are independent of one another."""
-    variance = sum(row["acc@0.5_stderr"] ** 2 for row in rows)
-    return {
-        "n": sum(row["n"] for row in rows),
-        "acc@0.5": sum(row["acc@0.5"] for row in rows) / len(rows),
-        "acc@0.5_stderr": math.sqrt(variance) / len(rows),
-    }
+        scores += read_scores(out)
+    mean = macro_accuracy(scores)
+    macro = {"n": len(scores), "acc@0.5": mean.value, "acc@0.5_stderr": mean.stderr}
+    print(f"{name}: macro Acc@0.5 {macro}", flush=True)
+    return {"tasks": rows, "macro": macro}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parser, publish, training_seconds
+from common import parser, publish, trained, training_seconds
 
 from reground.config import load
 from reground.data.convert import convert
@@ -22,7 +22,6 @@ from reground.evaluation.evaluate import evaluate
 from reground.evaluation.metrics import clustered_mean
 from reground.grounding.boxes import as_array, iou_matrix
 from reground.grounding.sample import Sample
-from reground.training.run import train
 from reground.training.settings import TrainConfig
 
 RUNS = Path("runs/bccd")
@@ -61,15 +60,12 @@ def _convert(photos: Path) -> Sequence[Sample]:
 
 
 def _trained(name: str, seed: int) -> Path:
-    """The run of a config with a seed; trained, or resumed, unless it is done."""
+    """The finished run of an arm with a seed."""
     out = RUNS / f"{name}-{seed}"
     overrides = [f"seed={100 * seed + SEED}"]
     if name == "grpo":
         overrides.append(f"model={RUNS / f'sft-{seed}'}")
-    config = load(TrainConfig, CONFIGS / f"{name}.yaml", overrides)
-    if not (out / "checkpoints" / f"step-{config.steps:06d}").exists():
-        train(config, out, resume=out.exists())
-    return out
+    return trained(load(TrainConfig, CONFIGS / f"{name}.yaml", overrides), out)
 
 
 def _evaluated(model: str, name: str, *, blank: bool = False) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reground.runs import result_header, write_json
+from reground.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,15 @@ def compared(ours: list[Cost], theirs: list[Cost]) -> dict[str, float]:
 def median_seconds(costs: list[Cost]) -> float:
     """The median time on the clock."""
     return round(statistics.median(cost.wall for cost in costs), 3)
+
+
+def trained(config: TrainConfig, out: Path) -> Path:
+    """The run of ``config`` in ``out``; trained, or resumed, unless it is done."""
+    from reground.training.run import train  # torch: only the benchmarks that train need it
+
+    if not (out / "checkpoints" / f"step-{config.steps:06d}").exists():
+        train(config, out, resume=out.exists())
+    return out
 
 
 def training_seconds(run: Path) -> float:

@@ -32,8 +32,7 @@ WITHOUT_IMAGES = "{% for message in messages %}{{ message.role }}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
-def chat() -> Chat:
-    tokenizer = tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
+def chat(tokenizer: Any) -> Chat:
     made = tiny.make("qwen2_5_vl", tokenizer=tokenizer, max_pixels=100 * 28 * 28)
     return made.chat
 

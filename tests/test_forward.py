@@ -55,11 +55,6 @@ def qwen3(tokenizer: Any) -> Pair:
     return make_pair("qwen3_vl", tokenizer)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
-
-
 def make_pair(architecture: tiny.Architecture, tokenizer: Any) -> Pair:
     checkpoint = tiny.make(architecture, tokenizer=tokenizer)
     _spread(checkpoint.model)

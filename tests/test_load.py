@@ -34,11 +34,6 @@ from reground.training.settings import Optim
 Modes = tuple[Training, Training, Training]  # of vision, merger and language
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
-
-
 @pytest.fixture(scope="module", params=get_args(tiny.Architecture))
 def every(request: pytest.FixtureRequest, tokenizer: Any) -> Checkpoint:
     return tiny.make(request.param, tokenizer=tokenizer)

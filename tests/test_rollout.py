@@ -40,11 +40,6 @@ class Setting:
         return TransformersPolicy(self.checkpoint)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
-
-
 @pytest.fixture(scope="module", params=get_args(tiny.Architecture))
 def every(request: pytest.FixtureRequest, tokenizer: Any) -> Setting:
     return make_setting(request.param, tokenizer)

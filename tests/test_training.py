@@ -100,7 +100,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def world(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(one_thread: None, tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> World:
     folder = tmp_path_factory.mktemp("world")
     made = World(folder, *(folder / name for name in ("4.jsonl", "1.jsonl", "random", "taught")))
     samples = [synth.sample("referring@1-2", seed=0, index=index) for index in range(4)]
@@ -114,7 +114,7 @@ def world(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> World:
         vision_hidden=32,
         vision_depth=1,
         vision_heads=2,
-        tokenizer=tiny.make_tokenizer(tiny.corpus(samples_per_task=20)),
+        tokenizer=tokenizer,
     )
     checkpoint = dataclasses.replace(checkpoint, family="univg_r1_direct", prompt="tiny")
     save(checkpoint, made.random)
