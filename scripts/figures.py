@@ -87,6 +87,8 @@ def bccd() -> str:
     for arm, label in arms.items():
         cells = [_over_seeds([seed[arm][name] for seed in seeds]) for name in classes]
         rows.append([label, *cells])
+    leads = result["above constant box"]["grpo"]
+    rows.append(["+ GRPO less constant box", *(_percent(leads[name]) for name in classes)])
     counts = [result["before"][name]["n"] for name in classes]
     return _table(["Acc@0.5 (%)", *_CLASSES.values()], [*rows, ["n (test photos)", *counts]])
 

@@ -6,14 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from reground.data import synth
-from reground.data.images import load
 from reground.data.source import save_dataset
 from reground.errors import DataError
-from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import ImageRef, Sample
 from reground.training.draw import Draws
 from reground.training.settings import Phase
 
@@ -94,23 +91,33 @@ def samples(draws: Draws, first: int, count: int) -> list[Sample]:
     return [draws.sample(item) for item in range(first, first + count)]
 
 
-def test_views_of_photos_differ_by_item_and_hold_the_target(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 48), "grey").save(tmp_path / "photo.png")
-    photo = ImageRef(str(tmp_path / "photo.png"), 64, 48)
-    target = Target(0, Box(20, 20, 30, 26, photo.frame))
-    row = Sample(id="a", images=(photo,), question="the cell", targets=(target,), task="referring")
-    save_dataset(tmp_path / "photos.jsonl", [row])
-    phases = [Phase(mix={str(tmp_path / "photos.jsonl"): 1.0})]
-    drawn, again = (
-        samples(Draws(phases, seed=0, total=20, augment_min_side=0.6), 0, 20) for _ in range(2)
-    )
-    assert drawn == again
-    assert len({sample.images[0].path for sample in drawn}) > 15
-    for sample in drawn:
-        assert sample.boxes[0].area == pytest.approx(60)
-        assert sample.boxes[0].overhang() == 0
-        assert load(sample.images[0]).size == (sample.images[0].width, sample.images[0].height)
-    assert {s.images for s in samples(Draws(phases, seed=0, total=5), 0, 5)} == {(photo,)}
+def test_a_row_brings_others_about_its_images(tmp_path: Path) -> None:
+    photos = [ImageRef(str(tmp_path / name), 64, 48) for name in ("a.png", "b.png", "c.png")]
+    rows = [
+        Sample(f"{number}-{question}", (photo,), f"question {question}", (), task="voc")
+        for number, photo in enumerate(photos)
+        for question in range(1 + 3 * number)
+    ]
+    save_dataset(tmp_path / "photos.jsonl", rows)
+    draws = Draws([Phase(mix={str(tmp_path / "photos.jsonl"): 1.0})], seed=0, total=60)
+    assert [row.id for row in draws.rows()] == [row.id for row in rows]
+    sizes = {1: 1, 4: 3, 7: 3}
+    for item in range(60):
+        own, every = draws.samples(item, 3), draws.samples(item)
+        assert own == draws.samples(item, 3) and own[0] == draws.sample(item)
+        assert {sample.images for sample in every} == {own[0].images}
+        assert len(own) == sizes[len(every)]
+        assert len({sample.id for sample in every}) == len(every)
+        assert {sample.id for sample in own} <= {sample.id for sample in every}
+    assert len({tuple(s.id for s in draws.samples(item, 3)) for item in range(60)}) > 12
+
+
+def test_a_scene_has_one_question() -> None:
+    draws = Draws(MIXED, seed=0, total=10)
+    assert [draws.samples(item, 4) for item in range(10)] == [
+        [draws.sample(item)] for item in range(10)
+    ]
+    assert list(draws.rows()) == []
 
 
 def test_phases_follow_the_share_of_the_run() -> None:

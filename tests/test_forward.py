@@ -233,9 +233,8 @@ def _spread(model: Any) -> None:
 
 @st.composite
 def steps(draw: st.DrawFn) -> list[Group]:
-    """The groups of one step: prompts of any length, each with G suffixes and up to two images."""
-    num_suffixes = draw(st.integers(1, 4))
-    suffix_lengths = st.lists(st.integers(1, 15), min_size=num_suffixes, max_size=num_suffixes)
+    """The groups of one step: prompts of any length, each with suffixes and up to two images."""
+    suffix_lengths = st.lists(st.integers(1, 15), min_size=1, max_size=4)
     shapes = draw(st.lists(st.tuples(st.integers(1, 20), suffix_lengths), min_size=1, max_size=12))
     return [
         Group(index, _numbered_prompt(length, index), tuple(map(_numbered_suffix, own)))
@@ -285,6 +284,7 @@ def test_packing_changes_no_token_weight_or_image(groups: list[Group], max_token
                 rest = [0] * (batch.suffix_ids.shape[2] - len(suffix.ids))
                 assert batch.suffix_ids[row, place].tolist() == [*suffix.ids, *rest]
                 assert batch.weights[row, place].tolist() == [*suffix.weights, *rest]
+            assert not batch.weights[row, len(group.suffixes) :].any()
         assert torch.equal(batch.scored, batch.weights > 0)
 
 

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from reground.config import dump, load
 from reground.data import synth
-from reground.data.source import save_dataset
+from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, RunError, TrainingError
 from reground.grounding.answers import Status
+from reground.grounding.sample import Sample
 from reground.model import tiny
 from reground.model.load import load as load_checkpoint
 from reground.model.load import save
@@ -41,6 +42,7 @@ from reground.runs import RunDir
 from reground.training.checkpoint import checkpoints
 from reground.training.draw import Draws
 from reground.training.grpo import Grpo
+from reground.training.method import StepBatch
 from reground.training.objective import EASY, HARD
 from reground.training.run import train
 from reground.training.settings import TrainConfig
@@ -166,15 +168,53 @@ def test_dense_targets_are_learnt(world: World) -> None:
     assert mean(column(run, "dense/box_l1")[-5:]) < mean(column(run, "dense/box_l1")[:5])
 
 
-def test_dense_targets_need_scenes(world: World, tmp_path: Path) -> None:
-    path = tmp_path / "photo.jsonl"
-    row = rows(world.one)[0]
-    row["images"][0]["path"] = "photo.png"
-    synth.render("synth:referring@1-2/0/0/0").save(tmp_path / "photo.png")
-    path.write_text(json.dumps(row) + "\n")
-    config = world.config("dense", f"data=[{{mix: {{{json.dumps(str(path))}: 1.0}}}}]")
-    with pytest.raises(DataError, match="dense targets need scenes"):
-        world.run("dense-photo", config)
+@pytest.mark.parametrize("weigh", ["tokens", "objects"])
+def test_dense_targets_of_photos_are_learnt(world: World, tmp_path: Path, weigh: str) -> None:
+    config = world.config("dense", "steps=80", "optim.lr=0.01", f"dense.weigh={weigh}")
+    run = train(config, tmp_path / "run")
+    losses = column(run, "loss")
+    assert mean(losses[-5:]) < 0.75 * mean(losses[:5])
+    assert mean(column(run, "dense/object_accuracy")[-5:]) > 0.7
+
+
+def test_dense_targets_come_from_scenes_or_files(world: World, tmp_path: Path) -> None:
+    mix = f'data=[{{mix: {{{json.dumps(str(world.four))}: 1.0, "synth:listing": 1.0}}}}]'
+    with pytest.raises(DataError, match="draw from scenes or from files"):
+        train(world.config("dense", mix), tmp_path / "run")
+
+
+def test_questions_about_an_image_share_it_and_nothing_else(world: World, tmp_path: Path) -> None:
+    (first, second, *_) = open_dataset(str(world.four))
+    other = dataclasses.replace(first, id="other", question="the thing on the left, please")
+    save_dataset(tmp_path / "shared.jsonl", [first, second, other])
+    mix = f"data=[{{mix: {{{json.dumps(str(tmp_path / 'shared.jsonl'))}: 1.0}}}}]"
+    prompter = Prompter.of(load_checkpoint(str(world.taught)))
+    config = world.config("sft", mix, "sft.questions_per_image=2")
+    method = Sft(prompter, Draws(config.data, seed=0, total=3), config)
+    batch = method.batch(1, range(3))  # an epoch: the first image twice, with both its questions
+    (micro,) = batch.micros
+    assert len(micro.batch.images) == 3
+    assert sorted((micro.batch.weights.sum(-1) > 0).sum(-1).tolist()) == [1, 2, 2]
+
+    alone = world.config("sft", mix)
+    samples = [first, other, second, other, first]
+    draws = Drawn(samples)
+    expected = Sft(prompter, draws, alone)  # type: ignore[arg-type]
+    separate = expected.batch(1, range(5))
+    assert batch.normaliser == separate.normaliser
+    found, want = (_gradients(own, made) for own, made in ((method, batch), (expected, separate)))
+    torch.testing.assert_close(found[0], want[0])
+    torch.testing.assert_close(found[1], want[1], rtol=1e-4, atol=1e-6)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Samples in the given order in place of ``Draws``."""
+
+    order: Sequence[Sample]
+
+    def samples(self, item: int, limit: int) -> list[Sample]:
+        return [self.order[item]]
 
 
 def test_grpo_raises_the_reward(world: World) -> None:
@@ -302,15 +342,19 @@ def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
         with torch.no_grad():
             old = method.module(micro.packed.batch)
         long = dataclasses.replace(micro, old_logprobs=old)
-        losses, gradients = zip(*(_gradients(method, m) for m in (micro, long)), strict=True)
+        losses, gradients = zip(
+            *(_gradients(method, StepBatch([m], 16.0)) for m in (micro, long)), strict=True
+        )
         torch.testing.assert_close(losses[0], losses[1])
         torch.testing.assert_close(gradients[0], gradients[1])
         assert float(gradients[0].abs().max()) > 0
 
 
-def _gradients(method: Grpo, micro: Any) -> tuple[Tensor, Tensor]:
+def _gradients(method: Sft | Grpo, batch: StepBatch) -> tuple[Tensor, Tensor]:
     method.module.zero_grad()
-    loss = method.loss(method.module, micro, 16.0, Tally())
+    loss = torch.stack(
+        [method.loss(method.module, m, batch.normaliser, Tally()) for m in batch.micros]
+    ).sum()
     loss.backward()
     parts = [p.grad.flatten() for p in method.module.parameters() if p.grad is not None]
     return loss.detach(), torch.cat(parts)

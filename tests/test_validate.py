@@ -46,6 +46,21 @@ def check(folder: Path, *rows: Row | str, **options: Any) -> Report:
     return validate(folder / "data.jsonl", **options)
 
 
+def test_a_view_of_a_photo_is_checked_as_the_photo_is(tmp_path: Path) -> None:
+    def view(file: str, edges: str) -> Row:
+        return {"path": f"{file}#view={edges}", "width": 120, "height": 80}
+
+    image(tmp_path, "photo.png")
+    rows = [
+        row(tmp_path, "good", images=[view("photo.png", "50,10,170,90,hv")]),
+        row(tmp_path, "absent", images=[view("absent.png", "50,10,170,90,")]),
+        row(tmp_path, "outside", images=[view("photo.png", "100,10,220,90,")]),
+    ]
+    report = check(tmp_path, *rows)
+    assert report.num_clean == 1
+    assert report.reasons == {Reason.MISSING_IMAGE: 1, Reason.CORRUPT_IMAGE: 1}
+
+
 def truncated(folder: Path) -> Row:
     entry = image(folder, "cut.png")
     path = folder / "cut.png"

@@ -34,6 +34,12 @@ def convert(
         Path | None,
         typer.Option(metavar="FILE", help="YAML with a phrase and rules for each class."),
     ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Ask N random crops and flips of every image as well."
+        ),
+    ] = None,
     allow_missing_images: Annotated[
         bool, typer.Option("--allow-missing-images", help="Keep rows whose images are not on disk.")
     ] = False,
@@ -54,6 +60,7 @@ def convert(
         images=images,
         split=split,
         questions=questions,
+        views=views,
         allow_missing_images=allow_missing_images,
     )
     typer.echo(f"{out}: {save_dataset(out, samples)} samples")

@@ -47,6 +47,9 @@ def load(image: ImageRef | str) -> Image.Image:
     file, view = split_view(path)
     loaded = synth.render(file) if file.startswith(SYNTH_PREFIX) else _load_file(file)
     if view is not None:
+        if view.right > loaded.width or view.lower > loaded.height:
+            found = ImageSize(*loaded.size)
+            raise DataError(f"{path}: reaches outside the file's {found}; convert the data again")
         loaded = view.image(loaded)
     if isinstance(image, ImageRef) and loaded.size != (image.width, image.height):
         found = ImageSize(*loaded.size)
@@ -55,6 +58,14 @@ def load(image: ImageRef | str) -> Image.Image:
             "its boxes are in another frame; convert the data again"
         )
     return loaded
+
+
+def exists(path: str) -> bool:
+    """Whether the file of an image, or of the image that a view is cut from, is on disk.
+
+    Scenes need no file.
+    """
+    return path.startswith(SYNTH_PREFIX) or Path(split_view(path)[0]).is_file()
 
 
 def size(path: str | Path) -> ImageSize:

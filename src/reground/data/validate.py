@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from reground.data.images import MAX_ASPECT, SYNTH_PREFIX, ImageSize, load
+from reground.data.images import MAX_ASPECT, SYNTH_PREFIX, ImageSize, exists, load
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
@@ -220,7 +220,7 @@ class _Check:
 
 
 def _decoded(path: str) -> ImageSize | Problem:
-    if not path.startswith(SYNTH_PREFIX) and not Path(path).is_file():
+    if not exists(path):
         return Problem(Reason.MISSING_IMAGE, path)
     try:
         return ImageSize(*load(path).size)

@@ -36,12 +36,17 @@ class Prompter:
 
     def prompt(self, sample: Sample) -> Prompt:
         """The prompt of a sample; its images are loaded here."""
-        return self.ask([load(image) for image in sample.images], sample.question)
+        return self.prompts([sample])[0]
+
+    def prompts(self, samples: Sequence[Sample]) -> list[Prompt]:
+        """The prompts of samples about the same images, which are loaded and encoded once."""
+        images = [load(image) for image in samples[0].images]
+        texts = [self._text(sample.question, len(images)) for sample in samples]
+        return self.checkpoint.chat.prompts(images, texts)
 
     def ask(self, images: Sequence[Image.Image], question: str) -> Prompt:
         """The prompt of a question about RGB images."""
-        text = self.profile.render(question=question, num_images=len(images))
-        return self.checkpoint.chat.prompt(images, text)
+        return self.checkpoint.chat.prompt(images, self._text(question, len(images)))
 
     def gold(self, sample: Sample, prompt: Prompt) -> str:
         """The text that answers the sample perfectly, in the frame of the encoded target image."""
@@ -52,3 +57,6 @@ class Prompter:
         """What a completion answers, its boxes in original pixels of the target image."""
         text = self.checkpoint.chat.decode(ids)
         return parse(text, self.family, prompt.images[target_image].size)
+
+    def _text(self, question: str, num_images: int) -> str:
+        return self.profile.render(question=question, num_images=num_images)

@@ -6,14 +6,13 @@ the same samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from reground.data.augment import augment
 from reground.data.images import SYNTH_PREFIX
 from reground.data.source import open_dataset
-from reground.grounding.sample import Sample
+from reground.grounding.sample import ImageRef, Sample
 from reground.training.settings import Phase
 
 
@@ -25,22 +24,29 @@ class Draws:
     those whose turn falls on it.
     """
 
-    def __init__(
-        self,
-        phases: Sequence[Phase],
-        *,
-        seed: int,
-        total: int,
-        augment_min_side: float | None = None,
-    ) -> None:
-        self._seed, self._total, self._min_side = seed, total, augment_min_side
+    def __init__(self, phases: Sequence[Phase], *, seed: int, total: int) -> None:
+        self._seed, self._total = seed, total
         self._phases = [(phase.until, tuple(phase.mix), _shares(phase)) for phase in phases]
         specs = dict.fromkeys(spec for phase in phases for spec in phase.mix)
         self._sources = {spec: open_dataset(spec, seed=seed) for spec in specs}
         self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._rows = {
+            spec: _rows_by_images(source)
+            for spec, source in self._sources.items()
+            if not spec.startswith(SYNTH_PREFIX)
+        }
 
     def sample(self, item: int) -> Sample:
         """The sample that is item ``item`` of the run."""
+        return self.samples(item, 1)[0]
+
+    def rows(self) -> Iterator[Sample]:
+        """All rows of the files that are drawn from."""
+        for spec in self._rows:
+            yield from self._sources[spec]
+
+    def samples(self, item: int, limit: int | None = None) -> list[Sample]:
+        """Item ``item`` and the other rows of its file about the same images, at most ``limit``."""
         share = item / self._total
         _, specs, shares = next(
             phase for phase in self._phases if share < phase[0] or phase[0] == 1.0
@@ -49,9 +55,11 @@ class Draws:
         spec = specs[int(np.searchsorted(shares, generator.random(), side="right"))]
         source = self._sources[spec]
         if spec.startswith(SYNTH_PREFIX):
-            return source[item]
-        sample = source[self._shuffled(item, len(source))]
-        return augment(sample, generator, min_side=self._min_side) if self._min_side else sample
+            return [source[item]]
+        row = self._shuffled(item, len(source))
+        others = [other for other in self._rows[spec][source[row].images] if other != row]
+        chosen = generator.permutation(others)[: limit and limit - 1].tolist()
+        return [source[index] for index in (row, *chosen)]
 
     def _shuffled(self, item: int, size: int) -> int:
         epoch, place = divmod(item, size)
@@ -59,6 +67,13 @@ class Draws:
             generator = np.random.Generator(np.random.Philox(key=[self._seed ^ size, epoch]))
             self._orders = {(size, epoch): generator.permutation(size)}
         return int(self._orders[size, epoch][place])
+
+
+def _rows_by_images(source: Sequence[Sample]) -> dict[tuple[ImageRef, ...], list[int]]:
+    rows: dict[tuple[ImageRef, ...], list[int]] = {}
+    for index, sample in enumerate(source):
+        rows.setdefault(sample.images, []).append(index)
+    return rows
 
 
 def _shares(phase: Phase) -> np.ndarray:

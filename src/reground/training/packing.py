@@ -30,8 +30,7 @@ class Group:
     @property
     def num_tokens(self) -> int:
         """Tokens of the padded row: the prompt once and G times the longest suffix."""
-        longest = max(len(suffix.ids) for suffix in self.suffixes)
-        return len(self.prompt.ids) + len(self.suffixes) * longest
+        return _padded([self])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,11 @@ def pack(
 ) -> list[MicroBatch]:
     """Micro-batches of at most ``max_tokens`` padded tokens (a larger group goes alone).
 
-    Groups of like length share a micro-batch, so that little is padded; every group appears once.
+    Groups of like size share a micro-batch, so that little is padded; every group appears once.
     """
-    by_length = sorted(groups, key=lambda group: (group.num_tokens, group.index))
+    by_length = sorted(
+        groups, key=lambda group: (len(group.suffixes), group.num_tokens, group.index)
+    )
     batches: list[list[Group]] = []
     for group in by_length:
         if batches and _padded([*batches[-1], group]) <= max_tokens:
@@ -60,10 +61,9 @@ def pack(
 
 
 def collate(groups: Sequence[Group], *, pad_id: int, device: torch.device) -> MicroBatch:
-    """Groups with the same number of suffixes as one padded batch."""
+    """Groups as one padded batch; where one has fewer suffixes, the last ones are pads alone."""
     prompt_ids, prompt_mask = pad_prompts([group.prompt for group in groups], pad_id=pad_id)
-    length = max(len(suffix.ids) for group in groups for suffix in group.suffixes)
-    shape = (len(groups), len(groups[0].suffixes), length)
+    shape = (len(groups), *_widest(groups))
     ids, weights = torch.full(shape, pad_id, dtype=torch.long), torch.zeros(shape)
     for row, group in enumerate(groups):
         for place, suffix in enumerate(group.suffixes):
@@ -76,5 +76,11 @@ def collate(groups: Sequence[Group], *, pad_id: int, device: torch.device) -> Mi
 
 def _padded(groups: Sequence[Group]) -> int:
     prompt = max(len(group.prompt.ids) for group in groups)
-    suffix = max(len(suffix.ids) for group in groups for suffix in group.suffixes)
-    return len(groups) * (prompt + len(groups[0].suffixes) * suffix)
+    num_suffixes, length = _widest(groups)
+    return len(groups) * (prompt + num_suffixes * length)
+
+
+def _widest(groups: Sequence[Group]) -> tuple[int, int]:
+    """The most suffixes that a group has, and the most tokens that a suffix has."""
+    num_suffixes = max(len(group.suffixes) for group in groups)
+    return num_suffixes, max(len(suffix.ids) for group in groups for suffix in group.suffixes)

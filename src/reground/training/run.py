@@ -45,12 +45,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
         )
     _set_training(checkpoint, config.tuning)
     prompter = Prompter.of(checkpoint)
-    draws = Draws(
-        config.data,
-        seed=config.seed,
-        total=config.steps * config.batch_size,
-        augment_min_side=config.augment_min_side,
-    )
+    draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     method = _method(prompter, draws, config)
     validator = Validator(prompter, config.validation) if config.validation else None
     # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.

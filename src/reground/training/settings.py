@@ -54,9 +54,28 @@ class Supervised:
 
     ``digit_weights`` weigh the 1st, 2nd, 3rd ... digit of every number (the last
     stands for all later ones): at 112 pixels the third digit of a 0-1000 coordinate is noise.
+    A drawn row of a file brings others about the same images along, up to ``questions_per_image``:
+    they share one encoding of the images.
     """
 
     digit_weights: tuple[float, ...] = (1.0,)
+    questions_per_image: int = 1
+
+    def __post_init__(self) -> None:
+        if self.questions_per_image < 1:
+            raise ValueError("questions_per_image must be at least 1")
+
+
+@config
+class DensePretraining:
+    """Dense targets of image tokens. Tokens weigh alike, or objects do.
+
+    With ``weigh: objects`` an object's weight is divided among its tokens, box errors count
+    relative to the box, and a token goes to the object of which it shows most: for photos in which
+    some objects are no larger than a token.
+    """
+
+    weigh: Literal["tokens", "objects"] = "tokens"
 
 
 @config
@@ -113,7 +132,6 @@ class TrainConfig:
     """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (GRPO) a step.
 
     ``model`` is a folder, a hub id or ``tiny``; ``shape`` starts from random weights instead.
-    ``augment_min_side`` (of each side, up to 1.0) cuts and flips the photos anew at every draw.
     """
 
     method: Literal["dense", "sft", "grpo"]
@@ -127,9 +145,9 @@ class TrainConfig:
     batch_size: int = 16
     micro_batch_tokens: int = 16_384
     max_pixels: int | None = None
-    augment_min_side: float | None = None
     tuning: Tuning = Tuning()
     optim: Optim = Optim()
+    dense: DensePretraining = DensePretraining()
     sft: Supervised = Supervised()
     grpo: Grpo = Grpo()
     validation: Validation | None = None

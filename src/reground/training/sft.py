@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor, nn
 
 from reground.grounding.sample import Sample
+from reground.model.chat import Prompt
 from reground.model.prompting import Prompter
 from reground.training.draw import Draws
 from reground.training.method import LogProbs, StepBatch
@@ -35,7 +37,8 @@ class Sft:
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Prompts and gold answers of the items."""
-        groups = [self._group(item, self._draws.sample(item)) for item in items]
+        limit = self._config.sft.questions_per_image
+        groups = [self._group(item, self._draws.samples(item, limit)) for item in items]
         micros = pack(
             groups,
             max_tokens=self._config.micro_batch_tokens,
@@ -53,12 +56,23 @@ class Sft:
         tally.add("sft/nll", -float(logprobs.detach().sum()), logprobs.numel())
         return loss
 
-    def _group(self, item: int, sample: Sample) -> Group:
-        prompt = self._prompter.prompt(sample)
-        text = self._prompter.gold(sample, prompt)
-        ids = [*self._chat.encode_answer(text), self._chat.end_id]
-        weights = token_weights([self._is_digit[i] for i in ids], self._config.sft)
-        return Group(item, prompt, (Suffix(tuple(ids), weights),))
+    def _group(self, item: int, samples: Sequence[Sample]) -> Group:
+        """Samples about the same images: what their prompts have in common, once."""
+        prompts = self._prompter.prompts(samples)
+        shared = Prompt(_common_prefix([prompt.ids for prompt in prompts]), prompts[0].images)
+        suffixes = []
+        for sample, prompt in zip(samples, prompts, strict=True):
+            rest = prompt.ids[len(shared.ids) :]
+            text = self._prompter.gold(sample, prompt)
+            ids = [*self._chat.encode_answer(text), self._chat.end_id]
+            weights = token_weights([self._is_digit[i] for i in ids], self._config.sft)
+            suffixes.append(Suffix((*rest, *ids), (*[0.0] * len(rest), *weights)))
+        return Group(item, shared, tuple(suffixes))
+
+
+def _common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return tuple(column[0] for column in columns)
 
 
 def token_weights(is_digit: Sequence[bool], settings: Supervised) -> tuple[float, ...]:

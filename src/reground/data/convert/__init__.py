@@ -28,6 +28,7 @@ def convert(
     images: Path | None = None,
     split: str | None = None,
     questions: Path | None = None,
+    views: int | None = None,
     allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """Samples of ``source`` by the converter ``name``, one after another.
@@ -43,6 +44,7 @@ def convert(
         "images": images,
         "split": split,
         "questions": questions,
+        "views": views,
         "allow_missing_images": allow_missing_images or None,
     }
     options = {key: value for key, value in given.items() if value is not None}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from reground.data.convert.common import Images, numbers, read_json, reading
-from reground.data.convert.detections import Asker, Labelled, read_questions
+from reground.data.convert.detections import Asker, read_questions
+from reground.data.convert.labelled import Labelled
 from reground.data.images import ImageSize
 from reground.errors import DataError
 from reground.grounding.boxes import Box
@@ -31,6 +32,7 @@ def convert(
     *,
     images: Path | None = None,
     questions: Path | None = None,
+    views: int = 0,
     allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """Samples of an instances JSON, by :class:`Asker`; ids start with the image's file name.
@@ -38,7 +40,8 @@ def convert(
     ``images`` is the folder of the files, the JSON's own folder where it is not given.
     """
     tables = read_instances(source)
-    asker = Asker("coco", read_questions(questions, sorted(set(tables.classes.values()))))
+    classes = sorted(set(tables.classes.values()))
+    asker = Asker("coco", read_questions(questions, classes), views)
     found = Images(images or source.parent, allow_missing_images)
     for key, image in tables.images.items():
         with reading(f"{source}: image {key}"):

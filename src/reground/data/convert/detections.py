@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 
 from reground.data.convert.appearance import describe
-from reground.data.images import load
+from reground.data.convert.labelled import Labelled, random_views
+from reground.data.images import exists, load
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
@@ -50,35 +51,36 @@ Questions = Mapping[str, Mapping[Rule, str]]  # class name -> rule -> phrase
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """One object of an image: its class, its box in pixels, and whether it is really a crowd."""
-
-    label: str
-    box: Box
-    crowd: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Asker:
-    """Makes the samples of one image after another."""
+    """Makes the samples of one image after another.
+
+    Every image is asked about as a whole and in ``views`` random views, each with what is true of
+    it: another cell may be the leftmost one there.
+    """
 
     task: str
     questions: Questions
+    views: int = 0
 
-    def samples(self, name: str, image: ImageRef, objects: Iterable[Labelled]) -> Iterator[Sample]:
-        """One sample per class and rule that applies; ids are ``name``-class-rule.
+    def samples(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
+        """One sample per view, class and rule that applies; ids are ``name``-class-rule.
 
         Objects with an empty box are left out with a warning. A class of which the image holds a
         crowd is not asked about: its members are not all boxed. Samples with one target carry a
         chain in ``think``, with a colour if the image is on disk.
         """
+        yield from self._asked(name, image, objects)
+        for view in random_views(name, image, objects, self.views):
+            yield from self._asked(*view)
+
+    def _asked(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
         pixels: Image.Image | None = None
         for label, boxes in _by_class(objects, image.path).items():
             for rule, phrase in self.questions.get(label, {}).items():
                 chosen = select(boxes, rule)
                 if not chosen:
                     continue
-                if len(chosen) == 1 and pixels is None and Path(image.path).is_file():
+                if len(chosen) == 1 and pixels is None and exists(image.path):
                     pixels = load(image.path)  # once per image, and only where a chain needs it
                 yield Sample(
                     id=f"{name}-{label}-{rule}",

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reground.data.convert.common import Images, numbers, reading
-from reground.data.convert.detections import Asker, Labelled, read_questions
+from reground.data.convert.detections import Asker, read_questions
+from reground.data.convert.labelled import Labelled
 from reground.data.images import ImageSize
 from reground.errors import DataError
 from reground.grounding.boxes import Box
@@ -20,6 +21,7 @@ def convert(
     images: Path | None = None,
     split: str | None = None,
     questions: Path | None = None,
+    views: int = 0,
     allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """Samples of a VOC folder (Annotations, ImageSets/Main, JPEGImages), by :class:`Asker`.
@@ -33,7 +35,7 @@ def convert(
     if not trees:
         raise DataError(f"{folder}: no XML files; expected a Pascal VOC folder as source")
     classes = sorted({_label(item) for tree in trees.values() for item in tree.iter("object")})
-    asker = Asker("voc", read_questions(questions, classes))
+    asker = Asker("voc", read_questions(questions, classes), views)
     found = Images(images or source / "JPEGImages", allow_missing_images)
     for name in _names(source, split, list(trees)):
         if name not in trees:
