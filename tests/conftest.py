@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from reground.runs import RunDir
+    from worlds import World
 
 # The machines of a continuous integration are slow and uneven: no deadline for one example.
 # Examples are derived from the test itself, so that a failure is the same everywhere.
@@ -19,3 +24,30 @@ def tokenizer() -> Any:
     from reground.model import tiny  # torch: tests of the layers without it start sooner
 
     return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Runs that are compared figure by figure are made by one thread."""
+    from worlds import single_thread
+
+    with single_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Four samples, a model of random weights and one that was taught a little."""
+    from worlds import make_world, single_thread
+
+    with single_thread():
+        return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def whole(world: World) -> Mapping[str, RunDir]:
+    """Undisturbed runs, by case."""
+    from worlds import CASES, single_thread
+
+    with single_thread():
+        return {name: world.run(f"whole-{name}", case(world)) for name, case in CASES.items()}

@@ -1,0 +1,133 @@
+"""Trains in child processes that are killed, or that are the ranks of one run.
+
+A script of its own, so that torch is imported once, and forked: python driver.py PLAN
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reground.config import load
+from reground.training.run import train
+from reground.training.settings import TrainConfig
+from worlds import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the driver is asked for: a run by several ranks, or one that is killed and resumed."""
+
+    config: str
+    out: str
+    ranks: int = 1
+    kills: int = 0
+
+
+# ---- the driver --------------------------------------------------------------------------------
+
+_FILE_EVENTS = frozenset({"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"})
+_REMOVALS = frozenset({"os.remove", "os.rmdir"})  # paths relative to an open folder
+_OPERATIONS = range(4, 45)  # between two kills
+_LONGEST = 60  # seconds that a child may live
+
+
+def drive(plan: Path) -> None:
+    """Do the jobs of ``plan`` and write how each ended beside it."""
+    report = {}
+    for name, values in json.loads(plan.read_text()).items():
+        job = Job(**values)
+        config, out = load(TrainConfig, Path(job.config)), Path(job.out)
+        report[name] = _killed(config, out, job) if job.kills else _by_ranks(config, out, job)
+    (plan.parent / "report.json").write_text(json.dumps(report))
+
+
+def _by_ranks(config: TrainConfig, out: Path, job: Job) -> Row:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [
+        _fork(partial(_train_as, rank, job.ranks, port, config, out)) for rank in range(job.ranks)
+    ]
+    statuses = []
+    for _ in range(job.ranks):
+        child, status = os.wait()
+        children.remove(child)
+        statuses.append(status)
+        if status:  # the others would wait for it for ever
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+    return {"statuses": statuses}
+
+
+def _train_as(rank: int, ranks: int, port: int, config: TrainConfig, out: Path) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train(config, out)
+
+
+def _killed(config: TrainConfig, out: Path, job: Job) -> Row:
+    """Kill the run at random points and resume it each time; at last leave it in peace."""
+    rng, deaths = random.Random(job.out.rpartition("/")[2]), 0
+    for _ in range(job.kills):
+        countdown = rng.choice(_OPERATIONS)
+        _, status = os.waitpid(_fork(partial(_train_until, countdown, config, out)), 0)
+        deaths += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    _, status = os.waitpid(_fork(partial(_train_until, None, config, out)), 0)
+    return {"statuses": [status], "deaths": deaths}
+
+
+def _train_until(countdown: int | None, config: TrainConfig, out: Path) -> None:
+    """Train or resume; with a countdown die just before that file operation."""
+    resume = (out / "config.yaml").exists()
+    if not resume:
+        shutil.rmtree(out, ignore_errors=True)
+    if countdown:
+        sys.addaudithook(partial(_die, out=str(out), countdown=iter(range(countdown, 0, -1))))
+    train(config, out, resume=resume)
+
+
+def _die(event: str, arguments: tuple[Any, ...], *, out: str, countdown: Iterator[int]) -> None:
+    """An audit hook: SIGKILL to this process where the countdown of file operations ends."""
+    if event not in _FILE_EVENTS:
+        return
+    in_run = event in _REMOVALS or str(arguments[0]).startswith(out)
+    if in_run and next(countdown, None) == 1:
+        print(f"killed before {event} {arguments[0]}", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fork(action: Callable[[], None]) -> int:
+    """Start a child for ``action``; returns its process id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    signal.alarm(_LONGEST)  # ranks that have lost each other wait for ever
+    try:
+        action()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    drive(Path(sys.argv[1]))

@@ -1,0 +1,239 @@
+"""Accumulation, ranks, resume and kills change nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from driver import Job
+from reground.config import dump
+from reground.errors import TrainingError
+from reground.model.load import load as load_checkpoint
+from reground.runs import RunDir
+from reground.training.checkpoint import checkpoints
+from reground.training.run import train
+from reground.training.settings import TrainConfig
+from reground.training.sft import Sft
+from worlds import (
+    CASES,
+    METHODS,
+    Row,
+    World,
+    column,
+    poison,
+    rows,
+    same_weights,
+)
+
+DRIVER = Path(__file__).with_name("driver.py")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def assert_same_training(found: RunDir, want: RunDir) -> None:
+    """Invariant 6: the same samples and rollouts, every figure within 1e-5."""
+    for one, other in zip(rows(found.metrics), rows(want.metrics), strict=True):
+        # A policy gradient of opposite signs sums to little: its rounding is that of its parts.
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-7)
+    if want.rollouts.exists():
+        assert [_rollout_id(row) for row in rows(found.rollouts)] == [
+            _rollout_id(row) for row in rows(want.rollouts)
+        ]
+
+
+def _rollout_id(row: Row) -> Row:
+    return {name: row[name] for name in ("step", "sample", "rollout", "text", "reward")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_accumulation_changes_nothing(world: World, tmp_path: Path, method: str) -> None:
+    runs = [
+        train(
+            world.config(method, "steps=3", f"micro_batch_tokens={tokens}"), tmp_path / str(tokens)
+        )
+        for tokens in (1, 100_000)
+    ]
+    assert_same_training(*runs)
+
+
+JOBS: dict[str, Callable[[World], tuple[TrainConfig, int, int]]] = {
+    "2-ranks-sft": lambda world: (world.config("sft", "steps=3", "batch_size=3"), 2, 0),
+    "2-ranks-dense": lambda world: (
+        world.config("dense", "steps=3", 'data=[{mix: {"synth:listing@2-3": 1.0}}]'),
+        2,
+        0,
+    ),
+    "2-ranks-grpo": lambda world: (world.config("grpo", "steps=3"), 2, 0),
+    "2-ranks-grpo-without-kl": lambda world: (
+        world.config("grpo", "steps=3", "grpo.kl=0.0", "grpo.group_size=2"),
+        2,
+        0,
+    ),
+    "killed-sft": lambda world: (_saving_often(CASES["sft"](world)), 1, 7),
+    "killed-grpo": lambda world: (_saving_often(CASES["grpo"](world)), 1, 7),
+}
+
+
+def _saving_often(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, save_every=3)
+
+
+@pytest.fixture(scope="module")
+def driven(world: World) -> Mapping[str, Row]:
+    """What the driver reports of each job: statuses of its processes, and how often it died."""
+    jobs = {}
+    for name, job in JOBS.items():
+        config, ranks, kills = job(world)
+        path = world.folder / f"{name}.yaml"
+        path.write_text(dump(config))
+        jobs[name] = dataclasses.asdict(Job(str(path), str(world.folder / name), ranks, kills))
+    plan = world.folder / "jobs.json"
+    plan.write_text(json.dumps(jobs))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), str(plan)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Row] = json.loads((world.folder / "report.json").read_text())
+    for name, outcome in report.items():
+        outcome["stderr"] = done.stderr
+        outcome["run"] = RunDir(world.folder / name)
+    return report
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name.startswith("2-ranks")])
+def test_two_ranks_equal_one(
+    world: World, driven: Mapping[str, Row], tmp_path: Path, name: str
+) -> None:
+    assert driven[name]["statuses"] == [0, 0], driven[name]["stderr"]
+    config, _, _ = JOBS[name](world)
+    assert_same_training(driven[name]["run"], train(config, tmp_path / "one"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_kills_leave_no_trace(
+    whole: Mapping[str, RunDir], driven: Mapping[str, Row], method: str
+) -> None:
+    """SIGKILL just before random file operations, each time resumed; equal byte for byte."""
+    outcome = driven[f"killed-{method}"]
+    assert outcome["deaths"] >= 5, "too few kills to prove anything"
+    assert outcome["statuses"] == [0], outcome["stderr"]
+    _assert_same_bytes(outcome["run"], whole[method])
+    left = sorted(path.name for path in outcome["run"].checkpoints.iterdir())
+    assert left == ["step-000009", "step-000010"]
+
+
+def _assert_same_bytes(found: RunDir, want: RunDir) -> None:
+    assert found.metrics.read_text() == want.metrics.read_text()
+    if want.rollouts.exists():
+        assert found.rollouts.read_text() == want.rollouts.read_text()
+    weights = [checkpoints(run)[-1].model / "model.safetensors" for run in (found, want)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    if (want.path / "best").exists():
+        best = [run.path / "best" / "model.safetensors" for run in (found, want)]
+        assert best[0].read_bytes() == best[1].read_bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nan_stops_the_run_and_resume_equals_an_undisturbed_one(
+    world: World,
+    whole: Mapping[str, RunDir],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+) -> None:
+    """Ten steps equal five and five: the rows of steps 6 and 7 are made again, bit for bit."""
+    config = dataclasses.replace(CASES[case](world), save_every=5)
+    with monkeypatch.context() as patch:
+        poison(patch, METHODS[config.method], step=8)
+        with pytest.raises(TrainingError, match=r"step 8: loss nan.*last good checkpoint"):
+            train(config, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    assert column(run, "loss") == column(whole[case], "loss")[:7]
+    (kept,) = checkpoints(run)
+    assert kept.step == 5
+    parameters = load_checkpoint(str(kept.model)).model.parameters()
+    assert all(bool(parameter.isfinite().all()) for parameter in parameters)
+    train(config, run.path, resume=True)
+    _assert_same_bytes(run, whole[case])
+
+
+def test_a_rate_that_blows_up_is_noticed(world: World, tmp_path: Path) -> None:
+    config = world.config("sft", "optim={lr: 1e+30, warmup: 0.0}")
+    with pytest.raises(TrainingError, match=r"lower optim\.lr"):
+        train(config, tmp_path / "run")
+    assert all(math.isfinite(loss) for loss in column(RunDir(tmp_path / "run"), "loss"))
+
+
+def test_resuming_a_finished_run_changes_nothing(world: World, tmp_path: Path) -> None:
+    config = world.config("sft", "steps=2", world.validation(every=1))
+    run = train(config, tmp_path / "run")
+    before = [path.read_bytes() for path in (run.metrics, run.timings, run.path / "best.json")]
+    train(config, run.path, resume=True)
+    after = [path.read_bytes() for path in (run.metrics, run.timings, run.path / "best.json")]
+    assert before == after
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.config("sft", "steps=3", world.validation(every=2))
+    want = train(config, tmp_path / "want")
+    with monkeypatch.context() as patch, pytest.raises(TrainingError):
+        poison(patch, Sft, step=2)
+        train(config, tmp_path / "run")
+    run = train(config, tmp_path / "run", resume=True)
+    assert [row["step"] for row in rows(run.metrics)] == [0, 1, 2, 3]
+    _assert_same_bytes(run, want)
+
+
+def test_an_unfinished_checkpoint_is_neither_resumed_nor_loaded(
+    world: World, tmp_path: Path
+) -> None:
+    run = train(world.config("sft", "steps=2", "save_every=1"), tmp_path / "run")
+    first, second = checkpoints(run)
+    second.path.rename(second.path.with_suffix(".partial"))  # as a kill before the rename leaves it
+    assert checkpoints(run) == [first]
+    assert same_weights(run.path, first.model)
+
+
+@pytest.mark.parametrize("case", ["sft", "dense", "grpo-lora"])
+def test_a_run_depends_on_its_config_alone(world: World, tmp_path: Path, case: str) -> None:
+    """Not on what drew random numbers in this process before."""
+    scenes = 'data=[{mix: {"synth:listing@2-3": 1.0}}]'
+    config = CASES[case](world) if case in CASES else world.config(case, scenes)
+    config = dataclasses.replace(config, steps=2, validation=None)
+    figures = []
+    for number in range(2):
+        torch.manual_seed(number)
+        random.seed(number)
+        figures.append(train(config, tmp_path / str(number)).metrics.read_text())
+    assert figures[0] == figures[1]
+
+
+def test_prompts_made_in_two_threads_are_the_same(world: World) -> None:
+    """A batch is made ahead in a thread, while validation asks with the same tokenizer."""
+    chat = load_checkpoint(str(world.random)).chat
+    text = "the red one <|im_end|>"
+    want = chat.prompt([], text).ids
+    found: set[tuple[int, ...]] = set()
+
+    def ask() -> None:
+        found.update(chat.prompt([], text).ids for _ in range(1500))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {want}

@@ -1,0 +1,180 @@
+"""The best model of a run, and runs that cannot go on or cannot start."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from reground.errors import ConfigError, DataError, RunError, TrainingError
+from reground.runs import RunDir
+from reground.training.checkpoint import checkpoints
+from reground.training.grpo import Grpo
+from reground.training.run import train
+from worlds import (
+    CASES,
+    World,
+    column,
+    poison,
+    rows,
+    same_weights,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- validation --------------------------------------------------------------------------------
+
+
+def test_the_best_model_is_kept(world: World, tmp_path: Path) -> None:
+    """Training that destroys a good model: the best is the one before."""
+    config = world.config(
+        "sft",
+        "steps=3",
+        "optim={lr: 0.3, warmup: 0.0}",
+        "save_every=1",
+        world.validation(every=1),
+        model=world.taught,
+    )
+    run = train(config, tmp_path / "run")
+    scores = column(run, "validation/acc@0.5")
+    assert len(scores) == 4
+    assert scores[0] > max(scores[1:])
+    best = json.loads((run.path / "best.json").read_text())
+    assert best == {"step": 0, "validation/acc@0.5": scores[0]}
+    assert same_weights(run.path / "best", checkpoints(RunDir(world.taught))[-1].model)
+    assert not same_weights(run.path / "best", checkpoints(run)[-1].model)
+
+
+def test_a_better_model_replaces_the_best(world: World, whole: Mapping[str, RunDir]) -> None:
+    scores = {
+        row["step"]: row["validation/acc@0.5"]
+        for row in rows(whole["sft"].metrics)
+        if "validation/acc@0.5" in row
+    }
+    assert list(scores) == [0, 4, 8, 10]
+    best = json.loads((whole["sft"].path / "best.json").read_text())
+    assert best["validation/acc@0.5"] == max(scores.values())
+    assert best["step"] == next(step for step in scores if scores[step] == max(scores.values()))
+
+
+# ---- runs that cannot go on, or cannot start ---------------------------------------------------
+
+
+def test_batches_without_variance_are_counted_and_then_an_error(
+    world: World, tmp_path: Path
+) -> None:
+    config = world.config("grpo", "grpo.patience=3", "grpo.max_tokens=4", model=world.random)
+    with pytest.raises(TrainingError, match=r"step 3: 3 batches in a row.*iou, format") as raised:
+        train(config, tmp_path / "run")
+    assert "grpo.temperature" in str(raised.value)
+    run = RunDir(tmp_path / "run")
+    assert column(run, "rollout/barren_batches") == [1, 2]
+    assert column(run, "advantage/zero_variance") == [1, 1]
+
+
+def test_the_count_of_barren_batches_survives_a_resume(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.config(
+        "grpo", "grpo.patience=4", "grpo.max_tokens=4", "save_every=2", model=world.random
+    )
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="step 3: loss nan"):
+        poison(patch, Grpo, step=3)
+        train(config, tmp_path / "run")
+    with pytest.raises(TrainingError, match="step 4: 4 batches"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_a_batch_without_variance_trains_nothing_without_kl(world: World, tmp_path: Path) -> None:
+    config = world.config("grpo", "steps=2", "grpo.kl=0.0", "grpo.max_tokens=4", model=world.random)
+    run = train(config, tmp_path / "run")
+    assert column(run, "grad_norm") == [0, 0]
+    assert column(run, "loss") == [0, 0]
+
+
+def test_resume_with_another_config_names_the_keys(
+    world: World, whole: Mapping[str, RunDir]
+) -> None:
+    config = dataclasses.replace(CASES["grpo"](world), seed=3)
+    config = dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, kl=0.5))
+    before = whole["grpo"].metrics.read_bytes()
+    with pytest.raises(RunError, match=r"seed: 0 -> 3; grpo\.kl: 0\.04 -> 0\.5"):
+        train(config, whole["grpo"].path, resume=True)
+    assert whole["grpo"].metrics.read_bytes() == before
+
+
+def test_an_occupied_folder_is_refused(world: World, whole: Mapping[str, RunDir]) -> None:
+    with pytest.raises(RunError, match="already holds a run; give --resume"):
+        train(CASES["sft"](world), whole["sft"].path)
+
+
+def test_clean_starts_anew(world: World, tmp_path: Path) -> None:
+    runs = [
+        train(world.config("sft", f"steps={steps}"), tmp_path / "run", clean=True)
+        for steps in (3, 2)
+    ]
+    assert [row["step"] for row in rows(runs[1].metrics)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["data.0.mix={empty.jsonl: 1.0}"], DataError, "holds no sample"),
+        (["data.0.mix={absent.jsonl: 1.0}"], DataError, "no such file"),
+        (["validation={data: empty.jsonl}"], DataError, "holds no sample"),
+        (["tuning={vision: frozen, merger: frozen, language: frozen}"], ConfigError, "frozen"),
+        (["family=univg_r2"], ConfigError, "did you mean 'univg_r1'"),
+        (["prompt=tinny"], ConfigError, "did you mean 'tiny'"),
+    ],
+)
+def test_what_cannot_start_leaves_no_folder(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    error: type[Exception],
+    message: str,
+) -> None:
+    """So that the mended command works as it stands, without --clean."""
+    monkeypatch.chdir(tmp_path)
+    Path("empty.jsonl").write_text("")
+    with pytest.raises(error, match=message):
+        train(world.config("sft", *overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_clean_keeps_the_old_run_where_the_new_one_cannot_start(
+    world: World, tmp_path: Path
+) -> None:
+    run = train(world.config("sft", "steps=1"), tmp_path / "run")
+    before = run.metrics.read_bytes()
+    with pytest.raises(DataError):
+        train(world.config("sft", "data.0.mix={absent.jsonl: 1.0}"), run.path, clean=True)
+    assert run.metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stepz=3", "stepz: unknown key; did you mean 'steps'?"),
+        ("optim.lrr=1", "optim.lrr: unknown key; did you mean 'optim.lr'?"),
+        ("grpo.group_sise=4", "did you mean 'grpo.group_size'?"),
+        ("group_size=4", "did you mean 'grpo.group_size'?"),
+        ("tuning.visions=full", "did you mean 'tuning.vision'?"),
+        ("method=ppo", "method: found \"ppo\", expected 'dense', 'sft' or 'grpo'"),
+        ("steps=many", 'steps: found "many", expected an integer'),
+        ("grpo.group_size=1", "group_size must be at least 2"),
+        ("grpo.temperature=0", "temperature must be above 0"),
+        ("grpo.top_p=0.9", "grpo.top_p: unknown key"),  # training refuses a cut distribution
+        ("data=[]", "data phases must end in rising order"),
+        ("data.0.until=0.5", "the last at 1.0; found [0.5]"),
+    ],
+)
+def test_a_wrong_setting_is_explained(world: World, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        world.config("grpo", override)
+    assert message in str(raised.value)

@@ -1,0 +1,137 @@
+"""A small world to train in: four samples, models of random weights, and shared settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reground.config import load
+from reground.data import synth
+from reground.data.source import save_dataset
+from reground.model import tiny
+from reground.model.load import load as load_checkpoint
+from reground.model.load import save
+from reground.runs import RunDir
+from reground.training.grpo import Grpo
+from reground.training.run import train
+from reground.training.settings import TrainConfig
+from reground.training.sft import Sft
+from reground.training.tally import Tally
+
+Row = dict[str, Any]
+
+STEPS = 10
+TEACHING_STEPS = 70  # enough for some rollouts to be right, not for all
+METHODS: dict[str, type[Sft] | type[Grpo]] = {"sft": Sft, "grpo": Grpo}
+LORA = "tuning={vision: frozen, merger: full, language: lora, lora_rank: 2}"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Four samples, a model of random weights, and one that was taught the samples a little."""
+
+    folder: Path
+    four: Path
+    one: Path
+    random: Path
+    taught: Path
+
+    def config(self, method: str, *overrides: str, model: Path | None = None) -> TrainConfig:
+        """The settings that all runs here share; GRPO starts from the taught model."""
+        model = model or (self.taught if method == "grpo" else self.random)
+        return load(
+            TrainConfig,
+            None,
+            [
+                f"method={method}",
+                f"model={model}",
+                f"data=[{{mix: {{{json.dumps(str(self.four))}: 1.0}}}}]",
+                f"steps={STEPS}",
+                "batch_size=4",
+                "optim={lr: 0.001, warmup: 0.2}",
+                "grpo={group_size: 4, max_tokens: 26, temperature: 1.0}",
+                *overrides,
+            ],
+        )
+
+    def validation(self, *, every: int) -> str:
+        return f"validation={{data: {self.four}, limit: 4, every: {every}, max_tokens: 26}}"
+
+    def run(self, name: str, config: TrainConfig, **how: bool) -> RunDir:
+        return train(config, self.folder / name, **how)
+
+
+def make_world(folder: Path) -> World:
+    """Write the samples, make the models, teach one."""
+    made = World(folder, *(folder / name for name in ("4.jsonl", "1.jsonl", "random", "taught")))
+    samples = [synth.sample("referring@1-2", seed=0, index=index) for index in range(4)]
+    save_dataset(made.four, samples)
+    save_dataset(made.one, samples[:1])
+    checkpoint = tiny.make(
+        hidden=32,
+        layers=1,
+        heads=2,
+        head_dim=16,
+        vision_hidden=32,
+        vision_depth=1,
+        vision_heads=2,
+    )
+    checkpoint = dataclasses.replace(checkpoint, family="univg_r1_direct", prompt="tiny")
+    save(checkpoint, made.random)
+    optim = "optim={lr: 0.01, warmup: 0.1, final: 0.3}"
+    made.run("taught", made.config("sft", f"steps={TEACHING_STEPS}", optim))
+    return made
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Sums of another number of threads may round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+CASES: dict[str, Callable[[World], TrainConfig]] = {
+    "sft": lambda world: world.config("sft", world.validation(every=4)),
+    "grpo": lambda world: world.config("grpo"),
+    "grpo-lora": lambda world: world.config("grpo", LORA),
+}
+
+
+def rows(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def column(run: RunDir, name: str) -> list[float]:
+    return [row[name] for row in rows(run.metrics) if name in row]
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def poison(patch: pytest.MonkeyPatch, method: type[Sft] | type[Grpo], *, step: int) -> None:
+    """Make the loss of one step NaN; these runs have one micro-batch a step."""
+    true_loss, calls = method.loss, iter(range(1, STEPS + 1))
+
+    def loss(self: Any, module: nn.Module, micro: Any, normaliser: float, tally: Tally) -> Tensor:
+        found: Tensor = true_loss(self, module, micro, normaliser, tally)
+        return found * math.nan if next(calls) == step else found
+
+    patch.setattr(method, "loss", loss)
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    states = [load_checkpoint(str(path)).model.state_dict() for path in (first, second)]
+    return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
