@@ -39,6 +39,7 @@ def test_iou_is_symmetric_and_a_share(first: Box, second: Box) -> None:
     assert iou(first, second) == pytest.approx(iou(second, first))
     assert 0 <= iou(first, second) <= 1 + 1e-12
     assert iou(first, first) == pytest.approx(1)
+    assert iou(first, second) == iou_matrix(as_array([first]), as_array([second]))[0, 0]
 
 
 @given(boxes(), boxes())

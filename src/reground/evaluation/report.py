@@ -12,13 +12,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 
 from reground.evaluation import gallery
-from reground.evaluation.curves import draw_curves, read_metrics
 from reground.evaluation.metrics import (
     Outcome,
     by_stratum,
@@ -28,6 +27,9 @@ from reground.evaluation.metrics import (
     summarise,
 )
 from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
+
+if TYPE_CHECKING:
+    from reground.evaluation.curves import Curve
 
 REPORT = "report.json"
 
@@ -53,7 +55,7 @@ def write_report(
     report.json holds. Raises ``DataError`` where scores, run.json or metrics are missing or bad.
     """
     scores, run = list(read_scores(folder)), read_run(folder)
-    curves = draw_curves(read_metrics(training)) if training else []
+    curves = _curves(training) if training else []
     report = build_report(scores, run=run)
     page = _render(
         "report.html.j2",
@@ -127,6 +129,12 @@ def estimate(row: Mapping[str, Any], name: str) -> str:
     """The mean called ``name`` in percent, with its standard error where it has one."""
     stderr = row[f"{name}_stderr"]
     return percent(row[name]) + ("" if stderr is None else f" ± {percent(stderr)}")
+
+
+def _curves(training: Path) -> Sequence[Curve]:
+    from reground.evaluation.curves import draw_curves, read_metrics  # matplotlib: 0.4 s
+
+    return draw_curves(read_metrics(training))
 
 
 def _outcome_counts(scores: Sequence[SampleScore]) -> dict[Outcome, int]:

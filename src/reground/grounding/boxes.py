@@ -14,7 +14,6 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 FloatArray = NDArray[np.float64]
 
@@ -134,8 +133,7 @@ def place(box: Box) -> str:
 def as_array(boxes: Iterable[Box]) -> FloatArray:
     """Boxes of one common frame as [N, 4]; raises ``ValueError`` where frames differ."""
     boxes = list(boxes)
-    if len({box.frame for box in boxes}) > 1:
-        raise ValueError("boxes of different frames cannot be compared; convert them with .to()")
+    _check_frames(boxes)
     return np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
 
 
@@ -145,7 +143,12 @@ def iou(first: Box, second: Box) -> float:
     >>> iou(Box(0, 0, 10, 10, THOUSAND), Box(0, 0, 10, 5, THOUSAND))
     0.5
     """
-    return float(iou_matrix(as_array([first, second])[:1], as_array([second]))[0, 0])
+    _check_frames([first, second])
+    width = min(first.x2, second.x2) - max(first.x1, second.x1)
+    height = min(first.y2, second.y2) - max(first.y1, second.y1)
+    inter = max(width, 0.0) * max(height, 0.0)
+    union = first.area + second.area - inter
+    return inter / union if union > 0 else 0.0
 
 
 def iou_matrix(first: FloatArray, second: FloatArray) -> FloatArray:
@@ -168,6 +171,8 @@ def match(first: FloatArray, second: FloatArray) -> list[tuple[int, int]]:
     >>> match(np.array([[0, 0, 4, 4], [6, 6, 9, 9]]), np.array([[6, 6, 9, 9]]))
     [(1, 0)]
     """
+    from scipy.optimize import linear_sum_assignment  # 0.2 s, for sets of boxes alone
+
     rows, columns = linear_sum_assignment(iou_matrix(first, second), maximize=True)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True)]
 
@@ -179,10 +184,17 @@ def set_iou(predicted: Sequence[Box], truth: Sequence[Box]) -> float:
     """
     if not predicted or not truth:
         return 1.0 if not predicted and not truth else 0.0
-    as_array([*predicted, *truth])  # one frame for all, or a ValueError
+    if len(predicted) == len(truth) == 1:
+        return iou(predicted[0], truth[0])
+    _check_frames([*predicted, *truth])
     first, second = as_array(predicted), as_array(truth)
     overlaps = iou_matrix(first, second)
     return float(sum(overlaps[i, j] for i, j in match(first, second)) / max(overlaps.shape))
+
+
+def _check_frames(boxes: Sequence[Box]) -> None:
+    if any(box.frame != boxes[0].frame for box in boxes):
+        raise ValueError("boxes of different frames cannot be compared; convert them with .to()")
 
 
 def _overlaps(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
