@@ -21,6 +21,7 @@ EXPECTED = [
     "univg_r1",
     "univg_r1_direct",
     "vg_refiner",
+    "vlm_r1",
 ]
 
 
@@ -59,7 +60,7 @@ def test_the_suffix_of_the_paper_stands_in_its_profile_alone() -> None:
     )
     assert render(load_profile("univg_r1"), "Where?") == f"Where? {suffix}"
     with_tags = [name for name in EXPECTED if FORM_TAG.search(load_profile(name).text)]
-    assert with_tags == ["univg_r1", "vg_refiner"]
+    assert with_tags == ["univg_r1", "vg_refiner", "vlm_r1"]
 
 
 def test_the_refiner_is_told_of_every_block() -> None:

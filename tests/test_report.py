@@ -213,7 +213,7 @@ def mixed_scores() -> list[SampleScore]:
 
 
 def test_a_gallery_shows_hits_and_every_kind_of_failure() -> None:
-    chosen = gallery.choose(mixed_scores(), count=24)
+    chosen = gallery.choose(mixed_scores(), count=24, outcome=outcome)
     outcomes = [outcome(one) for one in chosen]
     assert len(chosen) == 24
     assert outcomes.count(Outcome.HIT) == 12
@@ -222,11 +222,11 @@ def test_a_gallery_shows_hits_and_every_kind_of_failure() -> None:
 
 def test_a_gallery_depends_on_ids_alone() -> None:
     scores = mixed_scores()
-    chosen = gallery.choose(scores, count=24)
-    assert gallery.choose(scores[::-1], count=24) == chosen
+    chosen = gallery.choose(scores, count=24, outcome=outcome)
+    assert gallery.choose(scores[::-1], count=24, outcome=outcome) == chosen
     # Other samples beside them do not move those that stay.
     hits = [one for one in scores if outcome(one) is Outcome.HIT]
-    fewer = gallery.choose(hits, count=24)
+    fewer = gallery.choose(hits, count=24, outcome=outcome)
     assert {one.sample.id for one in chosen if outcome(one) is Outcome.HIT} <= {
         one.sample.id for one in fewer
     }
@@ -240,7 +240,7 @@ def test_a_gallery_fills_up_with_what_there_is(
 ) -> None:
     scores = [score(f"hit {index}", 0.9) for index in range(num_hits)]
     scores += [score(f"miss {index}", 0.1) for index in range(num_misses)]
-    chosen = gallery.choose(scores, count=10)
+    chosen = gallery.choose(scores, count=10, outcome=outcome)
     assert len(chosen) == min(10, len(scores))
     assert sum(outcome(one) is Outcome.HIT for one in chosen) == shown_hits
 
@@ -254,7 +254,8 @@ def test_large_images_are_embedded_small(
 ) -> None:
     Image.new("RGB", size, "teal").save(tmp_path / "a.png")
     image = ImageRef(str(tmp_path / "a.png"), *size)
-    (picture,) = gallery.draw(score("a", 0.9, images=(image,), targets=())).pictures
+    drawn = gallery.draw(score("a", 0.9, images=(image,), targets=()), outcome=Outcome.HIT)
+    (picture,) = drawn.pictures
     assert picture.uri is not None and picture.problem is None
     decoded = Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2])))
     assert (decoded.format, decoded.size) == (kind, embedded)

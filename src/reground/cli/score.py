@@ -13,22 +13,50 @@ def command(
         Path,
         typer.Argument(
             metavar="PREDICTIONS",
-            help="Folder with predictions.jsonl and run.json, as `reground eval` writes it.",
+            help="Folder that `reground eval` wrote, or another project's answers (--format).",
         ),
     ],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for scores.jsonl; may be the same.")
     ],
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="F", help="predictions, mig_bench_outputs (a folder) or vlm_r1_log."
+        ),
+    ] = "predictions",
+    scorer: Annotated[
+        str,
+        typer.Option(
+            metavar="S",
+            help="reground, or whose rules to follow: mig_bench, vlm_r1, vlm_r1_reward, "
+            "vg_refiner, lmms_eval_bbox_rec, lmms_eval_grounding or vlmevalkit_refcoco.",
+        ),
+    ] = "reground",
+    migician_y_scale: Annotated[
+        bool, typer.Option("--migician-y-scale", help="Stretch y as mig_bench does for Migician.")
+    ] = False,
 ) -> None:
     """Score predictions: each answer is parsed and compared with the true boxes.
 
-    Needs no model and opens no image. `reground report` is the next step.
+    Needs no model and opens no image. Writes scores.jsonl and report.json; `reground report` draws
+    the pages.
 
     \b
-    Example:
+    Examples:
       reground score results/first --out results/first
+      reground score --format mig_bench_outputs --scorer mig_bench outputs/qwen2_vl --out qwen2_vl
     """
-    from reground.evaluation.score import score_folder
+    from reground.evaluation.report import write_json_report
+    from reground.evaluation.score import Scorer, score_folder, score_log
 
-    count = score_folder(predictions, out=out)
-    typer.echo(f"{out / 'scores.jsonl'}: {count} scored; next: reground report {out}")
+    rules = Scorer(scorer, migician_y_scale)
+    if format_name == "predictions":
+        count = score_folder(predictions, out=out, scorer=rules)
+    else:
+        count = score_log(predictions, format_name=format_name, out=out, scorer=rules)
+    report = write_json_report(out)
+    typer.echo(
+        f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "
+        f"next: reground report {out}"
+    )

@@ -6,14 +6,14 @@ import base64
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from reground.data import images
 from reground.errors import DataError
-from reground.evaluation.metrics import Outcome, outcome
+from reground.evaluation.metrics import Outcome
 from reground.evaluation.records import XYXY, SampleScore
 from reground.grounding.sample import ImageRef
 
@@ -55,39 +55,44 @@ class Example:
         return tuple(box.xyxy for box in self.score.sample.boxes)
 
 
-def choose(scores: Sequence[SampleScore], *, count: int) -> list[SampleScore]:
+def choose(
+    scores: Sequence[SampleScore], *, count: int, outcome: Callable[[SampleScore], Outcome]
+) -> list[SampleScore]:
     """At most ``count`` scores, half of them hits, and every other outcome in turn.
 
     The choice and its order follow a hash of the sample ids: it is the same for every model, and
     nobody picked it.
     """
     ordered = sorted(scores, key=_digest)
-    hits = [score for score in ordered if outcome(score) is Outcome.HIT]
-    others = _in_turn([score for score in ordered if outcome(score) is not Outcome.HIT])
+    outcomes = {score.sample.id: outcome(score) for score in ordered}
+    hits = [score for score in ordered if outcomes[score.sample.id] is Outcome.HIT]
+    missed = [score for score in ordered if outcomes[score.sample.id] is not Outcome.HIT]
+    others = _in_turn(missed, outcomes)
     num_hits = min(len(hits), max(count // 2, count - len(others)))
     return sorted(hits[:num_hits] + others[: count - num_hits], key=_digest)
 
 
-def draw(score: SampleScore) -> Example:
+def draw(score: SampleScore, *, outcome: Outcome) -> Example:
     """An example with its images embedded; an image that cannot be read is said, not dropped."""
     sample = score.sample
     pictures = tuple(
         _picture(image, label=f"image {index + 1}", is_target=index == sample.target_image)
         for index, image in enumerate(sample.images)
     )
-    return Example(score, outcome(score), pictures)
+    return Example(score, outcome, pictures)
 
 
 def _digest(score: SampleScore) -> str:
     return hashlib.sha256(score.sample.id.encode()).hexdigest()
 
 
-def _in_turn(scores: Sequence[SampleScore]) -> list[SampleScore]:
+def _in_turn(scores: Sequence[SampleScore], outcomes: Mapping[str, Outcome]) -> list[SampleScore]:
     seen: Counter[Outcome] = Counter()
     rounds = []
     for score in scores:
-        rounds.append(seen[outcome(score)])
-        seen[outcome(score)] += 1
+        outcome = outcomes[score.sample.id]
+        rounds.append(seen[outcome])
+        seen[outcome] += 1
     return [scores[index] for index in sorted(range(len(scores)), key=rounds.__getitem__)]
 
 

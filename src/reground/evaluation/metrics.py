@@ -1,15 +1,16 @@
 """What a set of scores amounts to: means with standard errors, per task and per stratum.
 
-Acc@t is the share of samples with IoU > t, as in VLM-R1 and VG-Refiner (MIG-Bench's own evaluator
-counts IoU >= t, which differs only for a box of exactly that IoU). An answer that cannot be read is
-a miss with IoU 0; a sample that was never answered (a row with an error) is unscored: it is counted
-apart and enters no mean.
+Acc@t is the share of samples with IoU > t, as in VLM-R1 and VG-Refiner; a peer's scorer may count
+IoU >= t (``hit``), which differs only for a box of exactly that IoU. An answer that cannot be read
+is a miss with IoU 0; a sample that was never answered (a row with an error) is unscored: it is
+counted apart and enters no mean.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from reground.grounding.boxes import FloatArray
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 HIT_THRESHOLD = 0.5
+
+Hit = Callable[[float, float], bool]  # whether an IoU is a hit at a threshold
+HITS: Mapping[str, Hit] = {">": operator.gt, ">=": operator.ge}
 
 
 class Outcome(StrEnum):
@@ -71,16 +75,16 @@ class Summary:
         return row | {"status": {str(status): count for status, count in self.status.items()}}
 
 
-def outcome(score: SampleScore) -> Outcome:
+def outcome(score: SampleScore, hit: Hit = operator.gt) -> Outcome:
     """Where one sample ended."""
     if score.status is None:
         return Outcome.UNSCORED
     if score.status is not Status.OK:
         return Outcome(score.status)
-    return Outcome.HIT if _is_hit(score, HIT_THRESHOLD) else Outcome.MISS
+    return Outcome.HIT if _is_hit(score, HIT_THRESHOLD, hit) else Outcome.MISS
 
 
-def summarise(scores: Sequence[SampleScore]) -> Summary:
+def summarise(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Summary:
     """The figures of ``scores``, standard errors clustered by target image."""
     scored = [score for score in scores if score.error is None]
     clusters = [score.cluster for score in scored]
@@ -91,26 +95,28 @@ def summarise(scores: Sequence[SampleScore]) -> Summary:
         num_images=len(set(clusters)),
         estimates={
             name: clustered_mean([float(measure(score)) for score in scored], clusters)
-            for name, measure in _MEASURES.items()
+            for name, measure in _measures(hit).items()
         },
         status={status: counts[status] for status in Status},
     )
 
 
-def by_task(scores: Sequence[SampleScore]) -> dict[str, Summary]:
+def by_task(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, Summary]:
     """A summary per task, in the order in which tasks first occur."""
-    return _grouped(scores, lambda score: [score.sample.task])
+    return _grouped(scores, lambda score: [score.sample.task], hit)
 
 
-def by_stratum(scores: Sequence[SampleScore]) -> dict[str, Summary]:
+def by_stratum(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, Summary]:
     """A summary per stratum, keyed like ``kind=relation`` and sorted by that key."""
     groups = _grouped(
-        scores, lambda score: [f"{name}={value}" for name, value in score.sample.strata.items()]
+        scores,
+        lambda score: [f"{name}={value}" for name, value in score.sample.strata.items()],
+        hit,
     )
     return dict(sorted(groups.items()))
 
 
-def macro_accuracy(scores: Sequence[SampleScore]) -> Estimate:
+def macro_accuracy(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Estimate:
     """Unweighted mean over tasks of Acc@0.5, as MIG-Bench's AVG.
 
     Images that several tasks share count as one cluster; where none is shared, the standard error
@@ -124,7 +130,9 @@ def macro_accuracy(scores: Sequence[SampleScore]) -> Estimate:
     if not tasks:
         return Estimate(None, None)
     clusters = [[score.cluster for score in rows] for rows in tasks.values()]
-    hits = [[float(_is_hit(score, HIT_THRESHOLD)) for score in rows] for rows in tasks.values()]
+    hits = [
+        [float(_is_hit(score, HIT_THRESHOLD, hit)) for score in rows] for rows in tasks.values()
+    ]
     parts = [_mean_part(*part) for part in zip(hits, clusters, strict=True)]
     value = sum(part.mean for part in parts) / len(parts)
     return Estimate(value, _stderr(parts, list(itertools.chain.from_iterable(clusters))))
@@ -147,28 +155,29 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
     return Estimate(part.mean, _stderr([part], clusters))
 
 
-def _is_hit(score: SampleScore, threshold: float) -> bool:
-    return score.iou is not None and score.iou > threshold
+def _is_hit(score: SampleScore, threshold: float, hit: Hit) -> bool:
+    return score.iou is not None and hit(score.iou, threshold)
 
 
-_MEASURES: dict[str, Callable[[SampleScore], float]] = {
-    **{f"acc@{threshold}": partial(_is_hit, threshold=threshold) for threshold in THRESHOLDS},
-    "mean_iou": lambda score: score.iou or 0.0,
-    "length": lambda score: score.num_tokens,
-    "well_formed": lambda score: score.well_formed,
-    "clipped": lambda score: score.num_clipped > 0,
-    "truncated": lambda score: score.finish == "length",
-}
+def _measures(hit: Hit) -> dict[str, Callable[[SampleScore], float]]:
+    return {
+        **{f"acc@{t}": partial(_is_hit, threshold=t, hit=hit) for t in THRESHOLDS},
+        "mean_iou": lambda score: score.iou or 0.0,
+        "length": lambda score: score.num_tokens,
+        "well_formed": lambda score: score.well_formed,
+        "clipped": lambda score: score.num_clipped > 0,
+        "truncated": lambda score: score.finish == "length",
+    }
 
 
 def _grouped(
-    scores: Sequence[SampleScore], keys: Callable[[SampleScore], Sequence[str]]
+    scores: Sequence[SampleScore], keys: Callable[[SampleScore], Sequence[str]], hit: Hit
 ) -> dict[str, Summary]:
     groups: dict[str, list[SampleScore]] = {}
     for score in scores:
         for key in keys(score):
             groups.setdefault(key, []).append(score)
-    return {key: summarise(rows) for key, rows in groups.items()}
+    return {key: summarise(rows, hit) for key, rows in groups.items()}
 
 
 @dataclass(frozen=True, slots=True)

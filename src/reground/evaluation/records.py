@@ -116,7 +116,8 @@ class RunInfo:
     """How predictions were made: what is needed to make them again.
 
     ``prompt`` and ``prompt_sha256`` name the prompt profile, because a prompt alone can move the
-    accuracy of one model from 15 % to 82 %. ``data`` is a JSONL's path or ``synth:TASK``.
+    accuracy of one model from 15 % to 82 %. ``data`` is a JSONL's path or ``synth:TASK``, or the
+    answers that another project stored. ``scorer`` read the answers; Acc@t counts IoU ``hit`` t.
     """
 
     __pydantic_config__ = _STRICT
@@ -132,6 +133,8 @@ class RunInfo:
     max_new_tokens: int
     min_pixels: int | None = None
     max_pixels: int | None = None
+    scorer: str = "reground"
+    hit: Literal[">", ">="] = ">"
     reground_version: str
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from reground.evaluation import gallery
 from reground.evaluation.metrics import (
+    HITS,
     Outcome,
     by_stratum,
     by_task,
@@ -55,20 +57,34 @@ def write_report(
     report.json holds. Raises ``DataError`` where scores, run.json or metrics are missing or bad.
     """
     scores, run = list(read_scores(folder)), read_run(folder)
+    report = _write_json(folder, scores, run)
     curves = _curves(training) if training else []
-    report = build_report(scores, run=run)
+    ended = partial(outcome, hit=HITS[run.hit])
     page = _render(
         "report.html.j2",
         report=report,
-        outcomes=_outcome_counts(scores),
+        outcomes=_outcome_counts(scores, ended),
         histogram=_histogram(scores),
-        examples=[gallery.draw(score) for score in gallery.choose(scores, count=num_examples)],
+        examples=[
+            gallery.draw(score, outcome=ended(score))
+            for score in gallery.choose(scores, count=num_examples, outcome=ended)
+        ],
         curves=curves,
     )
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(_render("report.md.j2", report=report), encoding="utf-8")
     (folder / "report.html").write_text(page, encoding="utf-8")
+    return report
+
+
+def write_json_report(folder: Path) -> dict[str, Any]:
+    """Write report.json alone, the figures without the pages, and return what it holds."""
+    return _write_json(folder, list(read_scores(folder)), read_run(folder))
+
+
+def _write_json(folder: Path, scores: Sequence[SampleScore], run: RunInfo) -> dict[str, Any]:
+    report = build_report(scores, run=run)
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return report
 
 
@@ -78,13 +94,14 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     Keys: those of :meth:`Summary.to_json` for all scores, ``macro@0.5`` with its standard error
     (mean over tasks), ``tasks`` and ``strata`` (the same keys for each), and ``run``.
     """
-    macro = macro_accuracy(scores)
+    hit = HITS[run.hit]
+    macro = macro_accuracy(scores, hit)
     return {
-        **summarise(scores).to_json(),
+        **summarise(scores, hit).to_json(),
         "macro@0.5": macro.value,
         "macro@0.5_stderr": macro.stderr,
-        "tasks": {name: summary.to_json() for name, summary in by_task(scores).items()},
-        "strata": {name: summary.to_json() for name, summary in by_stratum(scores).items()},
+        "tasks": {name: summary.to_json() for name, summary in by_task(scores, hit).items()},
+        "strata": {name: summary.to_json() for name, summary in by_stratum(scores, hit).items()},
         "run": dataclasses.asdict(run),
     }
 
@@ -137,8 +154,10 @@ def _curves(training: Path) -> Sequence[Curve]:
     return draw_curves(read_metrics(training))
 
 
-def _outcome_counts(scores: Sequence[SampleScore]) -> dict[Outcome, int]:
-    counts = Counter(outcome(score) for score in scores)
+def _outcome_counts(
+    scores: Sequence[SampleScore], ended: Callable[[SampleScore], Outcome]
+) -> dict[Outcome, int]:
+    counts = Counter(map(ended, scores))
     return {name: counts[name] for name in Outcome if counts[name]}
 
 

@@ -2,29 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
+from reground.errors import DataError
+from reground.evaluation.logs import NOT_RECORDED, read_log
+from reground.evaluation.peers import get_peer
+from reground.evaluation.peers.peer import NO_BOX, Peer, Task
 from reground.evaluation.records import (
     Prediction,
+    RunInfo,
     SampleScore,
     read_predictions,
     read_run,
     write_scores,
 )
 from reground.grounding import scoring
-from reground.grounding.answers import parse
+from reground.grounding.answers import Status, parse
 from reground.grounding.families import Family, get_family
 
+OURS = "reground"
 
-def score_folder(predictions: Path, *, out: Path) -> int:
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Whose rules score: our own, or those of a peer by its name."""
+
+    name: str = OURS
+    migician_y_scale: bool = False
+
+
+def score_folder(predictions: Path, *, out: Path, scorer: Scorer = Scorer()) -> int:
     """Score the predictions of a folder into ``out`` (scores.jsonl, run.json); returns how many.
 
-    Raises ``DataError`` for a missing or malformed file, ``ConfigError`` for an unknown family.
+    Raises ``DataError`` for a missing or malformed file, ``ConfigError`` for an unknown family or
+    scorer.
     """
-    run = read_run(predictions)
+    return _score(read_predictions(predictions), read_run(predictions), out=out, scorer=scorer)
+
+
+def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Scorer()) -> int:
+    """Score answers that another project stored, as :func:`score_folder` does predictions."""
+    log = read_log(path, format_name=format_name)
+    run = RunInfo(
+        model=path.stem,
+        family=log.family,
+        prompt=NOT_RECORDED,
+        prompt_sha256=NOT_RECORDED,
+        data=f"{format_name} {path}",
+        seed=0,
+        limit=None,
+        temperature=0.0,
+        max_new_tokens=0,
+        reground_version=version("reground"),
+    )
+    return _score(log.predictions, run, out=out, scorer=scorer)
+
+
+def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: Scorer) -> int:
     family = get_family(run.family)
-    scores = (score_prediction(row, family=family) for row in read_predictions(predictions))
-    return write_scores(out, scores, run=run)
+    if scorer == Scorer():
+        scores = (score_prediction(row, family=family) for row in rows)
+        return write_scores(out, scores, run=run)
+    rows = list(rows)
+    texts = [row.text for row in rows]
+    peer = get_peer(scorer.name, texts, migician_y_scale=scorer.migician_y_scale)
+    run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
+    return write_scores(out, (_by_peer(row, peer) for row in rows), run=run)
+
+
+def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
+    """One prediction's score by a peer's rules; a box that it does not find is four zeros there."""
+    sample = prediction.sample
+    if prediction.error is not None:
+        return SampleScore(sample, error=prediction.error)
+    if len(sample.targets) != 1:
+        raise DataError(
+            f"sample {sample.id!r} has {len(sample.targets)} true boxes, but {peer.name} scores "
+            "one; use --scorer reground"
+        )
+    image = sample.images[sample.target_image]
+    task = Task(sample.boxes[0].xyxy, image.width, image.height)
+    box, iou = peer.score(prediction.text, task)
+    return SampleScore(
+        sample,
+        status=Status.UNPARSABLE if box == NO_BOX else Status.OK,
+        iou=iou,
+        predicted=(box,),
+        num_tokens=prediction.num_tokens,
+        finish=prediction.finish,
+        text=prediction.text,
+    )
 
 
 def score_prediction(prediction: Prediction, *, family: Family) -> SampleScore:

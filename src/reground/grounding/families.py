@@ -116,6 +116,7 @@ FAMILIES = {
         Family(
             "univg_r1_direct", FrameKind.THOUSAND, Grammar.PAIRS, Form.DIRECT, "univg_r1_direct"
         ),
+        Family("vlm_r1", FrameKind.INPUT, Grammar.JSON, Form.THINK, "vlm_r1"),
         Family("vg_refiner", FrameKind.INPUT, Grammar.JSON, Form.THINK_RETHINK, "vg_refiner"),
     )
 }

@@ -1,0 +1,126 @@
+"""Answers that other projects stored, with the truth they were scored against.
+
+Such logs hold no images and at times no sizes; where a size is missing a stand-in is recorded that
+changes no number: one unit of the log is one pixel.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reground.errors import ConfigError, DataError
+from reground.evaluation.records import Prediction
+from reground.grounding.boxes import Box
+from reground.grounding.families import EncodedSize
+from reground.grounding.sample import ImageRef, Sample, Target
+
+NOT_RECORDED = "not recorded"
+MIG_BENCH_TASKS = (
+    "diff",
+    "view_diff",
+    "common_object",
+    "object_tracking",
+    "multi_view",
+    "region",
+    "refer_grounding",
+    "group_grounding",
+    "reasoning",
+    "correspondence",
+)
+_COCO_SIDE = 640  # no side of a COCO image is longer
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Stored answers as predictions, and the family in whose form they are written."""
+
+    predictions: tuple[Prediction, ...]
+    family: str
+
+
+def read_log(path: Path, *, format_name: str) -> Log:
+    """The answers in ``path``; raises ``DataError`` where it is not what the format says.
+
+    ``mig_bench_outputs`` is a folder of one model's ten files, ``vlm_r1_log`` one file.
+    """
+    if format_name not in FORMATS:
+        near = difflib.get_close_matches(format_name, FORMATS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(["predictions", *FORMATS])
+        raise ConfigError(f"unknown format {format_name!r}; {hint}known are {known}")
+    try:
+        return FORMATS[format_name](path)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"{path}: not what {format_name} holds ({type(error).__name__}: {error}); "
+            "check the path and the format"
+        ) from None
+
+
+def _mig_bench_outputs(folder: Path) -> Log:
+    files = {_task_of(path): path for path in sorted(folder.glob("*.json"))}
+    missing = [task for task in MIG_BENCH_TASKS if task not in files]
+    if missing:
+        raise DataError(
+            f"{folder}: found {len(files)} of MIG-Bench's ten tasks, no file for "
+            f"{', '.join(missing)}; expected one JSON for each, as its evaluator writes them"
+        )
+    rows = [row for task in MIG_BENCH_TASKS for row in _mig_bench_rows(files[task], task)]
+    return Log(tuple(rows), "qwen2_vl")
+
+
+def _task_of(path: Path) -> str:
+    return next((task for task in _BY_LENGTH if f"_{task}_" in path.name), path.stem)
+
+
+_BY_LENGTH = sorted(MIG_BENCH_TASKS, key=len, reverse=True)  # view_diff before diff
+
+
+def _mig_bench_rows(path: Path, task: str) -> Iterator[Prediction]:
+    *rows, _totals = _json(path)
+    for number, row in enumerate(rows):
+        sample = _sample(f"{task}/{number}", task, row["question"], row["groundtruth"], 1000)
+        yield _prediction(sample, row["answer"])
+
+
+def _vlm_r1_log(path: Path) -> Log:
+    rows = _json(path)["results"]
+    predictions = [
+        _prediction(
+            _sample(str(number), "rec", row["question"], row["ground_truth"], _COCO_SIDE),
+            row["model_output"],
+        )
+        for number, row in enumerate(rows)
+    ]
+    thinks = any("<answer>" in row["model_output"] for row in rows)
+    return Log(tuple(predictions), "vlm_r1" if thinks else "qwen2_5_vl")
+
+
+def _sample(name: str, task: str, question: str, truth: list[float], side: int) -> Sample:
+    image = ImageRef(name, side, side)
+    x1, y1, x2, y2 = truth
+    return Sample(name, (image,), question, (Target(0, Box(x1, y1, x2, y2, image.frame)),), task)
+
+
+def _prediction(sample: Sample, text: str) -> Prediction:
+    (image,) = sample.images
+    size = EncodedSize(image.width, image.height, image.width, image.height)
+    return Prediction(sample, text, (size,), finish="stop")
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; check the path") from None
+
+
+FORMATS: Mapping[str, Callable[[Path], Log]] = {
+    "mig_bench_outputs": _mig_bench_outputs,
+    "vlm_r1_log": _vlm_r1_log,
+}
