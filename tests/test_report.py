@@ -307,3 +307,19 @@ def test_a_bad_metrics_row_is_named(tmp_path: Path, line: str, message: str) -> 
 def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metrics.jsonl: no such file; expected a run directory"):
         read_metrics(tmp_path)
+
+
+def test_a_report_says_what_became_of_the_detectors_boxes(tmp_path: Path) -> None:
+    frame = ImageRef("a.png", 64, 48).frame
+    right = (Target(0, Box(8, 8, 40, 40, frame)),)
+    scores = [
+        score("a", 0.9, tool_results=right),
+        score("b", 0.9, tool_results=()),
+        score("c", 0.9),
+    ]
+    page = report_page(tmp_path, scores)
+    found = json.loads((tmp_path / "report.json").read_text())["refinement"]
+    assert (found["n"], found["tool_accuracy"], found["ccr"]) == (2, 0.5, 1.0)
+    assert "| ccr | 100.0 |" in (tmp_path / "report.md").read_text()
+    assert "<td>ccr</td><td>100.0</td>" in page
+    assert build_report(scores[2:], run=RUN)["refinement"] is None

@@ -29,6 +29,7 @@ from reground.evaluation.metrics import (
     summarise,
 )
 from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
+from reground.evaluation.refinement import refinement, tool_iou
 
 if TYPE_CHECKING:
     from reground.evaluation.curves import Curve
@@ -92,7 +93,8 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     """What report.json holds; shares and IoU in [0, 1], null where there is nothing to measure.
 
     Keys: those of :meth:`Summary.to_json` for all scores, ``macro@0.5`` with its standard error
-    (mean over tasks), ``tasks`` and ``strata`` (the same keys for each), and ``run``.
+    (mean over tasks), ``tasks`` and ``strata`` (the same keys for each), ``refinement`` (those of
+    :class:`Refinement`, null without a detector's boxes), and ``run``.
     """
     hit = HITS[run.hit]
     macro = macro_accuracy(scores, hit)
@@ -102,8 +104,18 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
         "macro@0.5_stderr": macro.stderr,
         "tasks": {name: summary.to_json() for name, summary in by_task(scores, hit).items()},
         "strata": {name: summary.to_json() for name, summary in by_stratum(scores, hit).items()},
+        "refinement": _refinement(scores),
         "run": dataclasses.asdict(run),
     }
+
+
+def _refinement(scores: Sequence[SampleScore]) -> dict[str, Any] | None:
+    """What became of the detectors' boxes; None where no sample has any."""
+    own = [score for score in scores if score.sample.tool_results is not None]
+    if not own:
+        return None
+    tools = [tool_iou(score.sample) for score in own]
+    return dataclasses.asdict(refinement([score.iou for score in own], tools))
 
 
 def comparison(reports: Mapping[str, Mapping[str, Any]]) -> list[ComparisonRow]:
