@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reground.data import synth
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs/results.md")
 RESULTS = ROOT / "docs/results"
@@ -67,6 +69,13 @@ def tiny() -> str:
                 if stratum.startswith(("kind=", "objects=")):
                     rows.append([stratum.replace("=", ": "), _percent(own), "", own["n"]])
     return _table(["scenes", "Acc@0.5 (%)", "images blanked", "n"], rows)
+
+
+def tasks() -> str:
+    """What each task of the scene world asks: its first question of seed 0."""
+    drawn = [synth.sample(task, seed=0, index=0) for task in synth.TASKS]
+    rows = ([f"`synth:{own.task}`", own.question, len(own.images)] for own in drawn)
+    return _table(["task", "a question", "images"], rows)
 
 
 def bccd() -> str:
@@ -132,7 +141,7 @@ def speed() -> str:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
-    made.__name__: made for made in (tiny, bccd, table4, table5, demo, speed)
+    made.__name__: made for made in (tasks, tiny, bccd, table4, table5, demo, speed)
 }
 
 

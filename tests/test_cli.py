@@ -17,6 +17,8 @@ from reground.grounding.boxes import Box
 from reground.grounding.families import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target, read_jsonl, write_jsonl
 
+ROOT = Path(__file__).parents[1]
+
 
 def reground(*arguments: str | Path | int, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does, and check its exit code."""
@@ -99,6 +101,14 @@ def test_every_verb_in_the_examples_exists() -> None:
 def test_the_help_of_a_verb_has_an_example(arguments: list[str]) -> None:
     text = reground(*arguments, "--help").stdout
     assert re.search(rf"Examples?:\n +reground {' '.join(arguments)} \S", text)
+
+
+def test_configs_named_in_help_and_readme_exist() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "src/reground/cli").glob("*.py")]
+    texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
+    named = {name for text in texts for name in re.findall(r"configs/[\w/]+\.yaml", text)}
+    assert len(named) >= 5
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
 def test_help_takes_less_than_a_third_of_a_second() -> None:

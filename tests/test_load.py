@@ -126,7 +126,7 @@ def test_a_failed_save_leaves_the_old_folder(
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"nowhere: no checkpoint .* expected a folder"):
+    with pytest.raises(ModelError, match=r"nowhere: no such run or folder; expected a run"):
         load(str(tmp_path / "nowhere"))
 
 
@@ -298,3 +298,8 @@ def logits(model: Any, checkpoint: Checkpoint, prompt: Prompt) -> Tensor:
         image_grid_thw=torch.tensor([image.grid for image in prompt.images]),
     ).logits
     return result
+
+
+def test_a_misspelt_tiny_is_recognised() -> None:
+    with pytest.raises(ModelError, match="tiney: no such run or folder; did you mean 'tiny'"):
+        load("tiney")

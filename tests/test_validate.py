@@ -119,12 +119,12 @@ def test_each_reason_is_found_alone(
     assert [sample.id for sample in open_dataset(str(tmp_path / "clean.jsonl"))] == ["good"]
 
 
-def test_a_clean_file_leaves_an_empty_quarantine(tmp_path: Path) -> None:
+def test_a_clean_file_leaves_no_quarantine(tmp_path: Path) -> None:
     (tmp_path / "data.quarantine.jsonl").write_text("from an earlier run\n")
     report = check(tmp_path, row(tmp_path, "a"), "", row(tmp_path, "b"))
     assert (report.num_rows, report.num_clean, report.reasons) == (2, 2, {})
     assert report.quarantine == tmp_path / "data.quarantine.jsonl"
-    assert report.quarantine.read_text() == ""
+    assert not report.quarantine.exists()
 
 
 def test_every_row_is_checked_and_may_have_several_reasons(tmp_path: Path) -> None:

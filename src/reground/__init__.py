@@ -1,1 +1,1 @@
-"""ReGround: post-train, evaluate and serve vision-language models that point at what you mean."""
+"""ReGround: post-train and evaluate vision-language models that point at what you mean."""

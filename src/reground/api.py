@@ -1,8 +1,8 @@
 """Grounding in Python: the same model, prompt and parser as training and evaluation.
 
 grounder = Grounder.from_pretrained("tiny")
-answer = grounder.ground(["photo.jpg"], "the cup left of the laptop")
-answer.boxes  # in pixels of the photo
+grounding = grounder.ground(["photo.jpg"], "the cup left of the laptop")
+grounding.answer.boxes  # in pixels of the photo
 """
 
 from __future__ import annotations
@@ -68,7 +68,11 @@ class Grounder:
 
         target = len(images) - 1 if target_image is None else target_image
         if not 0 <= target < len(images):
-            raise DataError(f"image {target} of {len(images)}; give images, and count them from 0")
+            raise DataError(
+                f"found image {target} of {len(images)} images, expected 0 to {len(images) - 1}"
+            )
+        if not text.strip():
+            raise DataError("found an empty text; say what to look for")
         loaded = [
             im.convert("RGB") if isinstance(im, Image.Image) else load(str(im)) for im in images
         ]

@@ -46,7 +46,7 @@ _TRAIN_EXTRA = {"accelerate", "peft", "safetensors", "tensorboard", "torch", "tr
 
 app = typer.Typer(
     name="reground",
-    help="Post-train, evaluate and serve vision-language models that point at what you mean.",
+    help="Post-train and evaluate vision-language models that point at what you mean.",
     epilog=_EXAMPLES,
     rich_markup_mode=None,  # plain help starts twice as fast, and its examples can be copied
     pretty_exceptions_enable=False,

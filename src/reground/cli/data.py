@@ -100,7 +100,9 @@ def show(
         str, typer.Argument(metavar="SPEC", help="A JSONL, or synth:TASK as synth:referring.")
     ],
     out: Annotated[Path, typer.Option(metavar="PNG", help="Picture to write.")],
-    limit: Annotated[int, typer.Option(metavar="N", help="Samples to draw.")] = 12,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Samples to draw, spread over a file.")
+    ] = 12,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of the scene world.")] = 0,
 ) -> None:
     """Draw samples with their true boxes.
@@ -110,9 +112,12 @@ def show(
       reground data show train.jsonl --out train.png
       reground data show synth:referring --limit 6 --out scenes.png
     """
+    from reground.data.images import SYNTH_PREFIX
     from reground.data.show import contact_sheet
     from reground.data.source import open_dataset
 
-    samples = open_dataset(spec, seed=seed, limit=limit)
+    dataset = open_dataset(spec, seed=seed)
+    step = 1 if spec.startswith(SYNTH_PREFIX) else max(1, len(dataset) // limit)  # over the file
+    samples = [dataset[number * step] for number in range(min(limit, len(dataset)))]
     contact_sheet(samples, out=out)
     typer.echo(f"{out}: {len(samples)} samples")

@@ -24,7 +24,7 @@ def command(
     family: Annotated[
         str | None, typer.Option(help="How the model answers; default: what its checkpoint says.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Point at what TEXT describes: prints JSON in pixels of the image and draws the boxes.
 
@@ -35,11 +35,16 @@ def command(
     """
     import json
 
+    from reground.data.images import exists
     from reground.errors import DataError
 
     if len(images) < 2:
         raise DataError(
             f"found {images[0]!r} alone; expected images first, then the text in quotes"
+        )
+    if missing := [path for path in images[:-1] if not exists(path)]:
+        raise DataError(
+            f"{missing[0]}: no such image; expected images first, then the text in quotes"
         )
     from reground.api import Grounder
     from reground.data.images import size
@@ -53,7 +58,15 @@ def command(
     answer = grounding.answer
     sizes = [size(path) for path in paths]
     refs = tuple(ImageRef(path, s.width, s.height) for path, s in zip(paths, sizes, strict=True))
-    asked = Sample("prediction", refs, text, (), task="predict", target_image=grounding.image)
+    asked = Sample(
+        "prediction",
+        refs,
+        text,
+        (),
+        task="predict",
+        target_image=grounding.image,
+        think=None if answer.boxes else f"no box: {answer.status.value}",
+    )
     draw(asked, predicted=[Target(grounding.image, box) for box in answer.boxes], out=out)
     record = {
         "image": paths[grounding.image],

@@ -28,7 +28,7 @@ def command(
 
     \b
     Examples:
-      reground train configs/tiny/demo_grpo.yaml
+      reground train configs/tiny/2_sft.yaml model=tiny steps=100 --out runs/mine
       reground train configs/bccd/sft.yaml steps=200 optim.lr=3e-4 --out runs/photos
       reground train configs/bccd/sft.yaml --resume
     """
@@ -42,4 +42,7 @@ def command(
     from reground.training.run import train
 
     run = train(settings, out or Path(settings.out), resume=resume, clean=clean)
-    typer.echo(f"{run.path}: done; next: reground eval --model {run.path} --data ... --out ...")
+    following = "reground eval --data ... --out ... --model"
+    if settings.method == "dense":
+        following = "reground train CONFIG model="
+    typer.echo(f"{run.path}: done; next: {following} {run.path}".replace("= ", "="))

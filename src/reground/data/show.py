@@ -15,6 +15,7 @@ from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import Sample, Target
 
 _HEIGHT = 320  # of every image in a picture, in pixels
+_WIDTH = 1400  # of a row of pictures, unless one alone is wider
 _MARGIN, _LINE = 8, 20
 _TRUTH, _PREDICTED = "#1f9d3a", "#ff8c00"
 
@@ -28,13 +29,17 @@ def contact_sheet(
     samples: Iterable[Sample],
     *,
     out: Path,
-    columns: int = 3,
     predicted: Mapping[str, Sequence[Target]] | None = None,
 ) -> None:
-    """Write the pictures of several samples in a grid as a PNG; ``predicted`` goes by sample id."""
+    """Write the pictures of several samples in rows as a PNG; ``predicted`` goes by sample id."""
     answers = predicted or {}
     pictures = [picture(sample, predicted=answers.get(sample.id)) for sample in samples]
-    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    rows: list[list[Image.Image]] = []
+    for one in pictures:
+        if rows and sum(part.width + _MARGIN for part in [*rows[-1], one]) <= _WIDTH:
+            rows[-1].append(one)
+        else:
+            rows.append([one])
     _save(_stacked([_side_by_side(row) for row in rows]), out)
 
 

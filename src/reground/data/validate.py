@@ -68,10 +68,10 @@ class Report:
 def validate(path: Path, *, factor: int = 28, out: Path | None = None) -> Report:
     """Check every row of the JSONL ``path`` and decode every image, never stopping at the first.
 
-    Rows with a problem go to ``<name>.quarantine.jsonl`` beside ``path``, each with its line
-    number, its reasons and the row as it stands; the others go to ``out``, if given, with boxes
-    clipped to their images. ``factor``: no side of an image may be shorter, in pixels (patch x
-    merge of the model family: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL).
+    Rows with a problem, if any, go to ``<name>.quarantine.jsonl`` beside ``path``, each with its
+    line number, its reasons and the row as it stands; the others go to ``out``, if given, with
+    boxes clipped to their images. ``factor``: no side of an image may be shorter, in pixels
+    (patch x merge of the model family: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL).
 
     A frame is suspect where all four numbers of a box are at most 1, and where the file as a whole
     looks like 0-1000: no number above 1000, and either many boxes leave their (smaller) images, or
@@ -89,6 +89,8 @@ def validate(path: Path, *, factor: int = 28, out: Path | None = None) -> Report
             save_dataset(out, clean)
         else:
             deque(clean, maxlen=0)
+    if check.num_clean == check.num_rows:
+        quarantine.unlink()
     if not check.num_rows:
         raise DataError(f"{path}: holds no row; expected one JSON object a line")
     return Report(

@@ -1,4 +1,4 @@
-"""The one reader of model answers: reward, evaluation, teacher and serving all call :func:`parse`.
+"""The one reader of model answers: reward, validation, evaluation and API all call :func:`parse`.
 
 Two scans, each linear in the text's length whatever the text: the first cuts the response into
 blocks (think, rethink, function, tool, answer), the second reads the boxes in what remains. All

@@ -155,11 +155,14 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     count = 0
-    with temporary.open("w", encoding="utf-8") as out:
-        for sample in samples:
-            out.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
-            count += 1
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            for sample in samples:
+                out.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
+                count += 1
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -109,6 +110,14 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = No
 def _resolve(path: str) -> str:
     if path == "tiny":
         return str(resources.files("reground.model") / "assets" / "tiny")
+    owner, *rest = path.split("/")
+    is_hub_id = len(rest) == 1 and not Path(owner).exists()
+    if not Path(path).exists() and not is_hub_id:
+        hint = "did you mean 'tiny'? " if difflib.get_close_matches(path, ["tiny"]) else ""
+        raise ModelError(
+            f"{path}: no such run or folder; {hint}expected a run of `reground train` that has "
+            "saved a checkpoint, a checkpoint's folder, a hub id (owner/name), or 'tiny'"
+        )
     folders = Path(path).glob("checkpoints/step-*/model")
     steps = [folder for folder in folders if folder.parent.suffix != ".partial"]
     return str(max(steps, key=lambda folder: int(folder.parent.name[5:]))) if steps else path

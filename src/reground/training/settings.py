@@ -157,8 +157,9 @@ class TrainConfig:
     out: str = "runs/train"
 
     def __post_init__(self) -> None:
-        if self.seed < 0 or min(self.steps, self.batch_size) < 1:
-            raise ValueError("seed must be at least 0, steps and batch_size at least 1")
+        for name, least in (("seed", 0), ("steps", 1), ("batch_size", 1)):
+            if (found := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, found {found}")
         ends = [phase.until for phase in self.data]
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")
