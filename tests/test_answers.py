@@ -235,12 +235,42 @@ RETHINK = [
     ),
 ]
 
+THINK_JSON = [
+    (
+        '<think>a</think>\n<answer>{"bbox_2d": [10, 20, 30, 40], "label": "dog"} </answer>',
+        OK,
+        [BOX],
+        True,
+    ),
+    ('<think>a</think><answer> [ { "bbox_2d": [10, 20, 30, 40] } ] </answer>', OK, [BOX], True),
+    (
+        '<think>a</think>\n\n<answer>\n```json\n[{"bbox_2d": [10, 20, 30, 40]}]\n```\n</answer>',
+        OK,
+        [BOX],
+        True,
+    ),
+    (
+        '<think>a</think><answer>["{"bbox_2d": [10, 20, 30, 40], "label": "dog"}]</answer>',
+        OK,
+        [BOX],
+        False,
+    ),
+    ('<think>{"bbox_2d": [1, 2, 3, 4]}</think><answer>[10, 20, 30, 40]</answer>', OK, [BOX], True),
+    ('<answer>{"bbox_2d": [10, 20, 30, 40]}</answer>', OK, [BOX], False),
+    ('<think>a</think>\n```json\n[{"bbox_2d": [10, 20, 30, 40]}]\n```', NO_ANSWER, [], False),
+    ('<think>a</think><answer>{"bbox_2d": [10, 20, 30, 40]}', NO_ANSWER, [], False),
+    ("<think>a</think><answer>none</answer>", UNPARSABLE, [], False),
+    ('<think>a</think><answer>{"bbox_2d": [30, 20, 10, 40]}</answer>', DEGENERATE, [], True),
+    ('<think>a</think><answer>{"bbox_2d": [10, 20, 30, 4000]}</answer>', OUT_OF_BOUNDS, [], True),
+]
+
 TABLES: dict[str, list[tuple[str, Status, list[Any], bool]]] = {
     "qwen2_vl": BOX_TOKENS,
     "qwen2_5_vl": JSON,
     "qwen3_vl": JSON,
     "univg_r1": THINK,
     "univg_r1_direct": PAIRS,
+    "vlm_r1": THINK_JSON,
     "vg_refiner": RETHINK,
 }
 CASES = [(name, *row) for name, table in TABLES.items() for row in table]
@@ -515,7 +545,7 @@ def test_real_vlm_r1_logs(step: int, correct: int) -> None:
     name = f"rec_results_refcoco_val_qwen2_5vl_3b_instruct_r1_{step}.json"
     rows = json.loads((SHARED / "rec_logs" / name).read_text())["results"]
     size = EncodedSize(640, 640, 640, 640)  # the logs hold no sizes; no side is longer than this
-    family = in_json_family(Form.THINK)
+    family = get_family("vlm_r1")
     answers = [parse(row["model_output"], family, size) for row in rows]
     corners_of_truths = [row["ground_truth"] for row in rows]
     truths = [Box(x1, y1, x2, y2, size.pixels) for x1, y1, x2, y2 in corners_of_truths]
@@ -529,7 +559,7 @@ def test_real_vlm_r1_logs(step: int, correct: int) -> None:
 @needs_shared
 def test_real_answers_outside_the_answer_tags_do_not_count() -> None:
     rows = json.loads((SHARED / "rec_logs/vlmr1_7b_untrained_refcoco_val.json").read_text())
-    family = in_json_family(Form.THINK)
+    family = get_family("vlm_r1")
     for row in rows["results"]:
         text = row["model_output"]
         if "</answer>" not in text:
