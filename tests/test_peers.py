@@ -15,7 +15,7 @@ from reground.evaluation.peers.vg_refiner import reward
 from reground.evaluation.peers.vlm_r1 import VLM_R1_BASELINE
 from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.report import write_json_report
-from reground.evaluation.score import Scorer, score_log
+from reground.evaluation.score import Scorer, diagnose_log, score_log
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 OUTPUTS = SHARED / "mig_bench/outputs"
@@ -156,6 +156,15 @@ def test_vlm_r1_reproduces_every_recorded_box_and_accuracy(tmp_path: Path, name:
         assert list(score.predicted[0]) == row["extracted_answer"]
         assert (score.iou or 0.0) > 0.5 or not row["correct"]
     assert 100 * write_json_report(tmp_path)["acc@0.5"] == pytest.approx(log["accuracy"], abs=1e-9)
+
+
+@needs_shared
+def test_the_trap_is_seen() -> None:
+    name = "rec_results_refcoco_val_qwen2_5vl_3b_instruct_baseline.json"
+    found = diagnose_log(LOGS / name, format_name="vlm_r1_log")
+    answers, recorded = found.split("recorded boxes\n")
+    assert "no mismatch" in answers
+    assert "frame mismatch: the answers fit best as thousand" in recorded
 
 
 # ---- choosing a scorer -------------------------------------------------------------------------

@@ -36,6 +36,10 @@ def command(
     migician_y_scale: Annotated[
         bool, typer.Option("--migician-y-scale", help="Stretch y as mig_bench does for Migician.")
     ] = False,
+    diagnose: Annotated[
+        bool,
+        typer.Option("--diagnose", help="Show the mean IoU in every frame and corner order too."),
+    ] = False,
 ) -> None:
     """Score predictions: each answer is parsed and compared with the true boxes.
 
@@ -47,14 +51,18 @@ def command(
       reground score results/first --out results/first
       reground score --format mig_bench_outputs --scorer mig_bench outputs/qwen2_vl --out qwen2_vl
     """
+    from reground.evaluation import score
     from reground.evaluation.report import write_json_report
-    from reground.evaluation.score import Scorer, score_folder, score_log
 
-    rules = Scorer(scorer, migician_y_scale)
+    rules = score.Scorer(scorer, migician_y_scale)
     if format_name == "predictions":
-        count = score_folder(predictions, out=out, scorer=rules)
+        count = score.score_folder(predictions, out=out, scorer=rules)
+        found = score.diagnose_folder(predictions) if diagnose else None
     else:
-        count = score_log(predictions, format_name=format_name, out=out, scorer=rules)
+        count = score.score_log(predictions, format_name=format_name, out=out, scorer=rules)
+        found = score.diagnose_log(predictions, format_name=format_name) if diagnose else None
+    if found:
+        typer.echo(found)
     report = write_json_report(out)
     typer.echo(
         f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "

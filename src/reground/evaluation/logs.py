@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,14 @@ _COCO_SIDE = 640  # no side of a COCO image is longer
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Stored answers as predictions, and the family in whose form they are written."""
+    """Stored answers as predictions, and the family in whose form they are written.
+
+    ``recorded`` are the boxes that the project itself read, as answers of four numbers.
+    """
 
     predictions: tuple[Prediction, ...]
     family: str
+    recorded: tuple[Prediction, ...]
 
 
 def read_log(path: Path, *, format_name: str) -> Log:
@@ -70,8 +74,15 @@ def _mig_bench_outputs(folder: Path) -> Log:
             f"{folder}: found {len(files)} of MIG-Bench's ten tasks, no file for "
             f"{', '.join(missing)}; expected one JSON for each, as its evaluator writes them"
         )
-    rows = [row for task in MIG_BENCH_TASKS for row in _mig_bench_rows(files[task], task)]
-    return Log(tuple(rows), "qwen2_vl")
+    predictions, recorded = [], []
+    for task in MIG_BENCH_TASKS:
+        *rows, _totals = _json(files[task])
+        for number, row in enumerate(rows):
+            name, truth = f"{task}/{number}", row["groundtruth"]
+            sample = _sample(name, task, row["question"], truth, 1000)
+            predictions.append(_prediction(sample, row["answer"]))
+            recorded.append(_prediction(sample, str(row["filter_answer"])))
+    return Log(tuple(predictions), "qwen2_vl", tuple(recorded))
 
 
 def _task_of(path: Path) -> str:
@@ -81,24 +92,17 @@ def _task_of(path: Path) -> str:
 _BY_LENGTH = sorted(MIG_BENCH_TASKS, key=len, reverse=True)  # view_diff before diff
 
 
-def _mig_bench_rows(path: Path, task: str) -> Iterator[Prediction]:
-    *rows, _totals = _json(path)
-    for number, row in enumerate(rows):
-        sample = _sample(f"{task}/{number}", task, row["question"], row["groundtruth"], 1000)
-        yield _prediction(sample, row["answer"])
-
-
 def _vlm_r1_log(path: Path) -> Log:
     rows = _json(path)["results"]
-    predictions = [
-        _prediction(
-            _sample(str(number), "rec", row["question"], row["ground_truth"], _COCO_SIDE),
-            row["model_output"],
-        )
+    samples = [
+        _sample(str(number), "rec", row["question"], row["ground_truth"], _COCO_SIDE)
         for number, row in enumerate(rows)
     ]
+    pairs = list(zip(samples, rows, strict=True))
+    predictions = [_prediction(sample, row["model_output"]) for sample, row in pairs]
+    recorded = [_prediction(sample, str(row["extracted_answer"])) for sample, row in pairs]
     thinks = any("<answer>" in row["model_output"] for row in rows)
-    return Log(tuple(predictions), "vlm_r1" if thinks else "qwen2_5_vl")
+    return Log(tuple(predictions), "vlm_r1" if thinks else "qwen2_5_vl", tuple(recorded))
 
 
 def _sample(name: str, task: str, question: str, truth: list[float], side: int) -> Sample:

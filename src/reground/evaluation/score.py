@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from reground.errors import DataError
+from reground.evaluation.diagnose import describe, diagnose
 from reground.evaluation.logs import NOT_RECORDED, read_log
 from reground.evaluation.peers import get_peer
 from reground.evaluation.peers.peer import NO_BOX, Peer, Task
@@ -21,7 +22,7 @@ from reground.evaluation.records import (
 )
 from reground.grounding import scoring
 from reground.grounding.answers import Status, parse
-from reground.grounding.families import Family, get_family
+from reground.grounding.families import Family, Form, Grammar, get_family
 
 OURS = "reground"
 
@@ -59,6 +60,22 @@ def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Score
         reground_version=version("reground"),
     )
     return _score(log.predictions, run, out=out, scorer=scorer)
+
+
+def diagnose_folder(predictions: Path) -> str:
+    """What :func:`diagnose` finds in the predictions of a folder, for a person to read."""
+    family = get_family(read_run(predictions).family)
+    return describe(diagnose(list(read_predictions(predictions)), family=family))
+
+
+def diagnose_log(path: Path, *, format_name: str) -> str:
+    """What :func:`diagnose` finds in stored answers, and in the boxes recorded with them."""
+    log = read_log(path, format_name=format_name)
+    family = get_family(log.family)
+    numbers = replace(family, grammar=Grammar.JSON, form=Form.DIRECT)
+    answers = describe(diagnose(log.predictions, family=family))
+    recorded = describe(diagnose(log.recorded, family=numbers))
+    return f"answers\n{answers}\nrecorded boxes\n{recorded}"
 
 
 def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: Scorer) -> int:
