@@ -42,7 +42,7 @@ def command(
     from reground.training.run import train
 
     run = train(settings, out or Path(settings.out), resume=resume, clean=clean)
-    following = "reground eval --data ... --out ... --model"
+    following = f"reground eval --model {run.path} --data ... --out ..."
     if settings.method == "dense":
-        following = "reground train CONFIG model="
-    typer.echo(f"{run.path}: done; next: {following} {run.path}".replace("= ", "="))
+        following = f"reground train CONFIG model={run.path}"
+    typer.echo(f"{run.path}: done; next: {following}")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from reground.data import synth
-from reground.data.images import SYNTH_PREFIX
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample
 
@@ -45,7 +44,7 @@ class Vocabulary:
             colours, shapes = (list(names) for names in self.names.values())
             return [
                 Seen(item.box, (colours.index(item.colour), shapes.index(item.shape)))
-                for item in _scene(samples[0].images[image].path).objects
+                for item in synth.scene(samples[0].images[image].path).objects
             ]
         (names,) = self.names.values()
         return [
@@ -83,8 +82,3 @@ def token_targets(
         unit = [x1 / image.width, y1 / image.height, x2 / image.width, y2 / image.height]
         boxes[wins] = torch.tensor(unit)
     return places.view(-1), boxes.view(-1, 4)
-
-
-def _scene(path: str) -> synth.Scene:
-    task, seed, index, image = path.removeprefix(SYNTH_PREFIX).rsplit("/", 3)
-    return synth.scenes(task, seed=int(seed), index=int(index))[int(image)]

@@ -29,7 +29,17 @@ from reground.data.synth.world import COLOURS, SHAPES, Scene, SceneObject
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef, Sample, Target
 
-__all__ = ["COLOURS", "SHAPES", "TASKS", "Scene", "SceneObject", "render", "sample", "scenes"]
+__all__ = [
+    "COLOURS",
+    "SHAPES",
+    "TASKS",
+    "Scene",
+    "SceneObject",
+    "render",
+    "sample",
+    "scene",
+    "scenes",
+]
 
 _MAKERS: Final[dict[str, Callable[[random.Random, int], Draft]]] = {
     maker.__name__: maker
@@ -101,6 +111,11 @@ def scenes(task: str, *, seed: int, index: int) -> tuple[Scene, ...]:
 
 def render(path: str) -> Image.Image:
     """The RGB image of a path ``synth:TASK/SEED/INDEX/IMAGE``; raises ``DataError`` for others."""
+    return draw(scene(path))
+
+
+def scene(path: str) -> Scene:
+    """The scene behind the image of such a path."""
     if (parts := _PATH.fullmatch(path)) is None:
         raise DataError(
             f"{path!r} names no image of the scene world; expected synth:TASK/SEED/INDEX/IMAGE, "
@@ -110,7 +125,7 @@ def render(path: str) -> Image.Image:
     image = int(parts["image"])
     if image >= len(drawn):
         raise DataError(f"{path!r}: image {image} of a sample with {len(drawn)}; count from 0")
-    return draw(drawn[image])
+    return drawn[image]
 
 
 @dataclass(frozen=True, slots=True)

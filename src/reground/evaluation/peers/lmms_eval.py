@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task, plain_iou
+from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou, plain_iou
 
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _LIST = re.compile(rf"\[\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER}\s*\]")
@@ -43,17 +43,6 @@ def read_grounding(text: str, task: Task) -> Quad:
     """
     candidates = [reading for box in _boxes(text) for reading in (box, _from_thousand(box, task))]
     return max(candidates, key=lambda box: ordered_iou(box, task), default=NO_BOX)
-
-
-def ordered_iou(box: Quad, task: Task) -> float:
-    """Continuous IoU in which a reversed box has no area."""
-    truth = task.truth
-    width = min(box[2], truth[2]) - max(box[0], truth[0])
-    height = min(box[3], truth[3]) - max(box[1], truth[1])
-    inter = max(0.0, width) * max(0.0, height)
-    areas = [max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1]) for b in (box, truth)]
-    union = sum(areas) - inter
-    return inter / union if union > 0 else 0.0
 
 
 def _boxes(text: str) -> list[Quad]:

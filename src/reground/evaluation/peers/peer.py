@@ -51,3 +51,14 @@ def plain_iou(box: Quad, task: Task) -> float:
     true = (truth[2] - truth[0]) * (truth[3] - truth[1])
     union = own + true - inter
     return inter / union if union else 0.0
+
+
+def ordered_iou(box: Quad, task: Task) -> float:
+    """Continuous IoU in which a reversed box has no area."""
+    truth = task.truth
+    width = min(box[2], truth[2]) - max(box[0], truth[0])
+    height = min(box[3], truth[3]) - max(box[1], truth[1])
+    inter = max(0.0, width) * max(0.0, height)
+    areas = [max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1]) for b in (box, truth)]
+    union = sum(areas) - inter
+    return inter / union if union > 0 else 0.0

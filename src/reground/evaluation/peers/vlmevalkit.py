@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task
+from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou
 
 _NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 _GAP = r"(?:\s*,\s*|\s+)"
@@ -39,16 +39,4 @@ def _pixel(value: float, largest: float, side: int) -> float:
     return min(max(value, 0.0), side)
 
 
-def iou(box: Quad, task: Task) -> float:
-    """Continuous IoU, 0 where the boxes only touch."""
-    truth = task.truth
-    width = min(box[2], truth[2]) - max(box[0], truth[0])
-    height = min(box[3], truth[3]) - max(box[1], truth[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [max(b[2] - b[0], 0.0) * max(b[3] - b[1], 0.0) for b in (box, truth)]
-    union = sum(areas) - width * height
-    return width * height / union if union > 0 else 0.0
-
-
-VLMEVALKIT_REFCOCO = Peer("vlmevalkit_refcoco", read, iou, strict=False)
+VLMEVALKIT_REFCOCO = Peer("vlmevalkit_refcoco", read, ordered_iou, strict=False)
