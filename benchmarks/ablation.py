@@ -16,6 +16,7 @@ from common import parser, publish, trained, training_seconds
 from reground.config import load
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.metrics import macro_accuracy
+from reground.evaluation.question import Question
 from reground.evaluation.records import read_scores
 from reground.training.settings import TrainConfig
 
@@ -59,7 +60,8 @@ def _evaluated(model: str, name: str, limit: int) -> dict[str, Any]:
     rows, scores = {}, []
     for data in tasks:
         out = RUNS / "results" / name / data.removeprefix("synth:")
-        report = evaluate(out, model=model, data=data, seed=HELD_OUT, limit=limit, max_tokens=128)
+        asked = Question(model=model, data=data, seed=HELD_OUT, limit=limit, max_tokens=128)
+        report = evaluate(out, asked)
         rows[data] = {key: report[key] for key in KEPT}
         scores += read_scores(out)
     mean = macro_accuracy(scores)

@@ -20,6 +20,7 @@ from reground.data.convert import convert
 from reground.data.source import open_dataset, save_dataset
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.metrics import clustered_mean
+from reground.evaluation.question import Question
 from reground.evaluation.records import read_scores
 from reground.grounding.boxes import Box, as_array, iou_matrix
 from reground.grounding.sample import Sample
@@ -87,9 +88,8 @@ def _trained(name: str, seed: int) -> Path:
 
 
 def _evaluated(model: str, name: str, *, blank: bool = False) -> dict[str, Any]:
-    report = evaluate(
-        RUNS / "results" / name, model=model, data=_data("test"), max_tokens=64, blank=blank
-    )
+    question = Question(model=model, data=_data("test"), max_tokens=64, blank=blank)
+    report = evaluate(RUNS / "results" / name, question)
     strata = {key: row for key, row in report["strata"].items() if key.startswith("class=")}
     kept = {key: {name: row[name] for name in KEPT} for key, row in strata.items()}
     print(name, {key: round(row["acc@0.5"], 3) for key, row in kept.items()}, flush=True)

@@ -15,6 +15,7 @@ from common import parser, publish
 
 from reground.data import synth
 from reground.evaluation.evaluate import evaluate
+from reground.evaluation.question import Question
 
 SEED = 7
 KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr", "status")
@@ -43,9 +44,9 @@ def main() -> None:
 
 
 def _report(out: Path, model: str, task: str, limit: int, blank: bool) -> dict[str, Any]:
-    report = evaluate(
-        out, model=model, data=f"synth:{task}", seed=SEED, limit=limit, max_tokens=128, blank=blank
-    )
+    data = f"synth:{task}"
+    asked = Question(model=model, data=data, seed=SEED, limit=limit, max_tokens=128, blank=blank)
+    report = evaluate(out, asked)
     kept = {key: report[key] for key in KEPT}
     strata = {name: {key: row[key] for key in KEPT[:4]} for name, row in report["strata"].items()}
     print(

@@ -32,10 +32,16 @@ LAYERS = (
 
 HEAVY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors", "vllm"}
 MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training")
-# The step of an evaluation that needs a model, and the call that begins with it.
-MAY_BE_HEAVY_TOO = ("reground.evaluation.predict", "reground.evaluation.evaluate")
+MAY_BE_HEAVY_TOO = ("reground.evaluation.local",)  # a model in this process answers
 # These reach heavy modules, but inside functions only: importing them costs nothing.
-HEAVY_WHEN_CALLED = ("reground.cli", "reground.api", "reground.__main__")
+HEAVY_WHEN_CALLED = (
+    "reground.cli",
+    "reground.api",
+    "reground.__main__",
+    "reground.evaluation.evaluate",
+    "reground.evaluation.predict",
+    "reground.evaluation.remote",
+)
 
 
 class When(Enum):
@@ -241,7 +247,7 @@ def test_the_walk_finds_circles(tmp_path: Path, back: str, circle: bool) -> None
     assert bool(cycle(package(tmp_path, files))) is circle
 
 
-PREDICT = {"evaluation/__init__.py": "", "evaluation/predict.py": "import torch"}
+LOCAL = {"evaluation/__init__.py": "", "evaluation/local.py": "import torch"}
 LOAD = {"model/load.py": "import torch"}
 
 
@@ -252,8 +258,8 @@ LOAD = {"model/load.py": "import torch"}
         ({"data/a.py": "def f():\n    import torch"}, ["reground.data.a -> torch"]),
         ({"data/a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import torch"}, []),
         (
-            PREDICT | {"evaluation/score.py": "from reground.evaluation import predict"},
-            ["reground.evaluation.score -> reground.evaluation.predict -> torch"],
+            LOCAL | {"evaluation/score.py": "from reground.evaluation import local"},
+            ["reground.evaluation.score -> reground.evaluation.local -> torch"],
         ),
         (
             {"evaluation/__init__.py": "import transformers", "evaluation/score.py": ""},

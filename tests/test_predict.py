@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from reground.data.images import load
-from reground.data.source import open_dataset
-from reground.errors import ConfigError, DataError
+from reground.data.source import open_dataset, save_dataset
+from reground.errors import ConfigError, DataError, RunError
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.predict import predict, predict_folder
+from reground.evaluation.local import LocalModel
+from reground.evaluation.predict import predict_folder
+from reground.evaluation.question import Question
+from reground.evaluation.records import Prediction, read_predictions
+from reground.evaluation.report import write_json_report
+from reground.evaluation.score import score_folder
+from reground.evaluation.shards import Shard, merge
 from reground.grounding.sample import ImageRef, Sample
+from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
 from reground.rollout.scripted import ScriptedPolicy
+
+ASKED = Question(model="tiny", data="synth:attribute@1-2", limit=5, max_tokens=64)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +40,23 @@ def photo(folder: Path, name: str, width: int = 40, height: int = 30) -> Sample:
     return Sample(name, (ImageRef(str(path), width, height),), "the cup", (), task="test")
 
 
+def answers(
+    prompter: Prompter, text: str, samples: list[Sample], *, blank: bool = False
+) -> list[Prediction]:
+    policy = ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: text)
+    found: list[Prediction] = []
+    model = LocalModel(prompter, policy, weights=None, max_tokens=40, blank=blank)
+    model.answer(samples, add=found.append)
+    return found
+
+
 def test_samples_without_a_usable_image_are_kept_with_the_reason(
     prompter: Prompter, tmp_path: Path
 ) -> None:
     samples = [photo(tmp_path, name) for name in ("a", "gone", "b")]
     samples.insert(2, photo(tmp_path, "thin", width=2, height=402))
     (tmp_path / "gone.png").unlink()
-    policy = ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: "(1,2),(3,4)")
-    found = list(predict(prompter, policy, samples, max_tokens=40))
+    found = answers(prompter, "(1,2),(3,4)", samples)
     assert [each.sample.id for each in found] == ["a", "gone", "thin", "b"]
     assert [each.error is None for each in found] == [True, False, False, True]
     assert "no such image" in str(found[1].error) and "2 x 402 pixels" in str(found[2].error)
@@ -49,16 +68,15 @@ def test_blank_images_are_grey_and_of_the_same_size(
 ) -> None:
     seen = []
 
-    def spy(self: Prompter, images: list[Image.Image], text: str) -> object:
+    def spy(self: Chat, images: list[Image.Image]) -> object:
         seen.extend(images)
-        return ask(self, images, text)
+        return encode(self, images)
 
-    ask = Prompter.ask
-    monkeypatch.setattr(Prompter, "ask", spy)
-    policy = ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: "none")
+    encode = Chat.encode_images
+    monkeypatch.setattr(Chat, "encode_images", spy)
     sample = photo(tmp_path, "a")
-    list(predict(prompter, policy, [sample], max_tokens=8, blank=True))
-    list(predict(prompter, policy, [sample], max_tokens=8))
+    answers(prompter, "none", [sample], blank=True)
+    answers(prompter, "none", [sample])
     assert [image.size for image in seen] == [(40, 30)] * 2
     assert seen[0].getcolors() == [(1200, (128, 128, 128))]
     assert seen[1].tobytes() == load(sample.images[0]).tobytes()
@@ -66,14 +84,14 @@ def test_blank_images_are_grey_and_of_the_same_size(
 
 def test_an_endless_task_needs_a_limit_and_an_unknown_one_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--limit"):
-        predict_folder(tmp_path, model="tiny", data="synth:relation", seed=1, limit=None)
+        predict_folder(tmp_path, Question(model="tiny", data="synth:relation"))
     with pytest.raises(DataError, match="nope"):
-        predict_folder(tmp_path, model="tiny", data="synth:nope", seed=1, limit=None)
+        predict_folder(tmp_path, Question(model="tiny", data="synth:nope", limit=1))
     assert not list(tmp_path.iterdir())
 
 
 def test_an_evaluation_reports_what_its_own_files_say(tmp_path: Path) -> None:
-    report = evaluate(tmp_path, model="tiny", data="synth:attribute@1-2", limit=5, max_tokens=64)
+    report = evaluate(tmp_path, ASKED)
     assert report == json.loads((tmp_path / "report.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     asked = open_dataset("synth:attribute@1-2", seed=7, limit=5)
@@ -81,3 +99,88 @@ def test_an_evaluation_reports_what_its_own_files_say(tmp_path: Path) -> None:
     assert report["n"] == 5
     assert report["acc@0.5"] == sum(row["iou"] > 0.5 for row in rows) / 5
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_same_call_again_asks_nothing_and_another_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert predict_folder(tmp_path, ASKED) == 5
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    with monkeypatch.context() as never:
+        never.setattr(LocalModel, "answer", None)
+        assert predict_folder(tmp_path, ASKED) == 5
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+    own = tmp_path / "own.txt"
+    own.write_text("Where is $question?")
+    for changed, words in (
+        (replace(ASKED, prompt=str(own)), r"prompt_sha256 is [0-9a-f]{64} there and [0-9a-f]{64}"),
+        (replace(ASKED, seed=8), r"data_sha256 is [0-9a-f]{64} there and [0-9a-f]{64} here"),
+    ):
+        with pytest.raises(RunError, match=words):
+            predict_folder(tmp_path, changed)
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    predict_folder(whole, ASKED)
+    killed.mkdir()
+    (killed / "run.json").write_bytes((whole / "run.json").read_bytes())
+    lines = (whole / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    marked = lines[3].replace(b'"text":"', b'"text":"kept ')
+    (killed / "answers.jsonl").write_bytes(marked + lines[0] + lines[1][:50])
+    assert predict_folder(killed, ASKED) == 5
+    found = list(read_predictions(killed))
+    assert found[3].text.startswith("kept ")
+    expected = [*lines[:3], marked, lines[4]]
+    assert (killed / "predictions.jsonl").read_bytes() == b"".join(expected)
+
+
+def test_two_samples_of_one_name_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    save_dataset(tmp_path / "data.jsonl", [photo(tmp_path, "a"), photo(tmp_path, "a")])
+    with pytest.raises(DataError, match="two samples are called 'a'"):
+        predict_folder(tmp_path / "out", Question(model="tiny", data=str(tmp_path / "data.jsonl")))
+
+
+def test_shards_merge_to_the_whole_whatever_their_order(tmp_path: Path) -> None:
+    predict_folder(tmp_path / "whole", ASKED)
+    parts = []
+    for shard in (Shard(3, 3), Shard(1, 3), Shard(2, 3)):
+        parts.append(tmp_path / f"part{shard.index}")
+        predict_folder(parts[-1], replace(ASKED, shard=shard))
+    assert merge(parts, out=tmp_path / "merged") == 5
+    for name in ("predictions.jsonl", "run.json"):
+        merged = (tmp_path / "merged" / name).read_bytes()
+        assert merged == (tmp_path / "whole" / name).read_bytes()
+    for wrong, message in (
+        (parts[:2], "shard 2/3 is missing"),
+        ([*parts, parts[0]], "shard 3/3 is there twice"),
+        ([tmp_path / "whole", parts[0]], "holds a whole run"),
+    ):
+        with pytest.raises(DataError, match=message):
+            merge(wrong, out=tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+    score_folder(parts[0], out=parts[0])
+    with pytest.raises(DataError, match=r"shard 3/3 holds 1 of the 5 samples of synth:attr"):
+        write_json_report(parts[0])
+    report = write_json_report(parts[0], partial=True)
+    assert report["title"].endswith("partial, 1 of 5 samples")
+
+
+def test_parts_of_different_runs_and_parts_with_a_gap_are_not_merged(tmp_path: Path) -> None:
+    parts = [tmp_path / "1", tmp_path / "2"]
+    predict_folder(parts[0], replace(ASKED, shard=Shard(1, 2)))
+    predict_folder(parts[1], replace(ASKED, shard=Shard(2, 2), seed=9))
+    with pytest.raises(DataError, match="parts of different runs: data_sha256 is"):
+        merge(parts, out=tmp_path / "out")
+    predict_folder(tmp_path / "3", replace(ASKED, shard=Shard(2, 2)))
+    lines = (tmp_path / "3" / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "3" / "predictions.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match="4 of the 5 samples"):
+        merge([parts[0], tmp_path / "3"], out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", "", "1/0"])
+def test_a_shard_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected i/n"):
+        Shard.of(text)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from made import run_of
 from reground.errors import ConfigError, DataError
 from reground.evaluation.records import (
     Prediction,
-    RunInfo,
     SampleScore,
     read_predictions,
     read_run,
@@ -21,7 +21,7 @@ from reground.evaluation.records import (
     write_predictions,
     write_scores,
 )
-from reground.evaluation.score import score_folder, score_prediction
+from reground.evaluation.score import Scorer, score_folder, score_prediction
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.families import FAMILIES, EncodedSize, get_family
@@ -29,18 +29,6 @@ from reground.grounding.sample import ImageRef, Sample, Target
 
 SIZE = EncodedSize(640, 480, 644, 476)
 BOX = Box(64, 120, 320, 360, SIZE.pixels)
-RUN = RunInfo(
-    model="tiny",
-    family="univg_r1",
-    prompt="univg_r1",
-    prompt_sha256="0" * 64,
-    data="val.jsonl",
-    seed=0,
-    limit=None,
-    temperature=0.0,
-    max_new_tokens=64,
-    reground_version="0.1.0",
-)
 
 
 def sample(name: str = "one", *, path: str = "cup.jpg", boxes: tuple[Box, ...] = (BOX,)) -> Sample:
@@ -53,6 +41,9 @@ def sample(name: str = "one", *, path: str = "cup.jpg", boxes: tuple[Box, ...] =
         strata={"kind": "attribute"},
         difficulty=0.25,
     )
+
+
+RUN = run_of([sample()])
 
 
 def predicted(text: str, *, of: Sample | None = None) -> Prediction:
@@ -272,3 +263,13 @@ def test_a_frame_is_the_recorded_one() -> None:
     as_thousandths = score_prediction(predicted(text), family=get_family("qwen3_vl"))
     assert as_pixels.iou == pytest.approx(1.0, abs=0.02)
     assert as_thousandths.iou is not None and as_thousandths.iou < 0.3
+
+
+def test_a_peers_scores_do_not_replace_how_predictions_were_made(tmp_path: Path) -> None:
+    write_predictions(tmp_path, [predicted("<answer>(100,250),(500,750)</answer>")], run=RUN)
+    assert score_folder(tmp_path, out=tmp_path) == 1
+    with pytest.raises(DataError, match="by another scorer; choose another --out"):
+        score_folder(tmp_path, out=tmp_path, scorer=Scorer("vlm_r1"))
+    assert read_run(tmp_path) == RUN
+    score_folder(tmp_path, out=tmp_path / "vlm_r1", scorer=Scorer("vlm_r1"))
+    assert read_run(tmp_path / "vlm_r1").scorer.startswith("vlm_r1")

@@ -26,3 +26,7 @@ class RunError(UserError):
 
 class TrainingError(UserError):
     """Training that had to stop: NaN loss, or batches from which nothing can be learned."""
+
+
+class EndpointError(UserError):
+    """A server of models that cannot be used as it is."""

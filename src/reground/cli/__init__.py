@@ -16,7 +16,7 @@ import typer
 
 from reground.errors import UserError
 
-_VERBS = ("predict", "data", "train", "eval", "score", "report", "demo")
+_VERBS = ("predict", "data", "train", "eval", "merge", "score", "report", "demo")
 
 _EXAMPLES = """\b
 Examples:

@@ -90,5 +90,7 @@ def _trained(config: TrainConfig, out: Path) -> float:
 def _evaluated(model: str, out: Path, samples: int) -> dict[str, Any]:
     """Answer, score and report held-out scenes."""
     from reground.evaluation.evaluate import evaluate
+    from reground.evaluation.question import Question
 
-    return evaluate(out, model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
+    asked = Question(model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
+    return evaluate(out, asked)

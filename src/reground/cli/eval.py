@@ -14,11 +14,18 @@ def command(
         Path, typer.Option(metavar="DIR", help="Folder for predictions, scores, report.")
     ],
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="A run, a checkpoint folder, a hub id, or tiny.")
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="A run, a checkpoint folder, a hub id, or tiny; the served name with --endpoint.",
+        ),
     ] = "tiny",
     seed: Annotated[int, typer.Option(help="Which scenes synth:TASK draws.")] = 7,
     limit: Annotated[
         int | None, typer.Option(help="How many samples; needed for synth:TASK.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Ask one part of N; then `reground merge`.")
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="How the model answers; default: what its checkpoint says.")
@@ -30,28 +37,62 @@ def command(
     blank: Annotated[
         bool, typer.Option("--blank", help="Grey images: what the model guesses without looking.")
     ] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Ask an OpenAI-compatible server, with OPENAI_API_KEY if it is set."
+        ),
+    ] = None,
+    processor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Whose image processor the server has: images are sent resized."
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for a reply.")] = 300.0,
 ) -> None:
     """Evaluate a model: greedy answers, their scores, and a report to look at.
 
-    Writes predictions.jsonl, scores.jsonl and report.{json,md,html} into DIR.
+    Writes predictions.jsonl, scores.jsonl and report.{json,md,html} into DIR. The same command goes
+    on where a killed one stopped, and asks again what got no answer.
 
     \b
     Examples:
       reground eval --model tiny --data synth:referring --seed 7 --limit 500 --out results/tiny
       reground eval --model runs/photos --data bccd/test.jsonl --out results/photos
+      reground eval --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-2B-Instruct \\
+        --family qwen3_vl --data bccd/test.jsonl --out results/qwen3
+      reground eval --model runs/photos --data bccd/test.jsonl --shard 1/2 --out results/part1
     """
     from reground.evaluation.evaluate import evaluate
+    from reground.evaluation.predict import predict_folder
+    from reground.evaluation.question import Question
+    from reground.evaluation.shards import Shard
+    from reground.rollout.endpoint import Endpoint
 
-    report = evaluate(
-        out,
+    server = None
+    if endpoint:
+        server = Endpoint(url=endpoint, model=model, concurrency=concurrency, timeout_s=timeout)
+    question = Question(
         model=model,
         data=data,
         seed=seed,
         limit=limit,
+        shard=Shard.of(shard) if shard else None,
         family=family,
         prompt=prompt,
         max_tokens=max_tokens,
         blank=blank,
+        endpoint=server,
+        processor=processor,
     )
+    if shard:
+        count = predict_folder(out, question)
+        typer.echo(f"{out}: {count} answers; next: reground merge SHARDS --out ...")
+        return
+    report = evaluate(out, question)
     typer.echo((out / "report.md").read_text())
+    if report["errors"]:
+        typer.echo(f"{report['errors']} got no answer; the same command asks them again", err=True)
     typer.echo(f"{out / 'report.html'}: {report['n']} answers; open it in a browser")

@@ -16,6 +16,10 @@ def command(
         Path | None,
         typer.Option(metavar="RUN", help="Run folder of `reground train`, to show its curves."),
     ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Report although samples are missing; the title says so."),
+    ] = False,
 ) -> None:
     """Write report.html, report.md and report.json beside the scores in DIR.
 
@@ -28,6 +32,6 @@ def command(
     """
     from reground.evaluation.report import comparison_markdown, write_report
 
-    report = write_report(folder, training=training)
+    report = write_report(folder, training=training, partial=partial)
     typer.echo(comparison_markdown({folder.resolve().name: report}).rstrip())
     typer.echo(f"\n{folder / 'report.html'}")

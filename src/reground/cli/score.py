@@ -40,6 +40,10 @@ def command(
         bool,
         typer.Option("--diagnose", help="Show the mean IoU in every frame and corner order too."),
     ] = False,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Report although samples are missing; the title says so."),
+    ] = False,
 ) -> None:
     """Score predictions: each answer is parsed and compared with the true boxes.
 
@@ -63,7 +67,7 @@ def command(
         found = score.diagnose_log(predictions, format_name=format_name) if diagnose else None
     if found:
         typer.echo(found)
-    report = write_json_report(out)
+    report = write_json_report(out, partial=partial)
     typer.echo(
         f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "
         f"next: reground report {out}"

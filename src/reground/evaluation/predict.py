@@ -1,139 +1,103 @@
-"""Step one of an evaluation: a model answers every sample. The only step that needs a model."""
+"""Step one of an evaluation: a model answers every sample. The only step that needs a model.
+
+The model is in this process (:mod:`reground.evaluation.local`) or behind a server
+(:mod:`reground.evaluation.remote`); who is asked, what is kept and what a killed run goes on with
+is the same for both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.text import Text
 
-from reground.data.images import SYNTH_PREFIX, load
+from reground.data.images import SYNTH_PREFIX
 from reground.data.source import open_dataset
-from reground.errors import ConfigError, DataError
-from reground.evaluation.records import Prediction, RunInfo, write_predictions
-from reground.grounding.sample import Sample
-from reground.model.chat import Prompt
-from reground.model.load import load as load_checkpoint
-from reground.model.prompting import Prompter
-from reground.rollout.policy import Policy, Sampling
-from reground.rollout.transformers_policy import TransformersPolicy
-
-BATCH = 64
+from reground.errors import ConfigError
+from reground.evaluation.journal import Journal, check_unique
+from reground.evaluation.question import Answerer, Question
+from reground.evaluation.records import Prediction, RunInfo
+from reground.grounding.sample import Sample, digest
 
 
-def predict_folder(
-    out: Path,
-    *,
-    model: str,
-    data: str,
-    seed: int,
-    limit: int | None,
-    family: str | None = None,
-    prompt: str | None = None,
-    max_tokens: int = 256,
-    blank: bool = False,
-) -> int:
-    """Load a model, answer a data spec and write predictions.jsonl and run.json into ``out``.
+def predict_folder(out: Path, question: Question) -> int:
+    """Ask what has no answer in ``out`` yet; write predictions.jsonl and run.json.
 
-    Returns how many answers were written. Raises ``UserError`` for what the user can mend.
+    Returns how many samples were answered; the others hold an error and are asked again by the
+    next call. Raises ``UserError`` for what the user can mend.
     """
-    samples = open_dataset(data, seed=seed, limit=limit)
-    if limit is None and data.startswith(SYNTH_PREFIX):
-        raise ConfigError(f"{data} is endless; say how many samples with --limit")
-    checkpoint = load_checkpoint(model, family=family, prompt=prompt)
-    prompter = Prompter.of(checkpoint)
-    answers = predict(
-        prompter, TransformersPolicy(checkpoint), samples, max_tokens=max_tokens, blank=blank
-    )
-    info = run_info(
-        prompter, model=model, data=data, seed=seed, limit=limit, max_tokens=max_tokens, blank=blank
-    )
-    return write_predictions(out, answers, run=info)
+    samples = _samples(question)
+    model = _answerer(question)
+    journal = Journal(out, _run_info(question, model, samples))
+    own = question.shard.take(samples) if question.shard else samples
+    left = journal.left(own)
+    if left:
+        with _progress(len(left)) as advance:
+
+            def add(prediction: Prediction) -> None:
+                journal.add(prediction)
+                advance()
+
+            model.answer(left, add=add)
+    return journal.finish(own)
 
 
-def predict(
-    prompter: Prompter,
-    policy: Policy,
-    samples: Sequence[Sample],
-    *,
-    max_tokens: int,
-    blank: bool = False,
-) -> Iterator[Prediction]:
-    """Greedy answers in the order of ``samples``, with a progress bar.
-
-    A sample whose image cannot be read becomes a prediction with an error, not an exception.
-    ``blank`` replaces every image by a grey one: what is left is what the model guesses.
-    """
-    sampling = Sampling(max_tokens=max_tokens)
-    bar = track(samples, description="answering", transient=True)
-    for batch in _batches(bar, BATCH):
-        yield from _answer(prompter, policy, batch, sampling, blank)
+def _samples(question: Question) -> list[Sample]:
+    if question.limit is None and question.data.startswith(SYNTH_PREFIX):
+        raise ConfigError(f"{question.data} is endless; say how many samples with --limit")
+    samples = list(open_dataset(question.data, seed=question.seed, limit=question.limit))
+    check_unique(samples, data=question.data)
+    return samples
 
 
-def run_info(
-    prompter: Prompter,
-    *,
-    model: str,
-    data: str,
-    seed: int,
-    limit: int | None,
-    max_tokens: int,
-    blank: bool = False,
-) -> RunInfo:
-    """How predictions are made, for the head of every file that follows from them."""
-    size = prompter.checkpoint.chat.image_processor.size
+def _answerer(question: Question) -> Answerer:
+    if question.endpoint is None:
+        from reground.evaluation.local import LocalModel  # torch
+
+        return LocalModel.load(question)
+    from reground.evaluation.remote import RemoteModel  # openai
+
+    return RemoteModel.of(question)
+
+
+def _run_info(question: Question, model: Answerer, samples: Sequence[Sample]) -> RunInfo:
+    fewest, most = model.pixel_limits or (None, None)
     return RunInfo(
-        model=model,
-        family=prompter.family.name,
-        prompt=prompter.profile.name,
-        prompt_sha256=prompter.profile.sha256,
-        data=f"{data} (blank images)" if blank else data,
-        seed=seed,
-        limit=limit,
+        model=question.model,
+        weights=model.weights,
+        endpoint=question.endpoint.url if question.endpoint else None,
+        family=model.family.name,
+        prompt=model.profile.name,
+        prompt_sha256=model.profile.sha256,
+        data=f"{question.data} (blank images)" if question.blank else question.data,
+        data_sha256=digest(samples),
+        num_samples=len(samples),
+        seed=question.seed,
+        limit=question.limit,
+        shard=str(question.shard) if question.shard else None,
         temperature=0.0,
-        max_new_tokens=max_tokens,
-        min_pixels=size["shortest_edge"],
-        max_pixels=size["longest_edge"],
+        max_new_tokens=question.max_tokens,
+        min_pixels=fewest,
+        max_pixels=most,
         reground_version=version("reground"),
     )
 
 
-def _answer(
-    prompter: Prompter, policy: Policy, samples: Sequence[Sample], sampling: Sampling, blank: bool
-) -> Iterator[Prediction]:
-    asked = [_prompt_or_error(prompter, sample, blank) for sample in samples]
-    prompts = [prompt for prompt in asked if not isinstance(prompt, str)]
-    groups = iter(policy.generate(prompts, n=1, sampling=sampling))
-    for prompt, sample in zip(asked, samples, strict=True):
-        if isinstance(prompt, str):
-            yield Prediction(sample, error=prompt)
-            continue
-        (completion,) = next(groups)
-        yield Prediction(
-            sample,
-            text=prompter.checkpoint.chat.decode(completion.ids),
-            sizes=tuple(image.size for image in prompt.images),
-            num_tokens=len(completion.ids),
-            finish=completion.finish,
-        )
+class _Rate(ProgressColumn):
+    """Answers a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2f}/s" if task.speed else "")
 
 
-def _prompt_or_error(prompter: Prompter, sample: Sample, blank: bool) -> Prompt | str:
-    """The sample's prompt, or why one of its images cannot be used."""
-    try:
-        images = [load(image) for image in sample.images]
-        if blank:
-            images = [Image.new("RGB", image.size, (128, 128, 128)) for image in images]
-        return prompter.ask(images, sample.question)
-    except DataError as error:
-        return str(error)
-
-
-def _batches(rows: Iterable[Sample], size: int) -> Iterator[list[Any]]:
-    source = iter(rows)
-    while batch := list(islice(source, size)):
-        yield batch
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeLeft())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("answering", total=total)
+        yield lambda: bar.advance(task)

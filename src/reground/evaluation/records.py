@@ -7,10 +7,10 @@ to the file's folder, as in every JSONL of ReGround.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,6 +20,7 @@ from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.families import EncodedSize
 from reground.grounding.sample import ImageRef, Sample
+from reground.runs import write_json
 
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.jsonl"
@@ -38,6 +39,7 @@ def _sample(value: Any) -> Sample:
 _STRICT = ConfigDict(extra="forbid")
 _SampleField = Annotated[Sample, PlainValidator(_sample), PlainSerializer(Sample.to_json)]
 _Row = TypeVar("_Row", "Prediction", "SampleScore")
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +119,26 @@ class RunInfo:
 
     ``prompt`` and ``prompt_sha256`` name the prompt profile, because a prompt alone can move the
     accuracy of one model from 15 % to 82 %. ``data`` is a JSONL's path or ``synth:TASK``, or the
-    answers that another project stored. ``scorer`` read the answers; Acc@t counts IoU ``hit`` t.
+    answers that another project stored; ``num_samples`` of it are asked, whose digest is
+    ``data_sha256``, and ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the
+    model's weight files or a hub commit; an ``endpoint`` does not tell its own. ``scorer`` read the
+    answers; Acc@t counts IoU ``hit`` t.
     """
 
     __pydantic_config__ = _STRICT
 
     model: str
+    weights: str | None = None
+    endpoint: str | None = None
     family: str
     prompt: str
     prompt_sha256: str
     data: str
+    data_sha256: str
+    num_samples: int
     seed: int
     limit: int | None
+    shard: str | None = None
     temperature: float
     max_new_tokens: int
     min_pixels: int | None = None
@@ -143,26 +153,31 @@ def write_predictions(folder: Path, predictions: Iterable[Prediction], *, run: R
 
     ``predictions`` may be a generator; returns how many were written.
     """
-    return _write(folder, PREDICTIONS, predictions, adapter=TypeAdapter(Prediction), run=run)
+    return _write(folder, PREDICTIONS, predictions, adapter=_adapter(Prediction), run=run)
 
 
-def read_predictions(folder: Path) -> Iterator[Prediction]:
+def read_predictions(folder: Path, name: str = PREDICTIONS) -> Iterator[Prediction]:
     """Predictions of a folder, one after the other.
 
     Raises ``DataError`` naming file and line of a malformed row or a repeated sample, and where
     there is no row at all.
     """
-    return _read(folder, PREDICTIONS, adapter=TypeAdapter(Prediction), made_by="reground eval")
+    return _read(folder, name, adapter=_adapter(Prediction), made_by="reground eval")
+
+
+def prediction_line(prediction: Prediction, *, folder: Path) -> bytes:
+    """A prediction as a line of a file in ``folder``."""
+    return _line(prediction, _adapter(Prediction), folder)
 
 
 def write_scores(folder: Path, scores: Iterable[SampleScore], *, run: RunInfo) -> int:
     """Write ``run.json`` and ``scores.jsonl`` into ``folder``; returns how many rows."""
-    return _write(folder, SCORES, scores, adapter=TypeAdapter(SampleScore), run=run)
+    return _write(folder, SCORES, scores, adapter=_adapter(SampleScore), run=run)
 
 
 def read_scores(folder: Path) -> Iterator[SampleScore]:
     """Scores of a folder; raises ``DataError`` as :func:`read_predictions` does."""
-    return _read(folder, SCORES, adapter=TypeAdapter(SampleScore), made_by="reground score")
+    return _read(folder, SCORES, adapter=_adapter(SampleScore), made_by="reground score")
 
 
 def read_run(folder: Path) -> RunInfo:
@@ -171,9 +186,21 @@ def read_run(folder: Path) -> RunInfo:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected the run.json that `reground eval` writes")
     try:
-        return TypeAdapter(RunInfo).validate_json(path.read_bytes(), strict=True)
+        run: RunInfo = _adapter(RunInfo).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         raise DataError(f"{path}: {_explain(error)}; predict again, or mend the file") from None
+    return run
+
+
+def write_run(folder: Path, run: RunInfo) -> None:
+    """Write ``run.json`` into ``folder``."""
+    content: dict[str, Any] = _adapter(RunInfo).dump_python(run, mode="json")
+    write_json(folder / RUN, content)
+
+
+@cache
+def _adapter(kind: type[_Kind]) -> TypeAdapter[_Kind]:
+    return TypeAdapter(kind)
 
 
 def _write(
@@ -184,13 +211,16 @@ def _write(
     count = 0
     with partial.open("wb") as out:
         for row in rows:
-            portable = _with_paths(row, lambda path: os.path.relpath(path, folder))
-            out.write(adapter.dump_json(portable, exclude_none=True) + b"\n")
+            out.write(_line(row, adapter, folder))
             count += 1
-    run_json: dict[str, Any] = TypeAdapter(RunInfo).dump_python(run, mode="json")
-    (folder / RUN).write_text(json.dumps(run_json, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_run(folder, run)
     partial.replace(folder / name)
     return count
+
+
+def _line(row: _Row, adapter: TypeAdapter[_Row], folder: Path) -> bytes:
+    portable = _with_paths(row, lambda path: os.path.relpath(path, folder))
+    return adapter.dump_json(portable, exclude_none=True) + b"\n"
 
 
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:

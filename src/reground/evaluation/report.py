@@ -7,11 +7,11 @@ it. All text of models and data sets is escaped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from reground.evaluation.metrics import (
 )
 from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
 from reground.evaluation.refinement import refinement, tool_iou
+from reground.evaluation.shards import check_cover
 
 if TYPE_CHECKING:
     from reground.evaluation.curves import Curve
@@ -50,17 +51,19 @@ class ComparisonRow:
 
 
 def write_report(
-    folder: Path, *, training: Path | None = None, num_examples: int = 24
+    folder: Path, *, training: Path | None = None, num_examples: int = 24, partial: bool = False
 ) -> dict[str, Any]:
     """Write report.json, report.md and report.html beside the scores in ``folder``.
 
     ``training`` is the run directory of `reground train` whose curves the page shows. Returns what
-    report.json holds. Raises ``DataError`` where scores, run.json or metrics are missing or bad.
+    report.json holds. Raises ``DataError`` where scores, run.json or metrics are missing or bad,
+    and where the scores are not those of all the samples asked, unless a ``partial`` report is
+    wanted, whose title says so.
     """
-    scores, run = list(read_scores(folder)), read_run(folder)
+    scores, run = _read(folder, partial=partial)
     report = _write_json(folder, scores, run)
     curves = _curves(training) if training else []
-    ended = partial(outcome, hit=HITS[run.hit])
+    ended = functools.partial(outcome, hit=HITS[run.hit])
     page = _render(
         "report.html.j2",
         report=report,
@@ -77,9 +80,19 @@ def write_report(
     return report
 
 
-def write_json_report(folder: Path) -> dict[str, Any]:
-    """Write report.json alone, the figures without the pages, and return what it holds."""
-    return _write_json(folder, list(read_scores(folder)), read_run(folder))
+def write_json_report(folder: Path, *, partial: bool = False) -> dict[str, Any]:
+    """Write report.json alone, the figures without the pages, and return what it holds.
+
+    Raises as :func:`write_report` does.
+    """
+    return _write_json(folder, *_read(folder, partial=partial))
+
+
+def _read(folder: Path, *, partial: bool) -> tuple[list[SampleScore], RunInfo]:
+    scores, run = list(read_scores(folder)), read_run(folder)
+    if not partial:
+        check_cover([score.sample for score in scores], run)
+    return scores, run
 
 
 def _write_json(folder: Path, scores: Sequence[SampleScore], run: RunInfo) -> dict[str, Any]:
@@ -92,13 +105,14 @@ def _write_json(folder: Path, scores: Sequence[SampleScore], run: RunInfo) -> di
 def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, Any]:
     """What report.json holds; shares and IoU in [0, 1], null where there is nothing to measure.
 
-    Keys: those of :meth:`Summary.to_json` for all scores, ``macro@0.5`` with its standard error
-    (mean over tasks), ``tasks`` and ``strata`` (the same keys for each), ``refinement`` (those of
-    :class:`Refinement`, null without a detector's boxes), and ``run``.
+    Keys: ``title``, those of :meth:`Summary.to_json` for all scores, ``macro@0.5`` with its
+    standard error (mean over tasks), ``tasks`` and ``strata`` (the same keys for each),
+    ``refinement`` (those of :class:`Refinement`, null without a detector's boxes), and ``run``.
     """
     hit = HITS[run.hit]
     macro = macro_accuracy(scores, hit)
     return {
+        "title": _title(len(scores), run),
         **summarise(scores, hit).to_json(),
         "macro@0.5": macro.value,
         "macro@0.5_stderr": macro.stderr,
@@ -107,6 +121,13 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
         "refinement": _refinement(scores),
         "run": dataclasses.asdict(run),
     }
+
+
+def _title(count: int, run: RunInfo) -> str:
+    title = f"{run.model} on {run.data}"
+    if count < run.num_samples:
+        return f"{title}: partial, {count} of {run.num_samples} samples"
+    return title if run.limit is None else f"{title}: the first {run.limit} samples"
 
 
 def _refinement(scores: Sequence[SampleScore]) -> dict[str, Any] | None:

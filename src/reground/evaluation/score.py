@@ -13,6 +13,7 @@ from reground.evaluation.logs import NOT_RECORDED, read_log
 from reground.evaluation.peers import get_peer
 from reground.evaluation.peers.peer import NO_BOX, Peer, Task
 from reground.evaluation.records import (
+    PREDICTIONS,
     Prediction,
     RunInfo,
     SampleScore,
@@ -23,6 +24,7 @@ from reground.evaluation.records import (
 from reground.grounding import scoring
 from reground.grounding.answers import Status, parse
 from reground.grounding.families import Family, Form, Grammar, get_family
+from reground.grounding.sample import digest
 
 OURS = "reground"
 
@@ -53,6 +55,8 @@ def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Score
         prompt=NOT_RECORDED,
         prompt_sha256=NOT_RECORDED,
         data=f"{format_name} {path}",
+        data_sha256=digest(row.sample for row in log.predictions),
+        num_samples=len(log.predictions),
         seed=0,
         limit=None,
         temperature=0.0,
@@ -81,13 +85,23 @@ def diagnose_log(path: Path, *, format_name: str) -> str:
 def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: Scorer) -> int:
     family = get_family(run.family)
     if scorer == Scorer():
+        _check_folder(out, run)
         scores = (score_prediction(row, family=family) for row in rows)
         return write_scores(out, scores, run=run)
     rows = list(rows)
     texts = [row.text for row in rows]
     peer = get_peer(scorer.name, texts, migician_y_scale=scorer.migician_y_scale)
     run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
+    _check_folder(out, run)
     return write_scores(out, (_by_peer(row, peer) for row in rows), run=run)
+
+
+def _check_folder(out: Path, run: RunInfo) -> None:
+    """Scores by other rules must not change how the predictions beside them are described."""
+    if (out / PREDICTIONS).exists() and read_run(out) != run:
+        raise DataError(
+            f"{out}: holds predictions of another run or by another scorer; choose another --out"
+        )
 
 
 def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:

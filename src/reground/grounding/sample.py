@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -166,8 +167,30 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
     return count
 
 
+def digest(samples: Iterable[Sample]) -> str:
+    """SHA-256 of what is asked and true, in whatever order and wherever the images lie.
+
+    Two files of samples with the same digest are the same version of a benchmark.
+    """
+    rows = sorted(hashlib.sha256(_canonical(sample)).digest() for sample in samples)
+    return hashlib.sha256(b"".join(rows)).hexdigest()
+
+
+def _canonical(sample: Sample) -> bytes:
+    def boxes(targets: Iterable[Target]) -> list[Any]:
+        return [[target.image, *map(float, target.box.xyxy)] for target in targets]
+
+    names = [(image.path.rsplit("/", 1)[-1], image.width, image.height) for image in sample.images]
+    tools = None if sample.tool_results is None else boxes(sample.tool_results)
+    asked = [sample.id, sample.task, names, sample.target_image, sample.question, tools]
+    return json.dumps([*asked, boxes(sample.targets)]).encode()
+
+
 def _targets_to_json(targets: Iterable[Target]) -> list[dict[str, Any]]:
-    return [{"image": target.image, "box": list(target.box.xyxy)} for target in targets]
+    return [
+        {"image": target.image, "box": [float(edge) for edge in target.box.xyxy]}
+        for target in targets
+    ]
 
 
 def _targets_from_json(rows: Any, images: tuple[ImageRef, ...]) -> tuple[Target, ...]:

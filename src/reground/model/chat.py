@@ -93,12 +93,11 @@ class Chat:
 
     def prompt(self, images: Sequence[Image.Image], text: str) -> Prompt:
         """One user turn: the images in order, then ``text``, which cannot inject special tokens."""
-        return self.prompts(images, [text])[0]
+        return self.prompts(self.encode_images(images), [text])[0]
 
-    def prompts(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[Prompt]:
-        """A prompt for each text about the same images, which are encoded once."""
-        encoded = self.encode_images(images)
-        pieces = self._template(len(images)).split(_SLOT)
+    def prompts(self, encoded: Sequence[EncodedImage], texts: Sequence[str]) -> list[Prompt]:
+        """A prompt for each text about the same images."""
+        pieces = self._template(len(encoded)).split(_SLOT)
         before: list[int] = []
         merge = self.image_processor.merge_size**2
         for image, piece in zip(encoded, pieces[:-2], strict=True):
@@ -106,7 +105,7 @@ class Chat:
             before += [*self._encode_template(piece), *[self.image_token_id] * num_tokens]
         before += self._encode_template(pieces[-2])
         after = self._encode_template(pieces[-1])
-        return [Prompt((*before, *self.encode(text), *after), encoded) for text in texts]
+        return [Prompt((*before, *self.encode(text), *after), tuple(encoded)) for text in texts]
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; strings such as ``<|im_end|>`` in it become ordinary text."""

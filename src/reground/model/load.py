@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from reground.model.parts import merged_state
 transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
 ARCHITECTURES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+_WEIGHTS = ("*.safetensors", "*.bin")
 SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
 
 
@@ -67,7 +69,7 @@ def load(
         )
     model = _read(AutoModelForImageTextToText, source, path, dtype=dtype)
     tokenizer = _read(AutoTokenizer, source, path)
-    processor = _read(Qwen2VLImageProcessorPil, source, path)
+    processor = read_processor(path)
     chat = Chat(tokenizer, processor, image_token_id=config.image_token_id)
     remembered = _side_file(Path(source))
     loaded = prepare(model, chat)
@@ -76,6 +78,25 @@ def load(
         family=family or remembered.get("family") or loaded.family,
         prompt=prompt or remembered.get("prompt"),
     )
+
+
+def read_processor(path: str) -> Any:
+    """The image processor of what :func:`load` loads; raises ``ModelError`` as that does."""
+    return _read(Qwen2VLImageProcessorPil, _resolve(path), path)
+
+
+def fingerprint(path: str) -> str | None:
+    """What tells these weights from others: the SHA-256 of their files, or the hub's commit."""
+    source = _resolve(path)
+    files = sorted(each for end in _WEIGHTS for each in Path(source).glob(end))
+    if not files:
+        commit: str | None = _read(AutoConfig, source, path)._commit_hash
+        return commit
+    total = hashlib.sha256()
+    for each in files:
+        with each.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
 
 
 def prepare(model: Any, chat: Chat) -> Checkpoint:

@@ -16,6 +16,7 @@ from reground.grounding.answers import Answer, parse
 from reground.grounding.families import Family, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample
+from reground.grounding.turn import user_text
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
 
@@ -38,15 +39,26 @@ class Prompter:
         """The prompt of a sample; its images are loaded here."""
         return self.prompts([sample])[0]
 
-    def prompts(self, samples: Sequence[Sample]) -> list[Prompt]:
-        """The prompts of samples about the same images, which are loaded and encoded once."""
-        images = [load(image) for image in samples[0].images]
-        texts = [self._text(sample.question, len(images)) for sample in samples]
-        return self.checkpoint.chat.prompts(images, texts)
+    def prompts(
+        self, samples: Sequence[Sample], *, images: Sequence[Image.Image] | None = None
+    ) -> list[Prompt]:
+        """The prompts of samples about the same images, which are loaded and encoded once.
+
+        ``images`` are RGB images to be shown in place of the samples' own.
+        """
+        images = images or [load(image) for image in samples[0].images]
+        encoded = self.checkpoint.chat.encode_images(images)
+        sizes = [image.size for image in encoded]
+        texts = [
+            user_text(sample, family=self.family, profile=self.profile, sizes=sizes)
+            for sample in samples
+        ]
+        return self.checkpoint.chat.prompts(encoded, texts)
 
     def ask(self, images: Sequence[Image.Image], question: str) -> Prompt:
         """The prompt of a question about RGB images."""
-        return self.checkpoint.chat.prompt(images, self._text(question, len(images)))
+        text = self.profile.render(question=question, num_images=len(images))
+        return self.checkpoint.chat.prompt(images, text)
 
     def gold(self, sample: Sample, prompt: Prompt) -> str:
         """The text that answers the sample perfectly, in the frame of the encoded target image."""
@@ -57,6 +69,3 @@ class Prompter:
         """What a completion answers, its boxes in original pixels of the target image."""
         text = self.checkpoint.chat.decode(ids)
         return parse(text, self.family, prompt.images[target_image].size)
-
-    def _text(self, question: str, num_images: int) -> str:
-        return self.profile.render(question=question, num_images=num_images)

@@ -30,19 +30,23 @@ class PromptProfile:
     text: str
     sha256: str
 
+    @property
+    def shows_tool(self) -> bool:
+        """Whether the turn holds a detector's result."""
+        return "tool" in Template(self.text).get_identifiers()
+
     def render(self, *, question: str, num_images: int, tool: str | None = None) -> str:
         """The user turn; question and tool text are inserted as they are.
 
         ``tool`` is a detector's result, for profiles that show it. Raises ``ConfigError`` where
         the profile shows one and there is none, or has no place for the one given.
         """
-        shows_tool = "tool" in Template(self.text).get_identifiers()
-        if shows_tool and tool is None:
+        if self.shows_tool and tool is None:
             raise ConfigError(
                 f"prompt {self.name!r} shows a detector's result and there is none; use samples "
                 "with tool results, or a prompt without $tool"
             )
-        if tool is not None and not shows_tool:
+        if tool is not None and not self.shows_tool:
             raise ConfigError(
                 f"prompt {self.name!r} has no $tool to put the detector's result in; use one that "
                 "has, such as 'piter'"

@@ -1,0 +1,99 @@
+"""Answers as they arrive: a run that is killed goes on where it stopped and asks nothing twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from reground.errors import DataError, RunError
+from reground.evaluation.records import (
+    PREDICTIONS,
+    RUN,
+    Prediction,
+    RunInfo,
+    prediction_line,
+    read_predictions,
+    read_run,
+    write_predictions,
+    write_run,
+)
+from reground.grounding.sample import Sample
+
+JOURNAL = "answers.jsonl"
+
+
+class Journal:
+    """The answers in ``folder`` so far, kept line by line until :meth:`finish`.
+
+    A question that ended in an error has no answer: it is asked again when the run is started
+    again. Raises ``RunError`` where ``folder`` holds another run, naming what differs.
+    """
+
+    def __init__(self, folder: Path, run: RunInfo) -> None:
+        self._folder, self._run = folder, run
+        self._failed: dict[str, Prediction] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / RUN).exists():
+            _check_same(folder, read_run(folder), run)
+        self._done = {row.sample.id: row for row in _kept(folder) if row.error is None}
+        write_run(folder, run)
+
+    def left(self, samples: Iterable[Sample]) -> list[Sample]:
+        """The samples that have no answer yet."""
+        return [sample for sample in samples if sample.id not in self._done]
+
+    def add(self, prediction: Prediction) -> None:
+        """Keep an answer, or the error in its place."""
+        if prediction.error is not None:
+            self._failed[prediction.sample.id] = prediction
+            return
+        self._done[prediction.sample.id] = prediction
+        with (self._folder / JOURNAL).open("ab") as out:
+            out.write(prediction_line(prediction, folder=self._folder))
+
+    def finish(self, samples: Sequence[Sample]) -> int:
+        """Write predictions.jsonl in the order of ``samples``; returns how many were answered."""
+        found = self._failed | self._done
+        write_predictions(self._folder, (found[each.id] for each in samples), run=self._run)
+        (self._folder / JOURNAL).unlink(missing_ok=True)
+        return sum(sample.id in self._done for sample in samples)
+
+
+def _kept(folder: Path) -> list[Prediction]:
+    rows: list[Prediction] = []
+    if (folder / PREDICTIONS).exists():
+        rows += read_predictions(folder)
+    if (folder / JOURNAL).exists() and _drop_unfinished_line(folder / JOURNAL):
+        rows += read_predictions(folder, JOURNAL)
+    return rows
+
+
+def _drop_unfinished_line(path: Path) -> int:
+    """Cut off a last line that a killed run left unfinished; the bytes that stay."""
+    with path.open("rb+") as file:
+        return file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _check_same(folder: Path, found: RunInfo, asked: RunInfo) -> None:
+    # A server may move: the model's name stands for it.
+    names = {field.name for field in dataclasses.fields(RunInfo)} - {"endpoint"}
+    changes = [
+        f"{name} is {getattr(found, name)} there and {getattr(asked, name)} here"
+        for name in sorted(names)
+        if getattr(found, name) != getattr(asked, name)
+    ]
+    if changes:
+        raise RunError(
+            f"{folder}: holds the answers of another run ({'; '.join(changes)}); "
+            "choose another --out, or delete that folder"
+        )
+
+
+def check_unique(samples: Iterable[Sample], *, data: str) -> None:
+    """Raise ``DataError`` where two samples have one id: answers are kept by id."""
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise DataError(f"{data}: two samples are called {sample.id!r}; give each its own id")
+        seen.add(sample.id)

@@ -1,0 +1,103 @@
+"""A model in this process answers samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from reground.data.images import load
+from reground.errors import DataError
+from reground.evaluation.question import Add, Question
+from reground.evaluation.records import Prediction
+from reground.grounding.families import Family
+from reground.grounding.prompts import PromptProfile
+from reground.grounding.sample import Sample
+from reground.model.chat import Prompt
+from reground.model.load import fingerprint
+from reground.model.load import load as load_checkpoint
+from reground.model.prompting import Prompter
+from reground.rollout.policy import Policy, Sampling
+from reground.rollout.transformers_policy import TransformersPolicy
+
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A checkpoint and the policy that samples from it.
+
+    ``blank`` replaces every image by a grey one: what is left is what the model guesses.
+    """
+
+    prompter: Prompter
+    policy: Policy
+    weights: str | None
+    max_tokens: int
+    blank: bool = False
+
+    @classmethod
+    def load(cls, question: Question) -> LocalModel:
+        """The checkpoint that the question names."""
+        checkpoint = load_checkpoint(question.model, family=question.family, prompt=question.prompt)
+        return cls(
+            Prompter.of(checkpoint),
+            TransformersPolicy(checkpoint),
+            fingerprint(question.model),
+            question.max_tokens,
+            question.blank,
+        )
+
+    @property
+    def family(self) -> Family:
+        """How it answers."""
+        return self.prompter.family
+
+    @property
+    def profile(self) -> PromptProfile:
+        """How it is asked."""
+        return self.prompter.profile
+
+    @property
+    def pixel_limits(self) -> tuple[int, int]:
+        """The fewest and most pixels that an image is encoded at."""
+        size = self.prompter.checkpoint.chat.image_processor.size
+        return size["shortest_edge"], size["longest_edge"]
+
+    def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
+        """Greedy answers in the order of ``samples``.
+
+        A sample whose image cannot be read becomes a prediction with an error, not an exception.
+        """
+        for first in range(0, len(samples), BATCH):
+            for prediction in self._answers(samples[first : first + BATCH]):
+                add(prediction)
+
+    def _answers(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        asked = [self._prompt_or_error(sample) for sample in samples]
+        prompts = [prompt for prompt in asked if not isinstance(prompt, str)]
+        sampling = Sampling(max_tokens=self.max_tokens)
+        groups = iter(self.policy.generate(prompts, n=1, sampling=sampling))
+        for prompt, sample in zip(asked, samples, strict=True):
+            if isinstance(prompt, str):
+                yield Prediction(sample, error=prompt)
+                continue
+            (completion,) = next(groups)
+            yield Prediction(
+                sample,
+                text=self.prompter.checkpoint.chat.decode(completion.ids),
+                sizes=tuple(image.size for image in prompt.images),
+                num_tokens=len(completion.ids),
+                finish=completion.finish,
+            )
+
+    def _prompt_or_error(self, sample: Sample) -> Prompt | str:
+        """The sample's prompt, or why one of its images cannot be used."""
+        try:
+            images = [load(image) for image in sample.images]
+            if self.blank:
+                images = [Image.new("RGB", image.size, (128, 128, 128)) for image in images]
+            return self.prompter.prompts([sample], images=images)[0]
+        except DataError as error:
+            return str(error)

@@ -1,0 +1,56 @@
+"""What an evaluation asks, and who can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from reground.evaluation.records import Prediction
+from reground.evaluation.shards import Shard
+from reground.grounding.families import Family
+from reground.grounding.prompts import PromptProfile
+from reground.grounding.sample import Sample
+from reground.rollout.endpoint import Endpoint
+
+Add = Callable[[Prediction], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of whom. See ``reground eval --help`` for each."""
+
+    model: str
+    data: str
+    seed: int = 7
+    limit: int | None = None
+    shard: Shard | None = None
+    family: str | None = None
+    prompt: str | None = None
+    max_tokens: int = 256
+    blank: bool = False
+    endpoint: Endpoint | None = None
+    processor: str | None = None
+
+
+class Answerer(Protocol):
+    """A model that can be asked, and what a run records of it."""
+
+    @property
+    def family(self) -> Family:
+        """How it answers."""
+
+    @property
+    def profile(self) -> PromptProfile:
+        """How it is asked."""
+
+    @property
+    def weights(self) -> str | None:
+        """What tells its weights from others."""
+
+    @property
+    def pixel_limits(self) -> tuple[int, int] | None:
+        """The fewest and most pixels that an image is encoded at."""
+
+    def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
+        """Answer every sample, in any order; greedy."""

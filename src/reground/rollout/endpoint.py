@@ -1,0 +1,113 @@
+"""A model behind an OpenAI-compatible server: one user turn of images and text, one reply."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import openai
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a server is and how hard it is asked.
+
+    ``model`` is the name under which it serves. A request without a reply within ``timeout_s``
+    seconds, a refused connection and a status 408, 409, 429 or 5xx are tried again ``retries``
+    times, after as long as Retry-After says (two minutes at most) or ever longer pauses. The key
+    is read from the environment's OPENAI_API_KEY. ``special_tokens`` asks vLLM to leave them in the
+    text, for families that mark boxes with them.
+    """
+
+    url: str
+    model: str
+    concurrency: int = 8
+    timeout_s: float = 300.0
+    retries: int = 4
+    special_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model wrote."""
+
+    text: str
+    num_tokens: int
+    finish: Literal["stop", "length"]
+
+
+class NoReply(Exception):
+    """A request that got no usable reply; the message is the reason."""
+
+
+class Client:
+    """Asks an endpoint; to be closed by ``aclose``."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._client = openai.AsyncOpenAI(
+            base_url=endpoint.url,
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            timeout=endpoint.timeout_s,
+            max_retries=endpoint.retries,
+        )
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+    async def ask(
+        self, images: Sequence[Image.Image], text: str, *, temperature: float, max_tokens: int
+    ) -> Reply:
+        """One reply to RGB images, sent without loss in the order given, and then ``text``.
+
+        Raises ``NoReply`` where no complete reply came, however often it was tried.
+        """
+        urls = await asyncio.to_thread(lambda: [_data_url(image) for image in images])
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        extra = {"skip_special_tokens": False} if self._endpoint.special_tokens else None
+        try:
+            completion = await self._client.chat.completions.create(
+                model=self._endpoint.model,
+                messages=[{"role": "user", "content": [*content, {"type": "text", "text": text}]}],  # type: ignore[list-item,misc]
+                temperature=temperature,
+                max_tokens=max_tokens,
+                extra_body=extra,
+            )
+        except openai.APITimeoutError:
+            raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
+        except openai.APIStatusError as error:
+            raise NoReply(f"status {error.status_code}: {_first_line(error)}") from None
+        except (openai.OpenAIError, ValueError) as error:
+            raise NoReply(f"{type(error).__name__}: {_first_line(error)}") from None
+        return _reply(completion)
+
+
+def _reply(completion: object) -> Reply:
+    """The reply in a completion, of which a careless server may have left out anything."""
+    choices = getattr(completion, "choices", None)
+    if not choices:
+        raise NoReply(f"the reply holds no choices: {_first_line(completion)}")
+    text, finish = choices[0].message.content, choices[0].finish_reason
+    if finish not in ("stop", "length"):
+        raise NoReply(f"the reply ended with {finish!r}, expected 'stop' or 'length'")
+    if text is None:
+        raise NoReply("the reply holds no text")
+    usage = getattr(completion, "usage", None)
+    return Reply(text, usage.completion_tokens if usage else 0, finish)
+
+
+def _data_url(image: Image.Image) -> str:
+    out = io.BytesIO()
+    image.save(out, "png")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]

@@ -1,0 +1,97 @@
+"""A real HTTP server on loopback that speaks the OpenAI API as a test tells it to."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from PIL import Image
+
+
+@dataclass
+class Response:
+    """What is sent back; ``claimed`` is a Content-Length longer than the body."""
+
+    body: str
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    claimed: int | None = None
+
+
+def says(text: str, *, finish: str = "stop", tokens: int = 7) -> Response:
+    """A whole chat completion."""
+    choice = {
+        "index": 0,
+        "finish_reason": finish,
+        "message": {"role": "assistant", "content": text},
+    }
+    usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
+    return Response(
+        json.dumps(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "m",
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
+    )
+
+
+def question(body: dict[str, Any]) -> str:
+    """The text of a request."""
+    text: str = body["messages"][0]["content"][-1]["text"]
+    return text
+
+
+def images(body: dict[str, Any]) -> list[Image.Image]:
+    """The images of a request."""
+    parts = body["messages"][0]["content"][:-1]
+    urls = [part["image_url"]["url"] for part in parts]
+    return [Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))) for url in urls]
+
+
+@contextmanager
+def serving(respond: Callable[[dict[str, Any], int], Response]) -> Iterator[tuple[str, list[Any]]]:
+    """Serve ``respond(body, how often this question came before)``; the URL, and all bodies."""
+    bodies: list[Any] = []
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                before = sum(question(other) == question(body) for other in bodies)
+                bodies.append(body)
+            response = respond(body, before)
+            content = response.body.encode()
+            self.send_response(response.status)
+            length = response.claimed or len(content)
+            headers = {"Content-Type": "application/json", "Content-Length": str(length)}
+            for name, value in (headers | response.headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
