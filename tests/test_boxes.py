@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,3 +166,21 @@ def test_area_and_degenerate_agree(xyxy: tuple[float, float, float, float], area
     box = Box(*xyxy, PHOTO)
     assert box.area == area
     assert box.is_degenerate == (area == 0)
+
+
+def test_iou_agrees_with_shapely_on_100_000_pairs() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 60, (2, 100_000, 2, 2)) / rng.choice([1, 7], (2, 100_000, 1, 1))
+    first, second = (np.sort(boxes, axis=1).reshape(-1, 4) for boxes in corners)
+    a, b = shapely.box(*first.T), shapely.box(*second.T)
+    inter, union = shapely.area(shapely.intersection(a, b)), shapely.area(shapely.union(a, b))
+    expected = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    frame = Frame.pixels(100, 100)
+    found = [
+        iou(Box(*one, frame), Box(*other, frame))
+        for one, other in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    assert np.abs(np.array(found) - expected).max() < 1e-9
+    assert 0.2 < (expected > 0).mean() < 0.8
+    some = iou_matrix(first[:300], second[:300])
+    assert np.abs(np.diag(some) - expected[:300]).max() < 1e-9

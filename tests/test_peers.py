@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from reground.cli import app
 from reground.errors import ConfigError, DataError
 from reground.evaluation.peers import PEERS, get_peer
 from reground.evaluation.peers.peer import NO_BOX, Quad, Task
@@ -42,6 +45,7 @@ OTHER = '{"bbox_2d": [0, 0, 9, 9]}'
         ("vlm_r1", "<answer>[64, 48, 320, 240]</answer>", NO_BOX),  # no braces
         ("vlm_r1", '<answer>{"bbox_2d": [64.5, 48, 320, 240]}</answer>', NO_BOX),
         ("vlm_r1", JSON + "</answer>", NO_BOX),
+        ("vlm_r1_tolerant", f"{JSON} or <answer>{OTHER}</answer> no [1.5, 2, 3, 4]", (0, 0, 9, 9)),
         ("vlm_r1_reward", f"<answer>[{OTHER}, {JSON}]</answer>", (0, 0, 9, 9)),  # the first one
         ("vlm_r1_reward", "<answer>[64, 48, 320, 240]</answer>", (64, 48, 320, 240)),
         ("vg_refiner", f"<think>{OTHER}</think><answer>{JSON}</answer>", (0, 0, 9, 9)),
@@ -159,12 +163,28 @@ def test_vlm_r1_reproduces_every_recorded_box_and_accuracy(tmp_path: Path, name:
 
 
 @needs_shared
+@pytest.mark.parametrize(("name", "accuracy"), [("vlm_r1", 32.65), ("vlm_r1_tolerant", 85.80)])
+def test_an_untrained_model_is_as_good_as_its_reader(
+    tmp_path: Path, name: str, accuracy: float
+) -> None:
+    log = LOGS / "vlmr1_7b_untrained_refcoco_val.json"
+    scores = scored(tmp_path, log, "vlm_r1_log", Scorer(name))
+    assert len(scores) == 2000
+    assert round(100 * write_json_report(tmp_path)["acc@0.5"], 2) == accuracy
+
+
+@needs_shared
 def test_the_trap_is_seen() -> None:
     name = "rec_results_refcoco_val_qwen2_5vl_3b_instruct_baseline.json"
     found = diagnose_log(LOGS / name, format_name="vlm_r1_log")
     answers, recorded = found.split("recorded boxes\n")
     assert "no mismatch" in answers
     assert "frame mismatch: the answers fit best as thousand" in recorded
+
+
+def test_the_help_names_every_scorer() -> None:
+    text = CliRunner().invoke(app, ["score", "--help"]).stdout
+    assert [name for name in PEERS if not re.search(rf"\b{name}\b", text)] == []
 
 
 # ---- choosing a scorer -------------------------------------------------------------------------

@@ -308,13 +308,16 @@ def test_a_report_says_what_became_of_the_detectors_boxes(tmp_path: Path) -> Non
     frame = ImageRef("a.png", 64, 48).frame
     right = (Target(0, Box(8, 8, 40, 40, frame)),)
     scores = [
-        score("a", 0.9, tool_results=right),
+        score("a", 0.9, tool_results=(Target(0, Box(0, 0, 4, 4, frame)), *right)),
         score("b", 0.9, tool_results=()),
         score("c", 0.9),
     ]
     page = report_page(tmp_path, scores)
     found = json.loads((tmp_path / "report.json").read_text())["refinement"]
     assert (found["n"], found["tool_accuracy"], found["ccr"]) == (2, 0.5, 1.0)
-    assert "| ccr | 100.0 |" in (tmp_path / "report.md").read_text()
-    assert "<td>ccr</td><td>100.0</td>" in page
+    assert "| ccr | 100.0 | 100.0 |" in (tmp_path / "report.md").read_text()
+    first = json.loads((tmp_path / "report.json").read_text())["refinement_top1"]
+    assert (first["n"], first["tool_accuracy"], first["ccr"]) == (2, 0.0, 1.0)
+    cells = '<td class="num">50.0</td><td class="num">0.0</td>'
+    assert f'<th scope="row">tool accuracy</th>{cells}' in page
     assert build_report(scores[2:], run=run_for(scores[2:]))["refinement"] is None

@@ -29,8 +29,9 @@ def command(
         str,
         typer.Option(
             metavar="S",
-            help="reground, or whose rules to follow: mig_bench, vlm_r1, vlm_r1_reward, "
-            "vg_refiner, lmms_eval_bbox_rec, lmms_eval_grounding or vlmevalkit_refcoco.",
+            help="reground, or whose rules to follow: mig_bench, vlm_r1, vlm_r1_tolerant, "
+            "vlm_r1_reward, vg_refiner, lmms_eval_bbox_rec, lmms_eval_grounding or "
+            "vlmevalkit_refcoco.",
         ),
     ] = "reground",
     migician_y_scale: Annotated[

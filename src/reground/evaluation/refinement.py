@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -59,11 +60,18 @@ def signed_relative_gain(final: FloatArray, tool: FloatArray) -> FloatArray:
     return np.divide(delta, scale, out=np.zeros_like(delta), where=moved)
 
 
-def tool_iou(sample: Sample) -> float:
-    """IoU of the best of the detector's boxes with the best of the true ones; 0 without a box."""
+ToolPolicy = Literal["best", "top-1"]  # which of the detector's boxes counts
+
+
+def tool_iou(sample: Sample, policy: ToolPolicy = "best") -> float:
+    """IoU of the best of the detector's boxes with the best of the true ones; 0 without a box.
+
+    ``top-1`` takes the first box, of which the detector is surest.
+    """
     boxes = sample.tool_results or ()
     same_image = [box for box in boxes if box.image == sample.target_image]
-    return max((iou(box.box, true) for box in same_image for true in sample.boxes), default=0.0)
+    counted = same_image[:1] if policy == "top-1" else same_image
+    return max((iou(box.box, true) for box in counted for true in sample.boxes), default=0.0)
 
 
 def refinement(final: Sequence[float | None], tool: Sequence[float | None]) -> Refinement:

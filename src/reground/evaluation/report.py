@@ -29,7 +29,7 @@ from reground.evaluation.metrics import (
     summarise,
 )
 from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
-from reground.evaluation.refinement import refinement, tool_iou
+from reground.evaluation.refinement import ToolPolicy, refinement, tool_iou
 from reground.evaluation.shards import check_cover
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
 
     Keys: ``title``, those of :meth:`Summary.to_json` for all scores, ``macro@0.5`` with its
     standard error (mean over tasks), ``tasks`` and ``strata`` (the same keys for each),
-    ``refinement`` (those of :class:`Refinement`, null without a detector's boxes), and ``run``.
+    ``refinement`` (those of :class:`Refinement`, null without a detector's boxes; the best of
+    several boxes counts), ``refinement_top1`` (the same of the first box), and ``run``.
     """
     hit = HITS[run.hit]
     macro = macro_accuracy(scores, hit)
@@ -118,7 +119,8 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
         "macro@0.5_stderr": macro.stderr,
         "tasks": {name: summary.to_json() for name, summary in by_task(scores, hit).items()},
         "strata": {name: summary.to_json() for name, summary in by_stratum(scores, hit).items()},
-        "refinement": _refinement(scores),
+        "refinement": _refinement(scores, "best"),
+        "refinement_top1": _refinement(scores, "top-1"),
         "run": dataclasses.asdict(run),
     }
 
@@ -130,12 +132,12 @@ def _title(count: int, run: RunInfo) -> str:
     return title if run.limit is None else f"{title}: the first {run.limit} samples"
 
 
-def _refinement(scores: Sequence[SampleScore]) -> dict[str, Any] | None:
+def _refinement(scores: Sequence[SampleScore], policy: ToolPolicy) -> dict[str, Any] | None:
     """What became of the detectors' boxes; None where no sample has any."""
     own = [score for score in scores if score.sample.tool_results is not None]
     if not own:
         return None
-    tools = [tool_iou(score.sample) for score in own]
+    tools = [tool_iou(score.sample, policy) for score in own]
     return dataclasses.asdict(refinement([score.iou for score in own], tools))
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reground.errors import ConfigError, DataError
@@ -122,8 +122,18 @@ FAMILIES = {
 }
 
 
+PITER = "piter"
+
+
 def get_family(name: str) -> Family:
-    """The family called ``name``; raises ``ConfigError`` that suggests the nearest name."""
+    """The family called ``name``; raises ``ConfigError`` that suggests the nearest name.
+
+    ``NAME/piter`` is the family NAME under the PiTER protocol of VG-Refiner: one turn for every
+    model, answered with JSON boxes in the frame that the family knows.
+    """
+    if name.endswith(f"/{PITER}"):
+        family = get_family(name.removesuffix(f"/{PITER}"))
+        return replace(family, name=name, grammar=Grammar.JSON, form=Form.DIRECT, prompt=PITER)
     if name in FAMILIES:
         return FAMILIES[name]
     near = difflib.get_close_matches(name, FAMILIES, n=1)

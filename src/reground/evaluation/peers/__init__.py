@@ -13,7 +13,12 @@ from reground.evaluation.peers.lmms_eval import LMMS_EVAL_BBOX_REC, LMMS_EVAL_GR
 from reground.evaluation.peers.mig_bench import MIG_BENCH, MIG_BENCH_MIGICIAN
 from reground.evaluation.peers.peer import Peer
 from reground.evaluation.peers.vg_refiner import VG_REFINER
-from reground.evaluation.peers.vlm_r1 import VLM_R1, VLM_R1_BASELINE, VLM_R1_REWARD
+from reground.evaluation.peers.vlm_r1 import (
+    VLM_R1,
+    VLM_R1_BASELINE,
+    VLM_R1_REWARD,
+    VLM_R1_TOLERANT,
+)
 from reground.evaluation.peers.vlmevalkit import VLMEVALKIT_REFCOCO
 
 PEERS = {
@@ -21,6 +26,7 @@ PEERS = {
     for peer in (
         MIG_BENCH,
         VLM_R1,
+        VLM_R1_TOLERANT,
         VLM_R1_REWARD,
         VG_REFINER,
         LMMS_EVAL_BBOX_REC,

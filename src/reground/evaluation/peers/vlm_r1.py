@@ -34,6 +34,12 @@ def read_anywhere(text: str, task: Task) -> Quad:
     return _quad(found.groups()) if found else NO_BOX
 
 
+def read_last(text: str, task: Task) -> Quad:
+    """The last list of four integers in the text, or zeros: the tolerant reading of its forks."""
+    found = _INTEGERS.findall(text)
+    return _quad(found[-1]) if found else NO_BOX
+
+
 def read_reward(text: str, task: Task) -> Quad:
     """The first list of four integers in the first answer block, or zeros."""
     block = _ANSWER.search(text)
@@ -59,4 +65,5 @@ def _quad(numbers: tuple[str, ...]) -> Quad:
 
 VLM_R1 = Peer("vlm_r1", read_answer, inclusive_iou, strict=True)
 VLM_R1_BASELINE = Peer("vlm_r1", read_anywhere, inclusive_iou, strict=True)
+VLM_R1_TOLERANT = Peer("vlm_r1_tolerant", read_last, inclusive_iou, strict=True)
 VLM_R1_REWARD = Peer("vlm_r1_reward", read_reward, inclusive_iou, strict=True)

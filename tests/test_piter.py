@@ -1,0 +1,95 @@
+"""VG-Refiner's fair protocol: one turn with the detector's boxes, for every model alike."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import server
+from reground.data.source import save_dataset
+from reground.errors import ConfigError, DataError
+from reground.evaluation.evaluate import evaluate
+from reground.evaluation.peers.vg_refiner import reward
+from reground.evaluation.question import Question
+from reground.evaluation.records import read_predictions, read_scores
+from reground.grounding.boxes import Box
+from reground.grounding.families import FAMILIES, EncodedSize, Form, Grammar, get_family
+from reground.grounding.prompts import load_profile
+from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.turn import user_text
+from reground.rollout.endpoint import Endpoint
+from server import Response, says, serving
+
+SHARED = Path(__file__).parents[1] / "../shared/data"
+SIZE = EncodedSize(500, 478, 504, 476)
+IMAGE = ImageRef("pizza.jpg", 500, 478)
+TOOL = Target(0, Box(50, 47.8, 250, 239, SIZE.pixels))
+SAMPLE = Sample("one", (IMAGE,), "the pizza", (TOOL,), "rec", tool_results=(TOOL,))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gets_the_same_turn_in_its_own_frame(name: str) -> None:
+    family = get_family(f"{name}/piter")
+    assert (family.frame, family.grammar) == (FAMILIES[name].frame, Grammar.JSON)
+    assert (family.form, family.prompt, family.name) == (Form.DIRECT, "piter", f"{name}/piter")
+    text = user_text(SAMPLE, family=family, profile=load_profile("piter"), sizes=[SIZE])
+    (line,) = (line for line in text.splitlines() if "detector" in line)
+    boxes = json.loads(line[line.index("[") :])
+    frame = SIZE.frame(family.frame)
+    assert boxes[0]["bbox_2d"] == pytest.approx(TOOL.box.to(frame).xyxy, abs=1)
+    assert "the pizza" in text
+
+
+def test_a_sample_without_a_detectors_boxes_cannot_be_asked_and_none_found_can() -> None:
+    family, profile = get_family("qwen3_vl/piter"), load_profile("piter")
+    with pytest.raises(DataError, match="no detector's result"):
+        user_text(replace(SAMPLE, tool_results=None), family=family, profile=profile, sizes=[SIZE])
+    empty = replace(SAMPLE, tool_results=())
+    assert ": []" in user_text(empty, family=family, profile=profile, sizes=[SIZE])
+
+
+def test_a_family_that_is_none_under_the_protocol_is_named() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'qwen3_vl'"):
+        get_family("qwen3vl/piter")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photo in ../shared/data")
+def test_the_pizza_the_tool_is_wrong_the_model_right(tmp_path: Path) -> None:
+    facts = json.loads((SHARED / "samples/annotations.json").read_text())["pizza.jpg"]
+    image = ImageRef(str(SHARED / "samples/pizza.jpg"), *facts["size_wh"])
+    true = Box(*facts["gt_xyxy"], image.frame)
+    tools = tuple(Target(0, Box(*box, image.frame)) for box in facts["tool_boxes_xyxy"])
+    sample = Sample("pizza", (image,), facts["expression"], (Target(0, true),), "rec")
+    save_dataset(tmp_path / "data.jsonl", [replace(sample, tool_results=tools)])
+    answer = Box(*facts["qwen2_5_vl_7b_box_xyxy"], image.frame)
+
+    def respond(body: dict[str, Any], _: int) -> Response:
+        (sent,) = server.images(body)
+        size = EncodedSize(image.width, image.height, *sent.size)
+        assert "may be wrong" in server.question(body)
+        return says(get_family("qwen2_5_vl").render([answer], size=size))
+
+    with serving(respond) as (url, _):
+        asked = Question(
+            model="m",
+            data=str(tmp_path / "data.jsonl"),
+            family="qwen2_5_vl/piter",
+            processor="tiny",
+            endpoint=Endpoint(url=url, model="m"),
+        )
+        report = evaluate(tmp_path / "out", asked)
+    (prediction,) = read_predictions(tmp_path / "out")
+    assert prediction.error is None
+    (score,) = read_scores(tmp_path / "out")
+    assert score.iou == pytest.approx(0.729, abs=0.005)  # of a box in whole pixels
+    for policy in ("refinement", "refinement_top1"):
+        found = report[policy]
+        assert (found["ccr"], found["tool_accuracy"], found["accuracy"]) == (1.0, 0.0, 1.0)
+        assert round(score.iou - found["mean_iou_delta"], 3) == 0.476  # type: ignore[operator]
+    form = "<think></think><rethink></rethink>"
+    text = f'{form}<answer>{{"bbox_2d": {list(score.predicted[0])}}}</answer>'
+    assert reward(text, truth=[true.xyxy], tool=[tools[0].box.xyxy]).overall == 1.0
