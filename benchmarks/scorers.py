@@ -1,0 +1,87 @@
+"""Our scorer beside the peers' on answers that other projects stored, and where they differ.
+
+    python benchmarks/scorers.py STORED --out docs/results/scorers.json
+
+STORED holds ``mig_bench/outputs/MODEL/*.json`` and ``rec_logs/*.json``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common import parser, publish
+
+from reground.evaluation.metrics import HITS
+from reground.evaluation.records import SampleScore, read_run, read_scores
+from reground.evaluation.report import write_json_report
+from reground.evaluation.score import Scorer, diagnose_log, score_log
+
+RUNS = Path("runs/scorers")
+OURS = "reground"
+REC_SCORERS = ("vlm_r1", "vlm_r1_tolerant", "vlm_r1_reward", "vg_refiner", "lmms_eval_grounding")
+KEPT = ("n", "acc@0.3", "acc@0.5", "acc@0.5_stderr", "acc@0.7", "mean_iou", "macro@0.5", "status")
+
+
+def main() -> None:
+    """Score every file by every scorer that reads its form; print one JSON object and keep it."""
+    command_line = parser(__doc__)
+    command_line.add_argument("stored", type=Path, help="folder with mig_bench/ and rec_logs/")
+    asked = command_line.parse_args()
+    figures: dict[str, Any] = {}
+    for folder in sorted((asked.stored / "mig_bench/outputs").iterdir()):
+        peers = [Scorer("mig_bench", migician_y_scale=folder.name == "migician")]
+        figures[folder.name] = _compared(folder, "mig_bench_outputs", peers)
+    for log in sorted((asked.stored / "rec_logs").glob("*.json")):
+        figures[log.stem] = _compared(log, "vlm_r1_log", [Scorer(name) for name in REC_SCORERS])
+    publish({"files": figures}, out=asked.out, config={"stored": "mig_bench/outputs, rec_logs"})
+
+
+def _compared(path: Path, format_name: str, peers: Sequence[Scorer]) -> dict[str, Any]:
+    """The figures of every scorer, and for each peer what became of the answers it differs on."""
+    rows: dict[str, Any] = {}
+    ours: list[SampleScore] = []
+    for scorer in (Scorer(), *peers):
+        out = RUNS / path.stem / scorer.name
+        score_log(path, format_name=format_name, out=out, scorer=scorer)
+        report = write_json_report(out)
+        own = {key: report[key] for key in KEPT} | {"hit": report["run"]["hit"]}
+        if scorer.name == OURS:
+            ours = list(read_scores(out))
+        else:
+            own |= _differences(ours, list(read_scores(out)), hit=read_run(out).hit)
+        rows[scorer.name] = own
+    verdict = diagnose_log(path, format_name=format_name).splitlines()[-1]
+    print(path.stem, {name: round(100 * row["acc@0.5"], 2) for name, row in rows.items()}, verdict)
+    return {"scorers": rows, "recorded boxes": verdict}
+
+
+def _differences(
+    ours: Sequence[SampleScore], theirs: Sequence[SampleScore], *, hit: str
+) -> dict[str, Any]:
+    """Answers that one counts and the other does not, the peer's extra ones by our reading."""
+    only_peer: Counter[str] = Counter()
+    only_ours = 0
+    for own, other in zip(ours, theirs, strict=True):
+        own_hit, other_hit = (own.iou or 0.0) > 0.5, HITS[hit](other.iou or 0.0, 0.5)
+        only_ours += own_hit and not other_hit
+        if other_hit and not own_hit:
+            only_peer[_reading(own, other)] += 1
+    return {"only ours": only_ours, "only peer": dict(only_peer.most_common())}
+
+
+def _reading(own: SampleScore, other: SampleScore) -> str:
+    """Why we count nothing where the peer counts a hit."""
+    if own.status != "ok":
+        return str(own.status)
+    if len(own.predicted) != 1:
+        return "several boxes" if own.predicted else "an empty list"
+    edges = zip(own.predicted[0], other.predicted[0], strict=True)
+    same = all(abs(a - b) < 1e-6 for a, b in edges)
+    return "same box, other IoU" if same else "another box"
+
+
+if __name__ == "__main__":
+    main()
