@@ -20,7 +20,7 @@ from typing import Any
 from reground.data import synth
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/results.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/results.md", ROOT / "docs/scorers.md")
 RESULTS = ROOT / "docs/results"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CLASSES = {"WBC": "white cell", "Platelets": "platelet", "RBC": "leftmost red cell"}
