@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -647,6 +648,35 @@ VALID: dict[str, tuple[str, str, Any]] = {
         "u.json",
         [{"images": ["a.png"], "question": "the cat", "answer": [1, 2, 3, 4]}],
     ),
+    "extracted": (
+        "extracted",
+        "lisa_val.json",
+        [{"image_path": "a.png", "instruction": ["the cat"], "boxes": [[1, 2, 3, 4]]}],
+    ),
+    "video": (
+        "video",
+        "ReVOS_eval.json",
+        [
+            {
+                "video_id": "clip",
+                "frames": [0, 0, 0, 0, 0, 0],
+                "question": "the cat",
+                "bbox_list": [[1, 2, 3, 4]] * 6,
+            }
+        ],
+    ),
+    "vg_refiner": (
+        "vg_refiner",
+        "refcoco_testA.json",
+        [
+            {
+                "image": "a.png",
+                "question": "the cat",
+                "ground_truth": '{"bbox_2d": [1, 2, 3, 4]}',
+                "tool_results": "[[1, 2, 3, 4]]",
+            }
+        ],
+    ),
 }
 
 
@@ -668,11 +698,14 @@ def damaged(value: Any) -> list[Any]:
 def test_damaged_rows_convert_or_say_what_is_wrong(tmp_path: Path, form: str) -> None:
     name, filename, content = VALID[form]
     photo(tmp_path / "a.png")
+    photo(tmp_path / "clip" / "0.png")
     assert list(convert(name, write(tmp_path / filename, content)))
+    lenient = "allow_missing_images" in inspect.signature(FORMATS[name]).parameters
     outcomes = Counter[str]()
     for copy in damaged(content):
         try:
-            list(convert(name, write(tmp_path / filename, copy), allow_missing_images=True))
+            source = write(tmp_path / filename, copy)
+            list(convert(name, source, allow_missing_images=lenient))
             outcomes["converted"] += 1
         except DataError as error:
             assert str(error)

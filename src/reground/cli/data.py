@@ -19,7 +19,9 @@ def convert(
     format_name: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="voc, coco, refcoco, mig_bench, mgrounding or univg_r1."
+            metavar="FORMAT",
+            help="voc, coco, refcoco, mig_bench, mgrounding, univg_r1, reason_seg, extracted, "
+            "video, vg_refiner or hub.",
         ),
     ],
     source: Annotated[
@@ -50,6 +52,7 @@ def convert(
     Examples:
       reground data convert voc VOC2007 --split train --out train.jsonl
       reground data convert refcoco refcoco --images train2014 --split val --out val.jsonl
+      reground data convert hub lmms-lab/RefCOCO --split testA --images photos --out testA.jsonl
     """
     from reground.data.convert import convert as samples_of
     from reground.data.source import save_dataset
@@ -97,7 +100,10 @@ def validate(
 @command.command()
 def show(
     spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="A JSONL, or synth:TASK as synth:referring.")
+        str,
+        typer.Argument(
+            metavar="SPEC", help="A JSONL, a benchmark, or synth:TASK as synth:referring."
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="PNG", help="Picture to write.")],
     limit: Annotated[

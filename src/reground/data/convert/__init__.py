@@ -7,7 +7,19 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from reground.data.convert import coco, mgrounding, mig_bench, refcoco, univg_r1, voc
+from reground.data.convert import (
+    coco,
+    extracted,
+    hub,
+    mgrounding,
+    mig_bench,
+    reason_seg,
+    refcoco,
+    univg_r1,
+    vg_refiner,
+    video,
+    voc,
+)
 from reground.errors import DataError
 from reground.grounding.sample import Sample
 
@@ -18,6 +30,11 @@ FORMATS: Mapping[str, Callable[..., Iterator[Sample]]] = {
     "mig_bench": mig_bench.convert,
     "mgrounding": mgrounding.convert,
     "univg_r1": univg_r1.convert,
+    "reason_seg": reason_seg.convert,
+    "extracted": extracted.convert,
+    "video": video.convert,
+    "vg_refiner": vg_refiner.convert,
+    "hub": hub.convert,
 }
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reground.data.images import ImageSize, size
@@ -26,11 +26,12 @@ class Images:
 
     With ``allow_missing`` an absent image whose size no annotation records gets the nominal size
     1000 x 1000: boxes in 0-1000 or 0-1 keep their numbers, so that answers in 0-1000 are scored
-    exactly without the photos.
+    exactly without the photos. None says that a format cannot do without: its boxes are in pixels,
+    and it records no sizes.
     """
 
     root: Path
-    allow_missing: bool = False
+    allow_missing: bool | None = None
     _known: dict[tuple[str, ImageSize | None], ImageRef] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
@@ -43,10 +44,23 @@ class Images:
             return True
         if self.allow_missing:
             return False
+        options = "--images names another"
+        if self.allow_missing is not None:
+            options += ", --allow-missing-images keeps rows without their images"
         raise DataError(
-            f"{self.path(name)}: no such image; name the images folder with --images, or keep "
-            "rows without their images by --allow-missing-images"
+            f"{self.path(name)}: no such image; images are looked for in {self.root} "
+            f"(reground data convert: {options})"
         )
+
+    def tail(self, path: str) -> str:
+        """The longest end of ``path`` that is an image here: some rows hold other machines' paths.
+
+        ``/their/disk/val/a.jpg`` is ``val/a.jpg`` where that exists, else ``a.jpg``; the whole
+        path, for :meth:`ref` to complain about, where neither does.
+        """
+        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        return next((tail for tail in tails if self.path(tail).is_file()), "/".join(parts))
 
     def ref(self, name: str, recorded: ImageSize | None = None) -> ImageRef:
         """The image with its size: as the annotations ``recorded`` it, else as the file has it."""

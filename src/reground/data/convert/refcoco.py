@@ -17,7 +17,6 @@ from reground.grounding.sample import ImageRef, Sample, Target
 # What Python raises on pickles that are cut or scrambled.
 _MALFORMED = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
 _SPLITS = ("train", "val", "test", "testA", "testB")
-# COCO_train2014_000000581857_16.jpg: the photo is COCO_train2014_000000581857.jpg.
 _COPY = re.compile(r"^(COCO_\w+?_\d{12})_\d+(\.\w+)$")
 
 
@@ -129,18 +128,33 @@ def _from_rows(source: Path, found: Images) -> Iterator[Sample]:
                 f"{found.path(name)}: no such image, and this form records no sizes, without "
                 "which boxes in pixels mean nothing; name the images folder with --images"
             )
+        yield from of_row(row, found.ref(name), source=source, split=split)
+
+
+def of_row(row: dict[str, Any], image: ImageRef, *, source: Path, split: str) -> list[Sample]:
+    """One sample per expression of a row of the lmms-lab datasets, whose photo is ``image``.
+
+    The task is what ``source`` is named after. Raises ``DataError`` for a row of another form.
+    """
+    with reading(f"{source}: question {row.get('question_id')}"):
         key = row["question_id"]
-        with reading(f"{source}: question {key}"):
-            samples = [
-                _sample(source, split, f"{key}-{n}", found.ref(name), expression, row["bbox"])
-                for n, expression in enumerate(row["answer"])
-            ]
-        yield from samples
+        return [
+            _sample(source, split, f"{key}-{n}", image, expression, row["bbox"])
+            for n, expression in enumerate(row["answer"])
+        ]
+
+
+def photo_name(name: str) -> str:
+    """The photo's own file name: these rows name one copy of a photo per expression.
+
+    >>> photo_name("COCO_train2014_000000581857_16.jpg")
+    'COCO_train2014_000000581857.jpg'
+    """
+    return _COPY.sub(r"\1\2", name)
 
 
 def _photo(name: str, found: Images) -> str:
-    # The rows name one copy of the photo per expression; most disks hold the photo itself.
-    return name if found.path(name).is_file() else _COPY.sub(r"\1\2", name)
+    return name if found.path(name).is_file() else photo_name(name)
 
 
 def _sample(
