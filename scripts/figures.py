@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from docs/results/*.json.
+"""Write the tables of the documents, from docs/results/*.json and the table of benchmarks.
 
     python scripts/figures.py           # rewrite what stands between the marks
     python scripts/figures.py --check   # say which document is out of date
@@ -17,10 +17,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reground.data import benchmarks as known
 from reground.data import synth
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/results.md", ROOT / "docs/scorers.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("results", "benchmarks", "scorers")),
+)
 RESULTS = ROOT / "docs/results"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CLASSES = {"WBC": "white cell", "Platelets": "platelet", "RBC": "leftmost red cell"}
@@ -172,8 +176,18 @@ def scorers() -> str:
     return _table(head, rows)
 
 
+def benchmarks() -> str:
+    """Every benchmark: what it is, how many samples it has, how it is scored."""
+    rows = (
+        [f"`{own.name}`", own.title, own.samples or "unknown", own.metric]
+        for own in known.table().values()
+    )
+    return _table(["name", "what", "samples", "metric"], rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
-    made.__name__: made for made in (tasks, tiny, bccd, table4, table5, demo, speed, scorers)
+    made.__name__: made
+    for made in (tasks, tiny, bccd, table4, table5, demo, speed, scorers, benchmarks)
 }
 
 

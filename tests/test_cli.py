@@ -86,7 +86,14 @@ def test_every_verb_in_the_examples_exists() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["data", "convert"], ["data", "validate"], ["data", "show"], ["score"], ["report"]],
+    [
+        ["data", "convert"],
+        ["data", "validate"],
+        ["data", "show"],
+        ["benchmarks"],
+        ["score"],
+        ["report"],
+    ],
 )
 def test_the_help_of_a_verb_has_an_example(arguments: list[str]) -> None:
     text = reground(*arguments, "--help").stdout

@@ -16,13 +16,24 @@ import typer
 
 from reground.errors import UserError
 
-_VERBS = ("predict", "data", "train", "eval", "merge", "score", "report", "demo")
+_VERBS = (
+    "predict",
+    "data",
+    "benchmarks",
+    "train",
+    "eval",
+    "merge",
+    "score",
+    "report",
+    "demo",
+)
 
 _EXAMPLES = """\b
 Examples:
   reground demo
   reground predict photo.jpg "the cup left of the laptop"
   reground data convert voc VOC2007 --split train --out train.jsonl
+  reground benchmarks mig_bench
   reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
   reground eval --model runs/photos --data test.jsonl --out results/photos
   reground score results/photos --out results/photos

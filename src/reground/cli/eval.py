@@ -9,7 +9,12 @@ import typer
 
 
 def command(
-    data: Annotated[str, typer.Option(metavar="SPEC", help="A canonical JSONL, or synth:TASK.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC", help="A JSONL, synth:TASK, or a name that `reground benchmarks` lists."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for predictions, scores, report.")
     ],
@@ -64,6 +69,7 @@ def command(
       reground eval --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-2B-Instruct \\
         --family qwen3_vl --data bccd/test.jsonl --out results/qwen3
       reground eval --model runs/photos --data bccd/test.jsonl --shard 1/2 --out results/part1
+      reground eval --model Qwen/Qwen3-VL-2B-Instruct --data mig_bench --out results/mig_bench
     """
     from reground.evaluation.evaluate import evaluate
     from reground.evaluation.predict import predict_folder

@@ -1,4 +1,4 @@
-"""Datasets by name: a JSONL of samples, or a task of the scene world; and writing a JSONL."""
+"""Datasets by name: a JSONL of samples, a benchmark, a task of the scene world; and writing one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import overload
 
 from reground.data import synth
+from reground.data.benchmarks import open_benchmark
 from reground.data.images import SYNTH_PREFIX
 from reground.errors import DataError
 from reground.grounding.sample import Sample, read_jsonl, write_jsonl
@@ -18,11 +19,13 @@ _ENDLESS = 2**31 - 1
 
 
 def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
-    """The samples that ``spec`` names: a JSONL path, ``synth:TASK`` or ``synth:TASK@1-3``.
+    """The samples that ``spec`` names: a path that ends in .jsonl, ``synth:TASK`` (or
+    ``synth:TASK@1-3``), or a benchmark as ``mig_bench``.
 
     A scene-world task is lazy and endless (2**31 - 1 samples) unless ``limit`` is given; ``seed``
-    picks its scenes. A JSONL keeps the order of its rows, whatever the seed. Raises ``DataError``
-    where the file is missing, malformed or empty, or the task is unknown.
+    picks its scenes. Files keep the order of their rows, whatever the seed. Raises ``DataError``
+    where the file is missing, malformed or empty, the task or benchmark is unknown, or a
+    benchmark's files are missing or incomplete.
     """
     if limit is not None and limit < 1:
         raise DataError(f"{spec}: a limit of {limit} samples was asked; it must be at least 1")
@@ -30,6 +33,8 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
         scenes = SynthDataset(spec.removeprefix(SYNTH_PREFIX), seed, limit or _ENDLESS)
         scenes[0]  # an unknown task is an error now, not in the middle of a run
         return scenes
+    if not spec.endswith(".jsonl"):
+        return open_benchmark(spec, limit=limit)
     samples = list(islice(read_jsonl(Path(spec)), limit))
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")

@@ -1,0 +1,239 @@
+"""The benchmarks by name: a table of data (benchmarks.yaml), and their samples where they are.
+
+A benchmark is read from its authors' files below the data folder, which is ``data``, or what the
+environment variable REGROUND_DATA names; or, where that exists, from ``NAME.jsonl`` there, samples
+in our own form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from reground.data.convert import FORMATS, convert
+from reground.errors import DataError
+from reground.grounding.sample import Sample, read_jsonl
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One task of a benchmark: its name in our rows and in the paper, its number of samples."""
+
+    task: str
+    column: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One row of the table; benchmarks.yaml says what the fields mean. Paths are relative."""
+
+    name: str
+    title: str
+    reader: str
+    source: str
+    get: str
+    licence: str
+    samples: int | None
+    counted: str
+    hit: Literal[">", ">="]
+    average: Literal["micro", "macro"]
+    files: tuple[str, ...] = ()
+    photos: str | None = None
+    images: str | None = None
+    split: str | None = None
+    hub: str | None = None
+    truth: Literal["all", "first"] = "all"
+    tasks: tuple[Column, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    sha256: str | None = None
+    note: str | None = None
+
+    @property
+    def metric(self) -> str:
+        """What is reported, as "Acc@0.5 (IoU >= 0.5), mean of 10 tasks"."""
+        mean = f", mean of {len(self.tasks)} tasks" if self.average == "macro" else ""
+        return f"Acc@0.5 (IoU {self.hit} 0.5){mean}"
+
+
+@cache
+def table() -> Mapping[str, Benchmark]:
+    """Every benchmark by its name, in the order of the file."""
+    text = resources.files("reground.data").joinpath("benchmarks.yaml").read_text("utf-8")
+    return {
+        name: _benchmark(name, group | own)
+        for group in yaml.safe_load(text)
+        for name, own in group["benchmarks"].items()
+    }
+
+
+def find(name: str) -> Benchmark:
+    """The benchmark called ``name``; raises ``DataError`` that suggests the nearest name."""
+    if name in table():
+        return table()[name]
+    close = difflib.get_close_matches(name, table(), n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise DataError(
+        f"no data set {name!r}; {hint}expected a path that ends in .jsonl, synth:TASK, or a name "
+        "that `reground benchmarks` lists"
+    )
+
+
+def data_folder() -> Path:
+    """Where the benchmarks' files lie: REGROUND_DATA, or ``data`` in the working directory."""
+    return Path(os.environ.get("REGROUND_DATA") or "data")
+
+
+def missing(benchmark: Benchmark, *, photos: bool = True) -> list[Path]:
+    """The files and folders that the benchmark needs and that are not there, in that order.
+
+    ``photos`` counts the folder of photos among them.
+    """
+    folder = data_folder()
+    if _own(benchmark).is_file():
+        return []
+    wanted = [benchmark.source, *benchmark.files]
+    if photos and benchmark.photos:
+        wanted.append(benchmark.photos)
+    return [folder / path for path in wanted if not (folder / path).exists()]
+
+
+def convert_command(benchmark: Benchmark) -> str | None:
+    """The command that makes ``NAME.jsonl`` of a data set that holds its photos, where one does."""
+    if benchmark.hub is None:
+        return None
+    folder = data_folder()
+    downloaded = benchmark.reader == "jsonl"
+    source = folder / benchmark.hub if downloaded else benchmark.hub
+    photos = folder / Path(benchmark.hub).parent / "photos"
+    split = f" --split {benchmark.split}" if benchmark.split else ""
+    return f"reground data convert hub {source}{split} --images {photos} --out {_own(benchmark)}"
+
+
+def read_from(benchmark: Benchmark) -> Path:
+    """What is read: ``NAME.jsonl`` in the data folder where that exists, else the source."""
+    own = _own(benchmark)
+    return own if own.is_file() else data_folder() / benchmark.source
+
+
+def digest(benchmark: Benchmark) -> str | None:
+    """The SHA-256 of what is read; None where it is a folder or absent."""
+    path = read_from(benchmark)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def has_other_bytes(benchmark: Benchmark) -> bool:
+    """Whether the source is there and not the file whose bytes we know."""
+    known = benchmark.sha256 is not None and read_from(benchmark) != _own(benchmark)
+    return known and digest(benchmark) not in (None, benchmark.sha256)
+
+
+def works_without_photos(benchmark: Benchmark) -> bool:
+    """Whether samples can be read where the photos are absent, to score stored answers."""
+    reader = FORMATS.get(benchmark.reader)
+    return reader is None or "allow_missing_images" in inspect.signature(reader).parameters
+
+
+def open_benchmark(
+    name: str, *, limit: int | None = None, allow_missing_images: bool = False
+) -> list[Sample]:
+    """The samples of a benchmark, or its first ``limit``.
+
+    Raises ``DataError`` for an unknown name; where files or photos are missing, saying which, what
+    to download and where to put it; and, without a limit, where the number of samples (of a task,
+    too) is not the expected one. With ``allow_missing_images`` photos may be absent where the
+    reader can do without, which is enough to score stored answers. Other bytes than the known ones
+    are a warning.
+    """
+    benchmark = find(name)
+    if absent := missing(benchmark, photos=not allow_missing_images):
+        raise DataError(f"{name}: {absent[0]} is missing. {how_to_get(benchmark)}")
+    if has_other_bytes(benchmark):
+        expected = benchmark.sha256
+        _LOG.warning("%s: sha256 %s, expected %s", name, digest(benchmark), expected)
+    try:
+        samples = list(islice(_read(benchmark, allow_missing_images), limit))
+    except DataError as error:
+        raise DataError(f"{name}: {error}. {how_to_get(benchmark)}") from None
+    if limit is None or not samples:
+        _check_counts(benchmark, samples)
+    return _with_first_box(samples, name) if benchmark.truth == "first" else samples
+
+
+def how_to_get(benchmark: Benchmark) -> str:
+    """What to download and where to put it, with the data folder in force."""
+    command = convert_command(benchmark)
+    text = f"{benchmark.get} The data folder is {data_folder()} (REGROUND_DATA names another)."
+    if command and benchmark.reader == "jsonl":
+        return f"{text} Convert: {command}"
+    return f"{text} Or, with pip install 'reground[hub]': {command}" if command else text
+
+
+def _benchmark(name: str, fields: dict[str, Any]) -> Benchmark:
+    values = {key: value for key, value in fields.items() if key not in ("benchmarks", "with")}
+    given = fields.get("with", {})
+    filled: dict[str, Any] = {
+        key: _filled(value, given) if key != "tasks" else value for key, value in values.items()
+    }
+    filled["tasks"] = tuple(Column(**row) for row in filled.get("tasks", ()))
+    filled["files"] = tuple(filled.get("files", ()))
+    return Benchmark(name=name, **filled)
+
+
+def _filled(value: Any, given: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_filled(item, given) for item in value]
+    return value.format_map(given) if isinstance(value, str) else value
+
+
+def _own(benchmark: Benchmark) -> Path:
+    return data_folder() / f"{benchmark.name}.jsonl"
+
+
+def _read(benchmark: Benchmark, allow_missing_images: bool) -> Iterator[Sample]:
+    folder, path = data_folder(), read_from(benchmark)
+    if path == _own(benchmark):
+        return read_jsonl(path)
+    return convert(
+        benchmark.reader,
+        path,
+        images=folder / benchmark.images if benchmark.images else None,
+        split=benchmark.split,
+        allow_missing_images=allow_missing_images and works_without_photos(benchmark),
+    )
+
+
+def _check_counts(benchmark: Benchmark, samples: Sequence[Sample]) -> None:
+    path = read_from(benchmark)
+    by_task = Counter(sample.task for sample in samples)
+    counts = [(f"{row.task} samples", by_task[row.task], row.samples) for row in benchmark.tasks]
+    for what, found, expected in [("samples", len(samples), benchmark.samples), *counts]:
+        if found != expected and (expected is not None or not found):
+            raise DataError(
+                f"{benchmark.name}: found {found} {what}, expected {expected or 'some'}; {path} is "
+                f"incomplete or another version. {how_to_get(benchmark)}"
+            )
+
+
+def _with_first_box(samples: Sequence[Sample], name: str) -> list[Sample]:
+    several = sum(len(sample.targets) > 1 for sample in samples)
+    if several:
+        _LOG.warning(
+            "%s: %d rows have several boxes; the first counts, as published", name, several
+        )
+    return [replace(sample, targets=sample.targets[:1]) for sample in samples]
