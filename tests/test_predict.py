@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from reground.evaluation.evaluate import evaluate
 from reground.evaluation.local import LocalModel
 from reground.evaluation.predict import predict_folder
 from reground.evaluation.question import Question
-from reground.evaluation.records import Prediction, read_predictions
+from reground.evaluation.records import Prediction, read_predictions, read_run
 from reground.evaluation.report import write_json_report
 from reground.evaluation.score import score_folder
 from reground.evaluation.shards import Shard, merge
-from reground.grounding.sample import ImageRef, Sample
+from reground.grounding.boxes import Box
+from reground.grounding.sample import ImageRef, Sample, Target
 from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
@@ -184,3 +186,23 @@ def test_parts_of_different_runs_and_parts_with_a_gap_are_not_merged(tmp_path: P
 def test_a_shard_that_is_none(text: str) -> None:
     with pytest.raises(ConfigError, match="expected i/n"):
         Shard.of(text)
+
+
+def test_a_benchmark_brings_its_rule_its_prompt_and_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGROUND_DATA", str(tmp_path))
+    for name in ("mig_bench", "vg_refiner_evf_refcoco_testA"):
+        row = photo(tmp_path, "a")
+        row = replace(row, tool_results=(Target(0, Box(1, 2, 30, 20, row.images[0].frame)),))
+        save_dataset(tmp_path / f"{name}.jsonl", [row])
+    mig = Question(model="tiny", data="mig_bench", limit=1, max_tokens=4)
+    predict_folder(tmp_path / "mig", mig)
+    run = read_run(tmp_path / "mig")
+    assert (run.hit, run.prompt, run.limit) == (">=", "tiny", 1)
+    content = (tmp_path / "mig_bench.jsonl").read_bytes()
+    assert run.file_sha256 == hashlib.sha256(content).hexdigest()
+    refined = replace(mig, data="vg_refiner_evf_refcoco_testA", family="qwen3_vl")
+    predict_folder(tmp_path / "refined", refined)
+    run = read_run(tmp_path / "refined")
+    assert (run.hit, run.prompt) == (">", "piter")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -40,7 +40,9 @@ class LocalModel:
     @classmethod
     def load(cls, question: Question) -> LocalModel:
         """The checkpoint that the question names."""
-        checkpoint = load_checkpoint(question.model, family=question.family, prompt=question.prompt)
+        checkpoint = load_checkpoint(question.model, family=question.family)
+        prompt = question.prompt_for(checkpoint.family) or checkpoint.prompt
+        checkpoint = replace(checkpoint, prompt=prompt)
         return cls(
             Prompter.of(checkpoint),
             TransformersPolicy(checkpoint),

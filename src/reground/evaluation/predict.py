@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
+from reground.data import benchmarks
 from reground.data.images import SYNTH_PREFIX
 from reground.data.source import open_dataset
 from reground.errors import ConfigError
@@ -67,6 +68,7 @@ def _answerer(question: Question) -> Answerer:
 
 def _run_info(question: Question, model: Answerer, samples: Sequence[Sample]) -> RunInfo:
     fewest, most = model.pixel_limits or (None, None)
+    benchmark = question.benchmark
     return RunInfo(
         model=question.model,
         weights=model.weights,
@@ -76,6 +78,7 @@ def _run_info(question: Question, model: Answerer, samples: Sequence[Sample]) ->
         prompt_sha256=model.profile.sha256,
         data=f"{question.data} (blank images)" if question.blank else question.data,
         data_sha256=digest(samples),
+        file_sha256=benchmarks.digest(benchmark) if benchmark else None,
         num_samples=len(samples),
         seed=question.seed,
         limit=question.limit,
@@ -84,6 +87,7 @@ def _run_info(question: Question, model: Answerer, samples: Sequence[Sample]) ->
         max_new_tokens=question.max_tokens,
         min_pixels=fewest,
         max_pixels=most,
+        hit=benchmark.hit if benchmark else ">",
         reground_version=version("reground"),
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from reground.data import benchmarks
+from reground.data.benchmarks import Benchmark
 from reground.evaluation.records import Prediction
 from reground.evaluation.shards import Shard
 from reground.grounding.families import Family
@@ -31,6 +33,16 @@ class Question:
     blank: bool = False
     endpoint: Endpoint | None = None
     processor: str | None = None
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """The row of the table of benchmarks that ``data`` names, if it names one."""
+        return benchmarks.table().get(self.data)
+
+    def prompt_for(self, family: str) -> str | None:
+        """The prompt asked for, else the one that the benchmark's protocol has for ``family``."""
+        own = self.benchmark.prompts if self.benchmark else {}
+        return self.prompt or own.get(family)
 
 
 class Answerer(Protocol):

@@ -118,11 +118,12 @@ class RunInfo:
     """How predictions were made: what is needed to make them again.
 
     ``prompt`` and ``prompt_sha256`` name the prompt profile, because a prompt alone can move the
-    accuracy of one model from 15 % to 82 %. ``data`` is a JSONL's path or ``synth:TASK``, or the
-    answers that another project stored; ``num_samples`` of it are asked, whose digest is
-    ``data_sha256``, and ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the
-    model's weight files or a hub commit; an ``endpoint`` does not tell its own. ``scorer`` read the
-    answers; Acc@t counts IoU ``hit`` t.
+    accuracy of one model from 15 % to 82 %. ``data`` is a JSONL's path, a benchmark's name,
+    ``synth:TASK`` or the answers that another project stored; ``num_samples`` of it are asked,
+    whose digest is ``data_sha256`` (``file_sha256`` is that of a benchmark's own file), and
+    ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the model's weight files or a
+    hub commit; an ``endpoint`` does not tell its own. ``scorer`` read the answers; Acc@t counts IoU
+    ``hit`` t.
     """
 
     __pydantic_config__ = _STRICT
@@ -135,6 +136,7 @@ class RunInfo:
     prompt_sha256: str
     data: str
     data_sha256: str
+    file_sha256: str | None = None
     num_samples: int
     seed: int
     limit: int | None

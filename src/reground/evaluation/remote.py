@@ -59,7 +59,7 @@ class RemoteModel:
         return cls(
             dataclasses.replace(question.endpoint, special_tokens=special),
             family,
-            load_profile(question.prompt or family.prompt),
+            load_profile(question.prompt_for(family.name) or family.prompt),
             _resizer(question.processor) if question.processor else None,
             question.max_tokens,
             question.blank,
