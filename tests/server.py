@@ -61,18 +61,28 @@ def images(body: dict[str, Any]) -> list[Image.Image]:
 
 
 @contextmanager
-def serving(respond: Callable[[dict[str, Any], int], Response]) -> Iterator[tuple[str, list[Any]]]:
-    """Serve ``respond(body, how often this question came before)``; the URL, and all bodies."""
+def serving(
+    respond: Callable[[dict[str, Any], int], Response], *, models: Response | None = None
+) -> Iterator[tuple[str, list[Any]]]:
+    """Serve ``respond(body, how often this question came before)``; the URL, and all bodies.
+
+    ``models`` answers who is served; without it the server does not know that address.
+    """
     bodies: list[Any] = []
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(models or Response("{}", 404))
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 before = sum(question(other) == question(body) for other in bodies)
                 bodies.append(body)
-            response = respond(body, before)
+            self._send(respond(body, before))
+
+        def _send(self, response: Response) -> None:
             content = response.body.encode()
             self.send_response(response.status)
             length = response.claimed or len(content)

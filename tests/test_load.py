@@ -303,3 +303,9 @@ def logits(model: Any, checkpoint: Checkpoint, prompt: Prompt) -> Tensor:
 def test_a_misspelt_tiny_is_recognised() -> None:
     with pytest.raises(ModelError, match="tiney: no such run or folder; did you mean 'tiny'"):
         load("tiney")
+
+
+def test_vllm_is_told_that_qwen3_vl_interleaves_its_rope() -> None:
+    """transformers does so whatever the config says; vLLM would read another layout."""
+    for checkpoint in (load("tiny"), tiny.make("qwen3_vl")):
+        assert checkpoint.model.config.text_config.rope_parameters["mrope_interleaved"] is True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from reground.errors import ConfigError, DataError, EndpointError
 from reground.evaluation.question import Add, Question
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import FrameKind
-from reground.grounding.families import EncodedSize, Family, Grammar, get_family
+from reground.grounding.families import EncodedSize, Family, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample
 from reground.grounding.turn import user_text
@@ -55,9 +55,8 @@ class RemoteModel:
                 f"family {family.name} answers in pixels of the image as it was encoded; say whose "
                 "processor encodes it: --processor with a checkpoint's folder or hub id"
             )
-        special = family.grammar is Grammar.BOX_TOKENS
         return cls(
-            dataclasses.replace(question.endpoint, special_tokens=special),
+            question.endpoint,
             family,
             load_profile(question.prompt_for(family.name) or family.prompt),
             _resizer(question.processor) if question.processor else None,
@@ -80,6 +79,7 @@ class RemoteModel:
 
     async def _answer_all(self, samples: Iterator[Sample], patience: _Patience) -> None:
         async with aclosing(Client(self.endpoint)) as client:
+            await client.check()
 
             async def work() -> None:
                 for sample in samples:  # shared by all workers
@@ -96,6 +96,7 @@ class RemoteModel:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
             text = user_text(sample, family=self.family, profile=self.profile, sizes=sizes)
+            _check_plain(text)
             reply = await client.ask(images, text, temperature=0.0, max_tokens=self.max_tokens)
         except (DataError, NoReply) as error:
             return Prediction(sample, error=str(error))
@@ -128,6 +129,12 @@ class _Patience:
                 f"{prediction.error}; see to the endpoint, then run the same command again: "
                 "answers so far are kept"
             )
+
+
+def _check_plain(text: str) -> None:
+    """A server would read what looks like a special token as one; in process it is plain text."""
+    if found := re.search(r"<\|\w+\|>", text):
+        raise DataError(f"the question holds {found[0]}, which a server takes for a special token")
 
 
 def _resizer(path: str) -> Resizer:

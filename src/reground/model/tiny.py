@@ -108,6 +108,9 @@ def make(
     """A model of random weights, with tokenizer and image processor, as ``load`` would give it."""
     tokenizer = tokenizer or make_tokenizer(corpus(samples_per_task=20))
     rope = [head_dim // 2 - 2 * (head_dim // 6), head_dim // 6, head_dim // 6]
+    rope_parameters = {"rope_type": "default", "mrope_section": rope, "rope_theta": 1e4}
+    if architecture == "qwen3_vl":
+        rope_parameters["mrope_interleaved"] = True  # transformers knows; vLLM reads it here
     text = dict(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -117,7 +120,7 @@ def make(
         num_key_value_heads=max(1, heads // 2),
         head_dim=head_dim,
         max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "mrope_section": rope, "rope_theta": 1e4},
+        rope_parameters=rope_parameters,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

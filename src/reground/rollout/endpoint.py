@@ -8,10 +8,12 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import openai
 from PIL import Image
+
+from reground.errors import EndpointError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +23,7 @@ class Endpoint:
     ``model`` is the name under which it serves. A request without a reply within ``timeout_s``
     seconds, a refused connection and a status 408, 409, 429 or 5xx are tried again ``retries``
     times, after as long as Retry-After says (two minutes at most) or ever longer pauses. The key
-    is read from the environment's OPENAI_API_KEY. ``special_tokens`` asks vLLM to leave them in the
-    text, for families that mark boxes with them.
+    is read from the environment's OPENAI_API_KEY.
     """
 
     url: str
@@ -30,7 +31,6 @@ class Endpoint:
     concurrency: int = 8
     timeout_s: float = 300.0
     retries: int = 4
-    special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,34 @@ class Client:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._extra: dict[str, Any] = {}
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.url,
             api_key=os.environ.get("OPENAI_API_KEY") or "none",
             timeout=endpoint.timeout_s,
             max_retries=endpoint.retries,
         )
+
+    async def check(self) -> None:
+        """Raise ``EndpointError`` where no server is, or it does not serve the model.
+
+        A vLLM server is from now on asked to keep special tokens, with which some families mark
+        boxes, and not to use the repetition penalty of a checkpoint's generation config.
+        """
+        try:
+            served = {model.id: model async for model in self._client.models.list()}
+        except (openai.NotFoundError, ValueError):  # an API of completions alone
+            return
+        except openai.OpenAIError as error:
+            raise EndpointError(
+                f"{self._endpoint.url}: {_first_line(error)} See that the server is there and "
+                "OPENAI_API_KEY is its key"
+            ) from None
+        name = self._endpoint.model
+        if name not in served:
+            raise EndpointError(f"{self._endpoint.url}: serves {', '.join(served)}; not {name}")
+        if served[name].owned_by == "vllm":
+            self._extra = {"skip_special_tokens": False, "repetition_penalty": 1.0}
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -71,14 +93,13 @@ class Client:
         """
         urls = await asyncio.to_thread(lambda: [_data_url(image) for image in images])
         content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        extra = {"skip_special_tokens": False} if self._endpoint.special_tokens else None
         try:
             completion = await self._client.chat.completions.create(
                 model=self._endpoint.model,
                 messages=[{"role": "user", "content": [*content, {"type": "text", "text": text}]}],  # type: ignore[list-item,misc]
                 temperature=temperature,
                 max_tokens=max_tokens,
-                extra_body=extra,
+                extra_body=self._extra,
             )
         except openai.APITimeoutError:
             raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
