@@ -23,7 +23,7 @@ from reground.data import synth
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("results", "benchmarks", "scorers")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("results", "benchmarks", "evaluation", "scorers")),
 )
 RESULTS = ROOT / "docs/results"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -176,6 +176,20 @@ def scorers() -> str:
     return _table(head, rows)
 
 
+def endpoint() -> str:
+    """The shipped model in process and behind a server."""
+    rows = [
+        [
+            f"`synth:{task}`",
+            _percent(own["in process"]),
+            _percent(own["server"]),
+            f"{own['same texts']} of {own['server']['n']}",
+        ]
+        for task, own in _read("endpoint")["tasks"].items()
+    ]
+    return _table(["scenes", "in process, Acc@0.5 (%)", "server", "same texts"], rows)
+
+
 def benchmarks() -> str:
     """Every benchmark: what it is, how many samples it has, how it is scored."""
     rows = (
@@ -187,7 +201,7 @@ def benchmarks() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     made.__name__: made
-    for made in (tasks, tiny, bccd, table4, table5, demo, speed, scorers, benchmarks)
+    for made in (tasks, tiny, bccd, table4, table5, demo, speed, scorers, endpoint, benchmarks)
 }
 
 
