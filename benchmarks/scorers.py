@@ -48,6 +48,7 @@ def _compared(path: Path, format_name: str, peers: Sequence[Scorer]) -> dict[str
         score_log(path, format_name=format_name, out=out, scorer=scorer)
         report = write_json_report(out)
         own = {key: report[key] for key in KEPT} | {"hit": report["run"]["hit"]}
+        own["tasks"] = {name: row["acc@0.5"] for name, row in report["tasks"].items()}
         if scorer.name == OURS:
             ours = list(read_scores(out))
         else:
