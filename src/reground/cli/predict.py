@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from reground.api import Grounding
 
 
 def command(
@@ -35,26 +39,45 @@ def command(
     """
     import json
 
+    from reground.errors import DataError
+
+    *paths, text = images
+    if not paths:
+        raise DataError(f"found {text!r} alone; expected images first, then the text in quotes")
+    _check_exist(paths)
+    from reground.api import Grounder
+
+    grounder = Grounder.from_pretrained(model, family=family)
+    grounding = grounder.ground(paths, text, target_image=image, max_tokens=max_tokens)
+    _draw(grounding, paths, text, out)
+    answer = grounding.answer
+    record = {
+        "image": paths[grounding.image],
+        "boxes": [[round(value, 1) for value in box.xyxy] for box in answer.boxes],
+        "status": answer.status.value,
+        "think": answer.think,
+        "text": grounding.text,
+        "picture": str(out),
+    }
+    typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
+
+
+def _check_exist(paths: Sequence[str]) -> None:
     from reground.data.images import exists
     from reground.errors import DataError
 
-    if len(images) < 2:
-        raise DataError(
-            f"found {images[0]!r} alone; expected images first, then the text in quotes"
-        )
-    if missing := [path for path in images[:-1] if not exists(path)]:
+    if missing := [path for path in paths if not exists(path)]:
         raise DataError(
             f"{missing[0]}: no such image; expected images first, then the text in quotes"
         )
-    from reground.api import Grounder
+
+
+def _draw(grounding: Grounding, paths: Sequence[str], text: str, out: Path) -> None:
+    """The asked image with the answer's boxes, as a picture."""
     from reground.data.images import size
     from reground.data.show import draw
     from reground.grounding.sample import ImageRef, Sample, Target
 
-    paths, text = images[:-1], images[-1]
-    grounding = Grounder.from_pretrained(model, family=family).ground(
-        paths, text, target_image=image, max_tokens=max_tokens
-    )
     answer = grounding.answer
     sizes = [size(path) for path in paths]
     refs = tuple(ImageRef(path, s.width, s.height) for path, s in zip(paths, sizes, strict=True))
@@ -68,12 +91,3 @@ def command(
         think=None if answer.boxes else f"no box: {answer.status.value}",
     )
     draw(asked, predicted=[Target(grounding.image, box) for box in answer.boxes], out=out)
-    record = {
-        "image": paths[grounding.image],
-        "boxes": [[round(value, 1) for value in box.xyxy] for box in answer.boxes],
-        "status": answer.status.value,
-        "think": answer.think,
-        "text": grounding.text,
-        "picture": str(out),
-    }
-    typer.echo(json.dumps(record, ensure_ascii=False, indent=2))

@@ -58,8 +58,8 @@ class Draws:
             return [source[item]]
         row = self._shuffled(item, len(source))
         others = [other for other in self._rows[spec][source[row].images] if other != row]
-        chosen = generator.permutation(others)[: limit and limit - 1].tolist()
-        return [source[index] for index in (row, *chosen)]
+        chosen = [row, *generator.permutation(others).tolist()]
+        return [source[index] for index in chosen[:limit]]
 
     def _shuffled(self, item: int, size: int) -> int:
         epoch, place = divmod(item, size)
