@@ -93,6 +93,7 @@ def test_every_verb_in_the_examples_exists() -> None:
         ["benchmarks"],
         ["score"],
         ["report"],
+        ["compare"],
     ],
 )
 def test_the_help_of_a_verb_has_an_example(arguments: list[str]) -> None:
@@ -247,6 +248,18 @@ def test_predictions_become_a_report(predictions: Path, tmp_path: Path) -> None:
     assert "50.0" in shown
     assert str(out / "report.html") in shown
     assert (out / "report.html").stat().st_size > 1000
+
+
+def test_runs_are_compared(predictions: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        reground("score", predictions, "--out", folder)
+    shown = reground("compare", *folders, "--out", tmp_path / "out").stdout
+    assert "| first  |" in shown and "A is first, B is second" in shown
+    assert shown.endswith(f"{tmp_path / 'out' / 'table.html'}\n")
+    reground("score", predictions, "--scorer", "mig_bench", "--out", folders[1])
+    done = reground("compare", *folders, "--out", tmp_path / "out", code=2)
+    assert re.fullmatch("error: scored by different rules: first .* second .*\n", done.stderr)
 
 
 def test_scoring_and_reporting_need_no_torch(predictions: Path) -> None:

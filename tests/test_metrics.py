@@ -137,8 +137,8 @@ def test_tasks_and_strata_are_summarised_apart() -> None:
         score(None, task="find", strata={"kind": "relation"}),
     ]
     assert [(name, row.n, row.errors) for name, row in by_task(rows).items()] == [
-        ("track", 1, 0),
         ("find", 2, 1),
+        ("track", 1, 0),
     ]
     strata = by_stratum(rows)
     assert list(strata) == ["kind=attribute", "kind=relation", "objects=3"]

@@ -100,6 +100,25 @@ def test_report_json_has_the_fixed_keys(tmp_path: Path) -> None:
     assert report["run"]["prompt_sha256"] == "0" * 64
 
 
+def test_figures_that_people_read_have_intervals(tmp_path: Path) -> None:
+    scores = [score(f"a{i}", 0.9 * (i % 4 > 0), strata={"kind": "x"}) for i in range(40)]
+    scores += [score("b", 0.9, task="track"), score("c", None, task="none")]
+    write_scores(tmp_path, scores, run=run_for(scores))
+    report = write_report(tmp_path)
+    low, high = report["acc@0.5_interval"]
+    assert low < report["acc@0.5"] < high
+    assert report["mean_iou_interval"][0] < report["mean_iou"] < report["mean_iou_interval"][1]
+    assert report["macro@0.5_interval"] is None  # a task has one image only
+    tasks = {name: row["acc@0.5_interval"] for name, row in report["tasks"].items()}
+    assert tasks["find"] == pytest.approx([0.6, 0.875], abs=0.06)
+    assert (tasks["track"], tasks["none"]) == (None, None)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert f"{100 * low:.1f} to {100 * high:.1f}" in text
+    head, row = (tmp_path / "report.md").read_text("utf-8").splitlines()[8:11:2]
+    assert head.count("|") == row.count("|") == 9
+
+
 def test_a_report_is_the_same_every_time(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n')
     write_scores(tmp_path, [score("a", 0.9)], run=run_for([score("a", 0.9)]))

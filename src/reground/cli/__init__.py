@@ -25,6 +25,7 @@ _VERBS = (
     "merge",
     "score",
     "report",
+    "compare",
     "demo",
 )
 
@@ -38,6 +39,7 @@ Examples:
   reground eval --model runs/photos --data test.jsonl --out results/photos
   reground score results/photos --out results/photos
   reground report results/photos
+  reground compare results/base results/photos --out results/compared
 
 `reground VERB --help` says more about each.
 """

@@ -68,8 +68,9 @@ def _state(entry: Benchmark, *, count: bool) -> str:
 
 def _details(entry: Benchmark) -> str:
     from reground.data.benchmarks import digest, has_other_bytes, how_to_get
+    from reground.data.tasks import column
 
-    columns = ", ".join(f"{row.task} = {row.column} ({row.samples})" for row in entry.tasks)
+    columns = ", ".join(f"{task} = {column(task)} ({n})" for task, n in entry.tasks.items())
     prompts = ", ".join(f"--prompt {value} for {key}" for key, value in entry.prompts.items())
     first = "of several boxes in a row, the first" if entry.truth == "first" else None
     here = digest(entry)

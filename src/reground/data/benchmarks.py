@@ -31,15 +31,6 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One task of a benchmark: its name in our rows and in the paper, its number of samples."""
-
-    task: str
-    column: str
-    samples: int
-
-
-@dataclass(frozen=True, slots=True)
 class Benchmark:
     """One row of the table; benchmarks.yaml says what the fields mean. Paths are relative."""
 
@@ -59,7 +50,7 @@ class Benchmark:
     split: str | None = None
     hub: str | None = None
     truth: Literal["all", "first"] = "all"
-    tasks: tuple[Column, ...] = ()
+    tasks: Mapping[str, int] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     sha256: str | None = None
     note: str | None = None
@@ -190,7 +181,6 @@ def _benchmark(name: str, fields: dict[str, Any]) -> Benchmark:
     filled: dict[str, Any] = {
         key: _filled(value, given) if key != "tasks" else value for key, value in values.items()
     }
-    filled["tasks"] = tuple(Column(**row) for row in filled.get("tasks", ()))
     filled["files"] = tuple(filled.get("files", ()))
     return Benchmark(name=name, **filled)
 
@@ -221,7 +211,7 @@ def _read(benchmark: Benchmark, allow_missing_images: bool) -> Iterator[Sample]:
 def _check_counts(benchmark: Benchmark, samples: Sequence[Sample]) -> None:
     path = read_from(benchmark)
     by_task = Counter(sample.task for sample in samples)
-    counts = [(f"{row.task} samples", by_task[row.task], row.samples) for row in benchmark.tasks]
+    counts = [(f"{task} samples", by_task[task], n) for task, n in benchmark.tasks.items()]
     for what, found, expected in [("samples", len(samples), benchmark.samples), *counts]:
         if found != expected and (expected is not None or not found):
             raise DataError(

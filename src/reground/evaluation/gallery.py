@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -72,6 +72,14 @@ def choose(
     return sorted(hits[:num_hits] + others[: count - num_hits], key=_digest)
 
 
+def choose_in_turn(
+    scores: Sequence[SampleScore], kinds: Mapping[str, Hashable], *, count: int
+) -> list[SampleScore]:
+    """At most ``count`` scores, every kind of ``kinds`` (by sample id) in turn, as hashes fall."""
+    ordered = sorted(scores, key=_digest)
+    return sorted(_in_turn(ordered, kinds)[:count], key=_digest)
+
+
 def draw(score: SampleScore, *, outcome: Outcome) -> Example:
     """An example with its images embedded; an image that cannot be read is said, not dropped."""
     sample = score.sample
@@ -86,13 +94,13 @@ def _digest(score: SampleScore) -> str:
     return hashlib.sha256(score.sample.id.encode()).hexdigest()
 
 
-def _in_turn(scores: Sequence[SampleScore], outcomes: Mapping[str, Outcome]) -> list[SampleScore]:
-    seen: Counter[Outcome] = Counter()
+def _in_turn(scores: Sequence[SampleScore], kinds: Mapping[str, Hashable]) -> list[SampleScore]:
+    seen: Counter[Hashable] = Counter()
     rounds = []
     for score in scores:
-        outcome = outcomes[score.sample.id]
-        rounds.append(seen[outcome])
-        seen[outcome] += 1
+        kind = kinds[score.sample.id]
+        rounds.append(seen[kind])
+        seen[kind] += 1
     return [scores[index] for index in sorted(range(len(scores)), key=rounds.__getitem__)]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reground.data.tasks import MIG_BENCH_TASKS
 from reground.errors import ConfigError, DataError
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import Box
@@ -20,18 +21,6 @@ from reground.grounding.families import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
 
 NOT_RECORDED = "not recorded"
-MIG_BENCH_TASKS = (
-    "diff",
-    "view_diff",
-    "common_object",
-    "object_tracking",
-    "multi_view",
-    "region",
-    "refer_grounding",
-    "group_grounding",
-    "reasoning",
-    "correspondence",
-)
 _COCO_SIDE = 640  # no side of a COCO image is longer
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from reground.data.tasks import in_order
 from reground.evaluation.records import SampleScore
 from reground.grounding.answers import Status
 from reground.grounding.boxes import FloatArray
@@ -81,7 +82,12 @@ def outcome(score: SampleScore, hit: Hit = operator.gt) -> Outcome:
         return Outcome.UNSCORED
     if score.status is not Status.OK:
         return Outcome(score.status)
-    return Outcome.HIT if _is_hit(score, HIT_THRESHOLD, hit) else Outcome.MISS
+    return Outcome.HIT if is_hit(score, HIT_THRESHOLD, hit) else Outcome.MISS
+
+
+def is_hit(score: SampleScore, threshold: float = HIT_THRESHOLD, hit: Hit = operator.gt) -> bool:
+    """Whether a sample was answered, and well enough."""
+    return score.iou is not None and hit(score.iou, threshold)
 
 
 def summarise(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Summary:
@@ -102,8 +108,9 @@ def summarise(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Summary:
 
 
 def by_task(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, Summary]:
-    """A summary per task, in the order in which tasks first occur."""
-    return _grouped(scores, lambda score: [score.sample.task], hit)
+    """A summary per task, in the order of MIG-Bench's table, other tasks by name."""
+    groups = _grouped(scores, lambda score: [score.sample.task], hit)
+    return {task: groups[task] for task in in_order(groups)}
 
 
 def by_stratum(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, Summary]:
@@ -117,25 +124,36 @@ def by_stratum(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[st
 
 
 def macro_accuracy(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Estimate:
-    """Unweighted mean over tasks of Acc@0.5, as MIG-Bench's AVG.
+    """Unweighted mean over tasks of Acc@0.5, as MIG-Bench's AVG."""
+    scored = [score for score in scores if score.error is None]
+    return macro_mean(
+        [float(is_hit(score, hit=hit)) for score in scored],
+        tasks=[score.sample.task for score in scored],
+        clusters=[score.cluster for score in scored],
+    )
+
+
+def macro_mean(
+    values: Sequence[float], *, tasks: Sequence[str], clusters: Sequence[str]
+) -> Estimate:
+    """Unweighted mean over tasks of the means of ``values`` [N], and its standard error.
 
     Images that several tasks share count as one cluster; where none is shared, the standard error
     is that of a mean of independent means. It is None where a task has one image only, whose
     spread nobody can know.
     """
-    tasks: dict[str, list[SampleScore]] = {}
-    for score in scores:
-        if score.error is None:
-            tasks.setdefault(score.sample.task, []).append(score)
-    if not tasks:
+    rows: dict[str, list[int]] = {task: [] for task in in_order(tasks)}
+    for index, task in enumerate(tasks):
+        rows[task].append(index)
+    if not rows:
         return Estimate(None, None)
-    clusters = [[score.cluster for score in rows] for rows in tasks.values()]
-    hits = [
-        [float(_is_hit(score, HIT_THRESHOLD, hit)) for score in rows] for rows in tasks.values()
+    grouped = [[clusters[index] for index in own] for own in rows.values()]
+    parts = [
+        _mean_part([values[index] for index in own], names)
+        for own, names in zip(rows.values(), grouped, strict=True)
     ]
-    parts = [_mean_part(*part) for part in zip(hits, clusters, strict=True)]
     value = sum(part.mean for part in parts) / len(parts)
-    return Estimate(value, _stderr(parts, list(itertools.chain.from_iterable(clusters))))
+    return Estimate(value, _stderr(parts, list(itertools.chain.from_iterable(grouped))))
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
@@ -155,13 +173,9 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
     return Estimate(part.mean, _stderr([part], clusters))
 
 
-def _is_hit(score: SampleScore, threshold: float, hit: Hit) -> bool:
-    return score.iou is not None and hit(score.iou, threshold)
-
-
 def _measures(hit: Hit) -> dict[str, Callable[[SampleScore], float]]:
     return {
-        **{f"acc@{t}": partial(_is_hit, threshold=t, hit=hit) for t in THRESHOLDS},
+        **{f"acc@{t}": partial(is_hit, threshold=t, hit=hit) for t in THRESHOLDS},
         "mean_iou": lambda score: score.iou or 0.0,
         "length": lambda score: score.num_tokens,
         "well_formed": lambda score: score.well_formed,

@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
 from reground.evaluation import gallery
+from reground.evaluation.bootstrap import Interval, Intervals, intervals
 from reground.evaluation.metrics import (
     HITS,
+    Hit,
     Outcome,
     by_stratum,
     by_task,
+    is_hit,
     macro_accuracy,
     outcome,
     summarise,
 )
+from reground.evaluation.pages import estimate, markdown_table, render
 from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
 from reground.evaluation.refinement import ToolPolicy, refinement, tool_iou
 from reground.evaluation.shards import check_cover
@@ -64,7 +67,7 @@ def write_report(
     report = _write_json(folder, scores, run)
     curves = _curves(training) if training else []
     ended = functools.partial(outcome, hit=HITS[run.hit])
-    page = _render(
+    page = render(
         "report.html.j2",
         report=report,
         outcomes=_outcome_counts(scores, ended),
@@ -75,7 +78,7 @@ def write_report(
         ],
         curves=curves,
     )
-    (folder / "report.md").write_text(_render("report.md.j2", report=report), encoding="utf-8")
+    (folder / "report.md").write_text(render("report.md.j2", report=report), encoding="utf-8")
     (folder / "report.html").write_text(page, encoding="utf-8")
     return report
 
@@ -109,20 +112,48 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     standard error (mean over tasks), ``tasks`` and ``strata`` (the same keys for each),
     ``refinement`` (those of :class:`Refinement`, null without a detector's boxes; the best of
     several boxes counts), ``refinement_top1`` (the same of the first box), and ``run``.
+    ``acc@0.5_interval``, of tasks too, ``mean_iou_interval`` and ``macro@0.5_interval`` are the
+    ends of 95 % intervals. The order of ``scores`` changes nothing.
     """
+    scores = sorted(scores, key=lambda score: score.sample.id)
     hit = HITS[run.hit]
     macro = macro_accuracy(scores, hit)
+    accuracy, mean_iou = _intervals(scores, hit)
     return {
         "title": _title(len(scores), run),
         **summarise(scores, hit).to_json(),
+        "acc@0.5_interval": _ends(accuracy.overall),
+        "mean_iou_interval": _ends(mean_iou.overall),
         "macro@0.5": macro.value,
         "macro@0.5_stderr": macro.stderr,
-        "tasks": {name: summary.to_json() for name, summary in by_task(scores, hit).items()},
+        "macro@0.5_interval": _ends(accuracy.macro),
+        "tasks": {
+            name: summary.to_json() | {"acc@0.5_interval": _ends(accuracy.tasks.get(name))}
+            for name, summary in by_task(scores, hit).items()
+        },
         "strata": {name: summary.to_json() for name, summary in by_stratum(scores, hit).items()},
         "refinement": _refinement(scores, "best"),
         "refinement_top1": _refinement(scores, "top-1"),
         "run": dataclasses.asdict(run),
     }
+
+
+def _intervals(scores: Sequence[SampleScore], hit: Hit) -> tuple[Intervals, Intervals]:
+    """Those of Acc@0.5 and of the mean IoU."""
+    scored = [score for score in scores if score.error is None]
+    found = intervals(
+        {
+            "acc@0.5": [float(is_hit(score, hit=hit)) for score in scored],
+            "mean_iou": [score.iou or 0.0 for score in scored],
+        },
+        tasks=[score.sample.task for score in scored],
+        clusters=[score.cluster for score in scored],
+    )
+    return found["acc@0.5"], found["mean_iou"]
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def _title(count: int, run: RunInfo) -> str:
@@ -158,29 +189,9 @@ def comparison(reports: Mapping[str, Mapping[str, Any]]) -> list[ComparisonRow]:
 
 
 def comparison_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """:func:`comparison` as a Markdown table whose columns are aligned for the terminal too."""
+    """:func:`comparison` as a Markdown table."""
     head = ComparisonRow("", "Acc@0.5 (%)", "mean IoU (%)", "n")
-    table = [dataclasses.astuple(row) for row in [head, *comparison(reports)]]
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    lines = [
-        f"| {row[0]:<{widths[0]}} | "
-        + " | ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        + " |"
-        for row in table
-    ]
-    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
-
-
-def percent(value: float | None) -> str:
-    """A share as percent with one decimal; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}"  # noqa: RUF001
-
-
-def estimate(row: Mapping[str, Any], name: str) -> str:
-    """The mean called ``name`` in percent, with its standard error where it has one."""
-    stderr = row[f"{name}_stderr"]
-    return percent(row[name]) + ("" if stderr is None else f" ± {percent(stderr)}")
+    return markdown_table([dataclasses.astuple(row) for row in [head, *comparison(reports)]])
 
 
 def _curves(training: Path) -> Sequence[Curve]:
@@ -200,21 +211,3 @@ def _histogram(scores: Sequence[SampleScore]) -> list[int]:
     ious = [score.iou for score in scores if score.iou is not None]
     counts, _ = np.histogram(ious, bins=_NUM_BINS, range=(0.0, 1.0))
     return [int(count) for count in counts]
-
-
-def _render(template: str, **context: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reground.evaluation"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": percent, "cell": _markdown_cell}
-    environment.globals |= {"estimate": estimate}
-    return environment.get_template(template).render(context)
-
-
-def _markdown_cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")

@@ -167,23 +167,34 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
     return count
 
 
-def digest(samples: Iterable[Sample]) -> str:
-    """SHA-256 of what is asked and true, in whatever order and wherever the images lie.
+def asked(sample: Sample) -> dict[str, Any]:
+    """What a sample asks and holds true, wherever its images lie: the same in every copy."""
+    return {
+        "id": sample.id,
+        "task": sample.task,
+        "question": sample.question,
+        "sizes": [[image.width, image.height] for image in sample.images],
+        "target_image": sample.target_image,
+        "targets": _rows_of(sample.targets),
+    }
+
+
+def digest(samples: Iterable[Sample], *, tools: bool = True) -> str:
+    """SHA-256 of what samples ask and hold true, in whatever order; of their ``tools``' boxes too.
 
     Two files of samples with the same digest are the same version of a benchmark.
     """
-    rows = sorted(hashlib.sha256(_canonical(sample)).digest() for sample in samples)
+    rows = sorted(hashlib.sha256(_line(sample, tools=tools)).digest() for sample in samples)
     return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
-def _canonical(sample: Sample) -> bytes:
-    def boxes(targets: Iterable[Target]) -> list[Any]:
-        return [[target.image, *map(float, target.box.xyxy)] for target in targets]
+def _line(sample: Sample, *, tools: bool) -> bytes:
+    results = None if sample.tool_results is None else _rows_of(sample.tool_results)
+    return json.dumps([*asked(sample).values(), *([results] if tools else [])]).encode()
 
-    names = [(image.path.rsplit("/", 1)[-1], image.width, image.height) for image in sample.images]
-    tools = None if sample.tool_results is None else boxes(sample.tool_results)
-    asked = [sample.id, sample.task, names, sample.target_image, sample.question, tools]
-    return json.dumps([*asked, boxes(sample.targets)]).encode()
+
+def _rows_of(targets: Iterable[Target]) -> list[list[float]]:
+    return [[target.image, *map(float, target.box.xyxy)] for target in targets]
 
 
 def _targets_to_json(targets: Iterable[Target]) -> list[dict[str, Any]]:

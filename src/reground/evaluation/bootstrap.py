@@ -1,0 +1,115 @@
+"""95 % bootstrap intervals of means, resampling images instead of samples (percentile method).
+
+Every figure of one set of rows is taken from the same resamples, so that questions about one image
+stay together, in one task and across tasks. Source: Efron and Tibshirani, An Introduction to the
+Bootstrap (1993), chapter 13; Cameron, Gelbach and Miller (2008) for resampling whole clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from reground.grounding.boxes import FloatArray
+
+NUM_RESAMPLES = 2000
+_SEED = 0
+_BLOCK = 50  # resamples drawn at once, to bound the memory
+_LEVELS = (0.025, 0.975)
+
+
+class Interval(NamedTuple):
+    """The ends of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Intervals of one measure: its mean over all rows, per task, and the mean over tasks.
+
+    None where fewer than two images stand behind a figure, whose spread nobody can know; for the
+    mean over tasks, where this holds for one of them.
+    """
+
+    overall: Interval | None
+    macro: Interval | None
+    tasks: Mapping[str, Interval | None]
+
+
+def intervals(
+    measures: Mapping[str, Sequence[float]], *, tasks: Sequence[str], clusters: Sequence[str]
+) -> dict[str, Intervals]:
+    """Intervals of every measure, each given as its values [N] beside ``tasks`` and ``clusters``.
+
+    The resamples are the same whenever the rows come in the same order: sort them by sample id.
+
+    >>> rows = {"acc": [0.0, 1.0, 1.0, 1.0]}
+    >>> intervals(rows, tasks=["find"] * 4, clusters=["a", "b", "c", "d"])["acc"].overall
+    Interval(low=0.25, high=1.0)
+    """
+    names, task_index = _indexed(tasks)
+    _, cluster_index = _indexed(clusters)
+    columns = np.array([np.ones(len(tasks)), *measures.values()])
+    sums = _sums(columns, cluster_index, task_index)
+    totals = _resampled(sums)
+    with np.errstate(invalid="ignore"):  # NaN in a resample without the task
+        means = _means(totals)  # [R, T, M]
+        overall = _means(totals.sum(axis=1))  # [R, M]
+    single = (sums[:, :, 0] > 0).sum(axis=0) < 2
+    means[:, single] = np.nan
+    return {
+        measure: Intervals(
+            overall=_interval(overall[:, m]),
+            macro=_interval(means[:, :, m].sum(axis=1) / len(names)) if names else None,
+            tasks={name: _interval(means[:, t, m]) for t, name in enumerate(names)},
+        )
+        for m, measure in enumerate(measures)
+    }
+
+
+def _indexed(keys: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Distinct keys in the order of their first row, and for each row the place of its key."""
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return list(places), [places[key] for key in keys]
+
+
+def _sums(columns: FloatArray, clusters: Sequence[int], tasks: Sequence[int]) -> FloatArray:
+    """Sums of every column [C, N] by cluster and task: [G, T, C]."""
+    num_clusters, num_tasks = max(clusters, default=-1) + 1, max(tasks, default=-1) + 1
+    sums = np.zeros((num_clusters, num_tasks, len(columns)))
+    np.add.at(sums, (np.array(clusters, int), np.array(tasks, int)), columns.T)
+    return sums
+
+
+def _resampled(sums: FloatArray) -> FloatArray:
+    """Totals of the sums [G, T, C] in every resample of G clusters with replacement: [R, T, C].
+
+    One cluster gives NaN.
+    """
+    num_clusters, rng = len(sums), np.random.default_rng(_SEED)
+    totals = np.full((NUM_RESAMPLES, *sums.shape[1:]), np.nan)
+    for start in range(0, NUM_RESAMPLES if num_clusters > 1 else 0, _BLOCK):
+        drawn = rng.integers(num_clusters, size=(_BLOCK, num_clusters))
+        drawn += num_clusters * np.arange(_BLOCK)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        totals[start : start + _BLOCK] = np.tensordot(times.astype(np.float64), sums, axes=1)
+    return totals
+
+
+def _means(totals: FloatArray) -> FloatArray:
+    """Counts and sums [..., 1 + M] to means [..., M]."""
+    return totals[..., 1:] / totals[..., :1]
+
+
+def _interval(means: FloatArray) -> Interval | None:
+    """Quantiles of the resamples [R] that have a mean; None where most have none."""
+    present = means[~np.isnan(means)]
+    if 2 * len(present) < len(means):
+        return None
+    low, high = np.quantile(present, _LEVELS)
+    return Interval(float(low), float(high))

@@ -1,0 +1,170 @@
+"""A comparison as files: compare.json and .md, table.md, .tex, .csv, and the page table.html."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from reground.data.tasks import column
+from reground.evaluation import gallery
+from reground.evaluation.compare import (
+    Comparison,
+    Difference,
+    Pair,
+    Paired,
+    answered_by_all,
+    compare,
+)
+from reground.evaluation.metrics import HITS, Outcome, outcome
+from reground.evaluation.pages import markdown_table, percent, render, span
+from reground.evaluation.pairing import Run
+from reground.evaluation.records import SampleScore
+from reground.evaluation.table import Table, make_table, to_csv, to_latex, to_markdown
+
+HEAD = (
+    *("", "n", "A", "B", "Acc@0.5, B - A", "95 %", "mean IoU, B - A", "95 %"),
+    *("only A", "only B", "McNemar p"),
+)
+NOTE = (
+    "Figures are percent. A and B: Acc@0.5. B - A: the mean of paired differences ± one standard "
+    "error, clustered by image, and its 95 % bootstrap interval over images. Only A, only B: hits "
+    "of one run alone; McNemar's exact test of these is not corrected for the number of tasks and "
+    "takes samples as independent."
+)
+_NUM_EXAMPLES = 12
+_COLOURS = ("#ff9100", "#2f8fff", "#e0559f", "#9d86e0", "#00b3c4", "#e5483f", "#c9a13b", "#9aa3af")
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRow:
+    """One line of a table below ``HEAD``, ready to print, and the difference to draw."""
+
+    cells: tuple[str, ...]
+    gain: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One run's answer to the sample of an example."""
+
+    name: str
+    outcome: Outcome
+    score: SampleScore
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A sample that some runs hit and others did not, drawn once."""
+
+    drawn: gallery.Example
+    replies: tuple[Reply, ...]
+
+
+def write_comparison(runs: Sequence[Run], *, out: Path) -> str:
+    """Write all files of a comparison into ``out``; returns compare.md, for the terminal.
+
+    ``runs`` are those of :func:`reground.evaluation.pairing.read_runs`. Raises ``DataError`` as
+    :func:`reground.evaluation.compare.compare` does.
+    """
+    comparison = compare(runs)
+    table = make_table(comparison)
+    text = _markdown(comparison, table)
+    files = {
+        "compare.json": json.dumps(dataclasses.asdict(comparison), indent=2, allow_nan=False),
+        "compare.md": text,
+        "table.md": f"{to_markdown(table)}\n{table.note}\n",
+        "table.tex": to_latex(table),
+        "table.csv": to_csv(table),
+        "table.html": _html(comparison, table, runs),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (out / name).write_text(content, encoding="utf-8")
+    return text
+
+
+def paired_rows(pair: Pair) -> list[PairedRow]:
+    """All samples, the mean over tasks and each task, or the one task that there is."""
+    tasks = [_row(column(task), own) for task, own in pair.tasks.items()]
+    if len(tasks) == 1:
+        return tasks
+    macro = PairedRow(("AVG", "", *_both(pair.macro), *[""] * 5), pair.macro)
+    return [_row("all", pair.overall), macro, *tasks]
+
+
+def contrasts(runs: Sequence[Run], *, count: int = _NUM_EXAMPLES) -> list[Contrast]:
+    """At most ``count`` samples that some runs hit, each set of those runs in turn."""
+    ended = partial(outcome, hit=HITS[runs[0].info.hit])
+    replies: dict[str, tuple[Reply, ...]] = {}
+    kinds: dict[str, tuple[bool, ...]] = {}
+    for index in answered_by_all(runs):
+        scores = [run.scores[index] for run in runs]
+        hits = tuple(ended(score) is Outcome.HIT for score in scores)
+        if any(hits) and not all(hits):
+            name = scores[0].sample.id
+            kinds[name] = hits
+            replies[name] = tuple(
+                Reply(run.name, ended(score), score)
+                for run, score in zip(runs, scores, strict=True)
+            )
+    differing = [own[0].score for own in replies.values()]
+    return [
+        Contrast(gallery.draw(score, outcome=ended(score)), replies[score.sample.id])
+        for score in gallery.choose_in_turn(differing, kinds, count=count)
+    ]
+
+
+def _row(name: str, own: Paired) -> PairedRow:
+    counts = (str(own.only_a), str(own.only_b), _p_value(own.mcnemar))
+    return PairedRow(
+        (name, str(own.n), *_both(own.accuracy), *_gain(own.mean_iou), *counts), own.accuracy
+    )
+
+
+def _both(own: Difference) -> list[str]:
+    return [percent(own.a.value), percent(own.b.value), *_gain(own)]
+
+
+def _gain(own: Difference) -> list[str]:
+    gain = own.difference
+    error = "" if gain.stderr is None else f" ± {percent(gain.stderr)}"
+    return [percent(gain.value) + error, span(own.interval)]
+
+
+def _p_value(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _markdown(comparison: Comparison, table: Table) -> str:
+    parts = [f"{to_markdown(table)}\n{table.note}\n"]
+    for pair in comparison.pairs:
+        rows = markdown_table([HEAD, *(row.cells for row in paired_rows(pair))])
+        parts.append(f"A is {pair.a}, B is {pair.b}\n\n{rows}")
+    return "\n".join([*parts, f"{NOTE}\n"])
+
+
+def _html(comparison: Comparison, table: Table, runs: Sequence[Run]) -> str:
+    names = [run.name for run in runs]
+    return render(
+        "table.html.j2",
+        comparison=comparison,
+        table=table,
+        head=HEAD,
+        note=NOTE,
+        pairs=[(pair, paired_rows(pair)) for pair in comparison.pairs],
+        limit=_limit(comparison),
+        contrasts=contrasts(runs),
+        colours={name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)},
+        runs=[dataclasses.asdict(run.info) for run in runs],
+    )
+
+
+def _limit(comparison: Comparison) -> float:
+    """The largest end of any interval: the bars of a page share one scale."""
+    gains = [row.gain for pair in comparison.pairs for row in paired_rows(pair)]
+    ends = [end for own in gains for end in (own.difference.value, *(own.interval or ()))]
+    return max((abs(end) for end in ends if end), default=1.0)
