@@ -1,5 +1,8 @@
 """Errors that a user can mend. The command line prints the message alone and exits with code 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can mend; the message says what was found, what was expected, what to do.
@@ -30,3 +33,17 @@ class TrainingError(UserError):
 
 class EndpointError(UserError):
     """A server of models that cannot be used as it is."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """The end of a message about an unknown ``name``: the nearest of ``known``, else all of them.
+
+    ``otherwise`` is said instead of the list.
+
+    >>> did_you_mean("grean", ["red", "green"]), did_you_mean("mauve", ["red", "green"])
+    ("did you mean 'green'?", 'known are red, green')
+    """
+    names = list(known)
+    if near := difflib.get_close_matches(name, names, n=1):
+        return f"did you mean '{near[0]}'?"  # an enum's repr says more than its name
+    return f"known are {', '.join(names)}" if otherwise is None else otherwise

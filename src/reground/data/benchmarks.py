@@ -7,7 +7,6 @@ in our own form.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import logging
@@ -24,7 +23,7 @@ from typing import Any, Literal
 import yaml
 
 from reground.data.convert import FORMATS, convert
-from reground.errors import DataError
+from reground.errors import DataError, did_you_mean
 from reground.grounding.sample import Sample, read_jsonl
 
 _LOG = logging.getLogger(__name__)
@@ -77,12 +76,8 @@ def find(name: str) -> Benchmark:
     """The benchmark called ``name``; raises ``DataError`` that suggests the nearest name."""
     if name in table():
         return table()[name]
-    close = difflib.get_close_matches(name, table(), n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise DataError(
-        f"no data set {name!r}; {hint}expected a path that ends in .jsonl, synth:TASK, or a name "
-        "that `reground benchmarks` lists"
-    )
+    forms = "expected a path that ends in .jsonl, synth:TASK, or a name of `reground benchmarks`"
+    raise DataError(f"no data set {name!r}; {did_you_mean(name, table(), otherwise=forms)}")
 
 
 def data_folder() -> Path:

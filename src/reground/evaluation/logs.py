@@ -6,7 +6,6 @@ changes no number: one unit of the log is one pixel.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reground.data.tasks import MIG_BENCH_TASKS
-from reground.errors import ConfigError, DataError
+from reground.errors import ConfigError, DataError, did_you_mean
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import Box
 from reground.grounding.families import EncodedSize
@@ -42,10 +41,8 @@ def read_log(path: Path, *, format_name: str) -> Log:
     ``mig_bench_outputs`` is a folder of one model's ten files, ``vlm_r1_log`` one file.
     """
     if format_name not in FORMATS:
-        near = difflib.get_close_matches(format_name, FORMATS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        known = ", ".join(["predictions", *FORMATS])
-        raise ConfigError(f"unknown format {format_name!r}; {hint}known are {known}")
+        hint = did_you_mean(format_name, ["predictions", *FORMATS])
+        raise ConfigError(f"unknown format {format_name!r}; {hint}")
     try:
         return FORMATS[format_name](path)
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reground.errors import ConfigError, DataError
+from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame, FrameKind
 
 NO_BOX = "none"  # how the grammars of bare numbers spell an explicit empty list
@@ -136,9 +135,7 @@ def get_family(name: str) -> Family:
         return replace(family, name=name, grammar=Grammar.JSON, form=Form.DIRECT, prompt=PITER)
     if name in FAMILIES:
         return FAMILIES[name]
-    near = difflib.get_close_matches(name, FAMILIES, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"unknown family {name!r}; {hint}known are {', '.join(FAMILIES)}")
+    raise ConfigError(f"unknown family {name!r}; {did_you_mean(name, FAMILIES)}")
 
 
 def _to_integers(box: Box, size: EncodedSize, frame: Frame) -> list[int]:

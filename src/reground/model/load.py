@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from reground.errors import ModelError
+from reground.errors import ModelError, did_you_mean
 from reground.model import attention
 from reground.model.chat import Chat
 from reground.model.parts import merged_state
@@ -134,11 +133,12 @@ def _resolve(path: str) -> str:
     owner, *rest = path.split("/")
     is_hub_id = len(rest) == 1 and not Path(owner).exists()
     if not Path(path).exists() and not is_hub_id:
-        hint = "did you mean 'tiny'? " if difflib.get_close_matches(path, ["tiny"]) else ""
-        raise ModelError(
-            f"{path}: no such run or folder; {hint}expected a run of `reground train` that has "
-            "saved a checkpoint, a checkpoint's folder, a hub id (owner/name), or 'tiny'"
+        expected = (
+            "expected a run of `reground train` that has saved a checkpoint, a checkpoint's "
+            "folder, a hub id (owner/name), or 'tiny'"
         )
+        hint = did_you_mean(path, ["tiny"], otherwise=expected)
+        raise ModelError(f"{path}: no such run or folder; {hint}")
     folders = Path(path).glob("checkpoints/step-*/model")
     steps = [folder for folder in folders if folder.parent.suffix != ".partial"]
     return str(max(steps, key=lambda folder: int(folder.parent.name[5:]))) if steps else path

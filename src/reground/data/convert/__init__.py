@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from reground.data.convert import (
     video,
     voc,
 )
-from reground.errors import DataError
+from reground.errors import DataError, did_you_mean
 from reground.grounding.sample import Sample
 
 FORMATS: Mapping[str, Callable[..., Iterator[Sample]]] = {
@@ -54,9 +53,7 @@ def convert(
     the first row that cannot be converted, and where there is nothing to convert.
     """
     if name not in FORMATS:
-        close = difflib.get_close_matches(name, FORMATS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(FORMATS)}"
-        raise DataError(f"unknown format {name!r}; {hint}")
+        raise DataError(f"unknown format {name!r}; {did_you_mean(name, FORMATS)}")
     given = {
         "images": images,
         "split": split,

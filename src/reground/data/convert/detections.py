@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from PIL import Image
 from reground.data.convert.appearance import describe
 from reground.data.convert.labelled import Labelled, random_views
 from reground.data.images import exists, load
-from reground.errors import DataError
+from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 
@@ -152,9 +151,7 @@ def _is_table(content: object) -> bool:
 def _known(name: str, names: Sequence[str], path: Path) -> str:
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(sorted(names))}"
-    raise DataError(f"{path}: unknown name {name!r}; {hint}")
+    raise DataError(f"{path}: unknown name {name!r}; {did_you_mean(name, sorted(names))}")
 
 
 def _by_class(objects: Iterable[Labelled], path: str) -> dict[str, list[Box]]:

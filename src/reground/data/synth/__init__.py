@@ -12,7 +12,6 @@ process. A task may carry a range for the number of objects in a scene, as in ``
 
 from __future__ import annotations
 
-import difflib
 import random
 import re
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from reground.data.synth import tasks_kinds, tasks_motion, tasks_single, tasks_v
 from reground.data.synth.drafts import Draft
 from reground.data.synth.render import draw
 from reground.data.synth.world import COLOURS, SHAPES, Scene, SceneObject
-from reground.errors import DataError
+from reground.errors import DataError, did_you_mean
 from reground.grounding.sample import ImageRef, Sample, Target
 
 __all__ = [
@@ -147,11 +146,10 @@ def _parse(task: str) -> _Spec:
     parts = _SPEC.fullmatch(task)
     if parts is None or parts["name"] not in _MAKERS:
         name = task.partition("@")[0]
-        close = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close and close[0] != name else ""
+        form = "write TASK or TASK@LOW-HIGH"
+        hint = form if name in TASKS else did_you_mean(name, TASKS, otherwise=form)
         raise DataError(
-            f"unknown task {task!r} of the scene world; {hint or 'write TASK or TASK@LOW-HIGH'} "
-            f"(tasks: {', '.join(TASKS)})"
+            f"unknown task {task!r} of the scene world; {hint} (tasks: {', '.join(TASKS)})"
         )
     low, high = (int(parts["low"]), int(parts["high"])) if parts["low"] else _DEFAULT_RANGE
     fewest = _FEWEST.get(parts["name"], 1)

@@ -5,10 +5,9 @@ Source: their public code, read for what it does, and checked against the answer
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from reground.errors import ConfigError
+from reground.errors import ConfigError, did_you_mean
 from reground.evaluation.peers.lmms_eval import LMMS_EVAL_BBOX_REC, LMMS_EVAL_GROUNDING
 from reground.evaluation.peers.mig_bench import MIG_BENCH, MIG_BENCH_MIGICIAN
 from reground.evaluation.peers.peer import Peer
@@ -51,6 +50,4 @@ def get_peer(name: str, texts: Iterable[str], *, migician_y_scale: bool = False)
         return VLM_R1_BASELINE
     if name in PEERS:
         return PEERS[name]
-    near = difflib.get_close_matches(name, PEERS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"unknown scorer {name!r}; {hint}known are reground, {', '.join(PEERS)}")
+    raise ConfigError(f"unknown scorer {name!r}; {did_you_mean(name, ['reground', *PEERS])}")

@@ -6,14 +6,13 @@ and the hash of its text.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from reground.errors import ConfigError
+from reground.errors import ConfigError, did_you_mean
 
 PLACES = ("question", "num_images", "tool")
 _PACKAGE = resources.files(__name__)
@@ -68,11 +67,9 @@ def load_profile(name_or_path: str | Path) -> PromptProfile:
             raise ConfigError(f"{name}: no such prompt file; expected a text with $question")
         return _checked(path.stem, path.read_bytes(), source=name)
     if name not in profile_names():
-        near = difflib.get_close_matches(name, profile_names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
-            f"unknown prompt {name!r}; {hint}known are {', '.join(profile_names())}, or give the "
-            "path of a .txt file"
+            f"unknown prompt {name!r}, and no path of a .txt file; "
+            f"{did_you_mean(name, profile_names())}"
         )
     return _checked(name, (_PACKAGE / f"{name}.txt").read_bytes(), source=name)
 
