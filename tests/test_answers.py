@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import gc
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import answer_tables
+from answer_tables import BOX, NO_ANSWER, OK, OUT_OF_BOUNDS, RETHINK
+from answer_tables_baselines import BASELINES
 from reground.grounding.answers import Answer, Status, parse
-from reground.grounding.boxes import Box, FrameKind
-from reground.grounding.families import (
-    FAMILIES,
-    EncodedSize,
-    Family,
-    Form,
-    Grammar,
-    get_family,
-)
+from reground.grounding.boxes import Box
+from reground.grounding.families import FAMILIES, EncodedSize, get_family
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.grounding.scoring import score
 
@@ -37,11 +31,6 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the folder 
 # One unit of every frame is one original pixel, so that the tables can be read.
 PLAIN = EncodedSize(1000, 1000, 1000, 1000)
 PHOTO = EncodedSize(640, 480, 644, 476)
-BOX = (10.0, 20.0, 30.0, 40.0)
-OTHER = (50.0, 60.0, 70.0, 80.0)
-
-OK, NO_ANSWER, UNPARSABLE = Status.OK, Status.NO_ANSWER, Status.UNPARSABLE
-OUT_OF_BOUNDS, DEGENERATE = Status.OUT_OF_BOUNDS, Status.DEGENERATE
 
 
 def read(family: str, text: str, size: EncodedSize = PLAIN) -> Answer:
@@ -56,222 +45,15 @@ def corners(answer: Answer) -> list[tuple[float, float, float, float]]:
     return [box.xyxy for box in answer.boxes]
 
 
-# ---- tables of answers: text, status, boxes, well-formed ----------------------------------------
-
-BOX_TOKENS = [
-    ("<|box_start|>(10,20),(30,40)<|box_end|>", OK, [BOX], True),
-    ("<|box_start|>(10,20),(30,40)<|box_end|><|im_end|>", OK, [BOX], True),
-    ("(10,20),(30,40)<|im_end|>\n<|endoftext|>", OK, [BOX], True),  # decoding dropped the tokens
-    (
-        "<|box_start|>(10,20),(30,40)<|box_end|>\n<|box_start|>(50,60),(70,80)<|box_end|>",
-        OK,
-        [BOX, OTHER],
-        True,
-    ),
-    ("none", OK, [], True),
-    ("boat(10,20),(30,40)", OK, [BOX], False),
-    ("It's in the second image. (10,20),(30,40)", OK, [BOX], False),
-    ("These images share no object.", UNPARSABLE, [], False),
-    ("<|box_start|>(10,20),(30,40", UNPARSABLE, [], False),
-    ("<|box_start|>10,20,30,40<|box_end|>", UNPARSABLE, [], False),
-    ("<|box_start|><|box_end|>", UNPARSABLE, [], False),
-    ("", NO_ANSWER, [], False),
-    (" \n<|im_end|>", NO_ANSWER, [], False),
-    ("<think>(10,20),(30,40)</think>", NO_ANSWER, [], False),
-]
-
-PAIRS = [
-    ("(10,20),(30,40)", OK, [BOX], True),
-    ("(10, 20), (30, 40)", OK, [BOX], True),
-    (" ( 10 ,20 ) , (30,40)\n", OK, [BOX], True),
-    ("(10.0,20.00),(30.,40)", OK, [BOX], True),
-    ("(10,20),(30,40)\n(50,60),(70,80)", OK, [BOX, OTHER], True),
-    ("(10,20),(30,40),(50,60),(70,80)", OK, [BOX, OTHER], True),
-    ("(10,20),(30,40)(50,60),(70,80)", OK, [BOX, OTHER], True),
-    ("None", OK, [], True),
-    ("The dog is at (10,20),(30,40).", OK, [BOX], False),
-    ("No reasoning.</think>(10,20),(30,40)", OK, [BOX], False),  # the prompt opened the block
-    ("I see (1,2),(3,4)</think>", NO_ANSWER, [], False),
-    ("<think>(1,2),(3,4)</think>(10,20),(30,40)", OK, [BOX], False),
-    ("<think>(1,2),(3,4)", NO_ANSWER, [], False),
-    ("<tool>(1,2),(3,4)</tool><rethink>(5,6),(7,8)</rethink>", NO_ANSWER, [], False),
-    ("(10,20),(30,40),(50,60)", UNPARSABLE, [], False),  # a corner without a partner
-    ("(10,20),(30,40)\n(50,60),(70,", UNPARSABLE, [], False),  # cut off
-    ("(10,20),(30,40)\n(50", UNPARSABLE, [], False),
-    ("(10,20)", UNPARSABLE, [], False),
-    ("[10,20,30,40]", UNPARSABLE, [], False),  # another family's grammar is not guessed at
-    ("(10,20,30,40)", UNPARSABLE, [], False),
-    ("(nan,20),(30,40)", UNPARSABLE, [], False),
-    ("(1e1,20),(30,40)", UNPARSABLE, [], False),
-    ("(x1,y1),(x2,y2)", UNPARSABLE, [], False),
-    ("nothing", UNPARSABLE, [], False),
-    ("(\u0661\u0660,20),(30,40)", UNPARSABLE, [], False),  # digits of another script
-    ("(" + "9" * 5000 + ",20),(30,40)", UNPARSABLE, [], True),
-    ("(30,40),(10,20)", DEGENERATE, [], True),  # never turned the right way round
-    ("(10,20),(10,40)", DEGENERATE, [], True),
-    ("(10,40),(30,20)", DEGENERATE, [], True),
-    ("(10,20),(30,40)\n(50,60),(50,80)", DEGENERATE, [], True),  # one bad box spoils the answer
-    ("(10,20),(30,1011)", OUT_OF_BOUNDS, [], True),
-    ("(-11,20),(30,40)", OUT_OF_BOUNDS, [], True),
-    ("(10,20),(30," + "9" * 40 + ")", OUT_OF_BOUNDS, [], True),
-    ("(1001,20),(1009,40)", DEGENERATE, [], True),  # nothing of it is inside
-]
-
-THINK = [
-    ("<think>a</think><answer>(10,20),(30,40)</answer>", OK, [BOX], True),
-    ("<think>a</think><answer>(10, 20), (30, 40)</answer><|im_end|>", OK, [BOX], True),
-    (" <think>a\nb</think>\n<answer> (10,20),(30,40)\n</answer>\n", OK, [BOX], True),
-    ("<think></think><answer>(10,20),(30,40)\n(50,60),(70,80)</answer>", OK, [BOX, OTHER], True),
-    ("<think>a</think><answer>none</answer>", OK, [], True),
-    ("<think>a (1,2),(3,4)</think><answer>(10,20),(30,40)</answer>", OK, [BOX], True),
-    ("<answer>(10,20),(30,40)</answer>", OK, [BOX], False),
-    ("<think>a</think>So: <answer>(10,20),(30,40)</answer>", OK, [BOX], False),
-    ("<think>a</think><answer>(10,20),(30,40)</answer>.", OK, [BOX], False),
-    ("<think>a</think><answer>at (10,20),(30,40)</answer>", OK, [BOX], False),
-    ("<answer>(10,20),(30,40)</answer><think>a</think>", OK, [BOX], False),
-    ("<think>a</think><think>b</think><answer>(10,20),(30,40)</answer>", OK, [BOX], False),
-    (
-        "<think>a<answer>(1,2),(3,4)</answer></think><answer>(10,20),(30,40)</answer>",
-        OK,
-        [BOX],
-        False,
-    ),
-    ("<think>a</think>(1,2),(3,4)<answer>(10,20),(30,40)</answer>", OK, [BOX], False),
-    ("<answer>(1,2),(3,4)</answer><answer>(10,20),(30,40)</answer>", OK, [BOX], False),  # the last
-    ("<answer>(10,20),(30,40)</answer><answer>(1,2),(3", OK, [BOX], False),  # the last closed one
-    ("<answer>(10,20),(30,40)</answer><tool><answer>(1,2),(3,4)</answer></tool>", OK, [BOX], False),
-    ("<answer><think>(1,2),(3,4)</think>(10,20),(30,40)</answer>", OK, [BOX], False),
-    ("a</think><answer>(10,20),(30,40)</answer>", OK, [BOX], False),
-    ("<think>a</think><answer>(10,20),(30,40)", NO_ANSWER, [], False),  # never closed
-    ("<think>a</think>(10,20),(30,40)", NO_ANSWER, [], False),
-    ("<think>a<answer>(10,20),(30,40)</answer>", NO_ANSWER, [], False),  # all of it is a thought
-    ("<answer>(10,20),(30,40)</answer></think>", NO_ANSWER, [], False),
-    ("<tool><answer>(10,20),(30,40)</answer></tool>", NO_ANSWER, [], False),
-    ("<rethink><answer>(10,20),(30,40)</answer></rethink>", NO_ANSWER, [], False),
-    ("<answer><think>(10,20),(30,40)</think></answer>", NO_ANSWER, [], False),
-    ("<think>a</think><answer> </answer>", NO_ANSWER, [], False),
-    ("(10,20),(30,40)", NO_ANSWER, [], False),
-    ("<ANSWER>(10,20),(30,40)</ANSWER>", NO_ANSWER, [], False),
-    ("<think>a</think><answer>the left dog</answer>", UNPARSABLE, [], False),
-    ("<think>a</think><answer>[10,20,30,40]</answer>", UNPARSABLE, [], False),
-    ("<think>a</think><answer>(30,40),(10,20)</answer>", DEGENERATE, [], True),
-    ("<think>a</think><answer>(10,20),(30,4000)</answer>", OUT_OF_BOUNDS, [], True),
-]
-
-JSON = [
-    ('[{"bbox_2d": [10, 20, 30, 40], "label": "the dog"}]', OK, [BOX], True),
-    ('```json\n[\n\t{"bbox_2d": [10, 20, 30, 40], "label": "dog"}\n]\n```', OK, [BOX], True),
-    ('```\n{"bbox_2d": [10, 20, 30, 40]}\n```<|im_end|>', OK, [BOX], True),
-    ('{"bbox_2d": [10, 20.0, 3e1, 40]}', OK, [BOX], True),
-    ("[10, 20, 30, 40]", OK, [BOX], True),
-    ("[[10, 20, 30, 40]]", OK, [BOX], True),
-    ("[[10, 20, 30, 40], [50, 60, 70, 80]]", OK, [BOX, OTHER], True),
-    ('[{"bbox_2d": [10, 20, 30, 40]}, {"bbox_2d": [50, 60, 70, 80]}]', OK, [BOX, OTHER], True),
-    ("[]", OK, [], True),
-    ("```json\n[]\n```", OK, [], True),
-    ('[{"bbox_2d": [10,20,30,40], "label": "sign \\"[1,2,3,4]\\""}]', OK, [BOX], True),
-    ('[{"bbox_2d": [10,20,30,40], "label": "\\"bbox_2d\\": [1,2,3,4]"}]', OK, [BOX], True),
-    ('Here it is:\n```json\n[{"bbox_2d": [10, 20, 30, 40]}]\n```', OK, [BOX], False),
-    ('```json\n[{"bbox_2d": [10, 20, 30, 40]}]\n```json', OK, [BOX], False),
-    ('```json\n[{"bbox_2d": [10, 20, 30, 40]}]', OK, [BOX], False),
-    ('["{"bbox_2d": [10, 20, 30, 40], "label": "dog"}]', OK, [BOX], False),  # a real VLM-R1 slip
-    ("The box is [10, 20, 30, 40].", OK, [BOX], False),
-    ("{'bbox_2d': [10, 20, 30, 40]}", OK, [BOX], False),
-    (
-        '```json\n{"bbox_2d": [10,20,30,40]}\n``` and ```json\n{"bbox_2d": [50,60,70,80]}\n```',
-        OK,
-        [BOX, OTHER],
-        False,
-    ),
-    ('<think>{"bbox_2d": [1, 2, 3, 4]}</think>[10, 20, 30, 40]', OK, [BOX], False),
-    ('<tool>{"bbox_2d": [1, 2, 3, 4]}</tool>', NO_ANSWER, [], False),
-    ("", NO_ANSWER, [], False),
-    ("There is no such thing.", UNPARSABLE, [], False),
-    ('[{"bbox_2d": [10, 20, 30, 40]}, {"bbox_2d": [50, 60', UNPARSABLE, [], False),  # cut off
-    ('{"bbox_2d": [10, 20, 30]}', UNPARSABLE, [], False),
-    ('{"bbox_2d": [10, 20, 30, 40, 50]}', UNPARSABLE, [], False),
-    ('{"bbox_2d": [10, 20, 30, "40"]}', UNPARSABLE, [], False),
-    ('{"bbox_2d": [true, 20, 30, 40]}', UNPARSABLE, [], False),
-    ('{"bbox_2d": [10, 20, 30, null]}', UNPARSABLE, [], False),
-    ('{"bbox_2d": null}', UNPARSABLE, [], False),
-    ('{"label": "dog"}', UNPARSABLE, [], False),
-    ('[{"bbox_2d": [10, 20, 30, 40]}, {"label": "dog"}]', UNPARSABLE, [], False),
-    ("[10, 20, 30]", UNPARSABLE, [], False),
-    ("[[]]", UNPARSABLE, [], False),
-    ("{}", UNPARSABLE, [], False),
-    ("42", UNPARSABLE, [], False),
-    ("null", UNPARSABLE, [], False),
-    ("(10,20),(30,40)", UNPARSABLE, [], False),
-    ('{"bbox_2d": [NaN, 20, 30, 40]}', UNPARSABLE, [], True),
-    ('{"bbox_2d": [10, 20, 30, Infinity]}', UNPARSABLE, [], True),
-    ('{"bbox_2d": [10, 20, 30, 1e999]}', UNPARSABLE, [], True),
-    ('{"bbox_2d": [10, 20, 30, ' + "9" * 5000 + "]}", UNPARSABLE, [], True),
-    ('{"bbox_2d": [10, 20, 30, 1e308]}', OUT_OF_BOUNDS, [], True),
-    ('{"bbox_2d": [-1e308, 20, 30, 1e308]}', OUT_OF_BOUNDS, [], True),
-    ('{"bbox_2d": [30, 20, 10, 40]}', DEGENERATE, [], True),
-]
-
-RETHINK = [
-    (
-        "<think>a</think>\n<function>\nget_extra_ref_result()\n</function>"
-        '<tool>{"reftool_1": "[{\\"bbox_2d\\": [1, 2, 3, 4]}]"}</tool>'
-        '<rethink>It is wrong.</rethink><answer>{"bbox_2d": [10, 20, 30, 40]}</answer>',
-        OK,
-        [BOX],
-        True,
-    ),
-    ("<think>a</think><rethink>b</rethink><answer>[10,20,30,40]</answer>", OK, [BOX], True),
-    ("<think>a</think> x <rethink>b</rethink><answer>[10,20,30,40]</answer>", OK, [BOX], True),
-    ("<think>a</think><answer>[10,20,30,40]</answer>", OK, [BOX], False),
-    ("<rethink>b</rethink><think>a</think><answer>[10,20,30,40]</answer>", OK, [BOX], False),
-    ("<think>a</think><rethink>b</rethink><answer>no idea</answer>", UNPARSABLE, [], True),
-    ("<think>a</think><rethink>b</rethink><answer>[10,20,30,40]", NO_ANSWER, [], False),
-    ("<think>a</think><rethink>b<answer>[10,20,30,40]</answer>", NO_ANSWER, [], False),
-    (
-        "<think>a</think><tool><rethink>b</rethink><answer>[1,2,3,4]</answer></tool>",
-        NO_ANSWER,
-        [],
-        False,
-    ),
-]
-
-THINK_JSON = [
-    (
-        '<think>a</think>\n<answer>{"bbox_2d": [10, 20, 30, 40], "label": "dog"} </answer>',
-        OK,
-        [BOX],
-        True,
-    ),
-    ('<think>a</think><answer> [ { "bbox_2d": [10, 20, 30, 40] } ] </answer>', OK, [BOX], True),
-    (
-        '<think>a</think>\n\n<answer>\n```json\n[{"bbox_2d": [10, 20, 30, 40]}]\n```\n</answer>',
-        OK,
-        [BOX],
-        True,
-    ),
-    (
-        '<think>a</think><answer>["{"bbox_2d": [10, 20, 30, 40], "label": "dog"}]</answer>',
-        OK,
-        [BOX],
-        False,
-    ),
-    ('<think>{"bbox_2d": [1, 2, 3, 4]}</think><answer>[10, 20, 30, 40]</answer>', OK, [BOX], True),
-    ('<answer>{"bbox_2d": [10, 20, 30, 40]}</answer>', OK, [BOX], False),
-    ('<think>a</think>\n```json\n[{"bbox_2d": [10, 20, 30, 40]}]\n```', NO_ANSWER, [], False),
-    ('<think>a</think><answer>{"bbox_2d": [10, 20, 30, 40]}', NO_ANSWER, [], False),
-    ("<think>a</think><answer>none</answer>", UNPARSABLE, [], False),
-    ('<think>a</think><answer>{"bbox_2d": [30, 20, 10, 40]}</answer>', DEGENERATE, [], True),
-    ('<think>a</think><answer>{"bbox_2d": [10, 20, 30, 4000]}</answer>', OUT_OF_BOUNDS, [], True),
-]
-
-TABLES: dict[str, list[tuple[str, Status, list[Any], bool]]] = {
-    "qwen2_vl": BOX_TOKENS,
-    "qwen2_5_vl": JSON,
-    "qwen3_vl": JSON,
-    "univg_r1": THINK,
-    "univg_r1_direct": PAIRS,
-    "vlm_r1": THINK_JSON,
-    "vg_refiner": RETHINK,
+TABLES = {
+    "qwen2_vl": answer_tables.BOX_TOKENS,
+    "qwen2_5_vl": answer_tables.JSON,
+    "qwen3_vl": answer_tables.JSON,
+    "univg_r1": answer_tables.THINK,
+    "univg_r1_direct": answer_tables.PAIRS,
+    "vlm_r1": answer_tables.THINK_JSON,
+    "vg_refiner": answer_tables.RETHINK,
+    **BASELINES,
 }
 CASES = [(name, *row) for name, table in TABLES.items() for row in table]
 
@@ -306,7 +88,7 @@ def test_invariant_1_only_ok_scores(
 
 def test_invariant_1_an_explicit_empty_answer_is_right_where_nothing_fits() -> None:
     truth = [pixel_box(*BOX)]
-    for family, text in [("qwen3_vl", "[]"), ("univg_r1_direct", "none")]:
+    for family, text in [("qwen3_vl", "[]"), ("univg_r1_direct", "none"), ("shikra", "none")]:
         empty = read(family, text)
         assert (empty.status, overlap(empty, []), overlap(empty, truth)) == (OK, 1, 0)
         assert overlap(read(family, "gibberish"), []) == 0
@@ -373,6 +155,13 @@ def test_invariant_1_thoughts_and_tools_never_change_the_answer(
         ("univg_r1_direct", "(100,250),(500,750)", (64, 120, 320, 360)),
         ("qwen3_vl", '[{"bbox_2d": [100, 250, 500, 750]}]', (64, 120, 320, 360)),
         ("qwen2_5_vl", '[{"bbox_2d": [322, 238, 644, 476]}]', (320, 240, 640, 480)),
+        ("internvl", "<box>[[100, 250, 500, 750]]</box>", (64, 120, 320, 360)),
+        ("minicpm_v", "<box>100 250 500 750</box>", (64, 120, 320, 360)),
+        ("cogvlm", "[[100,250,500,750]]", (64, 120, 320, 360)),
+        ("mantis", "[0.1, 0.25, 0.5, 0.75]", (64, 120, 320, 360)),
+        ("shikra", "[0.100,0.250,0.500,0.750]", (64, 80, 320, 400)),  # bars of 80 pixels
+        ("grounding_gpt", "[0.1, 0.125, 0.5, 0.875]", (64, 0, 320, 480)),
+        ("grounding_dino", '[{"bbox_2d": [64, 120, 320, 360]}]', (64, 120, 320, 360)),
     ],
 )
 def test_invariant_2_boxes_come_back_in_original_pixels(
@@ -381,6 +170,12 @@ def test_invariant_2_boxes_come_back_in_original_pixels(
     (box,) = read(family, text, PHOTO).boxes
     assert box.frame == PHOTO.pixels
     assert box.xyxy == pytest.approx(pixels)
+
+
+def test_invariant_2_the_bars_of_a_padded_image_are_outside() -> None:
+    assert read("shikra", "[0.1,0.05,0.5,0.5]", PHOTO).status is OUT_OF_BOUNDS
+    rounded = read("shikra", "[0.1,0.124,0.5,0.5]", PHOTO)
+    assert (rounded.status, rounded.num_clipped, rounded.boxes[0].y1) == (OK, 1, 0)
 
 
 def test_invariant_2_the_frame_is_never_guessed_from_magnitude() -> None:
@@ -454,70 +249,6 @@ def test_thoughts_and_calls(text: str, think: str | None, tool_call: str | None)
 )
 def test_image_index(text: str, image_index: int | None) -> None:
     assert read("qwen3_vl", text).image_index == image_index
-
-
-# ---- whatever the text --------------------------------------------------------------------------
-
-PIECES = [
-    *("<think>", "</think>", "<answer>", "</answer>", "<tool>", "</function>", "<|im_end|>"),
-    *("<|box_start|>", "```json", "```", '"bbox_2d": ', '"image"', "[", "]", "{", "}", "(", ")"),
-    *(",", ":", '"', "\\", " ", "\n", "-", "1", "20", "3.5", "1e999", "NaN", "none", "null", "é"),
-]
-
-
-@given(st.sampled_from([*FAMILIES.values()]), st.lists(st.sampled_from(PIECES)) | st.text())
-def test_any_text_gets_a_status(family: Family, pieces: list[str] | str) -> None:
-    answer = parse("".join(pieces), family, PHOTO)
-    assert answer.status in Status
-    for box in answer.boxes:
-        assert not box.is_degenerate
-        assert (box.frame, box.overhang()) == (PHOTO.pixels, 0)
-
-
-def in_json_family(form: Form) -> Family:
-    return Family("vlm_r1", FrameKind.PIXELS, Grammar.JSON, form, "qwen2_5_vl")
-
-
-HOSTILE = [
-    *("<think>", "</think>", "<think></think>", "<answer>", "<answer></answer>", "<", "<tool>"),
-    *("(", "(1,", "( ", "(1,2),", "(3,4),(1,2)\n", "[", "[1,", "[3,4,1,2],", "{", '{"a":', "[ "),
-    *("1", "1.", "-", " ", "\n", '"', "\\", "```", "<|im_end|>", '"bbox_2d": ', '"bbox_2d": ['),
-]
-
-
-def seconds(text: str, family: Family) -> float:
-    """The lesser processor time of two readings, so that other work on the machine is left out."""
-    times = []
-    gc.disable()
-    try:
-        for _ in range(2):
-            start = time.process_time()
-            parse(text, family, PHOTO)
-            times.append(time.process_time() - start)
-    finally:
-        gc.enable()
-    return min(times)
-
-
-@pytest.mark.parametrize("piece", HOSTILE)
-@pytest.mark.parametrize("family", ["univg_r1", "univg_r1_direct", "qwen3_vl"])
-def test_invariant_1_reading_time_is_linear(family: str, piece: str) -> None:
-    is_direct = FAMILIES[family].form is Form.DIRECT
-    opening, closing = ("", "") if is_direct else ("<answer>", "</answer>")
-    short, long = (
-        seconds(opening + piece * (length // len(piece)) + closing, FAMILIES[family])
-        for length in (100_000, 400_000)
-    )
-    assert long < 8 * short + 0.02  # linear is 4, quadratic 16
-
-
-@pytest.mark.parametrize(
-    "piece", ["<think>", "(", "[", "[[1,", '{"a":', "9", '"bbox_2d": [1,', " "]
-)
-def test_a_hostile_megabyte_is_no_answer(piece: str) -> None:
-    text = piece * (1_000_000 // len(piece))
-    for family in (FAMILIES["univg_r1"], in_json_family(Form.DIRECT), in_json_family(Form.THINK)):
-        assert parse(f"<answer>{text}</answer>", family, PHOTO).status in (NO_ANSWER, UNPARSABLE)
 
 
 # ---- real answers -------------------------------------------------------------------------------

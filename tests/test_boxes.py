@@ -24,7 +24,9 @@ from reground.grounding.boxes import (
 
 PHOTO = Frame.pixels(640, 480)
 COORDINATE = st.floats(-50, 1050, allow_nan=False).map(lambda value: round(value, 3))
-FRAMES = st.sampled_from([THOUSAND, UNIT, PHOTO, Frame.input(644, 476), Frame.pixels(4000, 3)])
+FRAMES = st.sampled_from(
+    [THOUSAND, UNIT, PHOTO, Frame.input(644, 476), Frame.pixels(4000, 3), Frame.square(641, 480)]
+)
 
 
 @st.composite
@@ -60,6 +62,27 @@ def test_conversion_round_trip(box: Box, frame: Frame) -> None:
 def test_iou_does_not_depend_on_the_frame(first: Box, second: Box, frame: Frame) -> None:
     converted = iou(first.to(frame), second.to(frame))
     assert converted == pytest.approx(iou(first, second), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected", "bar"),
+    [
+        (640, 480, (0, 0.125, 1, 0.875), 80 / 480),
+        (480, 640, (0.125, 0, 0.875, 1), 80 / 480),
+        (500, 500, (0, 0, 1, 1), 0),
+        (100, 51, (0, 0.24, 1, 0.75), 25 / 51),  # 24 rows above the image, 25 below
+    ],
+)
+def test_an_image_lies_in_the_middle_of_its_square(
+    width: int, height: int, expected: tuple[float, ...], bar: float
+) -> None:
+    frame = Frame.square(width, height)
+    assert Box(0, 0, width, height, Frame.pixels(width, height)).to(frame).xyxy == pytest.approx(
+        expected
+    )
+    square = Box(0, 0, 1, 1, frame)
+    assert square.clipped().xyxy == pytest.approx(expected)
+    assert (square.clipped().overhang(), square.overhang()) == (0, pytest.approx(bar))
 
 
 @given(boxes())

@@ -17,7 +17,8 @@ from reground.evaluation.peers.vg_refiner import reward
 from reground.evaluation.question import Question
 from reground.evaluation.records import read_predictions, read_scores
 from reground.grounding.boxes import Box
-from reground.grounding.families import FAMILIES, EncodedSize, Form, Grammar, get_family
+from reground.grounding.families import FAMILIES, EncodedSize, Form, get_family
+from reground.grounding.grammars import Grammar
 from reground.grounding.prompts import load_profile
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.grounding.turn import user_text

@@ -13,10 +13,18 @@ from reground.grounding.families import FORM_TAG
 from reground.grounding.prompts import PromptProfile, load_profile, profile_names
 
 EXPECTED = [
+    "cogvlm",
+    "grounding_dino",
+    "grounding_gpt",
+    "internvl",
+    "mig_bench",
+    "migician",
+    "minicpm_v",
     "piter",
     "qwen2_5_vl",
     "qwen2_vl",
     "qwen3_vl",
+    "shikra",
     "tiny",
     "univg_r1",
     "univg_r1_direct",

@@ -23,7 +23,8 @@ from reground.evaluation.records import (
 )
 from reground.grounding import scoring
 from reground.grounding.answers import Status, parse
-from reground.grounding.families import Family, Form, Grammar, get_family
+from reground.grounding.families import Family, Form, get_family
+from reground.grounding.grammars import Grammar
 from reground.grounding.sample import digest
 
 OURS = "reground"

@@ -1,24 +1,24 @@
 """The one reader of model answers: reward, validation, evaluation and API all call :func:`parse`.
 
 Two scans, each linear in the text's length whatever the text: the first cuts the response into
-blocks (think, rethink, function, tool, answer), the second reads the boxes in what remains. All
-quantifiers below are possessive, so that no regular expression can go back.
+blocks (think, rethink, function, tool, answer), the second reads the boxes in what remains
+(:func:`reground.grounding.grammars.read`).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeGuard
+from itertools import chain
 
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.families import FORM_TAG, NO_BOX, EncodedSize, Family, Form, Grammar
+from reground.grounding.families import FORM_TAG, EncodedSize, Family, Form
+from reground.grounding.grammars import Reading, read
 
 MAX_OVERHANG = 0.01  # of a side; a box that reaches further outside is an error, not rounding
+_ROUNDING = 1e-9  # of a side: 0.875 + 0.001 - 0.875 is no exact thousandth
 
 
 class Status(StrEnum):
@@ -74,7 +74,7 @@ def parse(text: str, family: Family, size: EncodedSize) -> Answer:
     text = text[: _content_end(text)]
     response = _split(text, direct=family.form is Form.DIRECT)
     spoken = _spoken(response, family.form)
-    reading = _read(spoken, family.grammar) if spoken else _Reading(None)
+    reading = read(spoken, family.grammar) if spoken else Reading(None)
     verdict = _judge(reading.quads, size.frame(family.frame), size.pixels)
     return Answer(
         status=verdict.status if spoken else Status.NO_ANSWER,
@@ -88,7 +88,7 @@ def parse(text: str, family: Family, size: EncodedSize) -> Answer:
     )
 
 
-_SPECIAL_ENDINGS = ("<|im_end|>", "<|endoftext|>")
+_SPECIAL_ENDINGS = ("<|im_end|>", "<|endoftext|>", "</s>")  # of Qwen's and Llama's tokenizers
 
 
 def _content_end(text: str) -> int:
@@ -96,10 +96,9 @@ def _content_end(text: str) -> int:
     while True:
         while end and text[end - 1].isspace():
             end -= 1
-        ending = next((token for token in _SPECIAL_ENDINGS if text.endswith(token, 0, end)), None)
-        if ending is None:
+        if not text.endswith(_SPECIAL_ENDINGS, 0, end):
             return end
-        end -= len(ending)
+        end -= next(len(token) for token in _SPECIAL_ENDINGS if text.endswith(token, 0, end))
 
 
 # ---- blocks ------------------------------------------------------------------------------------
@@ -192,102 +191,6 @@ def _has_form(response: _Response, form: Form, *, is_strict: bool) -> bool:
             return in_order and all(block.is_closed for block in named)
 
 
-# ---- boxes -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    quads: Sequence[Sequence[float]] | None  # None: not boxes
-    image_index: int | None = None
-    is_strict: bool = False  # the whole text is one answer in the grammar
-
-
-_NUMBER = r"([-+]?+[0-9]++(?:\.[0-9]*+)?+)"
-_POINT = rf"\(\s*+{_NUMBER}\s*+,\s*+{_NUMBER}\s*+\)"
-_PAIR = rf"{_POINT}\s*+,\s*+{_POINT}"
-_QUAD = r"\[\s*+" + r"\s*+,\s*+".join([_NUMBER] * 4) + r"\s*+\]"
-_POINT_SCAN = re.compile(_POINT)
-_PAIR_SCAN = re.compile(_PAIR)
-_PAIR_LIST = re.compile(rf"\s*+{_PAIR}(?:\s*+,?+\s*+{_PAIR})*+\s*+")
-_QUAD_SCAN = re.compile(_QUAD)
-_KEY_SCAN = re.compile(r'"bbox_2d"\s*+:\s*+')
-_FENCE = re.compile(r"```(?:json)?+")
-_MAX_DIGITS = 64  # a longer number is no coordinate, and reading it takes more than linear time
-
-
-def _read(text: str, grammar: Grammar) -> _Reading:
-    if grammar is Grammar.JSON:
-        return _read_json(text)
-    return _read_pairs(text, with_tokens=grammar is Grammar.BOX_TOKENS)
-
-
-def _read_pairs(text: str, *, with_tokens: bool) -> _Reading:
-    if with_tokens:  # decoding may leave the tokens out, so they say nothing that may be needed
-        text = text.replace("<|box_start|>", " ").replace("<|box_end|>", " ")
-    if text.strip().casefold() == NO_BOX:
-        return _Reading([], is_strict=True)
-    quads = [[_number(part) for part in match.groups()] for match in _PAIR_SCAN.finditer(text)]
-    num_points = sum(1 for _ in _POINT_SCAN.finditer(text))
-    is_cut = text.rfind("(") > text.rfind(")")  # generation ended inside a point
-    if not quads or num_points != 2 * len(quads) or is_cut:
-        return _Reading(None)
-    return _Reading(quads, is_strict=_PAIR_LIST.fullmatch(text) is not None)
-
-
-def _read_json(text: str) -> _Reading:
-    fences = [*_FENCE.finditer(text)]
-    is_fenced = len(fences) == 2  # one block; the boxes of several are found by the scan
-    body = text[fences[0].end() : fences[1].start()] if is_fenced else text
-    try:
-        value = json.loads(body, parse_int=_number, parse_float=_number, parse_constant=_nan)
-    except (ValueError, RecursionError):  # not JSON, or nested deeper than any answer
-        return _Reading(_scan_quads(text))
-    is_whole = not is_fenced or (text.startswith("```") and text[fences[1].start() :] == "```")
-    return _items(value, is_strict=is_whole)
-
-
-def _items(value: Any, *, is_strict: bool) -> _Reading:
-    items = [value] if isinstance(value, dict) or _is_quad(value) else value
-    if not isinstance(items, list):
-        return _Reading(None)
-    values = [item.get("bbox_2d") if isinstance(item, dict) else item for item in items]
-    quads = [value for value in values if _is_quad(value)]
-    if len(quads) < len(items):
-        return _Reading(None)
-    images = {_image_index(item) for item in items}
-    return _Reading(quads, images.pop() if len(images) == 1 else None, is_strict)
-
-
-def _is_quad(value: Any) -> TypeGuard[list[float]]:
-    is_four = isinstance(value, list) and len(value) == 4
-    return is_four and all(isinstance(number, float) for number in value)
-
-
-def _image_index(item: Any) -> int | None:
-    image = item.get("image") if isinstance(item, dict) else None
-    if isinstance(image, float) and image.is_integer() and image >= 0:
-        return int(image)
-    return None
-
-
-def _scan_quads(text: str) -> list[list[float]] | None:
-    keys = list(_KEY_SCAN.finditer(text))
-    if keys:
-        matches = [_QUAD_SCAN.match(text, key.end()) for key in keys]
-    else:
-        matches = list(_QUAD_SCAN.finditer(text))
-    quads = [[_number(part) for part in match.groups()] for match in matches if match]
-    return quads if quads and len(quads) == len(matches) else None
-
-
-def _number(text: str) -> float:
-    return float(text) if len(text) <= _MAX_DIGITS else math.inf
-
-
-def _nan(_: str) -> float:
-    return math.nan
-
-
 # ---- judgement ---------------------------------------------------------------------------------
 
 
@@ -299,17 +202,18 @@ class _Verdict:
 
 
 def _judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) -> _Verdict:
-    if quads is None or not all(math.isfinite(number) for quad in quads for number in quad):
+    if quads is None or not all(map(math.isfinite, chain.from_iterable(quads))):
         return _Verdict(Status.UNPARSABLE)
     boxes: list[Box] = []
     num_clipped = 0
     for left, upper, right, lower in quads:
         box = Box(left, upper, right, lower, frame)
-        if box.overhang() > MAX_OVERHANG + 1e-9:  # 1010 / 1000 - 1 is a little above 0.01
+        overhang = box.overhang()
+        if overhang > MAX_OVERHANG + _ROUNDING:
             return _Verdict(Status.OUT_OF_BOUNDS)
-        inside = box.clipped()
+        inside = box.clipped() if overhang else box
         if inside.is_degenerate:
             return _Verdict(Status.DEGENERATE)
-        num_clipped += inside != box
+        num_clipped += overhang > _ROUNDING
         boxes.append(inside.to(pixels).clipped())  # the scale may round past the edge
     return _Verdict(Status.OK, tuple(boxes), num_clipped)

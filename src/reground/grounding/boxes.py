@@ -2,7 +2,7 @@
 
 A box never travels without its frame: the numbers (500, 500) mean the middle of the image in the
 0-1000 frame and a point near a corner in a 4000 x 3000 photo. Conversion is a scale by the two
-frames' extents, nothing else; it is never guessed from the size of the numbers.
+frames' extents and origins, nothing else; it is never guessed from the size of the numbers.
 """
 
 from __future__ import annotations
@@ -25,15 +25,22 @@ class FrameKind(StrEnum):
     INPUT = "input"  # pixels of the resized image that the model saw
     THOUSAND = "thousand"  # 0-1000 of each side
     UNIT = "unit"  # 0-1 of each side
+    SQUARE = "square"  # 0-1 of the longer side, the image in the middle of a padded square
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A coordinate frame: its kind and the numbers that its right and lower edges have."""
+    """A coordinate frame: its kind, and where the image lies in it.
+
+    ``width`` and ``height`` are the image's extents in the frame's numbers, ``left`` and ``upper``
+    the numbers of its left and upper edge: 0, but where the image is padded.
+    """
 
     kind: FrameKind
     width: float
     height: float
+    left: float = 0.0
+    upper: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.width > 0 and self.height > 0):
@@ -48,6 +55,20 @@ class Frame:
     def input(cls, width: int, height: int) -> Frame:
         """Pixels of the resized image that the model saw, ``width`` x ``height``."""
         return cls(FrameKind.INPUT, width, height)
+
+    @classmethod
+    def square(cls, width: int, height: int) -> Frame:
+        """Shares of the square that an image of ``width`` x ``height`` pixels is padded to.
+
+        The bars left and right, or above and below, differ by at most a pixel (LLaVA's, Shikra's
+        and GroundingGPT's ``expand2square``).
+
+        >>> Frame.square(640, 480).upper, Frame.square(640, 480).height
+        (0.125, 0.75)
+        """
+        side = max(width, height)
+        left, upper = (side - width) // 2, (side - height) // 2
+        return cls(FrameKind.SQUARE, width / side, height / side, left / side, upper / side)
 
 
 THOUSAND = Frame(FrameKind.THOUSAND, 1000, 1000)
@@ -69,7 +90,10 @@ class Box:
     frame: Frame
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in self.xyxy):
+        is_finite = math.isfinite
+        if not (
+            is_finite(self.x1) and is_finite(self.y1) and is_finite(self.x2) and is_finite(self.y2)
+        ):
             raise ValueError(f"a box needs four finite numbers, found {self.xyxy}")
 
     @property
@@ -89,31 +113,38 @@ class Box:
 
     def to(self, frame: Frame) -> Box:
         """The same box in another frame of the same image."""
-        x_scale, y_scale = frame.width / self.frame.width, frame.height / self.frame.height
+        own = self.frame
+        x_scale, y_scale = frame.width / own.width, frame.height / own.height
         return Box(
-            self.x1 * x_scale, self.y1 * y_scale, self.x2 * x_scale, self.y2 * y_scale, frame
+            (self.x1 - own.left) * x_scale + frame.left,
+            (self.y1 - own.upper) * y_scale + frame.upper,
+            (self.x2 - own.left) * x_scale + frame.left,
+            (self.y2 - own.upper) * y_scale + frame.upper,
+            frame,
         )
 
     def clipped(self) -> Box:
-        """The part inside the frame."""
-        width, height = self.frame.width, self.frame.height
+        """The part inside the image."""
+        left, upper = self.frame.left, self.frame.upper
+        right, lower = left + self.frame.width, upper + self.frame.height
         return Box(
-            min(max(self.x1, 0.0), width),
-            min(max(self.y1, 0.0), height),
-            min(max(self.x2, 0.0), width),
-            min(max(self.y2, 0.0), height),
+            min(max(self.x1, left), right),
+            min(max(self.y1, upper), lower),
+            min(max(self.x2, left), right),
+            min(max(self.y2, upper), lower),
             self.frame,
         )
 
     def overhang(self) -> float:
-        """How far the box reaches outside its frame, as a share of that side; 0 when inside."""
+        """How far the box reaches outside the image, as a share of that side; 0 when inside."""
+        left, upper = self.frame.left, self.frame.upper
         width, height = self.frame.width, self.frame.height
         return max(
             0.0,
-            -min(self.x1, self.x2) / width,
-            -min(self.y1, self.y2) / height,
-            max(self.x1, self.x2) / width - 1,
-            max(self.y1, self.y2) / height - 1,
+            (left - min(self.x1, self.x2)) / width,
+            (upper - min(self.y1, self.y2)) / height,
+            (max(self.x1, self.x2) - (left + width)) / width,
+            (max(self.y1, self.y2) - (upper + height)) / height,
         )
 
 
@@ -123,8 +154,8 @@ def place(box: Box) -> str:
     >>> place(Box(0, 400, 200, 500, THOUSAND)), place(Box(400, 400, 600, 600, THOUSAND))
     ('middle left', 'centre')
     """
-    x = (box.x1 + box.x2) / 2 / box.frame.width
-    y = (box.y1 + box.y2) / 2 / box.frame.height
+    x = ((box.x1 + box.x2) / 2 - box.frame.left) / box.frame.width
+    y = ((box.y1 + box.y2) / 2 - box.frame.upper) / box.frame.height
     row = ("top", "middle", "bottom")[min(max(int(3 * y), 0), 2)]
     column = ("left", "centre", "right")[min(max(int(3 * x), 0), 2)]
     return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"

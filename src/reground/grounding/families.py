@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,17 +13,9 @@ from enum import StrEnum
 
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame, FrameKind
+from reground.grounding.grammars import Grammar, spell
 
-NO_BOX = "none"  # how the grammars of bare numbers spell an explicit empty list
 FORM_TAG = re.compile(r"<(/?)(think|rethink|answer|function|tool)>")
-
-
-class Grammar(StrEnum):
-    """How boxes are spelt."""
-
-    BOX_TOKENS = "box_tokens"  # <|box_start|>(x1,y1),(x2,y2)<|box_end|>, one box a line
-    PAIRS = "pairs"  # (x1,y1),(x2,y2), one box a line
-    JSON = "json"  # [{"bbox_2d": [x1, y1, x2, y2], ...}, ...], fenced or not
 
 
 class Form(StrEnum):
@@ -60,17 +51,23 @@ class EncodedSize:
                 return THOUSAND
             case FrameKind.UNIT:
                 return UNIT
+            case FrameKind.SQUARE:
+                return Frame.square(self.width, self.height)
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One way of answering: frame, grammar and form, and the prompt profile that asks for it."""
+    """One way of answering: frame, grammar and form, and the prompt profile that asks for it.
+
+    ``decimals`` are those of the numbers in its answers.
+    """
 
     name: str
     frame: FrameKind
     grammar: Grammar
     form: Form
     prompt: str
+    decimals: int = 0
 
     def render(
         self,
@@ -82,9 +79,11 @@ class Family:
     ) -> str:
         """The gold answer for ``boxes`` (original pixels of the image of ``size``).
 
-        Numbers are integers of the family's frame, and a box with an area keeps one: where rounding
-        would take it, the box is widened to one unit. An empty list is ``[]`` in JSON and ``none``
-        elsewhere. Forms without a think or rethink block leave those texts out. Raises
+        Numbers are rounded to units of the family's last decimal, so that an edge moves by at most
+        half a unit; by a whole one at an edge of the image that no number hits (CogVLM has no 1000,
+        the edge of a padded image can lie between two numbers). A box with an area keeps one: where
+        rounding would take it, the box is widened to one unit. An empty list is ``[]`` in JSON and
+        ``none`` elsewhere. Forms without a think or rethink block leave those texts out. Raises
         ``DataError`` for a box without area inside the image, and for a chain that holds the tags
         of the form; ``ValueError`` for a box of another frame.
 
@@ -93,8 +92,8 @@ class Family:
         >>> FAMILIES["univg_r1"].render([box], size=size, think="The left one.")
         '<think>The left one.</think><answer>(100,250),(500,750)</answer>'
         """
-        frame = size.frame(self.frame)
-        answer = _spell([_to_integers(box, size, frame) for box in boxes], self.grammar)
+        units = [self._to_units(box, size) for box in boxes]
+        answer = spell(units, self.grammar, decimals=self.decimals)
         match self.form:
             case Form.DIRECT:
                 return answer
@@ -104,19 +103,53 @@ class Family:
                 thoughts = _block("think", think) + "\n" + _block("rethink", rethink)
                 return thoughts + f"\n<answer>{answer}</answer>"
 
+    def _to_units(self, box: Box, size: EncodedSize) -> list[int]:
+        if box.frame != size.pixels:
+            raise ValueError(f"a gold box must be in {size.pixels}, found {box.frame}")
+        inside = box.clipped()
+        if inside.is_degenerate:
+            raise DataError(
+                f"a true box {box.xyxy} has no area inside its {size.width} x {size.height} image; "
+                "mend the row, or let `reground data validate` set it aside"
+            )
+        frame, scale = size.frame(self.frame), 10**self.decimals
+        x1, y1, x2, y2 = (scale * edge for edge in inside.to(frame).xyxy)
+        right, lower = scale * (frame.left + frame.width), scale * (frame.upper + frame.height)
+        if self.grammar is Grammar.THREE_DIGITS:
+            right, lower = min(right, 999), min(lower, 999)
+        x1, x2 = _round_edges(x1, x2, scale * frame.left, right)
+        y1, y2 = _round_edges(y1, y2, scale * frame.upper, lower)
+        return [x1, y1, x2, y2]
+
+
+_INPUT, _THOUSAND, _PIXELS = FrameKind.INPUT, FrameKind.THOUSAND, FrameKind.PIXELS
+_UNIT, _SQUARE = FrameKind.UNIT, FrameKind.SQUARE
+_DIRECT = Form.DIRECT
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("qwen2_vl", FrameKind.THOUSAND, Grammar.BOX_TOKENS, Form.DIRECT, "qwen2_vl"),
-        Family("qwen2_5_vl", FrameKind.INPUT, Grammar.JSON, Form.DIRECT, "qwen2_5_vl"),
-        Family("qwen3_vl", FrameKind.THOUSAND, Grammar.JSON, Form.DIRECT, "qwen3_vl"),
-        Family("univg_r1", FrameKind.THOUSAND, Grammar.PAIRS, Form.THINK, "univg_r1"),
-        Family(
-            "univg_r1_direct", FrameKind.THOUSAND, Grammar.PAIRS, Form.DIRECT, "univg_r1_direct"
-        ),
-        Family("vlm_r1", FrameKind.INPUT, Grammar.JSON, Form.THINK, "vlm_r1"),
-        Family("vg_refiner", FrameKind.INPUT, Grammar.JSON, Form.THINK_RETHINK, "vg_refiner"),
+        Family("qwen2_vl", _THOUSAND, Grammar.BOX_TOKENS, _DIRECT, "qwen2_vl"),
+        Family("qwen2_5_vl", _INPUT, Grammar.JSON, _DIRECT, "qwen2_5_vl"),
+        Family("qwen3_vl", _THOUSAND, Grammar.JSON, _DIRECT, "qwen3_vl"),
+        Family("univg_r1", _THOUSAND, Grammar.PAIRS, Form.THINK, "univg_r1"),
+        Family("univg_r1_direct", _THOUSAND, Grammar.PAIRS, _DIRECT, "univg_r1_direct"),
+        Family("vlm_r1", _INPUT, Grammar.JSON, Form.THINK, "vlm_r1"),
+        Family("vg_refiner", _INPUT, Grammar.JSON, Form.THINK_RETHINK, "vg_refiner"),
+        # Baselines of the two papers, read here and run elsewhere; only Migician loads here too.
+        Family("migician", _THOUSAND, Grammar.BOX_TOKENS, _DIRECT, "migician"),
+        Family("internvl", _THOUSAND, Grammar.BRACKET_LIST, _DIRECT, "internvl"),  # 2, 2.5, 3
+        Family("minicpm_v", _THOUSAND, Grammar.BOX_NUMBERS, _DIRECT, "minicpm_v"),  # 2.6
+        Family("cogvlm", _THOUSAND, Grammar.THREE_DIGITS, _DIRECT, "cogvlm"),
+        # In the way that MIG-Bench asks them.
+        Family("llava_onevision", _UNIT, Grammar.BRACKETS, _DIRECT, "mig_bench", decimals=3),
+        Family("mantis", _UNIT, Grammar.BRACKETS, _DIRECT, "mig_bench", decimals=3),
+        Family("mplug_owl3", _UNIT, Grammar.BRACKETS, _DIRECT, "mig_bench", decimals=3),
+        # Their images are padded to a square first.
+        Family("shikra", _SQUARE, Grammar.SEMICOLONS, _DIRECT, "shikra", decimals=3),
+        Family("grounding_gpt", _SQUARE, Grammar.BRACKETS, _DIRECT, "grounding_gpt", decimals=3),
+        # A detector's boxes, written down as an answer.
+        Family("grounding_dino", _PIXELS, Grammar.JSON, _DIRECT, "grounding_dino"),
     )
 }
 
@@ -138,36 +171,14 @@ def get_family(name: str) -> Family:
     raise ConfigError(f"unknown family {name!r}; {did_you_mean(name, FAMILIES)}")
 
 
-def _to_integers(box: Box, size: EncodedSize, frame: Frame) -> list[int]:
-    if box.frame != size.pixels:
-        raise ValueError(f"a gold box must be in {size.pixels}, found {box.frame}")
-    inside = box.clipped()
-    if inside.is_degenerate:
-        raise DataError(
-            f"a true box {box.xyxy} has no area inside its {size.width} x {size.height} image; "
-            "mend the row, or let `reground data validate` set it aside"
-        )
-    x1, y1, x2, y2 = inside.to(frame).xyxy
-    left, right = _round_edges(x1, x2, int(frame.width))
-    upper, lower = _round_edges(y1, y2, int(frame.height))
-    return [left, upper, right, lower]
-
-
-def _round_edges(low: float, high: float, limit: int) -> tuple[int, int]:
-    first, second = round(low), min(round(high), limit)
-    if first < second:
-        return first, second
-    first = min(math.floor(low), limit - 1)
-    return first, first + 1
-
-
-def _spell(boxes: Sequence[list[int]], grammar: Grammar) -> str:
-    if grammar is Grammar.JSON:
-        return json.dumps([{"bbox_2d": box} for box in boxes])
-    pairs = ["({},{}),({},{})".format(*box) for box in boxes]
-    if grammar is Grammar.BOX_TOKENS:
-        pairs = [f"<|box_start|>{pair}<|box_end|>" for pair in pairs]
-    return "\n".join(pairs) or NO_BOX
+def _round_edges(low: float, high: float, first: float, last: float) -> tuple[int, int]:
+    """``low`` and ``high`` as different integers from ``first`` to ``last``."""
+    least, most = math.ceil(first - 1e-6), math.floor(last + 1e-6)
+    lower, upper = max(round(low), least), min(round(high), most)
+    if lower < upper:
+        return lower, upper
+    lower = max(min(math.floor(low), most - 1), least)
+    return lower, lower + 1
 
 
 def _block(tag: str, text: str | None) -> str:

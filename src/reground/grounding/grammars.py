@@ -1,0 +1,206 @@
+"""How boxes are spelt: :func:`spell` writes them, :func:`read` reads them.
+
+Every reading is linear in the text's length, whatever the text: all quantifiers below are
+possessive, so that no regular expression can go back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeGuard
+
+NO_BOX = "none"  # an explicit empty list in every grammar but JSON, which has []
+
+
+class Grammar(StrEnum):
+    """How boxes are spelt."""
+
+    BOX_TOKENS = "box_tokens"  # <|box_start|>(x1,y1),(x2,y2)<|box_end|>, one box a line
+    PAIRS = "pairs"  # (x1,y1),(x2,y2), one box a line
+    JSON = "json"  # [{"bbox_2d": [x1, y1, x2, y2], ...}, ...], fenced or not
+    BRACKETS = "brackets"  # [x1, y1, x2, y2], one box a line
+    BRACKET_LIST = "bracket_list"  # <box>[[x1, y1, x2, y2], ...]</box>
+    SEMICOLONS = "semicolons"  # [x1,y1,x2,y2;...]
+    THREE_DIGITS = "three_digits"  # [[x1,y1,x2,y2;...]], numbers 000 to 999
+    BOX_NUMBERS = "box_numbers"  # <box>x1 y1 x2 y2</box>, one box a line
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The boxes of a text, four numbers each, as they stand there; None where it spells none."""
+
+    quads: Sequence[Sequence[float]] | None
+    image_index: int | None = None  # from 0; None where the boxes name no image or different ones
+    is_strict: bool = False  # the whole text is one answer in the grammar
+
+
+# ---- writing -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Spelling:
+    box: str
+    between: str = "\n"
+    around: str = "{}"
+
+
+_SPELLINGS = {
+    Grammar.BOX_TOKENS: _Spelling("<|box_start|>({},{}),({},{})<|box_end|>"),
+    Grammar.PAIRS: _Spelling("({},{}),({},{})"),
+    Grammar.JSON: _Spelling('{{"bbox_2d": [{}, {}, {}, {}]}}', ", ", "[{}]"),
+    Grammar.BRACKETS: _Spelling("[{}, {}, {}, {}]"),
+    Grammar.BRACKET_LIST: _Spelling("[{}, {}, {}, {}]", ", ", "<box>[{}]</box>"),
+    Grammar.SEMICOLONS: _Spelling("{},{},{},{}", ";", "[{}]"),
+    Grammar.THREE_DIGITS: _Spelling("{},{},{},{}", ";", "[[{}]]"),
+    Grammar.BOX_NUMBERS: _Spelling("<box>{} {} {} {}</box>"),
+}
+
+
+def spell(boxes: Sequence[Sequence[int]], grammar: Grammar, *, decimals: int = 0) -> str:
+    """``boxes`` in ``grammar``; their numbers count units of the last of ``decimals``.
+
+    >>> spell([[100, 250, 500, 750]], Grammar.BRACKETS, decimals=3)
+    '[0.100, 0.250, 0.500, 0.750]'
+    """
+    if not boxes and grammar is not Grammar.JSON:
+        return NO_BOX
+    spelling = _SPELLINGS[grammar]
+    width = 3 if grammar is Grammar.THREE_DIGITS else 0
+    texts = [[f"{n / 10**decimals:0{width}.{decimals}f}" for n in box] for box in boxes]
+    return spelling.around.format(spelling.between.join(spelling.box.format(*t) for t in texts))
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+_PLAIN = r"[-+]?+[0-9]++(?:\.[0-9]*+)?+"
+_NUMBER = rf"({_PLAIN})"
+_COMMA = r"\s*+,\s*+"
+_POINT = rf"\(\s*+{_NUMBER}{_COMMA}{_NUMBER}\s*+\)"
+_PAIR = rf"{_POINT}{_COMMA}{_POINT}"
+_POINT_SCAN = re.compile(_POINT)
+_PAIR_SCAN = re.compile(_PAIR)
+_PAIR_LIST = re.compile(rf"\s*+{_PAIR}(?:\s*+,?+\s*+{_PAIR})*+\s*+")
+_QUAD_SCAN = re.compile(r"\[\s*+" + _COMMA.join([_NUMBER] * 4) + r"\s*+\]")
+_KEY_SCAN = re.compile(r'"bbox_2d"\s*+:\s*+')
+_FENCE = re.compile(r"```(?:json)?+")
+_MAX_DIGITS = 64  # a longer number is no coordinate, and reading it takes more than linear time
+
+_FOUR = _COMMA.join([_PLAIN] * 4)
+_LIST = rf"\[\s*+{_FOUR}\s*+\]"
+_SEMICOLONS = rf"\[\s*+{_FOUR}(?:\s*+;\s*+{_FOUR})*+\s*+\]"
+_GROUPS = {  # what holds boxes, without the marks that say nothing
+    Grammar.BRACKETS: _LIST,
+    Grammar.BRACKET_LIST: rf"\[\s*+{_LIST}(?:{_COMMA}{_LIST})*+\s*+\]",
+    Grammar.SEMICOLONS: _SEMICOLONS,
+    Grammar.THREE_DIGITS: rf"\[\s*+{_SEMICOLONS}\s*+\]",
+    Grammar.BOX_NUMBERS: r"<box>\s*+" + r"\s++".join([_PLAIN] * 4) + r"\s*+</box>",
+}
+_GROUP_SCANS = {grammar: re.compile(group) for grammar, group in _GROUPS.items()}
+_GROUP_LISTS = {
+    grammar: re.compile(rf"\s*+{group}(?:\s*+,?+\s*+{group})*+\s*+")
+    for grammar, group in _GROUPS.items()
+}
+_NUMBER_SCAN = re.compile(_PLAIN)
+_REF = re.compile(r"<ref>[^<]*+</ref>")  # names the object; its boxes stand behind it
+_REMAINS = re.compile(r"[\[\]]|</?+box")  # of a bad box, or of one that was cut off
+
+
+def read(text: str, grammar: Grammar) -> Reading:
+    """The boxes of ``text`` in ``grammar``; never raises.
+
+    Words may stand around the boxes, and then the reading is not strict. One bad or cut-off box
+    spoils all: none is picked out or guessed at. Marks that decoding may leave out say nothing.
+    """
+    if grammar is Grammar.JSON:
+        return _read_json(text)
+    if grammar in _GROUPS:
+        return _read_groups(text, grammar)
+    return _read_pairs(text, with_tokens=grammar is Grammar.BOX_TOKENS)
+
+
+def _read_pairs(text: str, *, with_tokens: bool) -> Reading:
+    if with_tokens:
+        text = text.replace("<|box_start|>", " ").replace("<|box_end|>", " ")
+    if text.strip().casefold() == NO_BOX:
+        return Reading([], is_strict=True)
+    quads = [[_number(part) for part in parts] for parts in _PAIR_SCAN.findall(text)]
+    num_points = len(_POINT_SCAN.findall(text))
+    is_cut = text.rfind("(") > text.rfind(")")  # generation ended inside a point
+    if not quads or num_points != 2 * len(quads) or is_cut:
+        return Reading(None)
+    return Reading(quads, is_strict=_PAIR_LIST.fullmatch(text) is not None)
+
+
+def _read_groups(text: str, grammar: Grammar) -> Reading:
+    text = _REF.sub(" ", text)
+    if grammar is not Grammar.BOX_NUMBERS:
+        text = text.replace("<box>", " ").replace("</box>", " ")
+    if text.strip().casefold() == NO_BOX:
+        return Reading([], is_strict=True)
+    scan = _GROUP_SCANS[grammar]
+    parts = [part for group in scan.findall(text) for part in _NUMBER_SCAN.findall(group)]
+    if not parts or _REMAINS.search(scan.sub(" ", text)):
+        return Reading(None)
+    numbers = [_number(part) for part in parts]
+    quads = [numbers[start : start + 4] for start in range(0, len(numbers), 4)]
+    return Reading(quads, is_strict=_GROUP_LISTS[grammar].fullmatch(text) is not None)
+
+
+def _read_json(text: str) -> Reading:
+    fences = [*_FENCE.finditer(text)]
+    is_fenced = len(fences) == 2  # one block; the boxes of several are found by the scan
+    body = text[fences[0].end() : fences[1].start()] if is_fenced else text
+    try:
+        value = json.loads(body, parse_int=_number, parse_float=_number, parse_constant=_nan)
+    except (ValueError, RecursionError):  # not JSON, or nested deeper than any answer
+        return Reading(_scan_quads(text))
+    is_whole = not is_fenced or (text.startswith("```") and text[fences[1].start() :] == "```")
+    return _items(value, is_strict=is_whole)
+
+
+def _items(value: Any, *, is_strict: bool) -> Reading:
+    items = [value] if isinstance(value, dict) or _is_quad(value) else value
+    if not isinstance(items, list):
+        return Reading(None)
+    values = [item.get("bbox_2d") if isinstance(item, dict) else item for item in items]
+    quads = [value for value in values if _is_quad(value)]
+    if len(quads) < len(items):
+        return Reading(None)
+    images = {_image_index(item) for item in items}
+    return Reading(quads, images.pop() if len(images) == 1 else None, is_strict)
+
+
+def _is_quad(value: Any) -> TypeGuard[list[float]]:
+    is_four = isinstance(value, list) and len(value) == 4
+    return is_four and all(isinstance(number, float) for number in value)
+
+
+def _image_index(item: Any) -> int | None:
+    image = item.get("image") if isinstance(item, dict) else None
+    if isinstance(image, float) and image.is_integer() and image >= 0:
+        return int(image)
+    return None
+
+
+def _scan_quads(text: str) -> list[list[float]] | None:
+    keys = list(_KEY_SCAN.finditer(text))
+    if keys:
+        matches = [_QUAD_SCAN.match(text, key.end()) for key in keys]
+    else:
+        matches = list(_QUAD_SCAN.finditer(text))
+    quads = [[_number(part) for part in match.groups()] for match in matches if match]
+    is_cut = not keys and text.rfind("[") > text.rfind("]")  # generation ended inside a list
+    return quads if quads and len(quads) == len(matches) and not is_cut else None
+
+
+def _number(text: str) -> float:
+    return float(text) if len(text) <= _MAX_DIGITS else math.inf
+
+
+def _nan(_: str) -> float:
+    return math.nan
