@@ -34,6 +34,7 @@ from reground.grounding.sample import ImageRef, Sample, Target, digest
 
 OUTPUTS = Path(__file__).parents[1] / "../shared/data/mig_bench/outputs"
 INFO = run_of([])
+FRAME = ImageRef("x.png", 64, 48).frame
 ATTACK = "<script>alert('x')</script>\"'&"
 
 
@@ -414,3 +415,21 @@ def test_the_averages_of_mig_bench_stand_in_the_table(tmp_path: Path) -> None:
     assert macro["difference"]["value"] == pytest.approx(-0.3335, abs=1e-4)
     low, high = macro["interval"]
     assert low < -0.3335 < high and 0.03 < high - low < 0.06
+
+
+def test_runs_with_a_detectors_boxes_show_what_they_made_of_them(tmp_path: Path) -> None:
+    right, wrong = Box(8, 8, 40, 40, FRAME), Box(0, 0, 4, 4, FRAME)
+    asked = [
+        replace(sample(f"s{n}"), tool_results=(Target(0, box),))
+        for n, box in enumerate([right, wrong, wrong, right])
+    ]
+    alone = run("alone", [0.9, 0.2, 0.1, 0.6], samples=asked)
+    piter = run("piter", [1.0, 0.8, 0.0, 1.0], samples=asked)
+    text = write_comparison([alone, piter], out=tmp_path)
+    lines = [line for line in text.splitlines() if line.startswith(("| alone", "| piter"))]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[-2:]]
+    assert cells[0][:5] == ["alone", "4", "50.0", "50.0", "0.0"]
+    assert cells[1][:5] == ["piter", "4", "50.0", "75.0", "50.0"]
+    assert "What they made of the detector" in (tmp_path / "table.html").read_text()
+    plain = write_comparison([run("a", [0.9]), run("b", [0.1])], out=tmp_path)
+    assert "CCR" not in plain and "detector" not in (tmp_path / "table.html").read_text()

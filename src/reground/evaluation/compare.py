@@ -17,12 +17,16 @@ from reground.errors import DataError
 from reground.evaluation.bootstrap import Interval, intervals
 from reground.evaluation.metrics import HITS, Estimate, clustered_mean, is_hit, macro_mean
 from reground.evaluation.pairing import Run
+from reground.evaluation.refinement import Refinement, refinement_of
 from reground.grounding.boxes import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run's figures in [0, 1]; ``unscored`` counts the samples that it never answered."""
+    """One run's figures in [0, 1]; ``unscored`` counts the samples that it never answered.
+
+    ``refinement`` is that of the samples with a detector's boxes, None where there are none.
+    """
 
     name: str
     unscored: int
@@ -30,6 +34,7 @@ class Row:
     macro: float
     mean_iou: float
     tasks: Mapping[str, float]  # Acc@0.5
+    refinement: Refinement | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
         scorer=runs[0].info.scorer,
         hit=runs[0].info.hit,
         truth_sha256=runs[0].truth_sha256,
-        rows=tuple(_row(run, side, tasks) for run, side in zip(runs, sides, strict=True)),
+        rows=tuple(_row(run, side, tasks, kept) for run, side in zip(runs, sides, strict=True)),
         pairs=tuple(
             _pair((runs[0].name, run.name), sides[0], side, tasks, clusters)
             for run, side in zip(runs[1:], sides[1:], strict=True)
@@ -150,7 +155,7 @@ class _Side:
         return _Side(self.hits[rows], self.ious[rows])
 
 
-def _row(run: Run, side: _Side, tasks: Sequence[str]) -> Row:
+def _row(run: Run, side: _Side, tasks: Sequence[str], kept: Sequence[int]) -> Row:
     means = {
         task: float(side.hits[[own == task for own in tasks]].mean()) for task in in_order(tasks)
     }
@@ -161,6 +166,7 @@ def _row(run: Run, side: _Side, tasks: Sequence[str]) -> Row:
         macro=sum(means.values()) / len(means),
         mean_iou=float(side.ious.mean()),
         tasks=means,
+        refinement=refinement_of([run.scores[index] for index in kept]),
     )
 
 

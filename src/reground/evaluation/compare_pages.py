@@ -35,6 +35,11 @@ NOTE = (
     "of one run alone; McNemar's exact test of these is not corrected for the number of tasks and "
     "takes samples as independent."
 )
+TOOL_HEAD = ("", "n", "tool right", "right", "CCR", "NSRI", "NSRI_w", "NSRI_c", "worse")
+TOOL_NOTE = (
+    "With a detector's boxes: the share of samples whose best tool box is right, that of the run's "
+    "own answers, and what it made of the tool's boxes (VG-Refiner), in percent."
+)
 _NUM_EXAMPLES = 12
 _COLOURS = ("#ff9100", "#2f8fff", "#e0559f", "#9d86e0", "#00b3c4", "#e5483f", "#c9a13b", "#9aa3af")
 
@@ -96,6 +101,16 @@ def paired_rows(pair: Pair) -> list[PairedRow]:
     return [_row("all", pair.overall), macro, *tasks]
 
 
+def tool_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """A line of a table below ``TOOL_HEAD`` for each run, if there are a detector's boxes."""
+    rows = []
+    for row in comparison.rows:
+        if (own := row.refinement) is not None:
+            shares = (own.tool_accuracy, own.accuracy, own.ccr, own.nsri, own.nsri_w, own.nsri_c)
+            rows.append((row.name, str(own.n), *map(percent, (*shares, own.worsen_rate))))
+    return rows
+
+
 def contrasts(runs: Sequence[Run], *, count: int = _NUM_EXAMPLES) -> list[Contrast]:
     """At most ``count`` samples that some runs hit, each set of those runs in turn."""
     ended = partial(outcome, hit=HITS[runs[0].info.hit])
@@ -144,7 +159,10 @@ def _markdown(comparison: Comparison, table: Table) -> str:
     for pair in comparison.pairs:
         rows = markdown_table([HEAD, *(row.cells for row in paired_rows(pair))])
         parts.append(f"A is {pair.a}, B is {pair.b}\n\n{rows}")
-    return "\n".join([*parts, f"{NOTE}\n"])
+    parts.append(f"{NOTE}\n")
+    if tools := tool_rows(comparison):
+        parts.append(f"{TOOL_NOTE}\n\n{markdown_table([TOOL_HEAD, *tools])}")
+    return "\n".join(parts)
 
 
 def _html(comparison: Comparison, table: Table, runs: Sequence[Run]) -> str:
@@ -156,6 +174,9 @@ def _html(comparison: Comparison, table: Table, runs: Sequence[Run]) -> str:
         head=HEAD,
         note=NOTE,
         pairs=[(pair, paired_rows(pair)) for pair in comparison.pairs],
+        tool_head=TOOL_HEAD,
+        tool_note=TOOL_NOTE,
+        tool_rows=tool_rows(comparison),
         limit=_limit(comparison),
         contrasts=contrasts(runs),
         colours={name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)},

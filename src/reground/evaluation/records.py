@@ -146,6 +146,7 @@ class RunInfo:
     min_pixels: int | None = None
     max_pixels: int | None = None
     scorer: str = "reground"
+    migician_y_scale: bool = False
     hit: Literal[">", ">="] = ">"
     reground_version: str
 

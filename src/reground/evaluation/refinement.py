@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from reground.evaluation.records import SampleScore
 from reground.grounding.boxes import FloatArray, iou
 from reground.grounding.sample import Sample
 
@@ -72,6 +73,14 @@ def tool_iou(sample: Sample, policy: ToolPolicy = "best") -> float:
     same_image = [box for box in boxes if box.image == sample.target_image]
     counted = same_image[:1] if policy == "top-1" else same_image
     return max((iou(box.box, true) for box in counted for true in sample.boxes), default=0.0)
+
+
+def refinement_of(scores: Sequence[SampleScore], policy: ToolPolicy = "best") -> Refinement | None:
+    """The measures of the samples that come with a detector's boxes; None where none does."""
+    own = [score for score in scores if score.sample.tool_results is not None]
+    if not own:
+        return None
+    return refinement([row.iou for row in own], [tool_iou(row.sample, policy) for row in own])
 
 
 def refinement(final: Sequence[float | None], tool: Sequence[float | None]) -> Refinement:

@@ -32,7 +32,7 @@ from reground.evaluation.metrics import (
 )
 from reground.evaluation.pages import estimate, markdown_table, render
 from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
-from reground.evaluation.refinement import ToolPolicy, refinement, tool_iou
+from reground.evaluation.refinement import ToolPolicy, refinement_of
 from reground.evaluation.shards import check_cover
 
 if TYPE_CHECKING:
@@ -164,12 +164,8 @@ def _title(count: int, run: RunInfo) -> str:
 
 
 def _refinement(scores: Sequence[SampleScore], policy: ToolPolicy) -> dict[str, Any] | None:
-    """What became of the detectors' boxes; None where no sample has any."""
-    own = [score for score in scores if score.sample.tool_results is not None]
-    if not own:
-        return None
-    tools = [tool_iou(score.sample, policy) for score in own]
-    return dataclasses.asdict(refinement([score.iou for score in own], tools))
+    found = refinement_of(scores, policy)
+    return None if found is None else dataclasses.asdict(found)
 
 
 def comparison(reports: Mapping[str, Mapping[str, Any]]) -> list[ComparisonRow]:

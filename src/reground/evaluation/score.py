@@ -92,7 +92,12 @@ def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: Score
     rows = list(rows)
     texts = [row.text for row in rows]
     peer = get_peer(scorer.name, texts, migician_y_scale=scorer.migician_y_scale)
-    run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
+    run = replace(
+        run,
+        scorer=peer.name,
+        migician_y_scale=scorer.migician_y_scale,
+        hit=">" if peer.strict else ">=",
+    )
     _check_folder(out, run)
     return write_scores(out, (_by_peer(row, peer) for row in rows), run=run)
 
