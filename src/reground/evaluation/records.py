@@ -8,7 +8,7 @@ to the file's folder, as in every JSONL of ReGround.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -170,7 +170,7 @@ def read_predictions(folder: Path, name: str = PREDICTIONS) -> Iterator[Predicti
 
 def prediction_line(prediction: Prediction, *, folder: Path) -> bytes:
     """A prediction as a line of a file in ``folder``."""
-    return _line(prediction, _adapter(Prediction), folder)
+    return _line(prediction, _adapter(Prediction), _way(folder))
 
 
 def write_scores(folder: Path, scores: Iterable[SampleScore], *, run: RunInfo) -> int:
@@ -211,19 +211,18 @@ def _write(
 ) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.partial"
-    count = 0
+    count, way = 0, _way(folder)
     with partial.open("wb") as out:
         for row in rows:
-            out.write(_line(row, adapter, folder))
+            out.write(_line(row, adapter, way))
             count += 1
     write_run(folder, run)
     partial.replace(folder / name)
     return count
 
 
-def _line(row: _Row, adapter: TypeAdapter[_Row], folder: Path) -> bytes:
-    portable = _with_paths(row, lambda path: os.path.relpath(path, folder))
-    return adapter.dump_json(portable, exclude_none=True) + b"\n"
+def _line(row: _Row, adapter: TypeAdapter[_Row], way: str) -> bytes:
+    return adapter.dump_json(_with_paths(row, way), exclude_none=True) + b"\n"
 
 
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:
@@ -239,7 +238,7 @@ def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) 
                     f"{path}:{number}: sample {row.sample.id!r} stands here twice; drop one row"
                 )
             seen.add(row.sample.id)
-            yield _with_paths(row, lambda relative: os.path.normpath(folder / relative))
+            yield _with_paths(row, str(folder))
     if not seen:
         raise DataError(f"{path}: no rows; expected one for each sample, so run `{made_by}` again")
 
@@ -260,11 +259,20 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
-def _with_paths(row: _Row, change: Callable[[str], str]) -> _Row:
-    images = tuple(
-        image
-        if image.path.startswith("synth:") or os.path.isabs(image.path)
-        else ImageRef(change(image.path), image.width, image.height)
-        for image in row.sample.images
-    )
-    return replace(row, sample=replace(row.sample, images=images))
+def _way(folder: Path) -> str:
+    """From ``folder`` to the working directory."""
+    return os.path.relpath(os.curdir, folder)
+
+
+def _with_paths(row: _Row, base: str) -> _Row:
+    """``row`` with ``base`` before every relative path."""
+    sample = row.sample
+    images = tuple([_moved(image, base) for image in sample.images])
+    return row if images == sample.images else replace(row, sample=replace(sample, images=images))
+
+
+def _moved(image: ImageRef, base: str) -> ImageRef:
+    if image.path.startswith("synth:") or os.path.isabs(image.path):
+        return image
+    path = os.path.normpath(os.path.join(base, image.path))
+    return ImageRef(path, image.width, image.height)
