@@ -20,6 +20,8 @@ from typing import Any
 from reground.data import benchmarks as known
 from reground.data import synth
 from reground.data.tasks import MIG_BENCH_COLUMNS
+from reground.grounding.boxes import Box
+from reground.grounding.families import FAMILIES, EncodedSize
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -190,6 +192,31 @@ def mig_bench() -> str:
     return _table(["model", "scorer", *MIG_BENCH_COLUMNS.values(), "AVG"], rows)
 
 
+def families() -> str:
+    """Every family: its frame, a gold answer, and the prompt it is asked with."""
+    size = EncodedSize(640, 480, 644, 476)
+    box = Box(64, 120, 320, 360, size.pixels)
+    rows = []
+    for own in FAMILIES.values():
+        answer = own.render([box], size=size, think="...", rethink="...").replace("\n", " ")
+        rows.append([f"`{own.name}`", own.frame.value, f"`{answer}`", f"`{own.prompt}`"])
+    return _table(["family", "frame", "an answer", "prompt"], rows)
+
+
+def scoring() -> str:
+    """What scoring costs."""
+    own = _read("scoring")["scoring"]
+    slowest = max(row["seconds at 100 KB"] for row in own["hostile"].values())
+    growth = max(max(row["growth when doubled"]) for row in own["hostile"].values())
+    rows = [
+        ["`reground score`, 4,276 answers, start to exit", _spread(own["command"], "s")],
+        ["one parse, mean of those answers", _spread(own["microseconds a parse"], "µs")],
+        ["slowest of seven hostile texts of 100 KB", f"{1e3 * slowest:.1f} ms"],
+        ["growth when such a text is doubled, at most", f"{growth} times"],
+    ]
+    return _table(["what", "median (range)"], rows)
+
+
 def endpoint() -> str:
     """The shipped model in process and behind a server."""
     rows = [
@@ -225,6 +252,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
         speed,
         scorers,
         mig_bench,
+        families,
+        scoring,
         endpoint,
         benchmarks,
     )
@@ -259,6 +288,10 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> str:
     values = [100 * row["acc@0.5"] for row in rows]
     error = 100 * statistics.mean(row["acc@0.5_stderr"] for row in rows)
     return f"{statistics.mean(values):.1f} ± {error:.1f} ({min(values):.0f}-{max(values):.0f})"
+
+
+def _spread(row: Mapping[str, float], unit: str) -> str:
+    return f"{row['median']:.3g} {unit} ({row['min']:.3g}-{row['max']:.3g})"
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
