@@ -2,11 +2,13 @@
 
     python benchmarks/scorers.py STORED --out docs/results/scorers.json
 
-STORED holds ``mig_bench/outputs/MODEL/*.json`` and ``rec_logs/*.json``.
+STORED holds ``mig_bench/outputs/MODEL/*.json``, ``rec_logs/*.json`` and, of a sample that VG-Refiner
+shows (a slice of pizza, the box of its tool, the answer of another model), samples/annotations.json.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +17,12 @@ from typing import Any
 from common import parser, publish
 
 from reground.evaluation.metrics import HITS
+from reground.evaluation.peers.vg_refiner import reward
 from reground.evaluation.records import SampleScore, read_run, read_scores
+from reground.evaluation.refinement import refinement
 from reground.evaluation.report import write_json_report
 from reground.evaluation.score import Scorer, diagnose_log, score_log
+from reground.grounding.boxes import Box, Frame, iou
 
 RUNS = Path("runs/scorers")
 OURS = "reground"
@@ -36,7 +41,8 @@ def main() -> None:
         figures[folder.name] = _compared(folder, "mig_bench_outputs", peers)
     for log in sorted((asked.stored / "rec_logs").glob("*.json")):
         figures[log.stem] = _compared(log, "vlm_r1_log", [Scorer(name) for name in REC_SCORERS])
-    publish({"files": figures}, out=asked.out, config={"stored": "mig_bench/outputs, rec_logs"})
+    result = {"files": figures, "pizza": _pizza(asked.stored / "samples/annotations.json")}
+    publish(result, out=asked.out, config={"stored": "mig_bench/outputs, rec_logs, samples"})
 
 
 def _compared(path: Path, format_name: str, peers: Sequence[Scorer]) -> dict[str, Any]:
@@ -57,6 +63,23 @@ def _compared(path: Path, format_name: str, peers: Sequence[Scorer]) -> dict[str
     verdict = diagnose_log(path, format_name=format_name).splitlines()[-1]
     print(path.stem, {name: round(100 * row["acc@0.5"], 2) for name, row in rows.items()}, verdict)
     return {"scorers": rows, "recorded boxes": verdict}
+
+
+def _pizza(annotations: Path) -> dict[str, Any]:
+    """What VG-Refiner's measures and its reward make of a correction."""
+    facts = json.loads(annotations.read_text())["pizza.jpg"]
+    frame = Frame.pixels(*facts["size_wh"])
+    true, answer = Box(*facts["gt_xyxy"], frame), Box(*facts["qwen2_5_vl_7b_box_xyxy"], frame)
+    (tool,) = (Box(*box, frame) for box in facts["tool_boxes_xyxy"])
+    before, after = iou(tool, true), iou(answer, true)
+    text = f'<answer>{{"bbox_2d": {list(answer.xyxy)}}}</answer>'
+    found = reward(f"<think></think><rethink></rethink>{text}", truth=[true.xyxy], tool=[tool.xyxy])
+    return {
+        "tool IoU": before,
+        "answer IoU": after,
+        "reward": found.overall,
+        "ccr": refinement([after], [before]).ccr,
+    }
 
 
 def _differences(
