@@ -2,8 +2,8 @@
 
     python benchmarks/scorers.py STORED --out docs/results/scorers.json
 
-STORED holds ``mig_bench/outputs/MODEL/*.json``, ``rec_logs/*.json`` and ``samples/annotations.json``:
-a sample that VG-Refiner shows, a slice of pizza with its tool's box and another model's answer.
+STORED holds mig_bench/outputs/MODEL/*.json, rec_logs/*.json and samples/annotations.json
+(a sample that VG-Refiner shows: a slice of pizza, its tool's box, another model's answer).
 """
 
 from __future__ import annotations
