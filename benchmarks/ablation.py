@@ -15,9 +15,9 @@ from common import parser, publish, trained, training_seconds
 
 from reground.config import load
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.metrics import macro_accuracy
-from reground.evaluation.question import Question
+from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_scores
+from reground.evaluation.scoring.metrics import macro_accuracy
 from reground.training.settings import TrainConfig
 
 RUNS = Path("runs/ablation")

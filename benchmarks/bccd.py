@@ -19,9 +19,9 @@ from reground.config import load
 from reground.data.convert import convert
 from reground.data.source import open_dataset, save_dataset
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.metrics import clustered_mean
-from reground.evaluation.question import Question
+from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_scores
+from reground.evaluation.scoring.metrics import clustered_mean
 from reground.grounding.boxes import Box, as_array, iou_matrix
 from reground.grounding.sample import Sample
 from reground.training.settings import TrainConfig

@@ -16,7 +16,7 @@ from typing import Any
 from common import parser, publish
 
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.question import Question
+from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_scores
 from reground.rollout.endpoint import Endpoint
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from common import parser, publish
 
-from reground.evaluation.metrics import HITS
-from reground.evaluation.peers.vg_refiner import reward
 from reground.evaluation.records import SampleScore, read_run, read_scores
-from reground.evaluation.refinement import refinement
-from reground.evaluation.report import write_json_report
-from reground.evaluation.score import Scorer, diagnose_log, score_log
+from reground.evaluation.reporting.report import write_json_report
+from reground.evaluation.scoring.metrics import HITS
+from reground.evaluation.scoring.peers.vg_refiner import reward
+from reground.evaluation.scoring.refinement import refinement
+from reground.evaluation.scoring.score import Scorer, diagnose_log, score_log
 from reground.grounding.boxes import Box, Frame, iou
 
 RUNS = Path("runs/scorers")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from common import parser, publish
 
-from reground.evaluation.logs import read_log
+from reground.evaluation.scoring.logs import read_log
 from reground.grounding.answers import parse
 from reground.grounding.families import FAMILIES, EncodedSize, get_family
 

@@ -15,7 +15,7 @@ from common import parser, publish
 
 from reground.data import synth
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.question import Question
+from reground.evaluation.predicting.question import Question
 
 SEED = 7
 KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr", "status")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.evaluation.bootstrap import Interval, intervals
-from reground.evaluation.metrics import clustered_mean
+from reground.evaluation.scoring.bootstrap import Interval, intervals
+from reground.evaluation.scoring.metrics import clustered_mean
 
 
 def overall(values: Sequence[float], clusters: Sequence[str]) -> Interval | None:

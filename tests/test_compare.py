@@ -21,13 +21,13 @@ from PIL import Image
 from made import run_of
 from reground.data.tasks import MIG_BENCH_COLUMNS
 from reground.errors import DataError
-from reground.evaluation.compare import Comparison, compare, mcnemar
-from reground.evaluation.compare_pages import contrasts, write_comparison
-from reground.evaluation.pairing import Run, read_runs
 from reground.evaluation.records import SampleScore, write_scores
-from reground.evaluation.report import build_report
-from reground.evaluation.score import Scorer, score_log
-from reground.evaluation.table import make_table, to_csv, to_latex, to_markdown
+from reground.evaluation.reporting.compare import Comparison, compare, mcnemar
+from reground.evaluation.reporting.compare_pages import contrasts, write_comparison
+from reground.evaluation.reporting.pairing import Run, read_runs
+from reground.evaluation.reporting.report import build_report
+from reground.evaluation.reporting.table import make_table, to_csv, to_latex, to_markdown
+from reground.evaluation.scoring.score import Scorer, score_log
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target, digest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reground.evaluation.diagnose import diagnose, verdict
 from reground.evaluation.records import Prediction
+from reground.evaluation.scoring.diagnose import diagnose, verdict
 from reground.grounding.boxes import Box, FrameKind
 from reground.grounding.families import EncodedSize, get_family
 from reground.grounding.sample import ImageRef, Sample, Target

@@ -32,15 +32,15 @@ LAYERS = (
 
 HEAVY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors", "vllm"}
 MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training")
-MAY_BE_HEAVY_TOO = ("reground.evaluation.local",)  # a model in this process answers
+MAY_BE_HEAVY_TOO = ("reground.evaluation.predicting.local",)  # a model in this process answers
 # These reach heavy modules, but inside functions only: importing them costs nothing.
 HEAVY_WHEN_CALLED = (
     "reground.cli",
     "reground.api",
     "reground.__main__",
     "reground.evaluation.evaluate",
-    "reground.evaluation.predict",
-    "reground.evaluation.remote",
+    "reground.evaluation.predicting.predict",
+    "reground.evaluation.predicting.remote",
 )
 
 
@@ -247,7 +247,11 @@ def test_the_walk_finds_circles(tmp_path: Path, back: str, circle: bool) -> None
     assert bool(cycle(package(tmp_path, files))) is circle
 
 
-LOCAL = {"evaluation/__init__.py": "", "evaluation/local.py": "import torch"}
+LOCAL = {
+    "evaluation/__init__.py": "",
+    "evaluation/predicting/__init__.py": "",
+    "evaluation/predicting/local.py": "import torch",
+}
 LOAD = {"model/load.py": "import torch"}
 
 
@@ -258,8 +262,8 @@ LOAD = {"model/load.py": "import torch"}
         ({"data/a.py": "def f():\n    import torch"}, ["reground.data.a -> torch"]),
         ({"data/a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import torch"}, []),
         (
-            LOCAL | {"evaluation/score.py": "from reground.evaluation import local"},
-            ["reground.evaluation.score -> reground.evaluation.local -> torch"],
+            LOCAL | {"evaluation/score.py": "from reground.evaluation.predicting import local"},
+            ["reground.evaluation.score -> reground.evaluation.predicting.local -> torch"],
         ),
         (
             {"evaluation/__init__.py": "import transformers", "evaluation/score.py": ""},

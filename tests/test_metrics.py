@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.evaluation.metrics import (
+from reground.evaluation.records import Finish, SampleScore
+from reground.evaluation.scoring.metrics import (
     Estimate,
     Outcome,
     by_stratum,
@@ -21,7 +22,6 @@ from reground.evaluation.metrics import (
     outcome,
     summarise,
 )
-from reground.evaluation.records import Finish, SampleScore
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from reground.cli import app
 from reground.errors import ConfigError, DataError
-from reground.evaluation.peers import PEERS, get_peer
-from reground.evaluation.peers.peer import NO_BOX, Quad, Task
-from reground.evaluation.peers.vg_refiner import reward
-from reground.evaluation.peers.vlm_r1 import VLM_R1_BASELINE
 from reground.evaluation.records import SampleScore, read_scores
-from reground.evaluation.report import write_json_report
-from reground.evaluation.score import Scorer, diagnose_log, score_log
+from reground.evaluation.reporting.report import write_json_report
+from reground.evaluation.scoring.peers import PEERS, get_peer
+from reground.evaluation.scoring.peers.peer import NO_BOX, Quad, Task
+from reground.evaluation.scoring.peers.vg_refiner import reward
+from reground.evaluation.scoring.peers.vlm_r1 import VLM_R1_BASELINE
+from reground.evaluation.scoring.score import Scorer, diagnose_log, score_log
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 OUTPUTS = SHARED / "mig_bench/outputs"

@@ -13,9 +13,9 @@ import server
 from reground.data.source import save_dataset
 from reground.errors import ConfigError, DataError
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.peers.vg_refiner import reward
-from reground.evaluation.question import Question
+from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_predictions, read_scores
+from reground.evaluation.scoring.peers.vg_refiner import reward
 from reground.grounding.boxes import Box
 from reground.grounding.families import FAMILIES, EncodedSize, Form, get_family
 from reground.grounding.grammars import Grammar

@@ -14,13 +14,13 @@ from reground.data.images import load
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, RunError
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.local import LocalModel
-from reground.evaluation.predict import predict_folder
-from reground.evaluation.question import Question
+from reground.evaluation.predicting.local import LocalModel
+from reground.evaluation.predicting.predict import predict_folder
+from reground.evaluation.predicting.question import Question
+from reground.evaluation.predicting.shards import Shard, merge
 from reground.evaluation.records import Prediction, read_predictions, read_run
-from reground.evaluation.report import write_json_report
-from reground.evaluation.score import score_folder
-from reground.evaluation.shards import Shard, merge
+from reground.evaluation.reporting.report import write_json_report
+from reground.evaluation.scoring.score import score_folder
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.model.chat import Chat

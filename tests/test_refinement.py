@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.evaluation.refinement import refinement
+from reground.evaluation.scoring.refinement import refinement
 from reground.grounding.boxes import Box, Frame, iou
 
 SHARED = Path(__file__).parents[1] / "../shared/data"

@@ -18,10 +18,10 @@ from reground.data.images import load
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, EndpointError
 from reground.evaluation.evaluate import evaluate
-from reground.evaluation.predict import predict_folder
-from reground.evaluation.question import Question
+from reground.evaluation.predicting.predict import predict_folder
+from reground.evaluation.predicting.question import Question
+from reground.evaluation.predicting.remote import GIVE_UP
 from reground.evaluation.records import Prediction, read_predictions, read_scores
-from reground.evaluation.remote import GIVE_UP
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.model.load import load as load_checkpoint

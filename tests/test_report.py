@@ -16,11 +16,16 @@ from PIL import Image
 
 from made import run_of
 from reground.errors import DataError
-from reground.evaluation import gallery
-from reground.evaluation.curves import draw_curves, read_metrics
-from reground.evaluation.metrics import Outcome, outcome
 from reground.evaluation.records import RunInfo, SampleScore, write_scores
-from reground.evaluation.report import build_report, comparison, comparison_markdown, write_report
+from reground.evaluation.reporting import gallery
+from reground.evaluation.reporting.curves import draw_curves, read_metrics
+from reground.evaluation.reporting.report import (
+    build_report,
+    comparison,
+    comparison_markdown,
+    write_report,
+)
+from reground.evaluation.scoring.metrics import Outcome, outcome
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target

@@ -21,7 +21,7 @@ from reground.evaluation.records import (
     write_predictions,
     write_scores,
 )
-from reground.evaluation.score import Scorer, score_folder, score_prediction
+from reground.evaluation.scoring.score import Scorer, score_folder, score_prediction
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.families import FAMILIES, EncodedSize, get_family

@@ -28,8 +28,8 @@ def command(
       reground compare results/sft results/grpo --out results/sft_grpo
       reground compare results/base results/sft results/grpo --out results/table
     """
-    from reground.evaluation.compare_pages import write_comparison
-    from reground.evaluation.pairing import read_runs
+    from reground.evaluation.reporting.compare_pages import write_comparison
+    from reground.evaluation.reporting.pairing import read_runs
 
     typer.echo(write_comparison(read_runs(folders), out=out))
     typer.echo(out / "table.html")

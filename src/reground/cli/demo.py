@@ -31,7 +31,7 @@ def command(
     Example:
       reground demo --out runs/demo
     """
-    from reground.evaluation.report import comparison_markdown
+    from reground.evaluation.reporting.report import comparison_markdown
     from reground.runs import result_header, write_json
 
     begin = time.perf_counter()
@@ -90,7 +90,7 @@ def _trained(config: TrainConfig, out: Path) -> float:
 def _evaluated(model: str, out: Path, samples: int) -> dict[str, Any]:
     """Answer, score and report held-out scenes."""
     from reground.evaluation.evaluate import evaluate
-    from reground.evaluation.question import Question
+    from reground.evaluation.predicting.question import Question
 
     asked = Question(model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
     return evaluate(out, asked)

@@ -72,9 +72,9 @@ def command(
       reground eval --model Qwen/Qwen3-VL-2B-Instruct --data mig_bench --out results/mig_bench
     """
     from reground.evaluation.evaluate import evaluate
-    from reground.evaluation.predict import predict_folder
-    from reground.evaluation.question import Question
-    from reground.evaluation.shards import Shard
+    from reground.evaluation.predicting.predict import predict_folder
+    from reground.evaluation.predicting.question import Question
+    from reground.evaluation.predicting.shards import Shard
     from reground.rollout.endpoint import Endpoint
 
     server = None

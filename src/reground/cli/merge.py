@@ -20,7 +20,7 @@ def command(
     Example:
       reground merge results/part1 results/part2 --out results/whole
     """
-    from reground.evaluation.shards import merge
+    from reground.evaluation.predicting.shards import merge
 
     count = merge(shards, out=out)
     typer.echo(f"{out}: {count} predictions; next: reground score {out} --out {out}")

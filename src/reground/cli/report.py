@@ -30,7 +30,7 @@ def command(
       reground report results/first
       reground report results/first --training runs/first
     """
-    from reground.evaluation.report import comparison_markdown, write_report
+    from reground.evaluation.reporting.report import comparison_markdown, write_report
 
     report = write_report(folder, training=training, partial=partial)
     typer.echo(comparison_markdown({folder.resolve().name: report}).rstrip())

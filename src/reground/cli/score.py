@@ -56,8 +56,8 @@ def command(
       reground score results/first --out results/first
       reground score --format mig_bench_outputs --scorer mig_bench outputs/qwen2_vl --out qwen2_vl
     """
-    from reground.evaluation import score
-    from reground.evaluation.report import write_json_report
+    from reground.evaluation.reporting.report import write_json_report
+    from reground.evaluation.scoring import score
 
     rules = score.Scorer(scorer, migician_y_scale)
     if format_name == "predictions":

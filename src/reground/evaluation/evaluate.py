@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reground.evaluation.predict import predict_folder
-from reground.evaluation.question import Question
-from reground.evaluation.report import write_report
-from reground.evaluation.score import score_folder
+from reground.evaluation.predicting.predict import predict_folder
+from reground.evaluation.predicting.question import Question
+from reground.evaluation.reporting.report import write_report
+from reground.evaluation.scoring.score import score_folder
 
 
 def evaluate(out: Path, question: Question) -> dict[str, Any]:

@@ -8,10 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from reground.errors import DataError
-from reground.evaluation.diagnose import describe, diagnose
-from reground.evaluation.logs import NOT_RECORDED, read_log
-from reground.evaluation.peers import get_peer
-from reground.evaluation.peers.peer import NO_BOX, Peer, Task
 from reground.evaluation.records import (
     PREDICTIONS,
     Prediction,
@@ -21,6 +17,10 @@ from reground.evaluation.records import (
     read_run,
     write_scores,
 )
+from reground.evaluation.scoring.diagnose import describe, diagnose
+from reground.evaluation.scoring.logs import NOT_RECORDED, read_log
+from reground.evaluation.scoring.peers import get_peer
+from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Task
 from reground.grounding import scoring
 from reground.grounding.answers import Status, parse
 from reground.grounding.families import Family, Form, get_family

@@ -13,7 +13,7 @@ from PIL import Image
 
 from reground.data.images import load
 from reground.errors import ConfigError, DataError, EndpointError
-from reground.evaluation.question import Add, Question
+from reground.evaluation.predicting.question import Add, Question
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import FrameKind
 from reground.grounding.families import EncodedSize, Family, get_family

@@ -1,8 +1,7 @@
 """Step one of an evaluation: a model answers every sample. The only step that needs a model.
 
-The model is in this process (:mod:`reground.evaluation.local`) or behind a server
-(:mod:`reground.evaluation.remote`); who is asked, what is kept and what a killed run goes on with
-is the same for both.
+The model is in this process (local.py) or behind a server (remote.py); who is asked, what is kept
+and what a killed run goes on with is the same for both.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from reground.data import benchmarks
 from reground.data.images import SYNTH_PREFIX
 from reground.data.source import open_dataset
 from reground.errors import ConfigError
-from reground.evaluation.journal import Journal, check_unique
-from reground.evaluation.question import Answerer, Question
+from reground.evaluation.predicting.journal import Journal, check_unique
+from reground.evaluation.predicting.question import Answerer, Question
 from reground.evaluation.records import Prediction, RunInfo
 from reground.grounding.sample import Sample, digest
 
@@ -58,10 +57,10 @@ def _samples(question: Question) -> list[Sample]:
 
 def _answerer(question: Question) -> Answerer:
     if question.endpoint is None:
-        from reground.evaluation.local import LocalModel  # torch
+        from reground.evaluation.predicting.local import LocalModel  # torch
 
         return LocalModel.load(question)
-    from reground.evaluation.remote import RemoteModel  # openai
+    from reground.evaluation.predicting.remote import RemoteModel  # openai
 
     return RemoteModel.of(question)
 

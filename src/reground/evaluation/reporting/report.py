@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reground.evaluation import gallery
-from reground.evaluation.bootstrap import Interval, Intervals, intervals
-from reground.evaluation.metrics import (
+from reground.evaluation.coverage import check_cover
+from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
+from reground.evaluation.reporting import gallery
+from reground.evaluation.reporting.pages import estimate, markdown_table, render
+from reground.evaluation.scoring.bootstrap import Interval, Intervals, intervals
+from reground.evaluation.scoring.metrics import (
     HITS,
     Hit,
     Outcome,
@@ -30,13 +33,10 @@ from reground.evaluation.metrics import (
     outcome,
     summarise,
 )
-from reground.evaluation.pages import estimate, markdown_table, render
-from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
-from reground.evaluation.refinement import ToolPolicy, refinement_of
-from reground.evaluation.shards import check_cover
+from reground.evaluation.scoring.refinement import ToolPolicy, refinement_of
 
 if TYPE_CHECKING:
-    from reground.evaluation.curves import Curve
+    from reground.evaluation.reporting.curves import Curve
 
 REPORT = "report.json"
 
@@ -191,7 +191,7 @@ def comparison_markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _curves(training: Path) -> Sequence[Curve]:
-    from reground.evaluation.curves import draw_curves, read_metrics  # matplotlib: 0.4 s
+    from reground.evaluation.reporting.curves import draw_curves, read_metrics  # matplotlib: 0.4 s
 
     return draw_curves(read_metrics(training))
 

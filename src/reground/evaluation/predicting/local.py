@@ -9,7 +9,7 @@ from PIL import Image
 
 from reground.data.images import load
 from reground.errors import DataError
-from reground.evaluation.question import Add, Question
+from reground.evaluation.predicting.question import Add, Question
 from reground.evaluation.records import Prediction
 from reground.grounding.families import Family
 from reground.grounding.prompts import PromptProfile

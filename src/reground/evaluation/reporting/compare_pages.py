@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from reground.data.tasks import column
-from reground.evaluation import gallery
-from reground.evaluation.compare import (
+from reground.evaluation.records import SampleScore
+from reground.evaluation.reporting import gallery
+from reground.evaluation.reporting.compare import (
     Comparison,
     Difference,
     Pair,
@@ -19,11 +20,10 @@ from reground.evaluation.compare import (
     answered_by_all,
     compare,
 )
-from reground.evaluation.metrics import HITS, Outcome, outcome
-from reground.evaluation.pages import markdown_table, percent, render, span
-from reground.evaluation.pairing import Run
-from reground.evaluation.records import SampleScore
-from reground.evaluation.table import Table, make_table, to_csv, to_latex, to_markdown
+from reground.evaluation.reporting.pages import markdown_table, percent, render, span
+from reground.evaluation.reporting.pairing import Run
+from reground.evaluation.reporting.table import Table, make_table, to_csv, to_latex, to_markdown
+from reground.evaluation.scoring.metrics import HITS, Outcome, outcome
 
 HEAD = (
     *("", "n", "A", "B", "Acc@0.5, B - A", "95 %", "mean IoU, B - A", "95 %"),
@@ -72,8 +72,8 @@ class Contrast:
 def write_comparison(runs: Sequence[Run], *, out: Path) -> str:
     """Write all files of a comparison into ``out``; returns compare.md, for the terminal.
 
-    ``runs`` are those of :func:`reground.evaluation.pairing.read_runs`. Raises ``DataError`` as
-    :func:`reground.evaluation.compare.compare` does.
+    ``runs`` are those of :func:`~reground.evaluation.reporting.pairing.read_runs`. Raises
+    ``DataError`` as :func:`~reground.evaluation.reporting.compare.compare` does.
     """
     comparison = compare(runs)
     table = make_table(comparison)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from reground.errors import ConfigError, DataError
+from reground.evaluation.coverage import check_cover
 from reground.evaluation.records import (
     RunInfo,
     read_predictions,
     read_run,
     write_predictions,
 )
-from reground.grounding.sample import Sample, digest
 
 _T = TypeVar("_T")
 
@@ -69,23 +69,6 @@ def merge(folders: Sequence[Path], *, out: Path) -> int:
     whole = dataclasses.replace(runs[0], shard=None)
     check_cover([row.sample for row in merged], whole)
     return write_predictions(out, merged, run=whole)
-
-
-def check_cover(samples: Sequence[Sample], run: RunInfo) -> None:
-    """Raise ``DataError`` unless ``samples`` are exactly those that the run asks."""
-    found = digest(samples)
-    if found == run.data_sha256:
-        return
-    if len(samples) == run.num_samples:
-        raise DataError(
-            f"these are not the samples of {run.data} that were asked: sha256 {found[:12]}… here, "
-            f"{run.data_sha256[:12]}… there; predict again with this version of the data"
-        )
-    part = f"shard {run.shard} holds " if run.shard else ""
-    raise DataError(
-        f"{part}{len(samples)} of the {run.num_samples} samples of {run.data}; go on with the same "
-        "`reground eval`, `reground merge` the shards, or publish a part with --partial"
-    )
 
 
 def _shard_of(folder: Path, run: RunInfo) -> Shard:

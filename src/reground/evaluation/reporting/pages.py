@@ -7,13 +7,13 @@ from typing import Any
 
 import jinja2
 
-from reground.evaluation.bootstrap import NUM_RESAMPLES
+from reground.evaluation.scoring.bootstrap import NUM_RESAMPLES
 
 
 def render(template: str, **context: Any) -> str:
     """A page from ``templates/``; everything that fills an HTML page is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reground.evaluation"),
+        loader=jinja2.PackageLoader("reground.evaluation.reporting"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

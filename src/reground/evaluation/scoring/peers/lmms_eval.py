@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou, plain_iou
+from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou, plain_iou
 
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _LIST = re.compile(rf"\[\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER}\s*\]")

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from reground.data import benchmarks
 from reground.data.benchmarks import Benchmark
+from reground.evaluation.predicting.shards import Shard
 from reground.evaluation.records import Prediction
-from reground.evaluation.shards import Shard
 from reground.grounding.families import Family
 from reground.grounding.prompts import PromptProfile
 from reground.grounding.sample import Sample

@@ -13,8 +13,8 @@ from PIL import Image
 
 from reground.data import images
 from reground.errors import DataError
-from reground.evaluation.metrics import Outcome
 from reground.evaluation.records import XYXY, SampleScore
+from reground.evaluation.scoring.metrics import Outcome
 from reground.grounding.sample import ImageRef
 
 _MAX_SIDE = 560  # pixels of an embedded image

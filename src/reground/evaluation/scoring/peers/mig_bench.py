@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task, plain_iou
+from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task, plain_iou
 
 # Tried in this order over the whole text; the first with any match wins.
 _PATTERNS = tuple(

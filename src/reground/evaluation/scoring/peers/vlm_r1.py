@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task
+from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _INTEGERS = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)]")

@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 
 from reground.data.tasks import column
-from reground.evaluation.compare import Comparison, Row
-from reground.evaluation.pages import markdown_table
+from reground.evaluation.reporting.compare import Comparison, Row
+from reground.evaluation.reporting.pages import markdown_table
 
 _LATEX = {
     "\\": r"\textbackslash{}",

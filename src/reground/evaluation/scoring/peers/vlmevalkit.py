@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou
+from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou
 
 _NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 _GAP = r"(?:\s*,\s*|\s+)"

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reground.errors import ConfigError, did_you_mean
-from reground.evaluation.peers.lmms_eval import LMMS_EVAL_BBOX_REC, LMMS_EVAL_GROUNDING
-from reground.evaluation.peers.mig_bench import MIG_BENCH, MIG_BENCH_MIGICIAN
-from reground.evaluation.peers.peer import Peer
-from reground.evaluation.peers.vg_refiner import VG_REFINER
-from reground.evaluation.peers.vlm_r1 import (
+from reground.evaluation.scoring.peers.lmms_eval import LMMS_EVAL_BBOX_REC, LMMS_EVAL_GROUNDING
+from reground.evaluation.scoring.peers.mig_bench import MIG_BENCH, MIG_BENCH_MIGICIAN
+from reground.evaluation.scoring.peers.peer import Peer
+from reground.evaluation.scoring.peers.vg_refiner import VG_REFINER
+from reground.evaluation.scoring.peers.vlm_r1 import (
     VLM_R1,
     VLM_R1_BASELINE,
     VLM_R1_REWARD,
     VLM_R1_TOLERANT,
 )
-from reground.evaluation.peers.vlmevalkit import VLMEVALKIT_REFCOCO
+from reground.evaluation.scoring.peers.vlmevalkit import VLMEVALKIT_REFCOCO
 
 PEERS = {
     peer.name: peer

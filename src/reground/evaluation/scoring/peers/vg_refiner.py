@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reground.evaluation.peers.peer import NO_BOX, Peer, Quad, Task
+from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task
 
 _ARRAY = re.compile(r"\[.*?\]", re.DOTALL)
 _OBJECT = re.compile(r'\{[^{}]*"bbox_2d"[^{}]*\}')

@@ -14,10 +14,10 @@ import numpy as np
 
 from reground.data.tasks import in_order
 from reground.errors import DataError
-from reground.evaluation.bootstrap import Interval, intervals
-from reground.evaluation.metrics import HITS, Estimate, clustered_mean, is_hit, macro_mean
-from reground.evaluation.pairing import Run
-from reground.evaluation.refinement import Refinement, refinement_of
+from reground.evaluation.reporting.pairing import Run
+from reground.evaluation.scoring.bootstrap import Interval, intervals
+from reground.evaluation.scoring.metrics import HITS, Estimate, clustered_mean, is_hit, macro_mean
+from reground.evaluation.scoring.refinement import Refinement, refinement_of
 from reground.grounding.boxes import FloatArray
 
 

@@ -1,0 +1,1 @@
+"""Step three: scores to reports, and runs side by side."""
