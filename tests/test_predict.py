@@ -138,6 +138,15 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert (killed / "predictions.jsonl").read_bytes() == b"".join(expected)
 
 
+def test_an_evaluation_in_which_nothing_was_answered_says_so(tmp_path: Path) -> None:
+    save_dataset(tmp_path / "data.jsonl", [photo(tmp_path, "a"), photo(tmp_path, "b")])
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").unlink()
+    report = evaluate(tmp_path / "out", Question(model="tiny", data=str(tmp_path / "data.jsonl")))
+    assert (report["n"], report["errors"], report["acc@0.5"]) == (0, 2, None)
+    assert "2 more that were never answered" in (tmp_path / "out/report.md").read_text()
+
+
 def test_two_samples_of_one_name_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
     save_dataset(tmp_path / "data.jsonl", [photo(tmp_path, "a"), photo(tmp_path, "a")])
     with pytest.raises(DataError, match="two samples are called 'a'"):

@@ -227,6 +227,7 @@ def test_a_server_that_cannot_be_used_is_said_before_anything_is_asked(
         with pytest.raises(EndpointError, match=message):
             predict_folder(tmp_path / "out", asking(where, data, endpoint={"retries": 0}))
     assert not bodies
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_vllm_is_asked_in_its_own_words(data: Path, tmp_path: Path) -> None:

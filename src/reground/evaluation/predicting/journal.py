@@ -33,11 +33,10 @@ class Journal:
     def __init__(self, folder: Path, run: RunInfo) -> None:
         self._folder, self._run = folder, run
         self._failed: dict[str, Prediction] = {}
-        folder.mkdir(parents=True, exist_ok=True)
         if (folder / RUN).exists():
             _check_same(folder, read_run(folder), run)
         self._done = {row.sample.id: row for row in _kept(folder) if row.error is None}
-        write_run(folder, run)
+        self._begun = False  # nothing is written before the first answer
 
     def left(self, samples: Iterable[Sample]) -> list[Sample]:
         """The samples that have no answer yet."""
@@ -49,6 +48,10 @@ class Journal:
             self._failed[prediction.sample.id] = prediction
             return
         self._done[prediction.sample.id] = prediction
+        if not self._begun:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_run(self._folder, self._run)
+            self._begun = True
         with (self._folder / JOURNAL).open("ab") as out:
             out.write(prediction_line(prediction, folder=self._folder))
 
