@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import server
 from reground.data.source import save_dataset
 from reground.errors import ConfigError, DataError
 from reground.evaluation.evaluate import evaluate
+from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
-from reground.evaluation.records import read_predictions, read_scores
+from reground.evaluation.records import read_predictions, read_run, read_scores
 from reground.evaluation.scoring.peers.vg_refiner import reward
 from reground.grounding.boxes import Box
 from reground.grounding.families import FAMILIES, EncodedSize, Form, get_family
@@ -94,3 +96,15 @@ def test_the_pizza_the_tool_is_wrong_the_model_right(tmp_path: Path) -> None:
     form = "<think></think><rethink></rethink>"
     text = f'{form}<answer>{{"bbox_2d": {list(score.predicted[0])}}}</answer>'
     assert reward(text, truth=[true.xyxy], tool=[tools[0].box.xyxy]).overall == 1.0
+
+
+def test_a_model_in_process_is_asked_in_the_same_turn(tmp_path: Path) -> None:
+    """A checkpoint remembers its own prompt, which is another family's."""
+    Image.new("RGB", (500, 478)).save(tmp_path / "pizza.jpg")
+    here = replace(SAMPLE, images=(replace(IMAGE, path=str(tmp_path / "pizza.jpg")),))
+    save_dataset(tmp_path / "data.jsonl", [here])
+    data = str(tmp_path / "data.jsonl")
+    asked = Question(model="tiny", data=data, family="univg_r1/piter", max_tokens=4)
+    predict_folder(tmp_path / "out", asked)
+    run = read_run(tmp_path / "out")
+    assert (run.family, run.prompt) == ("univg_r1/piter", "piter")

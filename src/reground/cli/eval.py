@@ -33,7 +33,11 @@ def command(
         str | None, typer.Option(metavar="I/N", help="Ask one part of N; then `reground merge`.")
     ] = None,
     family: Annotated[
-        str | None, typer.Option(help="How the model answers; default: what its checkpoint says.")
+        str | None,
+        typer.Option(
+            help="How the model answers, as qwen3_vl; with /piter behind it, in VG-Refiner's fair "
+            "turn with a detector's boxes. Default: what its checkpoint says."
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="A prompt profile, or the path of a .txt file.")

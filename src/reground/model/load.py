@@ -72,11 +72,11 @@ def load(
     chat = Chat(tokenizer, processor, image_token_id=config.image_token_id)
     remembered = _side_file(Path(source))
     loaded = prepare(model, chat)
-    return replace(
-        loaded,
-        family=family or remembered.get("family") or loaded.family,
-        prompt=prompt or remembered.get("prompt"),
-    )
+    usual = remembered.get("family") or loaded.family
+    own = (
+        remembered.get("prompt") if family in (None, usual) else None
+    )  # another family has its own
+    return replace(loaded, family=family or usual, prompt=prompt or own)
 
 
 def read_processor(path: str) -> Any:
