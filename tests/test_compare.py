@@ -433,3 +433,10 @@ def test_runs_with_a_detectors_boxes_show_what_they_made_of_them(tmp_path: Path)
     assert "What they made of the detector" in (tmp_path / "table.html").read_text()
     plain = write_comparison([run("a", [0.9]), run("b", [0.1])], out=tmp_path)
     assert "CCR" not in plain and "detector" not in (tmp_path / "table.html").read_text()
+
+
+def test_a_run_whose_y_was_stretched_is_named() -> None:
+    one, other = run("one", [0.9]), run("other", [0.2])
+    other = replace(other, info=replace(other.info, migician_y_scale=True))
+    assert "Of other, y was stretched first" in make_table(compare([one, other])).note
+    assert "stretched" not in make_table(compare([one, one])).note

@@ -108,3 +108,11 @@ def test_a_model_in_process_is_asked_in_the_same_turn(tmp_path: Path) -> None:
     predict_folder(tmp_path / "out", asked)
     run = read_run(tmp_path / "out")
     assert (run.family, run.prompt) == ("univg_r1/piter", "piter")
+
+
+def test_data_without_a_detectors_boxes_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    save_dataset(tmp_path / "data.jsonl", [replace(SAMPLE, tool_results=None)])
+    asked = Question(model="tiny", data=str(tmp_path / "data.jsonl"), family="univg_r1/piter")
+    with pytest.raises(DataError, match="no sample has a detector's boxes"):
+        predict_folder(tmp_path / "out", asked)
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from reground.cli import app
 from reground.data.images import load
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, RunError
@@ -144,7 +146,31 @@ def test_an_evaluation_in_which_nothing_was_answered_says_so(tmp_path: Path) -> 
         (tmp_path / f"{name}.png").unlink()
     report = evaluate(tmp_path / "out", Question(model="tiny", data=str(tmp_path / "data.jsonl")))
     assert (report["n"], report["errors"], report["acc@0.5"]) == (0, 2, None)
-    assert "2 more that were never answered" in (tmp_path / "out/report.md").read_text()
+    assert all("no such image" in reason for reason in report["reasons"])
+    text = (tmp_path / "out/report.md").read_text()
+    assert "2 more that were never answered" in text and "without an answer: " in text
+    again = CliRunner().invoke(
+        app, ["score", str(tmp_path / "out"), "--out", str(tmp_path / "out")]
+    )
+    assert again.exit_code == 1 and "none of 2 samples was ever answered" in again.output
+    assert not (tmp_path / "out/report.html").exists()  # it showed other scores
+
+
+def test_merging_never_replaces_another_run(tmp_path: Path) -> None:
+    predict_folder(tmp_path / "other", replace(ASKED, seed=9))
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for index, part in enumerate(parts, start=1):
+        predict_folder(part, replace(ASKED, shard=Shard(index, 2)))
+    with pytest.raises(DataError, match="holds another run"):
+        merge(parts, out=tmp_path / "other")
+    assert read_run(tmp_path / "other").seed == 9
+
+
+def test_an_empty_shard_and_a_processor_without_a_server_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="shard 6/6 of 5 samples is empty"):
+        predict_folder(tmp_path / "out", replace(ASKED, shard=Shard(6, 6)))
+    with pytest.raises(ConfigError, match="--processor is for servers"):
+        predict_folder(tmp_path / "out", replace(ASKED, processor="tiny"))
 
 
 def test_two_samples_of_one_name_are_refused_before_anything_is_asked(tmp_path: Path) -> None:

@@ -215,8 +215,12 @@ def serves(*names: str, owner: str) -> Response:
     ("models", "message"),
     [
         (Response('{"error": {"message": "bad key"}}', 401), "bad key.*OPENAI_API_KEY is its key"),
-        (serves("other", owner="vllm"), "serves other; not m"),
-        (None, "Connection error.*that the server is there"),
+        (serves("other", owner="vllm"), "serves other, not m"),
+        (serves(owner="vllm"), "serves no model, not m"),
+        (Response("<html>", headers={"Content-Type": "text/html"}), "not as OpenAI's API does"),
+        (Response("{oops"), "not as OpenAI's API does"),
+        (Response("[1, 2]"), "not as OpenAI's API does"),
+        (None, "Connection error; see that the address is right"),
     ],
 )
 def test_a_server_that_cannot_be_used_is_said_before_anything_is_asked(

@@ -44,6 +44,8 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str | None = Non
     ("did you mean 'green'?", 'known are red, green')
     """
     names = list(known)
+    if same := [each for each in names if each.lower() == name.lower()]:
+        return f"did you mean '{same[0]}'?"
     if near := difflib.get_close_matches(name, names, n=1):
         return f"did you mean '{near[0]}'?"  # an enum's repr says more than its name
     return f"known are {', '.join(names)}" if otherwise is None else otherwise

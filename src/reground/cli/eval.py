@@ -42,7 +42,7 @@ def command(
     prompt: Annotated[
         str | None, typer.Option(help="A prompt profile, or the path of a .txt file.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     blank: Annotated[
         bool, typer.Option("--blank", help="Grey images: what the model guesses without looking.")
     ] = False,
@@ -103,6 +103,10 @@ def command(
         return
     report = evaluate(out, question)
     typer.echo((out / "report.md").read_text())
+    for reason, count in report["reasons"].items():
+        typer.echo(f"{count} without an answer: {reason}", err=True)
     if report["errors"]:
-        typer.echo(f"{report['errors']} got no answer; the same command asks them again", err=True)
+        typer.echo("the same command asks them again", err=True)
     typer.echo(f"{out / 'report.html'}: {report['n']} answers; open it in a browser")
+    if not report["n"]:
+        raise typer.Exit(1)

@@ -69,6 +69,9 @@ def command(
     if found:
         typer.echo(found)
     report = write_json_report(out, partial=partial)
+    if not report["n"]:
+        typer.echo(f"{out / 'scores.jsonl'}: none of {count} samples was ever answered", err=True)
+        raise typer.Exit(1)
     typer.echo(
         f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "
         f"next: reground report {out}"

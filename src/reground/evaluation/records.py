@@ -25,6 +25,7 @@ from reground.runs import write_json
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.jsonl"
 RUN = "run.json"
+JOURNAL = "answers.jsonl"  # of a run that is not finished
 
 Finish = Literal["stop", "length"]
 XYXY = tuple[float, float, float, float]  # left, upper, right, lower in original pixels
@@ -227,6 +228,8 @@ def _line(row: _Row, adapter: TypeAdapter[_Row], way: str) -> bytes:
 
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:
     path = folder / name
+    if not path.is_file() and (folder / JOURNAL).exists():
+        raise DataError(f"{folder}: an unfinished run; go on with the same `reground eval` first")
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a folder as `{made_by}` writes it")
     seen: set[str] = set()

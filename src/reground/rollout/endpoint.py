@@ -67,16 +67,22 @@ class Client:
         """
         try:
             served = {model.id: model async for model in self._client.models.list()}
-        except (openai.NotFoundError, ValueError):  # an API of completions alone
+        except openai.NotFoundError:  # an API of completions alone
             return
+        except (ValueError, TypeError, AttributeError):  # what the client makes of another page
+            raise EndpointError(
+                f"{self._endpoint.url}: answers, but not as OpenAI's API does; expected an address "
+                "such as http://127.0.0.1:8000/v1"
+            ) from None
         except openai.OpenAIError as error:
             raise EndpointError(
-                f"{self._endpoint.url}: {_first_line(error)} See that the server is there and "
-                "OPENAI_API_KEY is its key"
+                f"{self._endpoint.url}: {_first_line(error).rstrip('.')}; see that the address is "
+                "right, the server runs, and OPENAI_API_KEY is its key"
             ) from None
         name = self._endpoint.model
         if name not in served:
-            raise EndpointError(f"{self._endpoint.url}: serves {', '.join(served)}; not {name}")
+            found = ", ".join(served) or "no model"
+            raise EndpointError(f"{self._endpoint.url}: serves {found}, not {name}")
         if served[name].owned_by == "vllm":
             self._extra = {"skip_special_tokens": False, "repetition_penalty": 1.0}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reground.errors import DataError, RunError
 from reground.evaluation.records import (
+    JOURNAL,
     PREDICTIONS,
     RUN,
     Prediction,
@@ -19,8 +20,6 @@ from reground.evaluation.records import (
     write_run,
 )
 from reground.grounding.sample import Sample
-
-JOURNAL = "answers.jsonl"
 
 
 class Journal:

@@ -18,7 +18,7 @@ from rich.text import Text
 from reground.data import benchmarks
 from reground.data.images import SYNTH_PREFIX
 from reground.data.source import open_dataset
-from reground.errors import ConfigError
+from reground.errors import ConfigError, DataError
 from reground.evaluation.predicting.journal import Journal, check_unique
 from reground.evaluation.predicting.question import Answerer, Question
 from reground.evaluation.records import Prediction, RunInfo
@@ -33,8 +33,15 @@ def predict_folder(out: Path, question: Question) -> int:
     """
     samples = _samples(question)
     model = _answerer(question)
+    if model.profile.shows_tool and all(sample.tool_results is None for sample in samples):
+        raise DataError(
+            f"{question.data}: no sample has a detector's boxes (tool_results), which prompt "
+            f"{model.profile.name} shows; use data that has them, or another prompt"
+        )
     journal = Journal(out, _run_info(question, model, samples))
     own = question.shard.take(samples) if question.shard else samples
+    if not own:
+        raise DataError(f"shard {question.shard} of {len(samples)} samples is empty; ask for fewer")
     left = journal.left(own)
     if left:
         with _progress(len(left)) as advance:
@@ -57,6 +64,8 @@ def _samples(question: Question) -> list[Sample]:
 
 def _answerer(question: Question) -> Answerer:
     if question.endpoint is None:
+        if question.processor is not None:
+            raise ConfigError("--processor is for servers; a model in process has its own")
         from reground.evaluation.predicting.local import LocalModel  # torch
 
         return LocalModel.load(question)

@@ -12,6 +12,7 @@ from typing import TypeVar
 from reground.errors import ConfigError, DataError
 from reground.evaluation.coverage import check_cover
 from reground.evaluation.records import (
+    RUN,
     RunInfo,
     read_predictions,
     read_run,
@@ -68,6 +69,8 @@ def merge(folders: Sequence[Path], *, out: Path) -> int:
     merged = [row for row in chain.from_iterable(turns) if row is not None]
     whole = dataclasses.replace(runs[0], shard=None)
     check_cover([row.sample for row in merged], whole)
+    if (out / RUN).exists() and read_run(out) != whole:
+        raise DataError(f"{out}: holds another run; choose another --out, or delete that folder")
     return write_predictions(out, merged, run=whole)
 
 

@@ -80,7 +80,7 @@ class Comparison:
     """All runs on the ``n`` samples that each of them answered, and each against the first.
 
     ``left_out`` counts the other samples, ``tasks`` the samples of each task; ``truth_sha256`` is
-    :attr:`Run.truth_sha256` of all samples.
+    :attr:`Run.truth_sha256` of all samples, ``y_scaled`` names the runs with Migician's y scale.
     """
 
     n: int
@@ -89,6 +89,7 @@ class Comparison:
     scorer: str
     hit: str
     truth_sha256: str
+    y_scaled: tuple[str, ...]
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
 
@@ -118,6 +119,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
         scorer=runs[0].info.scorer,
         hit=runs[0].info.hit,
         truth_sha256=runs[0].truth_sha256,
+        y_scaled=tuple(run.name for run in runs if run.info.migician_y_scale),
         rows=tuple(_row(run, side, tasks, kept) for run, side in zip(runs, sides, strict=True)),
         pairs=tuple(
             _pair((runs[0].name, run.name), sides[0], side, tasks, clusters)

@@ -86,8 +86,10 @@ def write_report(
 def write_json_report(folder: Path, *, partial: bool = False) -> dict[str, Any]:
     """Write report.json alone, the figures without the pages, and return what it holds.
 
-    Raises as :func:`write_report` does.
+    Pages of earlier scores are removed. Raises as :func:`write_report` does.
     """
+    for stale in ("report.html", "report.md"):
+        (folder / stale).unlink(missing_ok=True)
     return _write_json(folder, *_read(folder, partial=partial))
 
 
@@ -108,7 +110,8 @@ def _write_json(folder: Path, scores: Sequence[SampleScore], run: RunInfo) -> di
 def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, Any]:
     """What report.json holds; shares and IoU in [0, 1], null where there is nothing to measure.
 
-    Keys: ``title``, those of :meth:`Summary.to_json` for all scores, ``macro@0.5`` with its
+    Keys: ``title``, those of :meth:`Summary.to_json` for all scores, ``reasons`` (the commonest of
+    the errors, with their counts), ``macro@0.5`` with its
     standard error (mean over tasks), ``tasks`` and ``strata`` (the same keys for each),
     ``refinement`` (those of :class:`Refinement`, null without a detector's boxes; the best of
     several boxes counts), ``refinement_top1`` (the same of the first box), and ``run``.
@@ -122,6 +125,7 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     return {
         "title": _title(len(scores), run),
         **summarise(scores, hit).to_json(),
+        "reasons": dict(Counter(score.error for score in scores if score.error).most_common(3)),
         "acc@0.5_interval": _ends(accuracy.overall),
         "mean_iou_interval": _ends(mean_iou.overall),
         "macro@0.5": macro.value,

@@ -120,6 +120,9 @@ def _note(comparison: Comparison) -> str:
         f"Acc@0.5 in percent (IoU {comparison.hit} 0.5, scorer {comparison.scorer}) on "
         f"{comparison.n} samples{several}. The highest of each column is bold."
     )
+    if comparison.y_scaled:
+        names = ", ".join(comparison.y_scaled)
+        note += f" Of {names}, y was stretched first, as MIG-Bench does for Migician alone."
     if not comparison.left_out:
         return note
     unscored = ", ".join(f"{row.name} {row.unscored}" for row in comparison.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from pathlib import Path
 from reground.errors import DataError
 from reground.evaluation.records import (
     PREDICTIONS,
+    RUN,
     Prediction,
     RunInfo,
     SampleScore,
@@ -28,6 +30,8 @@ from reground.grounding.grammars import Grammar
 from reground.grounding.sample import digest
 
 OURS = "reground"
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,13 @@ def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: Score
 
 def _check_folder(out: Path, run: RunInfo) -> None:
     """Scores by other rules must not change how the predictions beside them are described."""
-    if (out / PREDICTIONS).exists() and read_run(out) != run:
+    if not (out / RUN).exists() or read_run(out) == run:
+        return
+    if (out / PREDICTIONS).exists():
         raise DataError(
             f"{out}: holds predictions of another run or by another scorer; choose another --out"
         )
+    _LOG.warning("%s: the scores of another run or scorer are replaced", out)
 
 
 def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
