@@ -147,6 +147,8 @@ def test_mig_bench_reproduces_every_stored_box_iou_and_total(tmp_path: Path, mod
     report = write_json_report(tmp_path)
     assert round(100 * report["macro@0.5"], 2) == MACRO[model]
     assert report["run"]["scorer"] == "mig_bench" and report["run"]["hit"] == ">="
+    unmeasured = ("length", "well_formed", "clipped", "truncated")
+    assert [report[name] for name in unmeasured] == [None] * 4  # rather than 0
 
 
 @needs_shared

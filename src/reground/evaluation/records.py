@@ -27,7 +27,7 @@ SCORES = "scores.jsonl"
 RUN = "run.json"
 JOURNAL = "answers.jsonl"  # of a run that is not finished
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "unrecorded"]
 XYXY = tuple[float, float, float, float]  # left, upper, right, lower in original pixels
 
 
@@ -47,7 +47,8 @@ _Kind = TypeVar("_Kind")
 class Prediction:
     """What a model wrote for one sample, or the ``error`` because of which it wrote nothing.
 
-    ``sizes`` holds one entry per image of the sample: the size at which it was encoded. ``finish``
+    ``sizes`` holds one entry per image of the sample: the size at which it was encoded.
+    ``num_tokens`` is None where nobody counted them. ``finish``
     is "length" where the answer was cut off at the token limit. Raises ``DataError`` where sizes or
     finish are missing although there is no error.
     """
@@ -57,7 +58,7 @@ class Prediction:
     sample: _SampleField
     text: str = ""
     sizes: tuple[EncodedSize, ...] = ()
-    num_tokens: int = 0
+    num_tokens: int | None = None
     finish: Finish | None = None
     error: str | None = None
 
@@ -91,9 +92,9 @@ class SampleScore:
     iou: float | None = None
     predicted: tuple[XYXY, ...] = ()
     named_image: int | None = None
-    well_formed: bool = False
-    num_clipped: int = 0
-    num_tokens: int = 0
+    well_formed: bool | None = None
+    num_clipped: int | None = None
+    num_tokens: int | None = None
     finish: Finish | None = None
     text: str = ""
     think: str | None = None

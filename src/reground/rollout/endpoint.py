@@ -38,7 +38,7 @@ class Reply:
     """What a model wrote."""
 
     text: str
-    num_tokens: int
+    num_tokens: int | None
     finish: Literal["stop", "length"]
 
 
@@ -127,7 +127,7 @@ def _reply(completion: object) -> Reply:
     if text is None:
         raise NoReply("the reply holds no text")
     usage = getattr(completion, "usage", None)
-    return Reply(text, usage.completion_tokens if usage else 0, finish)
+    return Reply(text, usage.completion_tokens if usage else None, finish)
 
 
 def _data_url(image: Image.Image) -> str:

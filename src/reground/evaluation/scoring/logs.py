@@ -100,7 +100,7 @@ def _sample(name: str, task: str, question: str, truth: list[float], side: int) 
 def _prediction(sample: Sample, text: str) -> Prediction:
     (image,) = sample.images
     size = EncodedSize(image.width, image.height, image.width, image.height)
-    return Prediction(sample, text, (size,), finish="stop")
+    return Prediction(sample, text, (size,), finish="unrecorded")
 
 
 def _json(path: Path) -> Any:

@@ -100,7 +100,7 @@ def summarise(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Summary:
         errors=len(scores) - len(scored),
         num_images=len(set(clusters)),
         estimates={
-            name: clustered_mean([float(measure(score)) for score in scored], clusters)
+            name: _mean([measure(score) for score in scored], clusters)
             for name, measure in _measures(hit).items()
         },
         status={status: counts[status] for status in Status},
@@ -173,14 +173,22 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
     return Estimate(part.mean, _stderr([part], clusters))
 
 
-def _measures(hit: Hit) -> dict[str, Callable[[SampleScore], float]]:
+def _mean(values: Sequence[float | None], clusters: Sequence[str]) -> Estimate:
+    """None where somebody did not record or measure it."""
+    known = [float(value) for value in values if value is not None]
+    return clustered_mean(known, clusters) if len(known) == len(values) else Estimate(None, None)
+
+
+def _measures(hit: Hit) -> dict[str, Callable[[SampleScore], float | None]]:
     return {
         **{f"acc@{t}": partial(is_hit, threshold=t, hit=hit) for t in THRESHOLDS},
         "mean_iou": lambda score: score.iou or 0.0,
         "length": lambda score: score.num_tokens,
         "well_formed": lambda score: score.well_formed,
-        "clipped": lambda score: score.num_clipped > 0,
-        "truncated": lambda score: score.finish == "length",
+        "clipped": lambda score: None if score.num_clipped is None else score.num_clipped > 0,
+        "truncated": lambda score: (
+            None if score.finish == "unrecorded" else score.finish == "length"
+        ),
     }
 
 
