@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from reground.data.tasks import column
 from reground.evaluation.records import SampleScore
@@ -180,8 +182,16 @@ def _html(comparison: Comparison, table: Table, runs: Sequence[Run]) -> str:
         limit=_limit(comparison),
         contrasts=contrasts(runs),
         colours={name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)},
-        runs=[dataclasses.asdict(run.info) for run in runs],
+        runs=[_settings(run) for run in runs],
     )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """How a run was made; hashes by their beginning, so that several runs fit on a page."""
+    return {
+        name: f"{value[:12]}…" if re.fullmatch("[0-9a-f]{64}", str(value)) else value
+        for name, value in dataclasses.asdict(run.info).items()
+    }
 
 
 def _limit(comparison: Comparison) -> float:

@@ -1,7 +1,8 @@
 """Answers that other projects stored, with the truth they were scored against.
 
 Such logs hold no images and at times no sizes; where a size is missing a stand-in is recorded that
-changes no number: one unit of the log is one pixel.
+changes no number: one unit of the log is one pixel. Where the images' names are missing too, every
+answer counts as one about an image of its own, so that standard errors are not clustered.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _mig_bench_outputs(folder: Path) -> Log:
         *rows, _totals = _json(files[task])
         for number, row in enumerate(rows):
             name, truth = f"{task}/{number}", row["groundtruth"]
-            sample = _sample(name, task, row["question"], truth, 1000)
+            sample = _sample(name, task, row["question"], truth, 1000, image=name)
             predictions.append(_prediction(sample, row["answer"]))
             recorded.append(_prediction(sample, str(row["filter_answer"])))
     return Log(tuple(predictions), "qwen2_vl", tuple(recorded))
@@ -81,7 +82,14 @@ _BY_LENGTH = sorted(MIG_BENCH_TASKS, key=len, reverse=True)  # view_diff before 
 def _vlm_r1_log(path: Path) -> Log:
     rows = _json(path)["results"]
     samples = [
-        _sample(str(number), "rec", row["question"], row["ground_truth"], _COCO_SIDE)
+        _sample(
+            str(number),
+            "rec",
+            row["question"],
+            row["ground_truth"],
+            _COCO_SIDE,
+            image=row.get("image", str(number)),
+        )
         for number, row in enumerate(rows)
     ]
     pairs = list(zip(samples, rows, strict=True))
@@ -91,10 +99,12 @@ def _vlm_r1_log(path: Path) -> Log:
     return Log(tuple(predictions), "vlm_r1" if thinks else "qwen2_5_vl", tuple(recorded))
 
 
-def _sample(name: str, task: str, question: str, truth: list[float], side: int) -> Sample:
-    image = ImageRef(name, side, side)
+def _sample(
+    name: str, task: str, question: str, truth: list[float], side: int, *, image: str
+) -> Sample:
+    ref = ImageRef(image, side, side)
     x1, y1, x2, y2 = truth
-    return Sample(name, (image,), question, (Target(0, Box(x1, y1, x2, y2, image.frame)),), task)
+    return Sample(name, (ref,), question, (Target(0, Box(x1, y1, x2, y2, ref.frame)),), task)
 
 
 def _prediction(sample: Sample, text: str) -> Prediction:
