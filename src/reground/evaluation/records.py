@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -151,6 +151,12 @@ class RunInfo:
     migician_y_scale: bool = False
     hit: Literal[">", ">="] = ">"
     reground_version: str
+
+
+def differing(one: RunInfo, other: RunInfo, *, apart_from: str) -> list[str]:
+    """The names of the fields in which two runs differ, in alphabetical order, but for one."""
+    names = sorted({field.name for field in fields(RunInfo)} - {apart_from})
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
 def write_predictions(folder: Path, predictions: Iterable[Prediction], *, run: RunInfo) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from reground.evaluation.records import (
     RUN,
     Prediction,
     RunInfo,
+    differing,
     prediction_line,
     read_predictions,
     read_run,
@@ -78,12 +78,9 @@ def _drop_unfinished_line(path: Path) -> int:
 
 
 def _check_same(folder: Path, found: RunInfo, asked: RunInfo) -> None:
-    # A server may move: the model's name stands for it.
-    names = {field.name for field in dataclasses.fields(RunInfo)} - {"endpoint"}
     changes = [
         f"{name} is {getattr(found, name)} there and {getattr(asked, name)} here"
-        for name in sorted(names)
-        if getattr(found, name) != getattr(asked, name)
+        for name in differing(found, asked, apart_from="endpoint")  # a server may move
     ]
     if changes:
         raise RunError(

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from PIL import Image
-
-from reground.data.images import load
 from reground.errors import DataError
-from reground.evaluation.predicting.question import Add, Question
+from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.records import Prediction
 from reground.grounding.families import Family
 from reground.grounding.prompts import PromptProfile
@@ -97,9 +94,7 @@ class LocalModel:
     def _prompt_or_error(self, sample: Sample) -> Prompt | str:
         """The sample's prompt, or why one of its images cannot be used."""
         try:
-            images = [load(image) for image in sample.images]
-            if self.blank:
-                images = [Image.new("RGB", image.size, (128, 128, 128)) for image in images]
+            images = images_of(sample, blank=self.blank)
             return self.prompter.prompts([sample], images=images)[0]
         except DataError as error:
             return str(error)

@@ -6,14 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from PIL import Image
+
 from reground.data import benchmarks
 from reground.data.benchmarks import Benchmark
+from reground.data.images import load
 from reground.evaluation.predicting.shards import Shard
 from reground.evaluation.records import Prediction
 from reground.grounding.families import Family
 from reground.grounding.prompts import PromptProfile
 from reground.grounding.sample import Sample
 from reground.rollout.endpoint import Endpoint
+
+_GREY = (128, 128, 128)
 
 Add = Callable[[Prediction], None]
 
@@ -43,6 +48,12 @@ class Question:
         """The prompt asked for, else the one that the benchmark's protocol has for ``family``."""
         own = self.benchmark.prompts if self.benchmark else {}
         return self.prompt or own.get(family)
+
+
+def images_of(sample: Sample, *, blank: bool) -> list[Image.Image]:
+    """The sample's images, or grey ones of their sizes; raises ``DataError`` as ``load`` does."""
+    images = [load(image) for image in sample.images]
+    return [Image.new("RGB", image.size, _GREY) for image in images] if blank else images
 
 
 class Answerer(Protocol):

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from reground.data.images import load
 from reground.errors import ConfigError, DataError, EndpointError
-from reground.evaluation.predicting.question import Add, Question
+from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import FrameKind
 from reground.grounding.families import EncodedSize, Family, get_family
@@ -104,12 +103,9 @@ class RemoteModel:
 
     def _images(self, sample: Sample) -> tuple[list[Image.Image], tuple[EncodedSize, ...]]:
         """The images to send, and their sizes before and after."""
-        loaded = [load(image) for image in sample.images]
-        sides = [image.size for image in loaded]
-        if self.blank:
-            loaded = [Image.new("RGB", image.size, (128, 128, 128)) for image in loaded]
-        sent = [self.resizer(image) if self.resizer else image for image in loaded]
-        sizes = [EncodedSize(*old, *new.size) for old, new in zip(sides, sent, strict=True)]
+        shown = images_of(sample, blank=self.blank)
+        sent = [self.resizer(image) if self.resizer else image for image in shown]
+        sizes = [EncodedSize(*old.size, *new.size) for old, new in zip(shown, sent, strict=True)]
         return sent, tuple(sizes)
 
 

@@ -14,6 +14,7 @@ from reground.evaluation.coverage import check_cover
 from reground.evaluation.records import (
     RUN,
     RunInfo,
+    differing,
     read_predictions,
     read_run,
     write_predictions,
@@ -81,15 +82,13 @@ def _shard_of(folder: Path, run: RunInfo) -> Shard:
 
 
 def _check_alike(folders: Sequence[Path], runs: Sequence[RunInfo]) -> None:
-    first = dataclasses.asdict(runs[0])
+    first = runs[0]
     for folder, run in zip(folders[1:], runs[1:], strict=True):
-        other = dataclasses.asdict(run)
-        for name in sorted(first.keys() - {"shard"}):
-            if first[name] != other[name]:
-                raise DataError(
-                    f"{folders[0]} and {folder} are parts of different runs: {name} is "
-                    f"{first[name]} and {other[name]}; merge shards of one run"
-                )
+        for name in differing(first, run, apart_from="shard"):
+            raise DataError(
+                f"{folders[0]} and {folder} are parts of different runs: {name} is "
+                f"{getattr(first, name)} and {getattr(run, name)}; merge shards of one run"
+            )
 
 
 def _check_complete(shards: Sequence[Shard]) -> None:
