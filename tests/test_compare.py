@@ -30,7 +30,7 @@ from reground.evaluation.reporting.table import make_table, to_csv, to_latex, to
 from reground.evaluation.scoring.score import Scorer, score_log
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target, digest
+from reground.grounding.sample import Detection, ImageRef, Sample, Target, digest
 
 OUTPUTS = Path(__file__).parents[1] / "../shared/data/mig_bench/outputs"
 INFO = run_of([])
@@ -420,7 +420,7 @@ def test_the_averages_of_mig_bench_stand_in_the_table(tmp_path: Path) -> None:
 def test_runs_with_a_detectors_boxes_show_what_they_made_of_them(tmp_path: Path) -> None:
     right, wrong = Box(8, 8, 40, 40, FRAME), Box(0, 0, 4, 4, FRAME)
     asked = [
-        replace(sample(f"s{n}"), tool_results=(Target(0, box),))
+        replace(sample(f"s{n}"), tool_results=(Detection(0, box),))
         for n, box in enumerate([right, wrong, wrong, right])
     ]
     alone = run("alone", [0.9, 0.2, 0.1, 0.6], samples=asked)

@@ -22,7 +22,7 @@ from reground.grounding.boxes import Box
 from reground.grounding.families import FAMILIES, EncodedSize, Form, get_family
 from reground.grounding.grammars import Grammar
 from reground.grounding.prompts import load_profile
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample, Target
 from reground.grounding.turn import user_text
 from reground.rollout.endpoint import Endpoint
 from server import Response, says, serving
@@ -30,8 +30,8 @@ from server import Response, says, serving
 SHARED = Path(__file__).parents[1] / "../shared/data"
 SIZE = EncodedSize(500, 478, 504, 476)
 IMAGE = ImageRef("pizza.jpg", 500, 478)
-TOOL = Target(0, Box(50, 47.8, 250, 239, SIZE.pixels))
-SAMPLE = Sample("one", (IMAGE,), "the pizza", (TOOL,), "rec", tool_results=(TOOL,))
+TOOL = Detection(0, Box(50, 47.8, 250, 239, SIZE.pixels))
+SAMPLE = Sample("one", (IMAGE,), "the pizza", (Target(0, TOOL.box),), "rec", tool_results=(TOOL,))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -65,7 +65,7 @@ def test_the_pizza_the_tool_is_wrong_the_model_right(tmp_path: Path) -> None:
     facts = json.loads((SHARED / "samples/annotations.json").read_text())["pizza.jpg"]
     image = ImageRef(str(SHARED / "samples/pizza.jpg"), *facts["size_wh"])
     true = Box(*facts["gt_xyxy"], image.frame)
-    tools = tuple(Target(0, Box(*box, image.frame)) for box in facts["tool_boxes_xyxy"])
+    tools = tuple(Detection(0, Box(*box, image.frame)) for box in facts["tool_boxes_xyxy"])
     sample = Sample("pizza", (image,), facts["expression"], (Target(0, true),), "rec")
     save_dataset(tmp_path / "data.jsonl", [replace(sample, tool_results=tools)])
     answer = Box(*facts["qwen2_5_vl_7b_box_xyxy"], image.frame)

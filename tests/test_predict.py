@@ -24,7 +24,7 @@ from reground.evaluation.records import Prediction, read_predictions, read_run
 from reground.evaluation.reporting.report import write_json_report
 from reground.evaluation.scoring.score import score_folder
 from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
@@ -229,7 +229,7 @@ def test_a_benchmark_brings_its_rule_its_prompt_and_its_hash(
     monkeypatch.setenv("REGROUND_DATA", str(tmp_path))
     for name in ("mig_bench", "vg_refiner_evf_refcoco_testA"):
         row = photo(tmp_path, "a")
-        row = replace(row, tool_results=(Target(0, Box(1, 2, 30, 20, row.images[0].frame)),))
+        row = replace(row, tool_results=(Detection(0, Box(1, 2, 30, 20, row.images[0].frame)),))
         save_dataset(tmp_path / f"{name}.jsonl", [row])
     mig = Question(model="tiny", data="mig_bench", limit=1, max_tokens=4)
     predict_folder(tmp_path / "mig", mig)

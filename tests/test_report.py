@@ -28,7 +28,7 @@ from reground.evaluation.reporting.report import (
 from reground.evaluation.scoring.metrics import Outcome, outcome
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample, Target
 
 ATTACK = "<script>alert('x')</script>\"'&"
 
@@ -332,9 +332,9 @@ def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
 
 def test_a_report_says_what_became_of_the_detectors_boxes(tmp_path: Path) -> None:
     frame = ImageRef("a.png", 64, 48).frame
-    right = (Target(0, Box(8, 8, 40, 40, frame)),)
+    right = (Detection(0, Box(8, 8, 40, 40, frame)),)
     scores = [
-        score("a", 0.9, tool_results=(Target(0, Box(0, 0, 4, 4, frame)), *right)),
+        score("a", 0.9, tool_results=(Detection(0, Box(0, 0, 4, 4, frame)), *right)),
         score("b", 0.9, tool_results=()),
         score("c", 0.9),
     ]

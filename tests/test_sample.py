@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target, read_jsonl, write_jsonl
+from reground.grounding.sample import Detection, ImageRef, Sample, Target, read_jsonl, write_jsonl
 
 IMAGES = (ImageRef("a.jpg", 640, 480), ImageRef("synth:count/0/7/1", 112, 112))
 
@@ -34,6 +34,12 @@ def samples(draw: st.DrawFn) -> Sample:
         for index in range(draw(st.integers(1, 3)))
     )
 
+    @st.composite
+    def detections(draw: st.DrawFn) -> Detection:
+        found = target()
+        label, score = draw(st.none() | st.text()), draw(st.none() | st.floats(0, 1))
+        return Detection(found.image, found.box, label, score)
+
     def target() -> Target:
         index = draw(st.integers(0, len(images) - 1))
         edges = draw(st.lists(st.floats(-10, 5000), min_size=4, max_size=4))
@@ -49,7 +55,8 @@ def samples(draw: st.DrawFn) -> Sample:
         think=draw(st.none() | st.text()),
         difficulty=draw(st.none() | st.floats(0, 1)),
         strata=draw(st.dictionaries(st.text(), st.text(), max_size=2)),
-        tool_results=draw(st.none() | st.just(())) if draw(st.booleans()) else (target(),),
+        rethink=draw(st.none() | st.text()),
+        tool_results=draw(st.none() | st.lists(detections(), max_size=2).map(tuple)),
     )
 
 

@@ -15,7 +15,7 @@ from reground.data.images import MAX_ASPECT, SYNTH_PREFIX, ImageSize, exists, lo
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample, Target
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 
@@ -186,7 +186,8 @@ class _Check:
             yield Problem(Reason.DUPLICATE_ID, f"{sample.id!r} stands in line {first} too")
         for image in sample.images:
             yield from self._image_problems(image)
-        for target in (*sample.targets, *(sample.tool_results or ())):
+        found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]
+        for target in found:
             yield from _box_problems(target.box)
         if self.like_thousand and sample.targets:
             yield Problem(Reason.SUSPECT_FRAME, "the whole file's boxes look like 0-1000")

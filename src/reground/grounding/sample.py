@@ -40,12 +40,27 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Detection:
+    """A box that a detector found, in original pixels of ``images[image]`` of its sample.
+
+    ``label`` and ``score`` are the detector's own, where it gives them; nobody has checked them.
+    """
+
+    image: int
+    box: Box
+    label: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one or more images.
 
     ``targets`` may be empty: nothing in the images fits. ``think`` is a reasoning chain for
     supervised training; ``difficulty`` is in [0, 1], higher is harder; ``strata`` are named groups
-    by which reports split; ``tool_results`` are the boxes that a detector gave, if any.
+    by which reports split; ``rethink`` is what the chain says once it has seen a detector's boxes;
+    ``tool_results`` are the boxes that a detector gave, the surest first;
+    None where no detector was asked, which is not the same as an empty list.
     """
 
     id: str
@@ -57,7 +72,8 @@ class Sample:
     think: str | None = None
     difficulty: float | None = None
     strata: Mapping[str, str] = field(default_factory=dict)
-    tool_results: tuple[Target, ...] | None = None
+    tool_results: tuple[Detection, ...] | None = None
+    rethink: str | None = None
 
     def __post_init__(self) -> None:
         indices = [self.target_image, *(target.image for target in self.targets)]
@@ -88,11 +104,12 @@ class Sample:
         }
         optional = {
             "think": self.think,
+            "rethink": self.rethink,
             "difficulty": self.difficulty,
             "strata": dict(self.strata) or None,
             "tool_results": None
             if self.tool_results is None
-            else _targets_to_json(self.tool_results),
+            else [_detection_to_json(each) for each in self.tool_results],
         }
         return row | {key: value for key, value in optional.items() if value is not None}
 
@@ -120,9 +137,12 @@ class Sample:
                 task=str(row["task"]),
                 target_image=int(row.get("target_image", 0)),
                 think=row.get("think"),
+                rethink=row.get("rethink"),
                 difficulty=row.get("difficulty"),
                 strata=dict(row.get("strata", {})),
-                tool_results=None if tools is None else _targets_from_json(tools, images),
+                tool_results=None
+                if tools is None
+                else tuple(_detection_from_json(each, images) for each in tools),
             )
         except KeyError as error:
             raise DataError(f"field {error.args[0]!r} is missing") from None
@@ -193,7 +213,7 @@ def _line(sample: Sample, *, tools: bool) -> bytes:
     return json.dumps([*asked(sample).values(), *([results] if tools else [])]).encode()
 
 
-def _rows_of(targets: Iterable[Target]) -> list[list[float]]:
+def _rows_of(targets: Iterable[Target | Detection]) -> list[list[float]]:
     return [[target.image, *map(float, target.box.xyxy)] for target in targets]
 
 
@@ -202,6 +222,23 @@ def _targets_to_json(targets: Iterable[Target]) -> list[dict[str, Any]]:
         {"image": target.image, "box": [float(edge) for edge in target.box.xyxy]}
         for target in targets
     ]
+
+
+def _detection_to_json(detection: Detection) -> dict[str, Any]:
+    row = {"image": detection.image, "box": [float(edge) for edge in detection.box.xyxy]}
+    own = {"label": detection.label, "score": detection.score}
+    return row | {key: value for key, value in own.items() if value is not None}
+
+
+def _detection_from_json(row: Any, images: tuple[ImageRef, ...]) -> Detection:
+    place = _target_from_json(row, images)
+    label, score = row.get("label"), row.get("score")
+    return Detection(
+        place.image,
+        place.box,
+        None if label is None else str(label),
+        None if score is None else float(score),
+    )
 
 
 def _targets_from_json(rows: Any, images: tuple[ImageRef, ...]) -> tuple[Target, ...]:

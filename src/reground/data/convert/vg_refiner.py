@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from reground.data.convert.common import Images, numbers, read_rows, reading
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample, Target
 
 
 def convert(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
@@ -45,20 +45,36 @@ def of_row(row: dict[str, Any], image: ImageRef, *, number: int, task: str) -> S
             task=task,
             tool_results=None
             if tools is _ABSENT
-            else _targets("[]" if tools is None else tools, image, f"{name}: tool_results"),
+            else _detections("[]" if tools is None else tools, image, f"{name}: tool_results"),
         )
 
 
 _ABSENT = object()
 
 
+def _detections(text: Any, image: ImageRef, where: str) -> tuple[Detection, ...]:
+    items = _items(text, where)
+    labels = [item.get("label") if isinstance(item, dict) else None for item in items]
+    return tuple(
+        Detection(0, box, None if label is None else str(label))
+        for box, label in zip(_boxes(items, image, where), labels, strict=True)
+    )
+
+
 def _targets(text: Any, image: ImageRef, where: str) -> tuple[Target, ...]:
+    return tuple(Target(0, box) for box in _boxes(_items(text, where), image, where))
+
+
+def _boxes(items: Iterable[Any], image: ImageRef, where: str) -> list[Box]:
+    quads = [item["bbox_2d"] if isinstance(item, dict) else item for item in items]
+    return [Box(*numbers(quad, where=where), image.frame) for quad in quads]
+
+
+def _items(text: Any, where: str) -> list[Any]:
     try:
         content = json.loads(text)
     except (TypeError, ValueError):
         content = None
     if not isinstance(content, dict | list):
         raise DataError(f"{where} is {text!r}; expected JSON with bbox_2d")
-    found = [content] if isinstance(content, dict) else content
-    boxes = [item["bbox_2d"] if isinstance(item, dict) else item for item in found]
-    return tuple(Target(0, Box(*numbers(box, where=where), image.frame)) for box in boxes)
+    return [content] if isinstance(content, dict) else content
