@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from reground.model import tiny
 from reground.model.chat import Chat, Prompt
-from reground.model.forward import shared_logprobs
+from reground.model.forward import encode_images, shared_logprobs
 from reground.model.load import Checkpoint
 from reground.rollout.policy import Completion, Sampling
 from reground.rollout.scripted import ScriptedPolicy
@@ -107,6 +108,79 @@ def test_samples_depend_on_prompt_key_and_number_alone(every: Setting) -> None:
     assert ids(small.generate(every.prompts, n=3, sampling=sampling, keys=KEYS)) == together
     more = ids(every.policy.generate(every.prompts, n=5, sampling=sampling, keys=KEYS))
     assert [own[:3] for own in more] == together
+
+
+FIRST = Sampling(temperature=1.0, max_tokens=7, stop=("never said",))
+
+
+def test_a_second_turn_goes_on_as_if_everything_were_read_anew(every: Setting) -> None:
+    policy, sampling = every.policy, Sampling(max_tokens=9)
+    first = policy.generate(every.prompts, n=2, sampling=FIRST, keys=KEYS)
+    forced = (every.checkpoint.chat.encode("the tool says"), every.checkpoint.chat.encode("."))
+    prefixes = [[(*own.ids, *more) for own, more in zip(g, forced, strict=True)] for g in first]
+    second = policy.generate(every.prompts, n=2, sampling=sampling, prefixes=prefixes)
+    for prompt, own, group in zip(every.prompts, prefixes, second, strict=True):
+        for prefix, completion in zip(own, group, strict=True):
+            longer = Prompt((*prompt.ids, *prefix), prompt.images)
+            assert completion.ids == plain_greedy(every, longer, 9)
+    anew = every.policy.generate(every.prompts, n=2, sampling=sampling, prefixes=prefixes)
+    assert ids(anew) == ids(second)
+
+
+def test_log_probs_of_a_second_turn_are_those_of_the_trainer(every: Setting) -> None:
+    policy, sampling = every.policy, Sampling(temperature=0.7, max_tokens=6)
+    first = policy.generate(every.prompts, n=2, sampling=FIRST, keys=KEYS)
+    told = every.checkpoint.chat.encode("the tool says")
+    prefixes = [[(*own.ids, *told) for own in group] for group in first]
+    second = policy.generate(every.prompts, n=2, sampling=sampling, keys=KEYS, prefixes=prefixes)
+    whole = [
+        tuple(
+            Completion((*prefix, *own.ids), (math.nan,) * len(prefix) + own.logprobs, own.finish)
+            for prefix, own in zip(*rows, strict=True)
+        )
+        for rows in zip(prefixes, second, strict=True)
+    ]
+    pairs = zip(*both_logprobs(every, whole, 0.7), strict=True)
+    sampled = [(ours, theirs) for ours, theirs in pairs if not math.isnan(ours)]
+    assert len(sampled) == sum(len(own.ids) for group in second for own in group)
+    for ours, theirs in sampled:
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_completions_that_do_not_go_on_stay_empty_and_change_nothing(qwen3: Setting) -> None:
+    policy, sampling = qwen3.policy, Sampling(temperature=1.0, max_tokens=5)
+    prefixes: list[list[tuple[int, ...] | None]] = [
+        [(21, 22), (23,)],
+        [None, None],
+        [None, (24, 25, 26)],
+    ]
+    some = policy.generate(qwen3.prompts, n=2, sampling=sampling, keys=KEYS, prefixes=prefixes)
+    every_one = [[own or (28,) for own in group] for group in prefixes]
+    everything = policy.generate(
+        qwen3.prompts, n=2, sampling=sampling, keys=KEYS, prefixes=every_one
+    )
+    for own, group, full in zip(prefixes, some, everything, strict=True):
+        for prefix, completion, expected in zip(own, group, full, strict=True):
+            assert completion.ids == (() if prefix is None else expected.ids)
+
+
+def test_the_second_turn_reads_no_prompt_again(
+    qwen3: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, prompts = qwen3.policy, list(qwen3.prompts)
+    policy.generate(prompts, n=1, sampling=FIRST, keys=KEYS)
+    encoded = []
+    monkeypatch.setattr(
+        "reground.rollout.transformers_policy.encode_images",
+        lambda model, images: encoded.append(len(images)) or encode_images(model, images),
+    )
+    policy.generate(prompts, n=1, sampling=Sampling(max_tokens=2), prefixes=[[(25,)]] * 3)
+    assert encoded == []
+    policy.generate(prompts, n=1, sampling=Sampling(max_tokens=2), prefixes=[[(25,)]] * 3)
+    assert encoded == [4]  # nothing is kept behind a turn without stop strings
+    policy.generate(prompts, n=1, sampling=FIRST)
+    policy.generate(prompts[::-1], n=1, sampling=Sampling(max_tokens=2), prefixes=[[(25,)]] * 3)
+    assert encoded == [4, 4, 4]  # nor for other prompts, nor for these in another order
 
 
 def test_numbers_and_keys_give_different_samples(qwen3: Setting) -> None:

@@ -60,28 +60,42 @@ class SharedCache:
     """Keys and values of decoding groups: the prompt once, and each suffix so far.
 
     Used with ``GroupLayout``: the first forward holds prompts only and fills ``prompt``; each later
-    one holds one new token for every suffix, [B, G], written at ``length`` into ``suffix``.
+    one holds the next T tokens of every suffix, [B, G * T], written behind ``length`` into
+    ``suffix``. Suffixes of unlike lengths stand on the right of the first of these forwards, with
+    ``starts`` [B, G] pads on their left.
     """
 
     capacity: int
-    length: int = -1  # -1 before the prompt has been read
+    length: int = 0
     prompt: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     suffix: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    starts: Tensor | None = None
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [B, H, G, D] as step ``length``; returns all steps so far, [B, H, G, t, D]."""
+        """Store [B, H, G, T, D] behind ``length``; returns all tokens so far, [B, H, G, t, D]."""
         if layer not in self.suffix:
-            shape = (*key.shape[:3], self.capacity, key.shape[3])
+            shape = (*key.shape[:3], self.capacity, key.shape[4])
             self.suffix[layer] = (key.new_empty(shape), value.new_empty(shape))
         keys, values = self.suffix[layer]
-        keys[:, :, :, self.length], values[:, :, :, self.length] = key, value
-        return keys[:, :, :, : self.length + 1], values[:, :, :, : self.length + 1]
+        end = self.length + key.shape[3]
+        keys[:, :, :, self.length : end], values[:, :, :, self.length : end] = key, value
+        return keys[:, :, :, :end], values[:, :, :, :end]
+
+    def visible(self, num_new: int, device: torch.device) -> Tensor | None:
+        """Which tokens so far each of the T new ones sees, [B or 1, G or 1, T, t]; None: all."""
+        if num_new == 1 and self.starts is None:
+            return None
+        key = torch.arange(self.length + num_new, device=device)
+        seen = (key <= key[self.length :, None])[None, None]
+        return seen if self.starts is None else seen & (key >= self.starts[..., None, None])
 
     def keep(self, rows: Tensor) -> None:
         """Drop every group but ``rows`` [B'] (indices into the batch)."""
         for store in (self.prompt, self.suffix):
             for layer, (key, value) in store.items():
                 store[layer] = (key[rows], value[rows])
+        if self.starts is not None:
+            self.starts = self.starts[rows]
 
 
 def group_shared_attention(
@@ -102,8 +116,8 @@ def group_shared_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if cache is not None and cache.length >= 0:
-        out = _decode(module.layer_idx, query, key, value, layout, cache, scale)  # type: ignore[arg-type]
+    if cache is not None and module.layer_idx in cache.prompt:
+        out = _go_on(module.layer_idx, query, key, value, layout, cache, scale)  # type: ignore[arg-type]
         return out.transpose(1, 2), None
     num_prompt = layout.num_prompt
     out = _sdpa(query[:, :, :num_prompt], key[:, :, :num_prompt], value[:, :, :num_prompt], scale)
@@ -152,7 +166,7 @@ def _sdpa(
     )
 
 
-def _decode(
+def _go_on(
     layer: int,
     query: Tensor,
     key: Tensor,
@@ -161,20 +175,25 @@ def _decode(
     cache: SharedCache,
     scale: float,
 ) -> Tensor:
-    """One new token for each suffix: the prompt's keys are read once for the whole group."""
+    """T new tokens for each suffix: the prompt's keys are read once for the whole group."""
     batch, heads, count, dim = query.shape
-    kv_heads = key.shape[1]
-    own_key, own_value = cache.append(layer, key, value)
+    kv_heads, num_new = key.shape[1], count // layout.num_suffixes
+    by_suffix = (layout.num_suffixes, num_new)
+    new = (key.unflatten(2, by_suffix), value.unflatten(2, by_suffix))
+    own_key, own_value = cache.append(layer, *new)
     prompt_key, prompt_value = cache.prompt[layer]
-    q = query.reshape(batch, kv_heads, -1, count, dim) * scale  # [B, K, R, G, D]
-    on_prompt = (q.flatten(2, 3) @ prompt_key.transpose(2, 3)).unflatten(2, (-1, count))
-    on_prompt.masked_fill_(~layout.prompt_mask[:, None, None, None, :], float("-inf"))
-    by_suffix = q.transpose(2, 3)  # [B, K, G, R, D]
-    on_own = (by_suffix @ own_key.transpose(3, 4)).transpose(2, 3)
+    q = query.reshape(batch, kv_heads, -1, *by_suffix, dim) * scale  # [B, K, R, G, T, D]
+    on_prompt = (q.flatten(2, 4) @ prompt_key.transpose(2, 3)).view(*q.shape[:5], -1)
+    on_prompt.masked_fill_(~layout.prompt_mask[:, None, None, None, None, :], float("-inf"))
+    grouped = q.transpose(2, 3).flatten(3, 4)  # [B, K, G, R * T, D]
+    on_own = (grouped @ own_key.transpose(3, 4)).unflatten(3, (-1, num_new)).transpose(2, 3)
+    if (visible := cache.visible(num_new, query.device)) is not None:
+        on_own = on_own.masked_fill(~visible[:, None, None], float("-inf"))
     weights = torch.cat([on_prompt, on_own], dim=-1).softmax(dim=-1)
     from_prompt, from_own = weights.split([layout.num_prompt, own_key.shape[3]], dim=-1)
-    out: Tensor = (from_prompt.flatten(2, 3) @ prompt_value).unflatten(2, (-1, count))
-    out = out + (from_own.transpose(2, 3) @ own_value).transpose(2, 3)
+    out: Tensor = (from_prompt.flatten(2, 4) @ prompt_value).view(q.shape)
+    own = from_own.transpose(2, 3).flatten(3, 4) @ own_value
+    out = out + own.unflatten(3, (-1, num_new)).transpose(2, 3)
     return out.reshape(batch, heads, count, dim)
 
 

@@ -39,8 +39,15 @@ class Completion:
     policy_version: int = 0
 
 
+Prefixes = Sequence[Sequence[int] | None]
+"""What stands behind a prompt, by completion; None where nothing more is to be sampled."""
+
+DONE = Completion((), (), "stop")
+"""In the place of a completion that was not to go on."""
+
+
 class Policy(Protocol):
-    """Anything that completes prompts."""
+    """Anything that completes prompts, in one turn or several."""
 
     def generate(
         self,
@@ -49,5 +56,11 @@ class Policy(Protocol):
         n: int,
         sampling: Sampling,
         keys: Sequence[int] | None = None,
+        prefixes: Sequence[Prefixes] | None = None,
     ) -> list[tuple[Completion, ...]]:
-        """``n`` completions of each prompt; ``keys`` seed them, one key for each prompt."""
+        """``n`` completions of each prompt; ``keys`` seed them, one key for each prompt.
+
+        With ``prefixes`` completions go on behind the ids that stand behind the prompt already, n
+        for each prompt. After a call with stop strings a policy may keep what it has read, for a
+        next call with the very same prompts.
+        """

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from reground.model.forward import (
     prompt_positions,
 )
 from reground.model.load import Checkpoint
-from reground.rollout.policy import Completion, Sampling
+from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 
 _NUCLEUS_FLOOR = 1  # the most likely token always stays
 
@@ -29,13 +28,15 @@ _NUCLEUS_FLOOR = 1  # the most likely token always stays
 class TransformersPolicy:
     """The checkpoint's own model as a policy; ``version`` counts the updates it has seen.
 
-    ``max_groups`` prompts are decoded together. Completions depend on their prompt, key and number
-    alone, not on what is decoded beside them.
+    ``max_groups`` prompts are decoded together. Completions depend on their prompt, prefix, key and
+    number alone, not on what is decoded beside them. After a call with stop strings the keys and
+    values of its prompts stay in memory until the next call.
     """
 
     checkpoint: Checkpoint
     max_groups: int = 64
     version: int = 0
+    _kept: list[_Reading] = field(default_factory=list)
 
     @torch.inference_mode()
     def generate(
@@ -45,22 +46,107 @@ class TransformersPolicy:
         n: int,
         sampling: Sampling,
         keys: Sequence[int] | None = None,
+        prefixes: Sequence[Prefixes] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt; without ``keys`` the prompts' numbers seed them."""
         keys = list(keys) if keys is not None else list(range(len(prompts)))
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
-        done: dict[int, tuple[Completion, ...]] = {}
-        for first in range(0, len(order), self.max_groups):
-            places = order[first : first + self.max_groups]
+        done = [(DONE,) * n] * len(prompts)
+        for reading in self._readings(prompts, goes_on=prefixes is not None, keep=sampling.stop):
+            own = [None if prefixes is None else prefixes[place] for place in reading.places]
+            rows = [row for row, mine in enumerate(own) if _goes_on(mine)]
+            if not rows:
+                continue
+            part = reading.of(rows)
             batch = _Decoding(
                 self.checkpoint,
-                [prompts[i] for i in places],
-                [keys[i] for i in places],
+                part,
+                [keys[place] for place in part.places],
                 n,
                 sampling,
+                None if prefixes is None else [prefixes[place] for place in part.places],
             )
-            done |= zip(places, batch.run(self.version), strict=True)
-        return [done[i] for i in range(len(prompts))]
+            for place, group in zip(part.places, batch.run(self.version), strict=True):
+                done[place] = group
+        return done
+
+    def _readings(
+        self, prompts: Sequence[Prompt], *, goes_on: bool, keep: Sequence[str]
+    ) -> Iterator[_Reading]:
+        """The prompts as the model has read them, some at a time."""
+        kept, self._kept = self._kept, []
+        known = {
+            i: own
+            for reading in kept
+            for i, own in zip(reading.places, reading.prompts, strict=True)
+        }
+        same = len(known) == len(prompts) and all(known[i] is own for i, own in enumerate(prompts))
+        if not (goes_on and same):
+            kept = []
+        for reading in kept or self._read(prompts):
+            if keep:
+                self._kept.append(reading)
+            yield reading
+
+    def _read(self, prompts: Sequence[Prompt]) -> Iterator[_Reading]:
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
+        for first in range(0, len(order), self.max_groups):
+            places = order[first : first + self.max_groups]
+            yield _Reading.of_prompts(self.checkpoint, [prompts[i] for i in places], places)
+
+
+def _goes_on(prefixes: Prefixes | None) -> bool:
+    return prefixes is None or any(prefix is not None for prefix in prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """B prompts and what the model made of them.
+
+    ``logits`` [B, V] of the first token, ``after`` [B] its position, ``mask`` [B, P], and the keys
+    and values of every layer. ``places`` are the prompts' numbers in the call.
+    """
+
+    places: list[int]
+    prompts: list[Prompt]
+    mask: Tensor
+    after: Tensor
+    logits: Tensor
+    cache: dict[int, tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of_prompts(
+        cls, checkpoint: Checkpoint, prompts: list[Prompt], places: list[int]
+    ) -> _Reading:
+        model = checkpoint.model
+        padded = pad_prompts(prompts, pad_id=checkpoint.chat.pad_id)
+        ids, mask = (tensor.to(model.device) for tensor in padded)
+        images = [image for prompt in prompts for image in prompt.images]
+        positions, after = prompt_positions(model, ids, mask, image_grids(images, model.device))
+        cache = SharedCache(0)
+        hidden = model.model(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            layout=GroupLayout(mask, 1),
+            cache=cache,
+            mm_encoder_outputs=encode_images(model, images),
+        ).last_hidden_state
+        last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+        return cls(places, prompts, mask, after, model.lm_head(last).float(), cache.prompt)
+
+    def of(self, rows: list[int]) -> _Reading:
+        """Some of the prompts."""
+        if len(rows) == len(self.places):
+            return self
+        at = torch.tensor(rows, device=self.mask.device)
+        return _Reading(
+            [self.places[row] for row in rows],
+            [self.prompts[row] for row in rows],
+            self.mask[at],
+            self.after[at],
+            self.logits[at],
+            {layer: (key[at], value[at]) for layer, (key, value) in self.cache.items()},
+        )
 
 
 @dataclass(slots=True)
@@ -80,25 +166,25 @@ class _Group:
 
 @dataclass(slots=True)
 class _Decoding:
-    """One batch of groups, from prefill to the last token."""
+    """One batch of groups, from the prompts or the prefixes behind them to the last token."""
 
     checkpoint: Checkpoint
-    prompts: Sequence[Prompt]
+    reading: _Reading
     keys: Sequence[int]
     n: int
     sampling: Sampling
+    prefixes: Sequence[Prefixes] | None
     _cache: SharedCache = field(init=False)
     _mask: Tensor = field(init=False)
 
     def run(self, version: int) -> list[tuple[Completion, ...]]:
         groups = [
-            _Group([[] for _ in range(self.n)], [[] for _ in range(self.n)], [True] * self.n)
-            for _ in self.prompts
+            _Group([[] for _ in own], [[] for _ in own], [prefix is not None for prefix in own])
+            for own in self.prefixes or [[()] * self.n] * len(self.keys)
         ]
         uniforms = torch.from_numpy(self._uniforms())
         alive = list(range(len(groups)))
-        logits, positions = self._prefill()
-        logits = logits[:, None].expand(-1, self.n, -1)
+        logits, positions = self._begin()
         for step in range(self.sampling.max_tokens):
             tokens, logprobs = self._choose(logits, uniforms[alive, :, step])
             for row, index in enumerate(alive):
@@ -109,45 +195,69 @@ class _Decoding:
             if len(rows) < len(alive):
                 tokens, positions = self._keep(rows, tokens, positions)
                 alive = [alive[row] for row in rows]
-            logits = self._advance(tokens, positions + step)
+            logits = self._advance(tokens[..., None], positions[..., None] + step)
         return [group.completions(version) for group in groups]
 
     def _uniforms(self) -> np.ndarray:
-        """One number for each token to be sampled, [B, n, max_tokens], from the keys alone."""
+        """One number for each token to be sampled, [B, n, max_tokens].
+
+        From the prompt's key, the completion's number and where it goes on.
+        """
         shape = (self.n, self.sampling.max_tokens)
+
+        def drawn(key: int, start: int) -> np.ndarray:
+            return np.random.Generator(np.random.Philox(key=[key, start])).random(shape)
+
+        if self.prefixes is None:
+            return np.stack([drawn(key, 0) for key in self.keys])
         return np.stack(
-            [np.random.Generator(np.random.Philox(key=[key, 0])).random(shape) for key in self.keys]
+            [
+                np.stack([drawn(key, len(prefix or ()))[k] for k, prefix in enumerate(own)])
+                for key, own in zip(self.keys, self.prefixes, strict=True)
+            ]
         )
 
-    def _prefill(self) -> tuple[Tensor, Tensor]:
-        """Read the prompts; logits [B, V] of the first token and the next positions [B]."""
-        model, chat = self.checkpoint.model, self.checkpoint.chat
-        ids, mask = (t.to(model.device) for t in pad_prompts(self.prompts, pad_id=chat.pad_id))
-        images = [image for prompt in self.prompts for image in prompt.images]
-        positions, after = prompt_positions(model, ids, mask, image_grids(images, model.device))
-        self._mask, self._cache = mask, SharedCache(self.sampling.max_tokens)
-        hidden = self._forward(ids, positions, mm_encoder_outputs=encode_images(model, images))
-        last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
-        return model.lm_head(last).float(), after
+    def _begin(self) -> tuple[Tensor, Tensor]:
+        """Logits [B, n, V] of the first token and its positions [B, n]."""
+        reading = self.reading
+        after = reading.after[:, None].expand(-1, self.n)
+        self._mask = reading.mask
+        if self.prefixes is None:
+            self._cache = SharedCache(self.sampling.max_tokens, prompt=dict(reading.cache))
+            return reading.logits[:, None].expand(-1, self.n, -1), after
+        ids, pads = self._padded_prefixes()
+        length = ids.shape[2]
+        self._cache = SharedCache(
+            length + self.sampling.max_tokens, prompt=dict(reading.cache), starts=pads
+        )
+        places = torch.arange(length, device=ids.device) - pads[..., None]
+        logits = self._advance(ids, after[..., None] + places.clamp(min=0))
+        return logits, after + length - pads
+
+    def _padded_prefixes(self) -> tuple[Tensor, Tensor]:
+        """Prefixes [B, n, T], padded on the left, and how many pads each has, [B, n]."""
+        assert self.prefixes is not None
+        rows = [list(prefix or ()) for own in self.prefixes for prefix in own]
+        longest, pad_id = max(map(len, rows)), self.checkpoint.chat.pad_id
+        ids = torch.tensor([[pad_id] * (longest - len(row)) + row for row in rows])
+        pads = torch.tensor([longest - len(row) for row in rows])
+        device = self.checkpoint.model.device
+        shape = (len(self.keys), self.n)
+        return ids.view(*shape, longest).to(device), pads.view(shape).to(device)
 
     def _advance(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Append one token [B, n] to every completion; logits [B, n, V] of the next."""
-        hidden = self._forward(tokens, positions[None, :, None].expand(3, -1, tokens.shape[1]))
-        logits: Tensor = self.checkpoint.model.lm_head(hidden).float()
-        return logits
-
-    def _forward(self, ids: Tensor, positions: Tensor, **images: Any) -> Tensor:
-        output = self.checkpoint.model.model(
-            input_ids=ids,
-            position_ids=positions,
+        """Append T tokens [B, n, T] to every completion; logits [B, n, V] of the next."""
+        model = self.checkpoint.model
+        hidden = model.model(
+            input_ids=tokens.flatten(1),
+            position_ids=positions.flatten(1).expand(3, -1, -1),
             use_cache=False,
             layout=GroupLayout(self._mask, self.n),
             cache=self._cache,
-            **images,
-        )
-        self._cache.length += 1
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        ).last_hidden_state
+        self._cache.length += tokens.shape[2]
+        logits: Tensor = model.lm_head(hidden.unflatten(1, tokens.shape[1:])[:, :, -1]).float()
+        return logits
 
     def _keep(self, rows: list[int], tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Go on with the groups that have an open completion."""
