@@ -26,6 +26,7 @@ EXPECTED = [
     "qwen3_vl",
     "shikra",
     "tiny",
+    "tiny_refiner",
     "univg_r1",
     "univg_r1_direct",
     "vg_refiner",

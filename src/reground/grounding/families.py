@@ -15,6 +15,10 @@ from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame, FrameKind
 from reground.grounding.grammars import Grammar, spell
 
+CALL_NAME = "get_extra_ref_result"
+CALL = f"<function>\n{CALL_NAME}()\n</function>"
+"""How a model asks for the detector's result (VG-Refiner): between line breaks inside the tags."""
+
 FORM_TAG = re.compile(r"<(/?)(think|rethink|answer|function|tool)>")
 
 
@@ -76,6 +80,7 @@ class Family:
         size: EncodedSize,
         think: str | None = None,
         rethink: str | None = None,
+        tool: str | None = None,
     ) -> str:
         """The gold answer for ``boxes`` (original pixels of the image of ``size``).
 
@@ -83,16 +88,17 @@ class Family:
         half a unit; by a whole one at an edge of the image that no number hits (CogVLM has no 1000,
         the edge of a padded image can lie between two numbers). A box with an area keeps one: where
         rounding would take it, the box is widened to one unit. An empty list is ``[]`` in JSON and
-        ``none`` elsewhere. Forms without a think or rethink block leave those texts out. Raises
-        ``DataError`` for a box without area inside the image, and for a chain that holds the tags
-        of the form; ``ValueError`` for a box of another frame.
+        ``none`` elsewhere. Forms without a think or rethink block leave those texts out. ``tool``
+        is what a detector says (:func:`reground.grounding.tool_turn.tool_text`); the call that it
+        answers stands before it. Raises ``DataError`` for a box without area inside the image, and
+        for a chain that holds the tags of the form; ``ValueError`` for a box of another frame.
 
         >>> size = EncodedSize(640, 480, 644, 476)
         >>> box = Box(64, 120, 320, 360, size.pixels)
         >>> FAMILIES["univg_r1"].render([box], size=size, think="The left one.")
         '<think>The left one.</think><answer>(100,250),(500,750)</answer>'
         """
-        units = [self._to_units(box, size) for box in boxes]
+        units = [self.units(box, size=size) for box in boxes]
         answer = spell(units, self.grammar, decimals=self.decimals)
         match self.form:
             case Form.DIRECT:
@@ -100,10 +106,12 @@ class Family:
             case Form.THINK:
                 return _block("think", think) + f"<answer>{answer}</answer>"
             case Form.THINK_RETHINK:
-                thoughts = _block("think", think) + "\n" + _block("rethink", rethink)
+                call = "\n" if tool is None else f"\n{CALL}{tool}"
+                thoughts = _block("think", think) + call + _block("rethink", rethink)
                 return thoughts + f"\n<answer>{answer}</answer>"
 
-    def _to_units(self, box: Box, size: EncodedSize) -> list[int]:
+    def units(self, box: Box, *, size: EncodedSize) -> list[int]:
+        """The numbers of a box, counted in units of the last decimal; see :meth:`render`."""
         if box.frame != size.pixels:
             raise ValueError(f"a gold box must be in {size.pixels}, found {box.frame}")
         inside = box.clipped()
@@ -154,18 +162,25 @@ FAMILIES = {
 }
 
 
-PITER = "piter"
+PITER, REFINER = "piter", "refiner"
 
 
 def get_family(name: str) -> Family:
     """The family called ``name``; raises ``ConfigError`` that suggests the nearest name.
 
     ``NAME/piter`` is the family NAME under the PiTER protocol of VG-Refiner: one turn for every
-    model, answered with JSON boxes in the frame that the family knows.
+    model, answered with JSON boxes in the frame that the family knows. ``NAME/refiner`` is the
+    family under its think-rethink protocol, in the same words and the same frame.
     """
-    if name.endswith(f"/{PITER}"):
-        family = get_family(name.removesuffix(f"/{PITER}"))
+    base, _, protocol = name.partition("/")
+    if protocol == PITER:
+        family = get_family(base)
         return replace(family, name=name, grammar=Grammar.JSON, form=Form.DIRECT, prompt=PITER)
+    if protocol == REFINER:
+        form = Form.THINK_RETHINK
+        return replace(
+            get_family(base), name=name, grammar=Grammar.JSON, form=form, prompt="vg_refiner"
+        )
     if name in FAMILIES:
         return FAMILIES[name]
     raise ConfigError(f"unknown family {name!r}; {did_you_mean(name, FAMILIES)}")

@@ -13,12 +13,22 @@ from PIL import Image
 
 from reground.data.images import load
 from reground.grounding.answers import Answer, parse
-from reground.grounding.families import Family, get_family
+from reground.grounding.families import Family, Form, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
+from reground.grounding.rethink import settled
 from reground.grounding.sample import Sample
+from reground.grounding.tool_turn import FIRST_TOOL, tool_text
 from reground.grounding.turn import user_text
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the assistant's turn: its own words, or what a tool said in between."""
+
+    text: str
+    is_own: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +70,30 @@ class Prompter:
         text = self.profile.render(question=question, num_images=len(images))
         return self.checkpoint.chat.prompt(images, text)
 
-    def gold(self, sample: Sample, prompt: Prompt) -> str:
-        """The text that answers the sample perfectly, in the frame of the encoded target image."""
+    def gold(self, sample: Sample, prompt: Prompt) -> list[Piece]:
+        """What answers the sample perfectly, in the frame of the encoded target image.
+
+        Under think-rethink a sample with a detector's result calls for it and gets it. The answer
+        is then the best of the detector's boxes where one is right, and else the true box.
+        """
         size = prompt.images[sample.target_image].size
-        return self.family.render(sample.boxes, size=size, think=sample.think)
+        asks = self.family.form is Form.THINK_RETHINK and sample.tool_results is not None
+        told = (
+            tool_text({FIRST_TOOL: sample.tool_results}, family=self.family, size=size)
+            if asks
+            else None
+        )
+        text = self.family.render(
+            settled(sample) if asks else sample.boxes,
+            size=size,
+            think=sample.think,
+            rethink=sample.rethink,
+            tool=told,
+        )
+        if told is None:
+            return [Piece(text, is_own=True)]
+        before, _, after = text.partition(told)
+        return [Piece(before, is_own=True), Piece(told, is_own=False), Piece(after, is_own=True)]
 
     def read(self, ids: Sequence[int], prompt: Prompt, *, target_image: int) -> Answer:
         """What a completion answers, its boxes in original pixels of the target image."""

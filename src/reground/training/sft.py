@@ -63,11 +63,23 @@ class Sft:
         suffixes = []
         for sample, prompt in zip(samples, prompts, strict=True):
             rest = prompt.ids[len(shared.ids) :]
-            text = self._prompter.gold(sample, prompt)
-            ids = [*self._chat.encode_answer(text), self._chat.end_id]
-            weights = token_weights([self._is_digit[i] for i in ids], self._config.sft)
+            ids, weights = self._gold(sample, prompt)
             suffixes.append(Suffix((*rest, *ids), (*[0.0] * len(rest), *weights)))
         return Group(item, shared, tuple(suffixes))
+
+    def _gold(self, sample: Sample, prompt: Prompt) -> tuple[list[int], list[float]]:
+        """Ids of the gold answer and their weights: none on what a tool says."""
+        ids: list[int] = []
+        weights: list[float] = []
+        for piece in self._prompter.gold(sample, prompt):
+            if piece.is_own:
+                own = self._chat.encode_answer(piece.text)
+                weights += token_weights([self._is_digit[i] for i in own], self._config.sft)
+            else:
+                own = self._chat.encode(piece.text)
+                weights += [0.0] * len(own)
+            ids += own
+        return [*ids, self._chat.end_id], [*weights, 1.0]
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -1,0 +1,66 @@
+"""What a chain says once it has seen a detector's boxes: keep them, correct them, do without them.
+
+These are the cold-start chains of think-rethink: they teach the form, and that a detector can be
+right, wrong or silent. Truth decides which, so they are for training alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+
+from reground.grounding.boxes import Box, iou, set_iou
+from reground.grounding.sample import Detection, Sample
+
+RIGHT = 0.5  # a detector is right with IoU above this (VG-Refiner)
+
+
+class Verdict(StrEnum):
+    """What a detector's result is worth."""
+
+    RIGHT = "the tool is right."
+    WRONG = "the tool is wrong."
+    MISSING = "the tool found nothing."
+
+
+def verdict(sample: Sample) -> Verdict:
+    """What the detector's boxes in the target image are worth, by the truth."""
+    if not _seen(sample):
+        return Verdict.MISSING if sample.boxes else Verdict.RIGHT
+    return Verdict.RIGHT if _kept(sample) else Verdict.WRONG
+
+
+def settled(sample: Sample) -> tuple[Box, ...]:
+    """The boxes that a chain ends with: the detector's where they are right, else the true ones."""
+    return _kept(sample) or sample.boxes
+
+
+def with_rethink(sample: Sample, *, first_thought: str | None = None) -> Sample:
+    """The sample with a chain for its detector's result.
+
+    It first thinks ``first_thought``, which may be wrong: a model's own, from before it saw the
+    result; without one it says what it looks for. Then it judges, and where the detector is no
+    help the sample's own chain shows the way to the answer.
+    """
+    found = verdict(sample)
+    own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
+    thought = f"look for {sample.question}." if first_thought is None else first_thought
+    return replace(sample, think=thought, rethink=f"{found}{own}")
+
+
+def _seen(sample: Sample) -> list[Detection]:
+    return [each for each in sample.tool_results or () if each.image == sample.target_image]
+
+
+def _kept(sample: Sample) -> tuple[Box, ...]:
+    """The detector's boxes that are right: the best one for one true box, all for several."""
+    boxes = [each.box for each in _seen(sample)]
+    if len(sample.boxes) == 1 and boxes:
+        best = max(boxes, key=lambda box: iou(box, sample.boxes[0]))
+        return (best,) if iou(best, sample.boxes[0]) > RIGHT else ()
+    return tuple(boxes) if _fit(boxes, sample.boxes) else ()
+
+
+def _fit(boxes: Sequence[Box], truth: Sequence[Box]) -> bool:
+    return bool(boxes) and set_iou(boxes, truth) > RIGHT
