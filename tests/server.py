@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that speaks the OpenAI API as a test tells it to."""
+"""A real HTTP server on loopback that answers as a test tells it, by default as OpenAI's API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -62,11 +62,16 @@ def images(body: dict[str, Any]) -> list[Image.Image]:
 
 @contextmanager
 def serving(
-    respond: Callable[[dict[str, Any], int], Response], *, models: Response | None = None
+    respond: Callable[[dict[str, Any], int], Response],
+    *,
+    models: Response | None = None,
+    question: Callable[[dict[str, Any]], str] = question,
+    headers: list[dict[str, str]] | None = None,
 ) -> Iterator[tuple[str, list[Any]]]:
     """Serve ``respond(body, how often this question came before)``; the URL, and all bodies.
 
     ``models`` answers who is served; without it the server does not know that address.
+    ``question`` tells what a body asks; the ``headers`` of requests are added to that list.
     """
     bodies: list[Any] = []
     lock = threading.Lock()
@@ -80,6 +85,8 @@ def serving(
             with lock:
                 before = sum(question(other) == question(body) for other in bodies)
                 bodies.append(body)
+                if headers is not None:
+                    headers.append(dict(self.headers))
             self._send(respond(body, before))
 
         def _send(self, response: Response) -> None:
@@ -90,7 +97,8 @@ def serving(
             for name, value in (headers | response.headers).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            with suppress(ConnectionError):  # of a client that has heard enough
+                self.wfile.write(content)
             self.close_connection = True
 
         def log_message(self, *_: object) -> None:
@@ -98,7 +106,7 @@ def serving(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", bodies

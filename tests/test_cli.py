@@ -73,7 +73,7 @@ def test_help_teaches_with_examples() -> None:
     text = reground("--help").stdout
     assert "Examples:" in text
     assert 'reground predict photo.jpg "the cup left of the laptop"' in text
-    for verb in ("data", "score", "report"):
+    for verb in ("data", "score", "report", "tool"):
         assert re.search(rf"^  {verb} ", text, re.MULTILINE)
 
 
@@ -91,6 +91,7 @@ def test_every_verb_in_the_examples_exists() -> None:
         ["data", "validate"],
         ["data", "show"],
         ["benchmarks"],
+        ["tool", "run"],
         ["score"],
         ["report"],
         ["compare"],

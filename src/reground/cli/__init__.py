@@ -20,6 +20,7 @@ _VERBS = (
     "predict",
     "data",
     "benchmarks",
+    "tool",
     "train",
     "eval",
     "merge",
@@ -35,6 +36,7 @@ Examples:
   reground predict photo.jpg "the cup left of the laptop"
   reground data convert voc VOC2007 --split train --out train.jsonl
   reground benchmarks mig_bench
+  reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
   reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
   reground eval --model runs/photos --data test.jsonl --out results/photos
   reground score results/photos --out results/photos

@@ -44,10 +44,20 @@ class Tool(Protocol):
     def settings(self) -> str:
         """Everything its answers depend on, for the cache and the record of a run."""
 
-    def detect(self, requests: Sequence[Request]) -> list[tuple[Detection, ...] | ToolError]:
+    @property
+    def by_image(self) -> bool:
+        """Whether answers depend on the image and the expression alone, so can be kept and shared.
+
+        Not so where they come from the sample itself: its stored boxes, its truth.
+        """
+
+    def detect(
+        self, requests: Sequence[Request]
+    ) -> Sequence[tuple[Detection | None, ...] | ToolError]:
         """What it finds for each request, the surest box first, in original pixels.
 
-        What fails for one request is given in its place; what is raised fails them all.
+        A box whose numbers are not finite, which no ``Box`` can hold, is None. What fails for one
+        request is given in its place; what is raised fails them all.
         """
 
 

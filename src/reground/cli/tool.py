@@ -1,0 +1,154 @@
+"""``reground tool``: detectors whose boxes a model checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from reground.grounding.sample import Sample
+    from reground.rollout.tools.desk import Desk
+    from reground.rollout.tools.precomputed import Filled
+
+command = typer.Typer(
+    help="Ask detectors, whose boxes a model then checks.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+
+@command.callback()
+def _group() -> None:
+    """So that one verb is a verb and not the group itself."""
+
+
+@command.command()
+def run(
+    tool: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="A zero-shot detector as a folder or hub id (Grounding DINO, MM-Grounding-DINO, "
+            "OWLv2, OWL-ViT), the http(s) address of a detector, oracle:weak or oracle:strong.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC", help="A JSONL, synth:TASK, or a name that `reground benchmarks` lists."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write.")],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="How many samples; needed for synth:TASK.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which scenes synth:TASK draws.")] = 7,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where answers are kept; default: FILE.cache, until every sample has one.",
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a batch.")] = 300.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked together.")] = 8,
+) -> None:
+    """Ask a detector about every sample of a data set, and store its boxes (tool_results).
+
+    The samples stay as they are otherwise. A sample without an answer keeps no tool_results, which
+    is not the same as no box; the same command goes on where a killed one stopped, and asks those
+    again. Exits with code 1, and writes nothing, where no sample got an answer.
+
+    A server gets one POST a question, {"image": PNG in base64, "expression": text}, and answers
+    {"boxes": [{"box": [x1, y1, x2, y2], "label": text, "score": number}]} in pixels of that image;
+    the environment's REGROUND_TOOL_KEY is sent as its bearer token.
+
+    \b
+    Examples:
+      reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
+      reground tool run --tool http://127.0.0.1:8080/detect --data mig_bench --out boxes.jsonl
+      reground tool run --tool oracle:weak --data synth:referring --limit 500 --out weak.jsonl
+    """
+    import shutil
+
+    from reground.data.source import save_dataset
+    from reground.rollout.tools.desk import Desk
+    from reground.rollout.tools.opening import open_tool
+
+    samples = _samples(data, seed, limit)
+    kept = cache or out.with_name(f"{out.name}.cache")
+    opened = open_tool(tool, samples=samples)
+    desk = Desk(opened, cache=kept, timeout_s=timeout, batch_size=batch_size)
+    rows = _fill(samples, desk, batch_size)
+    failed = [row for row in rows if row.problem is not None]
+    for line in _failures(rows):
+        typer.echo(line, err=True)
+    if len(failed) == len(rows):
+        typer.echo(f"{out}: not written; no sample got an answer", err=True)
+        raise typer.Exit(1)
+    save_dataset(out, (row.sample for row in rows))
+    typer.echo(f"{out}: {_summary([row.sample for row in rows if row.problem is None])}")
+    if line := _dropped(desk.counts):
+        typer.echo(line)
+    if failed:
+        typer.echo(f"{len(failed)} without an answer; the same command asks them again", err=True)
+    elif cache is None:
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _samples(data: str, seed: int, limit: int | None) -> list[Sample]:
+    from reground.data.images import SYNTH_PREFIX
+    from reground.data.source import open_dataset
+    from reground.errors import ConfigError
+
+    if limit is None and data.startswith(SYNTH_PREFIX):
+        raise ConfigError(f"{data} is endless; say how many samples with --limit")
+    return list(open_dataset(data, seed=seed, limit=limit))
+
+
+def _fill(samples: list[Sample], desk: Desk, batch_size: int) -> list[Filled]:
+    """Every sample with its answer, beside a bar of progress."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from reground.rollout.tools.precomputed import fill
+
+    filled = fill(samples, desk, at_a_time=batch_size)
+    console = Console(stderr=True)
+    bar = track(filled, "asking", total=len(samples), console=console, transient=True)
+    return list(bar)
+
+
+def _failures(rows: list[Filled]) -> list[str]:
+    """The reasons for which there is no answer, the most frequent first."""
+    from collections import Counter
+
+    reasons = Counter(row.problem for row in rows if row.problem is not None)
+    lines = [f"{count} without an answer: {reason}" for reason, count in reasons.most_common(5)]
+    return [*lines, f"and {len(reasons) - 5} other reasons"] if len(reasons) > 5 else lines
+
+
+def _summary(samples: list[Sample]) -> str:
+    from reground.evaluation.scoring.refinement import RIGHT, tool_iou
+
+    found = sum(len(sample.tool_results or ()) for sample in samples)
+    asked = [sample for sample in samples if sample.targets]
+    line = f"{len(samples)} samples with {found / len(samples):.1f} boxes each"
+    if asked:
+        right = sum(tool_iou(sample) > RIGHT for sample in asked) / len(asked)
+        line += f"; in {100 * right:.1f} % one is right (IoU above {RIGHT:g})"
+    return line
+
+
+def _dropped(counts: Counter[str]) -> str:
+    prefix = "dropped_"
+    parts = [
+        f"{count} {key.removeprefix(prefix).replace('_', ' ')}"
+        for key, count in sorted(counts.items())
+        if key.startswith(prefix)
+    ]
+    return f"boxes dropped: {', '.join(parts)}" if parts else ""

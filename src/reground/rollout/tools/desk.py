@@ -1,0 +1,195 @@
+"""What stands between rollouts and a tool: every request gets a reply, in time and fit to be used.
+
+Tools are other people's programs: they hang, raise, or answer with anything. None of that leaves
+:meth:`Desk.ask`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import replace
+from pathlib import Path
+
+from reground.errors import UserError
+from reground.grounding.sample import Detection
+from reground.rollout.tools.cache import Cache, decode, encode
+from reground.rollout.tools.cleaning import clean, reason
+from reground.rollout.tools.tool import Reply, Request, Tool, ToolError
+
+_LOG = logging.getLogger(__name__)
+
+_Found = Sequence[tuple[Detection | None, ...] | ToolError]
+
+
+class Desk:
+    """Asks ``tool`` in batches of ``batch_size``, one after another, and cleans what it returns.
+
+    A batch without a result within ``timeout_s`` seconds gets replies that say so, as does the
+    rest of that ``ask``; the tool is never called a second time while it is still busy. Answers of
+    tools that go ``by_image`` are kept in the folder ``cache``; what failed is not.
+
+    ``counts`` are for metrics, and for the caller to clear: ``asked`` counts requests; of different
+    ones ``calls`` went to the tool and ``cached`` needed not, ``failed`` got no usable answer,
+    ``late`` none in time; ``dropped_...`` count boxes by reason (see ``clean``).
+    """
+
+    def __init__(
+        self, tool: Tool, *, cache: Path | None, timeout_s: float, batch_size: int
+    ) -> None:
+        self.tool = tool
+        self.counts: Counter[str] = Counter()
+        self._cache = Cache(cache) if cache and tool.by_image else None
+        self._timeout_s = timeout_s
+        self._batch_size = batch_size
+        self._worker = _Worker()
+        self._logged: set[str] = set()
+
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+        """A reply to each request, in that order; the same question is asked once. Never raises."""
+        self.counts["asked"] += len(requests)
+        keys = self._keys(requests)
+        firsts: dict[str, Request] = {}
+        for key, request in zip(keys, requests, strict=True):
+            if isinstance(key, str):
+                firsts.setdefault(key, request)
+        replies = self._cached(firsts)
+        replies |= self._asked({key: firsts[key] for key in firsts if key not in replies})
+        return [
+            key if isinstance(key, Reply) else _moved(replies[key], request)
+            for key, request in zip(keys, requests, strict=True)
+        ]
+
+    def _keys(self, requests: Sequence[Request]) -> list[str | Reply]:
+        """What makes two requests the same; a reply where the image cannot be read."""
+        known: dict[tuple[int, int, str], str | Reply] = {}
+        keys = []
+        for request in requests:
+            own = (id(request.sample), id(request.shown), request.expression)
+            if own not in known:
+                known[own] = self._key(request) if self.tool.by_image else repr(own)
+            keys.append(known[own])
+        return keys
+
+    def _key(self, request: Request) -> str | Reply:
+        try:
+            image = request.image()
+            pixels = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
+            parts = (pixels.hexdigest(), request.expression, self.tool.name, self.tool.settings)
+            return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        except Exception as error:  # whatever an image file or a tool comes up with
+            return self._failed(error)
+
+    def _cached(self, firsts: dict[str, Request]) -> dict[str, Reply]:
+        replies = {}
+        for key, text in (self._cache.get(list(firsts)) if self._cache else {}).items():
+            sample = firsts[key].sample
+            if (kept := decode(text, sample)) is not None:
+                replies[key] = Reply(clean(kept, sample, Counter()))
+        self.counts["cached"] += len(replies)
+        return replies
+
+    def _asked(self, firsts: dict[str, Request]) -> dict[str, Reply]:
+        replies: dict[str, Reply] = {}
+        for batch in _batches(firsts, self._batch_size):
+            self.counts["calls"] += len(batch)
+            new = self._batch(batch)
+            if new is None:
+                break
+            replies |= new
+            self._keep(new)
+        late = [key for key in firsts if key not in replies]
+        self.counts["late"] += len(late)
+        problem = f"no result within {self._timeout_s:g} s"
+        return replies | {key: Reply(problem=problem) for key in late}
+
+    def _batch(self, batch: dict[str, Request]) -> dict[str, Reply] | None:
+        """Replies by key; None where none came in time."""
+        requests = list(batch.values())
+        call = self._worker.start(lambda: self.tool.detect(requests))
+        if not wait([call], timeout=self._timeout_s).done:
+            call.cancel()  # where it stands behind one that hangs, it is not made any more
+            return None
+        error = call.exception()
+        found = [] if error else call.result()
+        if not error and not (isinstance(found, tuple | list) and len(found) == len(requests)):
+            error = ToolError(f"did not give one answer for each of {len(requests)} questions")
+        if error:
+            return {key: self._failed(error) for key in batch}
+        return {key: self._reply(batch[key], each) for key, each in zip(batch, found, strict=True)}
+
+    def _reply(self, request: Request, found: object) -> Reply:
+        if isinstance(found, ToolError):
+            return self._failed(found)
+        dropped: Counter[str] = Counter()
+        try:
+            reply = Reply(clean(found, request.sample, dropped))
+        except Exception as error:  # of whatever stands where a detection should
+            return self._failed(error)
+        self.counts.update({f"dropped_{why}": count for why, count in dropped.items()})
+        return reply
+
+    def _failed(self, error: BaseException) -> Reply:
+        """The reply that says why there is no answer; the same reason is logged once."""
+        self.counts["failed"] += 1
+        own = isinstance(error, ToolError | UserError)
+        problem = reason(error if own else f"{type(error).__name__}: {error}")
+        if problem not in self._logged and len(self._logged) < 100:
+            self._logged.add(problem)
+            _LOG.warning("tool %s: %s", self.tool.name, problem, exc_info=None if own else error)
+        return Reply(problem=problem)
+
+    def _keep(self, replies: dict[str, Reply]) -> None:
+        if self._cache:
+            good = {key: reply for key, reply in replies.items() if reply.problem is None}
+            self._cache.put({key: encode(reply.detections) for key, reply in good.items()})
+
+
+class _Worker:
+    """One daemon thread that makes calls in order: one that hangs blocks nobody, nor the exit."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[_Found], Callable[[], _Found]]]
+        self._thread: threading.Thread | None = None
+
+    def start(self, call: Callable[[], _Found]) -> Future[_Found]:
+        """The call's result, later."""
+        if self._thread is None or not self._thread.is_alive():  # or left behind by a fork
+            self._calls = queue.SimpleQueue()
+            self._thread = threading.Thread(target=_work, args=[self._calls], daemon=True)
+            self._thread.start()
+        future: Future[_Found] = Future()
+        self._calls.put((future, call))
+        return future
+
+
+def _work(calls: queue.SimpleQueue[tuple[Future[_Found], Callable[[], _Found]]]) -> None:
+    while True:
+        future, call = calls.get()
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(call())
+        except BaseException as error:  # a tool may even call sys.exit
+            future.set_exception(error)
+        del future, call  # and the images in it
+
+
+def _batches(firsts: dict[str, Request], size: int) -> Iterator[dict[str, Request]]:
+    items = list(firsts.items())
+    for start in range(0, len(items), size):
+        yield dict(items[start : start + size])
+
+
+def _moved(reply: Reply, request: Request) -> Reply:
+    """The reply to the same question about the same image, in this request's sample."""
+    image = request.sample.target_image
+    if all(each.image == image for each in reply.detections):
+        return reply
+    return replace(reply, detections=tuple(replace(each, image=image) for each in reply.detections))
