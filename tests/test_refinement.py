@@ -9,8 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.evaluation.scoring.refinement import refinement
+from reground.evaluation.records import SampleScore
+from reground.evaluation.scoring.metrics import clustered_mean
+from reground.evaluation.scoring.refinement import (
+    Refined,
+    ToolOutcome,
+    figures,
+    refined,
+    refinement,
+    refinement_of,
+    tool_outcome,
+)
+from reground.grounding.answers import Status
 from reground.grounding.boxes import Box, Frame, iou
+from reground.grounding.sample import Detection, ImageRef, Sample, Target
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 IOU = st.sampled_from([0.0, 0.2, 0.5, 0.6, 0.9, 1.0])
@@ -49,6 +61,7 @@ def plain(pairs: list[tuple[float | None, float | None]]) -> dict[str, float | N
     return {
         "accuracy": share(counts["correct"], n),
         "tool_accuracy": share(counts["tool"], n),
+        "accuracy_difference": share(counts["correct"] - counts["tool"], n),
         "ccr": share(counts["critical"], wrong),
         "nsri": share(sum(gains["all"]), n),
         "nsri_w": share(sum(gains["wrong"]), wrong),
@@ -99,3 +112,108 @@ def test_the_pizza() -> None:
     assert (round(tool, 3), round(final, 3)) == (0.476, 0.729)
     found = refinement([final], [tool])
     assert (found.ccr, found.tool_accuracy, found.accuracy) == (1.0, 0.0, 1.0)
+
+
+# ---- outcomes and standard errors --------------------------------------------------------------
+
+
+def score(name: str, final: float | None, *boxes: Box, image: str = "") -> SampleScore:
+    """The score of a sample whose one true box is 10 x 10, with a detector's ``boxes``."""
+    ref = ImageRef(image or f"{name}.png", 40, 40)
+    found = tuple(Detection(0, box) for box in boxes)
+    target = Target(0, Box(0, 0, 10, 10, ref.frame))
+    sample = Sample(name, (ref,), "the cup", (target,), "find", tool_results=found)
+    if final is None:
+        return SampleScore(sample, error="no such image")
+    return SampleScore(sample, status=Status.OK, iou=final, finish="stop")
+
+
+def rows_of(pairs: list[tuple[float | None, float]], num_images: int = 99) -> list[Refined]:
+    """Samples with these IoUs, in turn of ``num_images`` images."""
+    return [
+        Refined(score(str(index), final, image=f"{index % num_images}.png"), tool)
+        for index, (final, tool) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("final", "tool", "outcome"),
+    [
+        (0.729, 0.476, "corrected"),
+        (0.51, 0.5, "corrected"),  # 0.5 itself is wrong, as in every figure
+        (0.9, 0.6, "followed"),
+        (0.51, 1.0, "followed"),
+        (0.5, 0.51, "worsened"),
+        (0.3, 0.3 + 1e-12, "inherited"),
+        (0.0, 0.0, "inherited"),
+        (0.3, 0.3 + 1e-6, "still_wrong"),
+        (0.3, 0.4, "still_wrong"),
+    ],
+)
+def test_outcomes(final: float, tool: float, outcome: str) -> None:
+    assert tool_outcome(final, tool) == ToolOutcome(outcome)
+
+
+ROWS = st.lists(st.tuples(IOU | st.none(), IOU), min_size=1, max_size=12)
+
+
+@given(ROWS, st.integers(1, 4))
+def test_figures_are_the_measures_with_their_errors(
+    pairs: list[tuple[float | None, float]], num_images: int
+) -> None:
+    rows = rows_of(pairs, num_images)
+    found, expected = figures(rows), refinement(*zip(*pairs, strict=True))
+    for name, figure in found.items():
+        assert figure.value == getattr(expected, name)
+        assert (figure.value is None) == (figure.n == 0)
+    outcomes = [row.outcome for row in rows]
+    wrong = sum(tool <= 0.5 for final, tool in pairs if final is not None)
+    assert found["ccr"].n == found["nsri_w"].n == wrong
+    assert outcomes.count(ToolOutcome.CORRECTED) == found["critical_gain"].n
+    gained = outcomes.count(ToolOutcome.CORRECTED) - outcomes.count(ToolOutcome.WORSENED)
+    assert found["accuracy_difference"].value == pytest.approx(gained / len(rows))
+    inherited, errors = outcomes.count(ToolOutcome.INHERITED), found["inherited_error_rate"]
+    assert errors.value is None or errors.value == pytest.approx(inherited / errors.n)
+
+
+def test_errors_are_of_paired_differences_and_clustered_by_image() -> None:
+    finals = [0.9, 0.1, 0.9, 0.1, 0.1, 0.1]  # of the wrong tool boxes, between right ones
+    pairs: list[tuple[float | None, float]] = []
+    for final in finals:
+        pairs += [(0.8, 0.8), (final, 0.1)]
+    alone, shared = figures(rows_of(pairs)), figures(rows_of(pairs, num_images=4))
+    difference = alone["accuracy_difference"]
+    gains = [float(final == 0.9) for final, _ in pairs]
+    expected = clustered_mean(gains, [str(index) for index in range(12)])
+    assert (difference.value, difference.stderr) == (expected.value, expected.stderr)
+    # It is smaller than of two independent means: six samples were right before and after.
+    assert difference.stderr < alone["accuracy"].stderr  # type: ignore[operator]
+    own = clustered_mean([float(final == 0.9) for final in finals], ["1", "3"] * 3)
+    ccr = shared["ccr"]
+    assert (ccr.value, ccr.stderr, ccr.n) == (own.value, own.stderr, 6)
+    assert ccr.stderr != alone["ccr"].stderr
+
+
+def test_one_image_gives_no_error() -> None:
+    found = figures(rows_of([(0.9, 0.1), (0.2, 0.1)], num_images=1))
+    assert (found["ccr"].value, found["ccr"].stderr) == (0.5, None)
+
+
+def test_samples_without_an_answer_are_counted_but_have_no_outcome() -> None:
+    (row,) = refined([score("a", None, Box(0, 0, 10, 10, Frame.pixels(40, 40)))])
+    found = figures([row])
+    assert (row.tool_iou, row.outcome) == (1.0, None)
+    assert (found["nsri"].value, found["nsri"].n) == (0.0, 1)
+    assert (found["ccr"].value, found["nsri_c"].n) == (None, 0)
+    assert figures([]) == {name: type(own)(None, None, 0) for name, own in found.items()}
+
+
+@pytest.mark.parametrize(
+    "box", [(5, 5, 5, 5), (10, 10, 0, 0), (-30, -30, -10, -10), (60, 60, 90, 90)]
+)
+def test_a_box_that_is_none_counts_as_a_wrong_one(box: tuple[float, ...]) -> None:
+    bad = Box(*box, Frame.pixels(40, 40))
+    for own in (score("a", 0.9, bad), score("a", 0.9)):
+        (row,) = refined([own])
+        assert (row.tool_iou, row.outcome) == (0.0, ToolOutcome.CORRECTED)
+        assert refinement_of([own]).ccr == 1.0  # type: ignore[union-attr]

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,13 +20,16 @@ from reground.errors import DataError
 from reground.evaluation.records import RunInfo, SampleScore, write_scores
 from reground.evaluation.reporting import gallery
 from reground.evaluation.reporting.curves import draw_curves, read_metrics
+from reground.evaluation.reporting.pages import percent
 from reground.evaluation.reporting.report import (
     build_report,
     comparison,
     comparison_markdown,
     write_report,
 )
+from reground.evaluation.reporting.tools import MEASURES, NOTE, OUTCOMES
 from reground.evaluation.scoring.metrics import Outcome, outcome
+from reground.evaluation.scoring.refinement import ToolOutcome
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
@@ -138,6 +142,8 @@ def test_a_report_is_the_same_every_time(tmp_path: Path) -> None:
 
 def test_a_page_escapes_what_models_and_users_wrote(tmp_path: Path) -> None:
     hostile = score("a", 0.9, question=ATTACK, task=ATTACK, strata={ATTACK: ATTACK}, id=ATTACK)
+    named = Detection(0, Box(8, 8, 40, 40, FRAME), label=ATTACK)
+    hostile = replace(hostile, sample=replace(hostile.sample, tool_results=(named,)))
     hostile = replace(hostile, text=ATTACK, think=ATTACK, rethink=ATTACK)
     failed = SampleScore(replace(score("b", 0.1).sample, task="other"), error=ATTACK)
     scores = [hostile, failed]
@@ -147,7 +153,8 @@ def test_a_page_escapes_what_models_and_users_wrote(tmp_path: Path) -> None:
     page = _Links((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.elements.count("script") == 1  # our own
     shown = sum(ATTACK in text for text in page.texts)
-    assert shown >= 9  # heading, title, run, task, stratum, question, thoughts, answer, error
+    # Heading, title, run, task, stratum, question, thoughts, detector's label, answer, error.
+    assert shown >= 10
 
 
 def test_a_page_opens_without_a_network(tmp_path: Path) -> None:
@@ -330,20 +337,158 @@ def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
         read_metrics(tmp_path)
 
 
+# ---- a detector's boxes ------------------------------------------------------------------------
+
+FRAME = ImageRef("a.png", 64, 48).frame
+RIGHT = Detection(0, Box(8, 8, 40, 40, FRAME))  # the true box
+WRONG = Detection(0, Box(0, 0, 4, 4, FRAME))
+
+
+def outcome_scores(count: int = 12) -> list[SampleScore]:
+    """``count`` samples of every outcome of a detector's box."""
+    kinds = {
+        "corrected": (0.9, WRONG),
+        "followed": (1.0, RIGHT),
+        "worsened": (0.2, RIGHT),
+        "inherited": (0.0, WRONG),
+        "still wrong": (0.2, WRONG),
+    }
+    return [
+        score(f"{kind} {index}", iou, tool_results=(tool,))
+        for kind, (iou, tool) in kinds.items()
+        for index in range(count)
+    ]
+
+
+def words(page: str) -> str:
+    """What a reader sees of a page, one space between words."""
+    return " ".join(" ".join(_Links(page).texts).split())
+
+
 def test_a_report_says_what_became_of_the_detectors_boxes(tmp_path: Path) -> None:
-    frame = ImageRef("a.png", 64, 48).frame
-    right = (Detection(0, Box(8, 8, 40, 40, frame)),)
     scores = [
-        score("a", 0.9, tool_results=(Detection(0, Box(0, 0, 4, 4, frame)), *right)),
+        score("a", 0.9, tool_results=(WRONG, RIGHT)),
         score("b", 0.9, tool_results=()),
         score("c", 0.9),
     ]
-    page = report_page(tmp_path, scores)
+    page = words(report_page(tmp_path, scores))
     found = json.loads((tmp_path / "report.json").read_text())["refinement"]
     assert (found["n"], found["tool_accuracy"], found["ccr"]) == (2, 0.5, 1.0)
-    assert "| ccr | 100.0 | 100.0 |" in (tmp_path / "report.md").read_text()
+    assert (found["ccr_n"], found["ccr_stderr"]) == (1, None)
+    text = (tmp_path / "report.md").read_text()
+    assert "| CCR | 100.0 | 1 | 100.0 ± 0.0 | 2 | critical correction rate:" in text
     first = json.loads((tmp_path / "report.json").read_text())["refinement_top1"]
     assert (first["n"], first["tool_accuracy"], first["ccr"]) == (2, 0.0, 1.0)
-    cells = '<td class="num">50.0</td><td class="num">0.0</td>'
-    assert f'<th scope="row">tool accuracy</th>{cells}' in page
+    assert "tool only samples whose tool box is right 50.0 ± 50.0 2 0.0 ± 0.0 2" in page
     assert build_report(scores[2:], run=run_for(scores[2:]))["refinement"] is None
+
+
+def test_every_figure_of_the_detectors_boxes_has_words(tmp_path: Path) -> None:
+    scores = outcome_scores()
+    shown = words(report_page(tmp_path, scores)), (tmp_path / "report.md").read_text()
+    found = json.loads((tmp_path / "report.json").read_text())["refinement"]
+    named = {own.key for own in MEASURES}
+    assert {key for key in found if f"{key}_n" in found} == named
+    for text in shown:
+        assert not [key for key in named if "_" in key and key in text]
+        assert all(own.name in text and own.meaning in text for own in MEASURES)
+        assert all(meaning in text for meaning in OUTCOMES.values())
+        assert "first box" not in text.replace(NOTE, "")  # every tool gave one
+    assert found["outcomes"] == dict.fromkeys(ToolOutcome, 12)
+    low, high = found["accuracy_difference_interval"]
+    assert low < found["accuracy_difference"] == 0 < high
+    for text in shown:
+        assert f"{100 * low:.1f} to {100 * high:.1f}" in text
+
+
+def test_tasks_show_the_tool_alone_the_final_boxes_and_the_difference(tmp_path: Path) -> None:
+    asked = outcome_scores()
+    scores = asked[:24] + [replace(one, sample=replace(one.sample, task="b")) for one in asked[24:]]
+    scores += [score("c", 0.9, task="none")]
+    page = words(report_page(tmp_path, scores))
+    report = json.loads((tmp_path / "report.json").read_text())
+    tasks = {name: row["refinement"] for name, row in report["tasks"].items()}
+    assert (tasks["find"]["n"], tasks["b"]["n"], tasks["none"]) == (24, 36, None)
+    assert tasks["find"]["accuracy_difference"] == 0.5
+    low, high = tasks["find"]["accuracy_difference_interval"]
+    assert 0.2 < low < 0.5 < high < 0.8
+    lines = (tmp_path / "report.md").read_text("utf-8").splitlines()
+    row = next(line for line in lines if line.startswith("| find |"))
+    assert row.endswith("| 50.0 ± 10.4 | 100.0 ± 0.0 | 50.0 ± 10.4 |")
+    bare = next(line for line in lines if line.startswith("| none |"))
+    assert bare.endswith(3 * f" {percent(None)} |")
+    heads = [line for line in lines if "| Acc" in line]
+    assert len(heads) == 2 and all(head.endswith("| final | difference |") for head in heads)
+    assert row.count("|") == heads[0].count("|")
+    assert "12 50.0 ± 10.4 100.0 ± 0.0 50.0 ± 10.4 none" in page
+
+
+def test_a_gallery_shows_every_outcome_of_a_detectors_box(tmp_path: Path) -> None:
+    failed = score("x", 0.0, status=Status.UNPARSABLE, tool_results=(RIGHT,))
+    scores = [*outcome_scores(), failed, score("y", None, tool_results=(RIGHT,)), score("z", 0.9)]
+    page = report_page(tmp_path, scores, num_examples=18)
+    kinds = re.findall(r'data-kinds="([a-z_]+) ([a-z_]*)"', page)
+    assert len(kinds) == 18 and len(set(kinds)) == 8
+    expected = Counter(tool for _, tool in kinds if tool)
+    assert set(expected) == set(ToolOutcome) and min(expected.values()) >= 3
+    buttons = re.findall(r'<button type="button" data-show="(\w+)".*<b>(\d+)</b>', page)
+    assert {name: int(count) for name, count in buttons if name in expected} == expected
+    assert "corrected first" in page
+
+
+def test_a_card_shows_the_detectors_boxes_and_both_thoughts(tmp_path: Path) -> None:
+    named = replace(RIGHT, label="cup", score=0.875)
+    one = replace(score("a", 0.5, tool_results=(WRONG, named)), think="by the jug", rethink="it is")
+    page = report_page(tmp_path, [one])
+    assert '<rect class="tool" x="8.0" y="8.0" width="32.0" height="32.0"/>' in page
+    assert page.count('<rect class="tool"') == 2
+    assert re.findall(r"<text.*>(.*)</text>", page) == ["cup 0.88"]
+    shown = words(page)
+    order = (
+        "first thought by the jug",
+        "detector box, IoU 0.00 cup 0.88, IoU 1.00",
+        "rethought it is",
+    )
+    assert " ".join(order) in shown
+    assert "IoU 0.50, tool 1.00" in shown and "detector's box answer" in shown
+
+
+def test_boxes_that_cannot_be_drawn_are_said(tmp_path: Path) -> None:
+    boxes = [(9, 9, 9, 9), (40, 40, 8, 8), (-9, -9, -1, -1), (-9, -9, 30, 30)]
+    tools = tuple(Detection(0, Box(*box, FRAME)) for box in boxes)
+    page = report_page(
+        tmp_path, [score("a", 0.9, tool_results=tools), score("b", 0.9, tool_results=())]
+    )
+    assert page.count('<rect class="tool"') == 1
+    assert page.count("(no area, not drawn)") == 2
+    assert page.count("(outside the image, not drawn)") == 1
+    assert "detector: nothing found" in words(page)
+
+
+def test_a_detectors_boxes_stand_on_their_own_images(tmp_path: Path) -> None:
+    images = (ImageRef("first.png", 30, 20), ImageRef("second.png", 64, 48))
+    tools = (Detection(0, Box(1, 1, 9, 9, images[0].frame)), replace(RIGHT, image=1))
+    asked = {"images": images, "targets": (replace(score("b", 1).sample.targets[0], image=1),)}
+    page = report_page(tmp_path, [score("a", 0.9, **asked, target_image=1, tool_results=tools)])
+    first, second = re.findall(r'<svg viewBox="0 0 (?:30 20|64 48)".*?</svg>', page, re.DOTALL)
+    assert 'class="tool" x="1.0"' in first and 'class="truth"' not in first
+    assert [own.count('<rect class="tool"') for own in (first, second)] == [1, 1]
+    assert 'class="tool" x="8.0"' in second and 'class="predicted"' in second
+    assert "box in image 1 box in image 2, IoU 1.00" in words(page)
+
+
+def test_a_page_without_a_detector_says_nothing_of_one(tmp_path: Path) -> None:
+    page = report_page(tmp_path, [replace(score("a", 0.9), think="hm")])
+    body = page.partition("</style>")[2]
+    assert not [word for word in ("detector", "tool only", 'class="tool', "said") if word in body]
+    assert "tool" not in (tmp_path / "report.md").read_text()
+    tasks = json.loads((tmp_path / "report.json").read_text())["tasks"]
+    assert tasks["find"]["refinement"] is None
+
+
+def test_a_report_where_nothing_was_answered_counts_the_detectors_boxes(tmp_path: Path) -> None:
+    page = words(report_page(tmp_path, [score("a", None, tool_results=(RIGHT,))]))
+    found = json.loads((tmp_path / "report.json").read_text())["refinement"]
+    assert (found["n"], found["unscored"], found["accuracy"], found["ccr"]) == (1, 1, 0.0, None)
+    assert not any(found["outcomes"].values())
+    assert "boxes: 1, of which 1 never answered" in page

@@ -15,7 +15,8 @@ from reground.data import images
 from reground.errors import DataError
 from reground.evaluation.records import XYXY, SampleScore
 from reground.evaluation.scoring.metrics import Outcome
-from reground.grounding.sample import ImageRef
+from reground.evaluation.scoring.refinement import ToolOutcome, best_iou, tool_iou
+from reground.grounding.sample import Detection, ImageRef, Sample
 
 _MAX_SIDE = 560  # pixels of an embedded image
 _CRISP_SIDE = 256  # smaller images are kept exactly (PNG) and enlarged without blur
@@ -42,17 +43,49 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolBox:
+    """A detector's box in original pixels of picture ``image``, with its label and score.
+
+    ``iou`` is None on another picture than the target. A box that cannot be seen there has a
+    ``problem``.
+    """
+
+    image: int
+    xyxy: XYXY
+    name: str
+    iou: float | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
-    """One drawn sample of the gallery; ``truth`` is in original pixels of the target picture."""
+    """One drawn sample of the gallery; ``truth`` is in original pixels of the target picture.
+
+    ``tool_outcome`` is what became of the detector's box, where there is one.
+    """
 
     score: SampleScore
     outcome: Outcome
     pictures: tuple[Picture, ...]
+    tool_outcome: ToolOutcome | None = None
 
     @property
     def truth(self) -> tuple[XYXY, ...]:
         """The true boxes."""
         return tuple(box.xyxy for box in self.score.sample.boxes)
+
+    @property
+    def tool_boxes(self) -> tuple[ToolBox, ...] | None:
+        """The detector's boxes; None where no detector was asked."""
+        sample = self.score.sample
+        if sample.tool_results is None:
+            return None
+        return tuple(_tool_box(found, sample) for found in sample.tool_results)
+
+    @property
+    def tool_iou(self) -> float:
+        """IoU of the best of the detector's boxes, as it counts in the figures."""
+        return tool_iou(self.score.sample)
 
 
 def choose(
@@ -80,14 +113,16 @@ def choose_in_turn(
     return sorted(_in_turn(ordered, kinds)[:count], key=_digest)
 
 
-def draw(score: SampleScore, *, outcome: Outcome) -> Example:
+def draw(
+    score: SampleScore, *, outcome: Outcome, tool_outcome: ToolOutcome | None = None
+) -> Example:
     """An example with its images embedded; an image that cannot be read is said, not dropped."""
     sample = score.sample
     pictures = tuple(
         _picture(image, label=f"image {index + 1}", is_target=index == sample.target_image)
         for index, image in enumerate(sample.images)
     )
-    return Example(score, outcome, pictures)
+    return Example(score, outcome, pictures, tool_outcome)
 
 
 def _digest(score: SampleScore) -> str:
@@ -102,6 +137,17 @@ def _in_turn(scores: Sequence[SampleScore], kinds: Mapping[str, Hashable]) -> li
         rounds.append(seen[kind])
         seen[kind] += 1
     return [scores[index] for index in sorted(range(len(scores)), key=rounds.__getitem__)]
+
+
+def _tool_box(found: Detection, sample: Sample) -> ToolBox:
+    box, problem = found.box, None
+    if box.is_degenerate:
+        problem = "no area, not drawn"
+    elif box.clipped().is_degenerate:
+        problem = "outside the image, not drawn"
+    score = "" if found.score is None else f"{found.score:.2f}"
+    iou = best_iou(box, sample) if found.image == sample.target_image else None
+    return ToolBox(found.image, box.xyxy, f"{found.label or ''} {score}".strip(), iou, problem)
 
 
 def _picture(image: ImageRef, *, label: str, is_target: bool) -> Picture:

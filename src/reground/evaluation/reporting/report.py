@@ -21,6 +21,13 @@ from reground.evaluation.coverage import check_cover
 from reground.evaluation.records import RunInfo, SampleScore, read_run, read_scores
 from reground.evaluation.reporting import gallery
 from reground.evaluation.reporting.pages import estimate, markdown_table, render
+from reground.evaluation.reporting.tools import (
+    MEASURES,
+    NOTE,
+    OUTCOMES,
+    tool_figures,
+    tool_outcomes,
+)
 from reground.evaluation.scoring.bootstrap import Interval, Intervals, intervals
 from reground.evaluation.scoring.metrics import (
     HITS,
@@ -33,7 +40,7 @@ from reground.evaluation.scoring.metrics import (
     outcome,
     summarise,
 )
-from reground.evaluation.scoring.refinement import ToolPolicy, refinement_of
+from reground.evaluation.scoring.refinement import ToolOutcome
 
 if TYPE_CHECKING:
     from reground.evaluation.reporting.curves import Curve
@@ -67,18 +74,22 @@ def write_report(
     report = _write_json(folder, scores, run)
     curves = _curves(training) if training else []
     ended = functools.partial(outcome, hit=HITS[run.hit])
+    tools = tool_outcomes(scores)
+    words = {"measures": MEASURES, "tool_outcomes": OUTCOMES, "tool_note": NOTE}
     page = render(
         "report.html.j2",
+        **words,
         report=report,
         outcomes=_outcome_counts(scores, ended),
         histogram=_histogram(scores),
         examples=[
-            gallery.draw(score, outcome=ended(score))
-            for score in gallery.choose(scores, count=num_examples, outcome=ended)
+            gallery.draw(score, outcome=ended(score), tool_outcome=tools.get(score.sample.id))
+            for score in _choose(scores, tools, count=num_examples, ended=ended)
         ],
         curves=curves,
     )
-    (folder / "report.md").write_text(render("report.md.j2", report=report), encoding="utf-8")
+    text = render("report.md.j2", **words, report=report)
+    (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(page, encoding="utf-8")
     return report
 
@@ -113,8 +124,9 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     Keys: ``title``, those of :meth:`Summary.to_json` for all scores, ``reasons`` (the commonest of
     the errors, with their counts), ``macro@0.5`` with its
     standard error (mean over tasks), ``tasks`` and ``strata`` (the same keys for each),
-    ``refinement`` (those of :class:`Refinement`, null without a detector's boxes; the best of
-    several boxes counts), ``refinement_top1`` (the same of the first box), and ``run``.
+    ``refinement`` (those of :class:`ToolFigures`, of all and of each task, null without a
+    detector's boxes; the best of several boxes counts), ``refinement_top1`` (the same of the first
+    box, of all alone), and ``run``.
     ``acc@0.5_interval``, of tasks too, ``mean_iou_interval`` and ``macro@0.5_interval`` are the
     ends of 95 % intervals. The order of ``scores`` changes nothing.
     """
@@ -122,6 +134,7 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     hit = HITS[run.hit]
     macro = macro_accuracy(scores, hit)
     accuracy, mean_iou = _intervals(scores, hit)
+    tools = tool_figures(scores, "best")
     return {
         "title": _title(len(scores), run),
         **summarise(scores, hit).to_json(),
@@ -132,12 +145,16 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
         "macro@0.5_stderr": macro.stderr,
         "macro@0.5_interval": _ends(accuracy.macro),
         "tasks": {
-            name: summary.to_json() | {"acc@0.5_interval": _ends(accuracy.tasks.get(name))}
+            name: summary.to_json()
+            | {
+                "acc@0.5_interval": _ends(accuracy.tasks.get(name)),
+                "refinement": tools.tasks.get(name),
+            }
             for name, summary in by_task(scores, hit).items()
         },
         "strata": {name: summary.to_json() for name, summary in by_stratum(scores, hit).items()},
-        "refinement": _refinement(scores, "best"),
-        "refinement_top1": _refinement(scores, "top-1"),
+        "refinement": tools.overall,
+        "refinement_top1": tool_figures(scores, "top-1").overall,
         "run": dataclasses.asdict(run),
     }
 
@@ -167,11 +184,6 @@ def _title(count: int, run: RunInfo) -> str:
     return title if run.limit is None else f"{title}: the first {run.limit} samples"
 
 
-def _refinement(scores: Sequence[SampleScore], policy: ToolPolicy) -> dict[str, Any] | None:
-    found = refinement_of(scores, policy)
-    return None if found is None else dataclasses.asdict(found)
-
-
 def comparison(reports: Mapping[str, Mapping[str, Any]]) -> list[ComparisonRow]:
     """A row per report (contents of report.json, by display name), in the order given.
 
@@ -198,6 +210,20 @@ def _curves(training: Path) -> Sequence[Curve]:
     from reground.evaluation.reporting.curves import draw_curves, read_metrics  # matplotlib: 0.4 s
 
     return draw_curves(read_metrics(training))
+
+
+def _choose(
+    scores: Sequence[SampleScore],
+    tools: Mapping[str, ToolOutcome],
+    *,
+    count: int,
+    ended: Callable[[SampleScore], Outcome],
+) -> list[SampleScore]:
+    """The examples; with a detector's boxes, what became of them and of the answers in turn."""
+    if not tools:
+        return gallery.choose(scores, count=count, outcome=ended)
+    kinds = {score.sample.id: (tools.get(score.sample.id), ended(score)) for score in scores}
+    return gallery.choose_in_turn(scores, kinds, count=count)
 
 
 def _outcome_counts(

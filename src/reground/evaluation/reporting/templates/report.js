@@ -6,7 +6,7 @@ for (const button of buttons) {
   button.addEventListener("click", () => {
     for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
     const wanted = button.dataset.show;
-    for (const card of cards) card.hidden = wanted !== "" && card.dataset.outcome !== wanted;
+    for (const card of cards) card.hidden = wanted !== "" && !card.dataset.kinds.split(" ").includes(wanted);
   });
 }
 
