@@ -19,10 +19,10 @@ from common import parser, publish
 from reground.evaluation.records import SampleScore, read_run, read_scores
 from reground.evaluation.reporting.report import write_json_report
 from reground.evaluation.scoring.metrics import HITS
-from reground.evaluation.scoring.peers.vg_refiner import reward
 from reground.evaluation.scoring.refinement import refinement
 from reground.evaluation.scoring.score import Scorer, diagnose_log, score_log
 from reground.grounding.boxes import Box, Frame, iou
+from reground.grounding.refinement_reward import reward
 
 RUNS = Path("runs/scorers")
 OURS = "reground"

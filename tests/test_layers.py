@@ -41,6 +41,7 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.evaluate",
     "reground.evaluation.predicting.predict",
     "reground.evaluation.predicting.remote",
+    "reground.evaluation.predicting.tools",
 )
 
 

@@ -16,9 +16,9 @@ from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.reporting.report import write_json_report
 from reground.evaluation.scoring.peers import PEERS, get_peer
 from reground.evaluation.scoring.peers.peer import NO_BOX, Quad, Task
-from reground.evaluation.scoring.peers.vg_refiner import reward
 from reground.evaluation.scoring.peers.vlm_r1 import VLM_R1_BASELINE
 from reground.evaluation.scoring.score import Scorer, diagnose_log, score_log
+from reground.grounding.refinement_reward import reward
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 OUTPUTS = SHARED / "mig_bench/outputs"

@@ -17,11 +17,11 @@ from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_predictions, read_run, read_scores
-from reground.evaluation.scoring.peers.vg_refiner import reward
 from reground.grounding.boxes import Box
 from reground.grounding.families import FAMILIES, EncodedSize, Form, get_family
 from reground.grounding.grammars import Grammar
 from reground.grounding.prompts import load_profile
+from reground.grounding.refinement_reward import reward
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
 from reground.grounding.turn import user_text
 from reground.rollout.endpoint import Endpoint
@@ -113,6 +113,6 @@ def test_a_model_in_process_is_asked_in_the_same_turn(tmp_path: Path) -> None:
 def test_data_without_a_detectors_boxes_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     save_dataset(tmp_path / "data.jsonl", [replace(SAMPLE, tool_results=None)])
     asked = Question(model="tiny", data=str(tmp_path / "data.jsonl"), family="univg_r1/piter")
-    with pytest.raises(DataError, match="no sample has a detector's boxes"):
+    with pytest.raises(DataError, match=r"from 'one' on, has a detector's boxes"):
         predict_folder(tmp_path / "out", asked)
     assert not (tmp_path / "out").exists()

@@ -28,6 +28,7 @@ from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
+from reground.rollout.episode import Direct
 from reground.rollout.scripted import ScriptedPolicy
 
 ASKED = Question(model="tiny", data="synth:attribute@1-2", limit=5, max_tokens=64)
@@ -49,7 +50,7 @@ def answers(
 ) -> list[Prediction]:
     policy = ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: text)
     found: list[Prediction] = []
-    model = LocalModel(prompter, policy, weights=None, max_tokens=40, blank=blank)
+    model = LocalModel(prompter, policy, Direct(), weights=None, max_tokens=40, blank=blank)
     model.answer(samples, add=found.append)
     return found
 

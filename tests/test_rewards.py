@@ -27,7 +27,9 @@ def gold(sample: Sample, family: Family = FAMILY) -> str:
 
 
 def scored(text: str, sample: Sample, settings: Grpo | None = None) -> Score:
-    return score(parse(text, FAMILY, encoded(sample)), sample, settings or Grpo())
+    size = encoded(sample)
+    answer = parse(text, FAMILY, size)
+    return score(text, answer, sample, settings or Grpo(), frame=size.frame(FAMILY.frame))
 
 
 def moved(sample: Sample, boxes: list[list[int]]) -> str:
@@ -87,7 +89,9 @@ def test_gold_is_gold_in_every_family(family: str) -> None:
     for task in synth.TASKS:
         sample = synth.sample(task, seed=5, index=0)
         size = encoded(sample)
-        found = score(parse(gold(sample, own), own, size), sample, Grpo())
+        text = gold(sample, own)
+        frame = size.frame(own.frame)
+        found = score(text, parse(text, own, size), sample, Grpo(), frame=frame)
         assert found.terms["format"] == 1
         assert found.terms["iou"] > 0.75, (family, sample.id)  # 112 pixels are few integers
 

@@ -19,6 +19,7 @@ from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
+from reground.rollout.episode import Direct
 from reground.runs import RunDir
 from reground.training.draw import Draws
 from reground.training.grpo import Grpo
@@ -152,7 +153,10 @@ LOGGED = {
     "reward/format",
     "difficulty/phi",
     "rollout/length",
-    "rollout/truncated",
+    "rollout/over_long",
+    "rollout/completed",
+    "rollout/no_call",
+    "rollout/tool_failed",
     "rollout/barren_batches",
     "objective/kl",
     "objective/clip_share",
@@ -219,7 +223,7 @@ def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
     """The shortcut of one update a batch gives the loss and gradients of the long way."""
     config = world.config("grpo")
     prompter = Prompter.of(load_checkpoint(str(world.taught)))
-    method = Grpo(prompter, Draws(config.data, seed=0, total=40), config)
+    method = Grpo(prompter, Draws(config.data, seed=0, total=40), Direct(), config)
     batch = method.batch(1, range(4))
     assert batch.learnable
     for micro in batch.micros:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,10 +34,25 @@ def command(
     ] = None,
     family: Annotated[
         str | None,
+        typer.Option(help="How the model answers, as qwen3_vl. Default: what its checkpoint says."),
+    ] = None,
+    tool: Annotated[
+        str | None,
         typer.Option(
-            help="How the model answers, as qwen3_vl; with /piter behind it, in VG-Refiner's fair "
-            "turn with a detector's boxes. Default: what its checkpoint says."
+            metavar="SPEC",
+            help="A detector to ask first (see `reground tool run --help`), or precomputed.",
         ),
+    ] = None,
+    protocol: Annotated[
+        Literal["direct", "piter", "refiner"] | None,
+        typer.Option(
+            help="What becomes of a detector's boxes: direct does not show them, piter shows them "
+            "in VG-Refiner's fair turn, refiner lets the model think, call for them and rethink. "
+            "Default: what the family does."
+        ),
+    ] = None,
+    tool_cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the detector's answers are kept.")
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="A prompt profile, or the path of a .txt file.")
@@ -72,12 +87,14 @@ def command(
       reground eval --model runs/photos --data bccd/test.jsonl --out results/photos
       reground eval --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-2B-Instruct \\
         --family qwen3_vl --data bccd/test.jsonl --out results/qwen3
+      reground eval --model runs/refiner --data synth:diff --limit 200 --tool oracle:weak \\
+        --out results/refined
       reground eval --model runs/photos --data bccd/test.jsonl --shard 1/2 --out results/part1
       reground eval --model Qwen/Qwen3-VL-2B-Instruct --data mig_bench --out results/mig_bench
     """
     from reground.evaluation.evaluate import evaluate
     from reground.evaluation.predicting.predict import predict_folder
-    from reground.evaluation.predicting.question import Question
+    from reground.evaluation.predicting.question import Question, ToolUse
     from reground.evaluation.predicting.shards import Shard
     from reground.rollout.endpoint import Endpoint
 
@@ -91,6 +108,8 @@ def command(
         limit=limit,
         shard=Shard.of(shard) if shard else None,
         family=family,
+        protocol=protocol,
+        tool=ToolUse(spec=tool, cache=tool_cache) if tool else None,
         prompt=prompt,
         max_tokens=max_tokens,
         blank=blank,

@@ -27,7 +27,7 @@ SCORES = "scores.jsonl"
 RUN = "run.json"
 JOURNAL = "answers.jsonl"  # of a run that is not finished
 
-Finish = Literal["stop", "length", "unrecorded"]
+Finish = Literal["stop", "length", "no_call", "tool_failed", "unrecorded"]
 XYXY = tuple[float, float, float, float]  # left, upper, right, lower in original pixels
 
 
@@ -48,8 +48,9 @@ class Prediction:
     """What a model wrote for one sample, or the ``error`` because of which it wrote nothing.
 
     ``sizes`` holds one entry per image of the sample: the size at which it was encoded.
-    ``num_tokens`` is None where nobody counted them. ``finish``
-    is "length" where the answer was cut off at the token limit. Raises ``DataError`` where sizes or
+    ``num_tokens`` is None where nobody counted them. ``finish`` is "length" where the answer was
+    cut off at the token limit; "no_call" where the model never asked for the detector's result that
+    was there, "tool_failed" where it asked and there was none. Raises ``DataError`` where sizes or
     finish are missing although there is no error.
     """
 
@@ -124,7 +125,8 @@ class RunInfo:
     ``synth:TASK`` or the answers that another project stored; ``num_samples`` of it are asked,
     whose digest is ``data_sha256`` (``file_sha256`` is that of a benchmark's own file), and
     ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the model's weight files or a
-    hub commit; an ``endpoint`` does not tell its own. ``scorer`` read the answers; Acc@t counts IoU
+    hub commit; an ``endpoint`` does not tell its own. ``tool`` was asked about every sample first,
+    and its boxes are part of the data from then on. ``scorer`` read the answers; Acc@t counts IoU
     ``hit`` t.
     """
 
@@ -143,6 +145,7 @@ class RunInfo:
     seed: int
     limit: int | None
     shard: str | None = None
+    tool: str | None = None
     temperature: float
     max_new_tokens: int
     min_pixels: int | None = None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame, FrameKind
@@ -184,6 +185,24 @@ def get_family(name: str) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     raise ConfigError(f"unknown family {name!r}; {did_you_mean(name, FAMILIES)}")
+
+
+Protocol = Literal["direct", "piter", "refiner"]
+
+_DIRECT_OF = {"vg_refiner": "qwen2_5_vl"}  # families of one protocol alone
+
+
+def under(name: str, protocol: Protocol) -> str:
+    """The name of a family under another protocol; raises ``ConfigError`` for an unknown family.
+
+    >>> under("qwen3_vl/refiner", "piter"), under("vg_refiner", "direct")
+    ('qwen3_vl/piter', 'qwen2_5_vl')
+    """
+    base = get_family(name).name.partition("/")[0]
+    if protocol == REFINER and base in _DIRECT_OF:
+        return base
+    base = _DIRECT_OF.get(base, base)
+    return base if protocol == "direct" else f"{base}/{protocol}"
 
 
 def _round_edges(low: float, high: float, first: float, last: float) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from reground.model.chat import Prompt
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "stop_string"]  # the end token, the limit, a stop string
 
 
 @dataclass(frozen=True, slots=True)

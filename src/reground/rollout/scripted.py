@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reground.model.chat import Chat, Prompt
-from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Finish, Prefixes, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,10 @@ class ScriptedPolicy:
 
     def _completion(self, text: str, sampling: Sampling) -> Completion:
         ids = [*self.chat.encode_answer(text), self.chat.end_id]
+        finish: Finish = "stop"
         for end in range(1, len(ids)):
             if any(stop in self.chat.decode(ids[:end]) for stop in sampling.stop):
-                ids = ids[:end]
+                ids, finish = ids[:end], "stop_string"
                 break
         kept = tuple(ids[: sampling.max_tokens])
-        return Completion(kept, (0.0,) * len(kept), "stop" if len(kept) == len(ids) else "length")
+        return Completion(kept, (0.0,) * len(kept), finish if len(kept) == len(ids) else "length")

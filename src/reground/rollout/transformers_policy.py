@@ -19,7 +19,7 @@ from reground.model.forward import (
     prompt_positions,
 )
 from reground.model.load import Checkpoint
-from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Finish, Prefixes, Sampling
 
 _NUCLEUS_FLOOR = 1  # the most likely token always stays
 
@@ -155,12 +155,16 @@ class _Group:
 
     ids: list[list[int]]
     logprobs: list[list[float]]
-    open: list[bool]
+    finish: list[Finish | None]  # None while it grows
+
+    @property
+    def is_open(self) -> bool:
+        return None in self.finish
 
     def completions(self, version: int) -> tuple[Completion, ...]:
         return tuple(
-            Completion(tuple(ids), tuple(logprobs), "length" if is_open else "stop", version)
-            for ids, logprobs, is_open in zip(self.ids, self.logprobs, self.open, strict=True)
+            Completion(tuple(ids), tuple(logprobs), finish or "length", version)
+            for ids, logprobs, finish in zip(self.ids, self.logprobs, self.finish, strict=True)
         )
 
 
@@ -179,7 +183,11 @@ class _Decoding:
 
     def run(self, version: int) -> list[tuple[Completion, ...]]:
         groups = [
-            _Group([[] for _ in own], [[] for _ in own], [prefix is not None for prefix in own])
+            _Group(
+                [[] for _ in own],
+                [[] for _ in own],
+                ["stop" if prefix is None else None for prefix in own],
+            )
             for own in self.prefixes or [[()] * self.n] * len(self.keys)
         ]
         uniforms = torch.from_numpy(self._uniforms())
@@ -189,7 +197,7 @@ class _Decoding:
             tokens, logprobs = self._choose(logits, uniforms[alive, :, step])
             for row, index in enumerate(alive):
                 self._extend(groups[index], tokens[row].tolist(), logprobs[row].tolist())
-            rows = [row for row, index in enumerate(alive) if any(groups[index].open)]
+            rows = [row for row, index in enumerate(alive) if groups[index].is_open]
             if not rows or step + 1 == self.sampling.max_tokens:
                 break
             if len(rows) < len(alive):
@@ -281,18 +289,19 @@ class _Decoding:
 
     def _extend(self, group: _Group, tokens: list[int], logprobs: list[float]) -> None:
         for number, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-            if not group.open[number]:
-                continue
-            group.ids[number].append(token)
-            group.logprobs[number].append(logprob)
-            group.open[number] = not self._ends(group.ids[number])
+            if group.finish[number] is None:
+                group.ids[number].append(token)
+                group.logprobs[number].append(logprob)
+                group.finish[number] = self._end(group.ids[number])
 
-    def _ends(self, ids: list[int]) -> bool:
+    def _end(self, ids: list[int]) -> Finish | None:
         chat = self.checkpoint.chat
         if ids[-1] == chat.end_id:
-            return True
+            return "stop"
         # A stop string is at most as many tokens long as it has bytes.
-        return any(stop in chat.decode(ids[-len(stop.encode()) :]) for stop in self.sampling.stop)
+        stops = self.sampling.stop
+        met = any(stop in chat.decode(ids[-len(stop.encode()) :]) for stop in stops)
+        return "stop_string" if met else None
 
 
 def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reground.grounding.answers import Answer, Status
+from reground.grounding.answers import Answer, Status, parse
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.forward import GroupBatch
 from reground.model.parts import has_adapters, without_adapters
 from reground.model.prompting import Prompter
-from reground.rollout.policy import Completion, Sampling
+from reground.rollout.episode import Case, Environment, Rollout, RolloutStatus, roll_out
+from reground.rollout.policy import Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.training import objective
 from reground.training.draw import Draws
@@ -37,14 +38,14 @@ class RolledGroup:
     item: int
     sample: Sample
     prompt: Prompt
-    completions: tuple[Completion, ...]
+    rollouts: tuple[Rollout, ...]
     answers: tuple[Answer, ...]
     scores: tuple[Score, ...]
     credit: Credit
 
     def pack(self) -> Group:
-        """The group as training tokens: every sampled id counts."""
-        suffixes = tuple(Suffix(c.ids, (1.0,) * len(c.ids)) for c in self.completions)
+        """The group as training tokens: every sampled id counts, none that was told."""
+        suffixes = tuple(Suffix(rollout.ids, rollout.weights) for rollout in self.rollouts)
         return Group(self.item, self.prompt, suffixes)
 
 
@@ -65,8 +66,11 @@ class Grpo:
 
     ahead = False
 
-    def __init__(self, prompter: Prompter, draws: Draws, config: TrainConfig) -> None:
+    def __init__(
+        self, prompter: Prompter, draws: Draws, environment: Environment, config: TrainConfig
+    ) -> None:
         self._prompter, self._draws, self._config = prompter, draws, config
+        self._environment = environment
         self._settings = config.grpo
         chat = prompter.checkpoint.chat
         self.updates_per_batch = self._settings.updates_per_batch
@@ -93,13 +97,14 @@ class Grpo:
         )
         credits = {group.item: group.credit for group in groups}
         micros = [self._with_credit(micro, credits) for micro in packed]
-        tokens = sum(len(c.ids) for group in groups for c in group.completions)
+        tokens = sum(rollout.num_sampled for group in groups for rollout in group.rollouts)
         sequences = len(groups) * self._settings.group_size
         normaliser = float(tokens if self._settings.normalise == "token" else sequences)
         learnable = any(group.credit.varies for group in groups)
-        return StepBatch(
-            micros, normaliser, _tally(groups), _records(groups, self._prompter), learnable
-        )
+        tally = _tally(groups)
+        for name, count in self._environment.counts().items():
+            tally.add(f"tool/{name}", count)
+        return StepBatch(micros, normaliser, tally, _records(groups, self._prompter), learnable)
 
     def loss(self, module: nn.Module, micro: GrpoMicro, normaliser: float, tally: Tally) -> Tensor:
         """This micro-batch's part of the objective (facts: Eq. 4 with clip and k3 KL)."""
@@ -115,33 +120,36 @@ class Grpo:
 
     def _roll_out(self, items: Sequence[int]) -> list[RolledGroup]:
         samples = [self._draws.sample(item) for item in items]
-        prompts = [self._prompter.prompt(sample) for sample in samples]
-        keys = [self._config.seed * 2**32 + item for item in items]
-        sampling = Sampling(
-            temperature=self._settings.temperature, max_tokens=self._settings.max_tokens
+        cases = [Case(sample, self._prompter.prompt(sample)) for sample in samples]
+        rolled = roll_out(
+            self._policy,
+            self._environment,
+            cases,
+            n=self._settings.group_size,
+            sampling=Sampling(
+                temperature=self._settings.temperature, max_tokens=self._settings.max_tokens
+            ),
+            keys=[self._config.seed * 2**32 + item for item in items],
         )
-        completions = self._policy.generate(
-            prompts, n=self._settings.group_size, sampling=sampling, keys=keys
-        )
-        return [
-            self._scored(*parts) for parts in zip(items, samples, prompts, completions, strict=True)
-        ]
+        return [self._scored(*parts) for parts in zip(items, cases, rolled, strict=True)]
 
-    def _scored(
-        self, item: int, sample: Sample, prompt: Prompt, completions: tuple[Completion, ...]
-    ) -> RolledGroup:
-        answers = tuple(
-            self._prompter.read(c.ids, prompt, target_image=sample.target_image)
-            for c in completions
+    def _scored(self, item: int, case: Case, rollouts: tuple[Rollout, ...]) -> RolledGroup:
+        sample = self._environment.seen(case.sample)
+        size = case.prompt.images[sample.target_image].size
+        family = self._prompter.family
+        texts = [self._prompter.checkpoint.chat.decode(rollout.ids) for rollout in rollouts]
+        answers = tuple(parse(text, family, size) for text in texts)
+        scores = tuple(
+            score(text, answer, sample, self._settings, frame=size.frame(family.frame))
+            for text, answer in zip(texts, answers, strict=True)
         )
-        scores = tuple(score(answer, sample, self._settings) for answer in answers)
         credit = objective.credit(
             [s.total for s in scores],
             [s.terms["iou"] for s in scores],
             difficulty=self._settings.difficulty,
             scale_by_std=self._settings.normalise != "dr_grpo",
         )
-        return RolledGroup(item, sample, prompt, completions, answers, scores, credit)
+        return RolledGroup(item, sample, case.prompt, rollouts, answers, scores, credit)
 
     def _with_credit(self, packed: MicroBatch, credits: dict[int, Credit]) -> GrpoMicro:
         scored = packed.batch.scored
@@ -188,16 +196,15 @@ def _tally(groups: Sequence[RolledGroup]) -> Tally:
         tally.add("difficulty/medium", float(objective.HARD <= mean_iou <= objective.EASY))
         tally.add("difficulty/hard", float(mean_iou < objective.HARD))
         tally.add("difficulty/phi", group.credit.phi)
-        for completion, answer, own in zip(
-            group.completions, group.answers, group.scores, strict=True
-        ):
+        for rollout, answer, own in zip(group.rollouts, group.answers, group.scores, strict=True):
             tally.add("reward/total", own.total)
             for name, value in own.terms.items():
                 tally.add(f"reward/{name}", value)
             for status in Status:
                 tally.add(f"parse/{status.value}", float(answer.status is status))
-            tally.add("rollout/length", len(completion.ids))
-            tally.add("rollout/truncated", float(completion.finish == "length"))
+            tally.add("rollout/length", rollout.num_sampled)
+            for ending in RolloutStatus:
+                tally.add(f"rollout/{ending.value}", float(rollout.status is ending))
     return tally
 
 
@@ -213,8 +220,9 @@ def _records(groups: Sequence[RolledGroup], prompter: Prompter) -> list[dict[str
                     "sample": group.sample.id,
                     "question": group.sample.question,
                     "rollout": number,
-                    "text": prompter.checkpoint.chat.decode(group.completions[number].ids),
+                    "text": prompter.checkpoint.chat.decode(group.rollouts[number].ids),
                     "status": group.answers[number].status.value,
+                    "ending": group.rollouts[number].status.value,
                     "reward": group.scores[number].total,
                     **{f"reward/{k}": v for k, v in group.scores[number].terms.items()},
                     "advantage": group.credit.advantages[number],

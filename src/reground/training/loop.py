@@ -21,6 +21,7 @@ from reground.runs import RunDir, append_jsonl
 from reground.training import checkpoint as storage
 from reground.training import optimiser
 from reground.training.method import Method, StepBatch
+from reground.training.rewards import weights
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
 
@@ -112,8 +113,9 @@ class Trainer:
         if self._barren >= self.config.grpo.patience:
             raise TrainingError(
                 f"step {step}: {self._barren} batches in a row had no reward variance in any group "
-                "(terms: iou, format); expected groups that differ; raise grpo.temperature, check "
-                "the format in rollouts.jsonl, or start from a model that sometimes succeeds"
+                f"(terms: {', '.join(weights(self.config.grpo))}); expected groups that differ; "
+                "raise grpo.temperature, check the format in rollouts.jsonl, or start from a model "
+                "that sometimes succeeds"
             )
 
     def _summed(self, value: float) -> float:

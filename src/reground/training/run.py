@@ -10,10 +10,14 @@ from accelerate import Accelerator
 
 from reground.config import dump
 from reground.errors import ConfigError
+from reground.grounding.families import Form
 from reground.model import tiny
 from reground.model.load import Checkpoint, load
 from reground.model.parts import set_training
 from reground.model.prompting import Prompter
+from reground.rollout.episode import Direct, Environment
+from reground.rollout.think_rethink import ThinkRethink
+from reground.rollout.tools.opening import open_tool
 from reground.runs import RunDir, start
 from reground.training.dense import Dense
 from reground.training.draw import Draws
@@ -46,8 +50,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
     _set_training(checkpoint, config.tuning)
     prompter = Prompter.of(checkpoint)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
-    method = _method(prompter, draws, config)
-    validator = Validator(prompter, config.validation) if config.validation else None
+    environment = _environment(prompter, draws, config)
+    method = _method(prompter, draws, environment, config)
+    validator = None
+    if config.validation:
+        validator = Validator(prompter, config.validation, environment)
     # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
     run = RunDir(out)
     if accelerator.is_main_process:
@@ -91,11 +98,41 @@ def _set_training(checkpoint: Checkpoint, tuning: Tuning) -> None:
         checkpoint.model.train()  # checkpointing is off in evaluation mode; there is no dropout
 
 
-def _method(prompter: Prompter, draws: Draws, config: TrainConfig) -> Method:
+def _environment(prompter: Prompter, draws: Draws, config: TrainConfig) -> Environment:
+    """What answers rollouts: the tools, or nobody."""
+    asks = prompter.family.form is Form.THINK_RETHINK
+    tools = config.tools
+    if tools.specs and not asks:
+        raise ConfigError(
+            f"family {prompter.family.name} never asks for tools.specs; expected one that does, as "
+            f"family: {prompter.family.name}/refiner, or a prompt with $tool and data that "
+            "`reground tool run` has filled"
+        )
+    if config.method == "grpo" and asks and not tools.specs:
+        raise ConfigError(
+            f"family {prompter.family.name} asks a tool and there is none; set tools.specs, as "
+            "[precomputed]"
+        )
+    if not tools.specs:
+        return Direct()
+    rows = list(draws.rows())
+    return ThinkRethink.of(
+        [open_tool(spec, samples=rows) for spec in tools.specs],
+        prompter.checkpoint.chat,
+        prompter.family,
+        max_answers=tools.max_calls,
+        timeout_s=tools.timeout_s,
+        cache=Path(tools.cache) if tools.cache else None,
+    )
+
+
+def _method(
+    prompter: Prompter, draws: Draws, environment: Environment, config: TrainConfig
+) -> Method:
     match config.method:
         case "dense":
             return Dense(prompter, draws, config)
         case "sft":
             return Sft(prompter, draws, config)
         case "grpo":
-            return Grpo(prompter, draws, config)
+            return Grpo(prompter, draws, environment, config)

@@ -80,13 +80,17 @@ class DensePretraining:
 
 @config
 class Grpo:
-    """Group relative policy optimisation with the difficulty weight of UniVG-R1 (Eq. 4)."""
+    """Group relative policy optimisation with the difficulty weight of UniVG-R1 (Eq. 4).
+
+    VG-Refiner's reward is ``iou_reward: 0, format_reward: 0.1, refinement_reward: 0.9``.
+    """
 
     group_size: int = 8
     temperature: float = 0.9
     max_tokens: int = 256
     iou_reward: float = 1.0
     format_reward: float = 1.0
+    refinement_reward: float = 0.0
     difficulty: Literal["exp", "log", "square", "none"] = "exp"
     clip: float = 0.2
     kl: float = 0.04
@@ -99,6 +103,27 @@ class Grpo:
             raise ValueError("group_size must be at least 2: an advantage is relative to the group")
         if self.temperature <= 0:
             raise ValueError("temperature must be above 0: greedy rollouts do not explore")
+        if not any((self.iou_reward, self.format_reward, self.refinement_reward)):
+            raise ValueError("iou_reward, format_reward and refinement_reward are all 0")
+
+
+@config
+class Tools:
+    """The detectors that rollouts may ask, each as a spec (``reground tool run --help``).
+
+    ``max_calls`` of a rollout are answered. A tool that takes longer than ``timeout_s`` seconds
+    about a batch is late, and the rollout goes on without it. Answers about images are kept in the
+    folder ``cache``.
+    """
+
+    specs: tuple[str, ...] = ()
+    max_calls: int = 1
+    timeout_s: float = 60.0
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_calls < 1 or self.timeout_s <= 0:
+            raise ValueError("max_calls must be at least 1 and timeout_s above 0")
 
 
 @config
@@ -150,6 +175,7 @@ class TrainConfig:
     dense: DensePretraining = DensePretraining()
     sft: Supervised = Supervised()
     grpo: Grpo = Grpo()
+    tools: Tools = Tools()
     validation: Validation | None = None
     save_every: int = 100
     keep: int = 2
@@ -160,6 +186,10 @@ class TrainConfig:
         for name, least in (("seed", 0), ("steps", 1), ("batch_size", 1)):
             if (found := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, found {found}")
+        if self.tools.specs and self.method != "grpo":
+            raise ValueError(f"tools are asked by rollouts; {self.method} makes none")
+        if self.grpo.refinement_reward and not self.tools.specs:
+            raise ValueError("grpo.refinement_reward is about a detector's boxes; set tools.specs")
         ends = [phase.until for phase in self.data]
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")

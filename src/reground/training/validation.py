@@ -9,6 +9,7 @@ from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
 from reground.grounding.scoring import score
 from reground.model.prompting import Prompter
+from reground.rollout.episode import Case, Environment, roll_out
 from reground.rollout.policy import Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.training.settings import Validation
@@ -17,8 +18,8 @@ from reground.training.settings import Validation
 class Validator:
     """Answers the same held-out samples each time it is called."""
 
-    def __init__(self, prompter: Prompter, settings: Validation) -> None:
-        self._prompter, self._settings = prompter, settings
+    def __init__(self, prompter: Prompter, settings: Validation, environment: Environment) -> None:
+        self._prompter, self._settings, self._environment = prompter, settings, environment
         self._policy = TransformersPolicy(prompter.checkpoint)
         self._samples: Sequence[Sample] = open_dataset(
             settings.data, seed=settings.seed, limit=settings.limit
@@ -26,14 +27,15 @@ class Validator:
 
     def __call__(self) -> dict[str, float]:
         """``validation/acc@0.5``, ``validation/mean_iou`` and the share of answers that parse."""
-        prompts = [self._prompter.prompt(sample) for sample in self._samples]
+        cases = [Case(sample, self._prompter.prompt(sample)) for sample in self._samples]
         sampling = Sampling(max_tokens=self._settings.max_tokens)
-        completions = self._policy.generate(prompts, n=1, sampling=sampling)
+        rolled = roll_out(self._policy, self._environment, cases, n=1, sampling=sampling)
         answers = [
-            self._prompter.read(own[0].ids, prompt, target_image=sample.target_image)
-            for own, prompt, sample in zip(completions, prompts, self._samples, strict=True)
+            self._prompter.read(own[0].ids, case.prompt, target_image=case.sample.target_image)
+            for own, case in zip(rolled, cases, strict=True)
         ]
         overlaps = [score(a, s) for a, s in zip(answers, self._samples, strict=True)]
+        self._environment.counts()  # those of training alone are logged
         count = len(overlaps)
         return {
             "validation/acc@0.5": sum(overlap > 0.5 for overlap in overlaps) / count,

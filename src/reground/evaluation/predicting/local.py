@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from reground.errors import DataError
 from reground.evaluation.predicting.question import Add, Question, images_of
-from reground.evaluation.records import Prediction
+from reground.evaluation.records import Finish, Prediction
 from reground.grounding.families import Family
 from reground.grounding.prompts import PromptProfile
 from reground.grounding.sample import Sample
@@ -15,10 +15,19 @@ from reground.model.chat import Prompt
 from reground.model.load import fingerprint
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
+from reground.rollout.episode import Case, Environment, RolloutStatus, roll_out
 from reground.rollout.policy import Policy, Sampling
+from reground.rollout.think_rethink import environment_of
 from reground.rollout.transformers_policy import TransformersPolicy
 
 BATCH = 64
+
+_FINISH: dict[RolloutStatus, Finish] = {
+    RolloutStatus.COMPLETED: "stop",
+    RolloutStatus.OVER_LONG: "length",
+    RolloutStatus.NO_CALL: "no_call",
+    RolloutStatus.TOOL_FAILED: "tool_failed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,7 @@ class LocalModel:
 
     prompter: Prompter
     policy: Policy
+    environment: Environment
     weights: str | None
     max_tokens: int
     blank: bool = False
@@ -37,12 +47,16 @@ class LocalModel:
     @classmethod
     def load(cls, question: Question) -> LocalModel:
         """The checkpoint that the question names."""
-        checkpoint = load_checkpoint(question.model, family=question.family)
-        prompt = question.prompt_for(checkpoint.family) or checkpoint.prompt
-        checkpoint = replace(checkpoint, prompt=prompt)
+        loaded = load_checkpoint(question.model)
+        family = question.family_for(loaded.family)
+        own = loaded.prompt if family == loaded.family else None  # another family has its own
+        prompt = question.prompt_for(family) or own
+        checkpoint = replace(loaded, family=family, prompt=prompt)
+        prompter = Prompter.of(checkpoint)
         return cls(
-            Prompter.of(checkpoint),
+            prompter,
             TransformersPolicy(checkpoint),
+            environment_of(checkpoint.chat, prompter.family),
             fingerprint(question.model),
             question.max_tokens,
             question.blank,
@@ -75,20 +89,24 @@ class LocalModel:
 
     def _answers(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         asked = [self._prompt_or_error(sample) for sample in samples]
-        prompts = [prompt for prompt in asked if not isinstance(prompt, str)]
+        cases = [
+            Case(sample, prompt)
+            for sample, prompt in zip(samples, asked, strict=True)
+            if not isinstance(prompt, str)
+        ]
         sampling = Sampling(max_tokens=self.max_tokens)
-        groups = iter(self.policy.generate(prompts, n=1, sampling=sampling))
+        rolled = iter(roll_out(self.policy, self.environment, cases, n=1, sampling=sampling))
         for prompt, sample in zip(asked, samples, strict=True):
             if isinstance(prompt, str):
                 yield Prediction(sample, error=prompt)
                 continue
-            (completion,) = next(groups)
+            (rollout,) = next(rolled)
             yield Prediction(
                 sample,
-                text=self.prompter.checkpoint.chat.decode(completion.ids),
+                text=self.prompter.checkpoint.chat.decode(rollout.ids),
                 sizes=tuple(image.size for image in prompt.images),
-                num_tokens=len(completion.ids),
-                finish=completion.finish,
+                num_tokens=rollout.num_sampled,
+                finish=_FINISH[rollout.status],
             )
 
     def _prompt_or_error(self, sample: Sample) -> Prompt | str:

@@ -21,7 +21,9 @@ from reground.data.source import open_dataset
 from reground.errors import ConfigError, DataError
 from reground.evaluation.predicting.journal import Journal, check_unique
 from reground.evaluation.predicting.question import Answerer, Question
+from reground.evaluation.predicting.tools import asked_tool
 from reground.evaluation.records import Prediction, RunInfo
+from reground.grounding.families import Form
 from reground.grounding.sample import Sample, digest
 
 
@@ -33,11 +35,9 @@ def predict_folder(out: Path, question: Question) -> int:
     """
     samples = _samples(question)
     model = _answerer(question)
-    if model.profile.shows_tool and all(sample.tool_results is None for sample in samples):
-        raise DataError(
-            f"{question.data}: no sample has a detector's boxes (tool_results), which prompt "
-            f"{model.profile.name} shows; use data that has them, or another prompt"
-        )
+    if question.tool:
+        samples = asked_tool(samples, question.tool)
+    _check_tool_results(samples, model, question.data)
     journal = Journal(out, _run_info(question, model, samples))
     own = question.shard.take(samples) if question.shard else samples
     if not own:
@@ -52,6 +52,16 @@ def predict_folder(out: Path, question: Question) -> int:
 
             model.answer(left, add=add)
     return journal.finish(own)
+
+
+def _check_tool_results(samples: Sequence[Sample], model: Answerer, data: str) -> None:
+    needs = model.profile.shows_tool or model.family.form is Form.THINK_RETHINK
+    if needs and all(sample.tool_results is None for sample in samples):
+        raise DataError(
+            f"{data}: no sample, from {samples[0].id!r} on, has a detector's boxes (tool_results), "
+            f"which {model.family.name} with prompt {model.profile.name} works with; ask a "
+            "detector with --tool, or use data that has them"
+        )
 
 
 def _samples(question: Question) -> list[Sample]:
@@ -91,6 +101,7 @@ def _run_info(question: Question, model: Answerer, samples: Sequence[Sample]) ->
         seed=question.seed,
         limit=question.limit,
         shard=str(question.shard) if question.shard else None,
+        tool=question.tool.spec if question.tool else None,
         temperature=0.0,
         max_new_tokens=question.max_tokens,
         min_pixels=fewest,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol as Interface
 
 from PIL import Image
 
@@ -13,7 +14,7 @@ from reground.data.benchmarks import Benchmark
 from reground.data.images import load
 from reground.evaluation.predicting.shards import Shard
 from reground.evaluation.records import Prediction
-from reground.grounding.families import Family
+from reground.grounding.families import Family, Protocol, under
 from reground.grounding.prompts import PromptProfile
 from reground.grounding.sample import Sample
 from reground.rollout.endpoint import Endpoint
@@ -21,6 +22,15 @@ from reground.rollout.endpoint import Endpoint
 _GREY = (128, 128, 128)
 
 Add = Callable[[Prediction], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """The detector that is asked about every sample first (``reground tool run --help``)."""
+
+    spec: str
+    timeout_s: float = 60.0
+    cache: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +43,8 @@ class Question:
     limit: int | None = None
     shard: Shard | None = None
     family: str | None = None
+    protocol: Protocol | None = None
+    tool: ToolUse | None = None
     prompt: str | None = None
     max_tokens: int = 256
     blank: bool = False
@@ -43,6 +55,11 @@ class Question:
     def benchmark(self) -> Benchmark | None:
         """The row of the table of benchmarks that ``data`` names, if it names one."""
         return benchmarks.table().get(self.data)
+
+    def family_for(self, own: str) -> str:
+        """The family asked for, or a model's ``own``, under the protocol asked for."""
+        family = self.family or own
+        return under(family, self.protocol) if self.protocol else family
 
     def prompt_for(self, family: str) -> str | None:
         """The prompt asked for, else the one that the benchmark's protocol has for ``family``."""
@@ -56,7 +73,7 @@ def images_of(sample: Sample, *, blank: bool) -> list[Image.Image]:
     return [Image.new("RGB", image.size, _GREY) for image in images] if blank else images
 
 
-class Answerer(Protocol):
+class Answerer(Interface):
     """A model that can be asked, and what a run records of it."""
 
     @property

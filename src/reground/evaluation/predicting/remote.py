@@ -48,7 +48,7 @@ class RemoteModel:
         """As the question says; raises ``ConfigError`` where it says too little."""
         if question.endpoint is None or question.family is None:
             raise ConfigError("an endpoint does not say how its model answers; give --family")
-        family = get_family(question.family)
+        family = get_family(question.family_for(question.family))
         if family.frame is FrameKind.INPUT and question.processor is None:
             raise ConfigError(
                 f"family {family.name} answers in pixels of the image as it was encoded; say whose "

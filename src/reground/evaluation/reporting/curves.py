@@ -119,7 +119,7 @@ _PANELS = (
         "Cut off and clipped",
         "Share of rollouts that hit the token limit, and of tokens whose ratio was clipped.",
         (
-            _Line("rollout/truncated", "rollouts cut off", _RED),
+            _Line("rollout/over_long", "rollouts cut off", _RED),
             _Line("objective/clip_share", "tokens clipped", _BLUE),
         ),
         is_share=True,

@@ -1,27 +1,20 @@
-"""VG-Refiner's evaluation under PiTER and its reward (VoyageWang/VG-Refiner).
+"""VG-Refiner's evaluation under PiTER (VoyageWang/VG-Refiner).
 
-They read differently: the evaluation takes the first JSON with a box anywhere in the text, a tool's
-box quoted in the reasoning included, the reward the last answer block.
+It reads otherwise than their reward (:mod:`reground.grounding.refinement_reward`): the first JSON
+with a box anywhere in the text, a tool's box quoted in the reasoning included.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task
+from reground.grounding.refinement_reward import quads
 
 _ARRAY = re.compile(r"\[.*?\]", re.DOTALL)
 _OBJECT = re.compile(r'\{[^{}]*"bbox_2d"[^{}]*\}')
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_TAG_GAPS = re.compile(r"\s*([<>/])\s*")
-_TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer>")
-_MAX_OBJECTS = 120
 
 
 def read(text: str, task: Task) -> Quad:
@@ -29,7 +22,7 @@ def read(text: str, task: Task) -> Quad:
 
     The text as a whole is tried first, then arrays up to their first bracket, then flat objects.
     """
-    boxes = list(_quads(_first_json(text)))
+    boxes = list(quads(_first_json(text)))
     return max(boxes, key=lambda box: iou(box, task), default=NO_BOX)
 
 
@@ -41,39 +34,6 @@ def iou(box: Quad, task: Task) -> float:
     inter = max(0, width) * max(0, height)
     union = _area(box) + _area(truth) - inter
     return inter / (union + 1e-6)
-
-
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """Their reward of one response: 0.9 x refinement + 0.1 x format."""
-
-    overall: float
-    format: float
-    refinement: float
-    model_iou: float
-    tool_iou: float
-
-
-def reward(text: str, *, truth: Sequence[Quad], tool: Sequence[Quad]) -> Reward:
-    """1 for a correction of a wrong tool, 0.5 for a confirmation, 0 where the answer is wrong.
-
-    IoUs are inclusive and matched one to one, over max(n_predicted, n_true); wrong is below 0.5.
-
-    >>> text = '<think></think><rethink></rethink><answer>{"bbox_2d": [0, 0, 9, 9]}</answer>'
-    >>> reward(text, truth=[(0, 0, 9, 9)], tool=[(50, 50, 59, 59)]).overall
-    1.0
-    """
-    text = _TAG_GAPS.sub(r"\1", text)
-    answers = _ANSWER.findall(text)
-    try:
-        data = json.loads(answers[-1]) if answers else []
-    except (ValueError, RecursionError):
-        data = []
-    model_iou, tool_iou = _set_iou(list(_quads(data)), truth), _set_iou(tool, truth)
-    right = 0.5 if tool_iou >= 0.5 else 1.0
-    refinement = right if model_iou >= 0.5 else 0.0
-    form = float(all(tag in text for tag in _TAGS))
-    return Reward(0.9 * refinement + 0.1 * form, form, refinement, model_iou, tool_iou)
 
 
 def _first_json(text: str) -> Any:
@@ -95,32 +55,6 @@ def _loaded(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _quads(data: Any) -> Iterator[Quad]:
-    for item in [data] if isinstance(data, dict) else data:
-        box = item.get("bbox_2d") if isinstance(item, dict) else None
-        if isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box):
-            yield (box[0], box[1], box[2], box[3])
-
-
-def _set_iou(predicted: Sequence[Quad], truth: Sequence[Quad]) -> float:
-    predicted, truth = predicted[:_MAX_OBJECTS], truth[:_MAX_OBJECTS]
-    if not predicted or not truth:
-        return 1.0 if not predicted and not truth else 0.0
-    overlaps = np.array([[_inclusive_iou(box, true) for true in truth] for box in predicted])
-    from scipy.optimize import linear_sum_assignment  # 0.4 s, for this reward alone
-
-    rows, columns = linear_sum_assignment(overlaps, maximize=True)
-    return float(overlaps[rows, columns].sum() / max(overlaps.shape))
-
-
-def _inclusive_iou(box: Quad, truth: Quad) -> float:
-    width = min(box[2], truth[2]) - max(box[0], truth[0]) + 1
-    height = min(box[3], truth[3]) - max(box[1], truth[1]) + 1
-    inter = max(0, width) * max(0, height)
-    areas = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (box, truth)]
-    return inter / (sum(areas) - inter)
 
 
 def _area(box: Quad) -> float:

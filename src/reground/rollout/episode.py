@@ -1,0 +1,225 @@
+"""The loop between a policy and an environment: turns of a rollout, all rollouts at a time.
+
+A rollout is a list of turns behind a prompt, sampled by the policy or told by the environment.
+Turns are ids and are concatenated, never written out and read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import chain
+from typing import Protocol
+
+from reground.grounding.sample import Sample
+from reground.model.chat import Prompt
+from reground.rollout.policy import Completion, Policy, Prefixes, Sampling
+
+
+class RolloutStatus(StrEnum):
+    """How a rollout ended."""
+
+    COMPLETED = "completed"
+    NO_CALL = "no_call"  # ended by itself and never asked for the tool that was there
+    TOOL_FAILED = "tool_failed"  # ended by itself, but a tool that it asked gave no result
+    OVER_LONG = "over_long"  # cut at the limit of tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Ids that the policy sampled, with their log-probs, or that it was told (``logprobs`` None).
+
+    >>> Turn((7, 8), (-0.1, -0.2)).weights, Turn((9,), None).weights
+    ((1.0, 1.0), (0.0,))
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The loss weight of each id: only what was sampled counts."""
+        return (0.0 if self.logprobs is None else 1.0,) * len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One way of going on from a prompt, and how it ended.
+
+    Concatenating the turns' ids gives exactly what the policy saw behind the prompt.
+    """
+
+    turns: tuple[Turn, ...]
+    status: RolloutStatus
+    policy_version: int = 0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All ids behind the prompt."""
+        return tuple(chain.from_iterable(turn.ids for turn in self.turns))
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """1 on sampled ids, 0 on told ones."""
+        return tuple(chain.from_iterable(turn.weights for turn in self.turns))
+
+    @property
+    def num_sampled(self) -> int:
+        """How many ids the policy sampled."""
+        return sum(len(turn.ids) for turn in self.turns if turn.logprobs is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A sample and the prompt that asks about it."""
+
+    sample: Sample
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A rollout that stopped for the environment: all its ids behind the prompt of ``case``."""
+
+    case: Case
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the environment says: ids to read before the rollout goes on."""
+
+    ids: tuple[int, ...]
+    failed: bool = False
+
+
+class Environment(Protocol):
+    """What answers a policy between its turns."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The strings at which a rollout waits for an answer."""
+
+    @property
+    def max_answers(self) -> int:
+        """How many answers a rollout may get; then it samples its last turn."""
+
+    def begin(self, cases: Sequence[Case]) -> None:
+        """Hear of all cases before the first turn, to prepare answers while it is sampled."""
+
+    def answer(self, pending: Sequence[Pending]) -> list[Told]:
+        """An answer to every rollout that waits; never raises for what a tool does."""
+
+    def seen(self, sample: Sample) -> Sample:
+        """The sample with what the environment found for it (``tool_results``)."""
+
+    def counts(self) -> Mapping[str, int]:
+        """What its tools did since this was asked last; always the same names."""
+
+
+class Direct:
+    """One turn, nobody answers."""
+
+    stop: tuple[str, ...] = ()
+    max_answers = 0
+
+    def begin(self, cases: Sequence[Case]) -> None:
+        """Nothing to prepare."""
+
+    def answer(self, pending: Sequence[Pending]) -> list[Told]:
+        """Nobody waits."""
+        return []
+
+    def seen(self, sample: Sample) -> Sample:
+        """The sample as it is."""
+        return sample
+
+    def counts(self) -> Mapping[str, int]:
+        """There are no tools."""
+        return {}
+
+
+def roll_out(
+    policy: Policy,
+    environment: Environment,
+    cases: Sequence[Case],
+    *,
+    n: int,
+    sampling: Sampling,
+    keys: Sequence[int] | None = None,
+) -> list[tuple[Rollout, ...]]:
+    """``n`` rollouts of every case; ``sampling.max_tokens`` limits what one samples in all turns.
+
+    All rollouts take each turn together, so that one prompt is read once for all of them, and one
+    call of ``answer`` serves all that wait.
+    """
+    if not cases:
+        return []
+    environment.begin(cases)
+    prompts = [case.prompt for case in cases]
+    growing = [[_Growing(sampling.max_tokens) for _ in range(n)] for _ in cases]
+    prefixes: list[Prefixes] | None = None
+    for num_answers in range(environment.max_answers + 1):
+        is_last = num_answers == environment.max_answers
+        own = replace(
+            sampling,
+            stop=() if is_last else environment.stop,
+            max_tokens=max(each.left for group in growing for each in group if each.is_open),
+        )
+        groups = policy.generate(prompts, n=n, sampling=own, keys=keys, prefixes=prefixes)
+        for group, completions in zip(growing, groups, strict=True):
+            for each, completion in zip(group, completions, strict=True):
+                each.add(completion, waits=bool(own.stop))
+        waiting = [(case, each) for case, group in zip(cases, growing, strict=True)
+                   for each in group if each.is_open]  # fmt: skip
+        if not waiting:
+            break
+        told = environment.answer([Pending(case, each.ids) for case, each in waiting])
+        for (_, each), answer in zip(waiting, told, strict=True):
+            each.tell(answer)
+        prefixes = [[each.ids if each.is_open else None for each in group] for group in growing]
+    offered = environment.max_answers > 0
+    return [tuple(each.rollout(offered=offered) for each in group) for group in growing]
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A rollout on its way."""
+
+    left: int  # tokens that it may still sample
+    turns: list[Turn] = field(default_factory=list)
+    is_open: bool = True  # it has not ended
+    is_cut: bool = False
+    failed: bool = False
+    version: int = 0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(chain.from_iterable(turn.ids for turn in self.turns))
+
+    def add(self, completion: Completion, *, waits: bool) -> None:
+        if not self.is_open:
+            return
+        ids, logprobs = completion.ids[: self.left], completion.logprobs[: self.left]
+        self.is_cut = completion.finish == "length" or len(ids) < len(completion.ids)
+        self.is_open = waits and completion.finish == "stop_string" and not self.is_cut
+        self.left -= len(ids)
+        if self.is_open and not self.left:
+            self.is_open, self.is_cut = False, True
+        self.version = completion.policy_version
+        self.turns.append(Turn(ids, logprobs))
+
+    def tell(self, told: Told) -> None:
+        self.failed = self.failed or told.failed
+        self.turns.append(Turn(told.ids, None))
+
+    def rollout(self, *, offered: bool) -> Rollout:
+        status = RolloutStatus.COMPLETED
+        if self.is_cut:
+            status = RolloutStatus.OVER_LONG
+        elif self.failed:
+            status = RolloutStatus.TOOL_FAILED
+        elif offered and len(self.turns) == 1:
+            status = RolloutStatus.NO_CALL
+        return Rollout(tuple(self.turns), status, self.version)
