@@ -1,35 +1,51 @@
-"""Grounding in Python: the same model, prompt and parser as training and evaluation.
+"""Grounding in Python: the same model, prompt, rollout and parser as training and evaluation.
 
 grounder = Grounder.from_pretrained("tiny")
 grounding = grounder.ground(["photo.jpg"], "the cup left of the laptop")
 grounding.answer.boxes  # in pixels of the photo
+
+refiner = Grounder.from_pretrained("runs/refiner")
+grounding = refiner.ground(["photo.jpg"], "the cup", tool="IDEA-Research/grounding-dino-tiny")
+grounding.tool, grounding.answer.boxes, grounding.answer.rethink
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from reground.data.images import load
-from reground.errors import DataError
+from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Answer
+from reground.grounding.boxes import Box, Frame
+from reground.grounding.families import Form, Protocol, under
+from reground.grounding.sample import Detection, ImageRef, Sample
 
 if TYPE_CHECKING:
+    from reground.model.chat import Prompt
     from reground.model.prompting import Prompter
+    from reground.rollout.episode import Rollout
     from reground.rollout.policy import Policy
+    from reground.rollout.tools.tool import Tool
+
+TOOL_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """One answer: what was parsed, the text it was parsed from, and the image its boxes are in."""
+    """One answer: what was parsed, the text it was parsed from, and the image its boxes are in.
+
+    ``tool`` are the boxes that a detector gave beforehand, in original pixels; None without one.
+    """
 
     answer: Answer
     text: str
     image: int
+    tool: tuple[Detection, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +57,42 @@ class Grounder:
 
     @classmethod
     def from_pretrained(
-        cls, path: str = "tiny", *, family: str | None = None, prompt: str | None = None
+        cls,
+        path: str = "tiny",
+        *,
+        family: str | None = None,
+        prompt: str | None = None,
+        protocol: Protocol | None = None,
     ) -> Grounder:
-        """Load a folder, a hub id or ``tiny``; ``family`` and ``prompt`` override what it names."""
+        """Load a folder, a hub id or ``tiny``; ``family`` and ``prompt`` override what it names.
+
+        ``protocol`` is that of a detector's boxes: ``piter`` shows them with the question,
+        ``refiner`` lets the model think, call for them and rethink, ``direct`` has none.
+        """
         from reground.model.load import load as load_checkpoint
         from reground.model.prompting import Prompter
         from reground.rollout.transformers_policy import TransformersPolicy
 
         checkpoint = load_checkpoint(path, family=family, prompt=prompt)
-        return cls(Prompter.of(checkpoint), TransformersPolicy(checkpoint))
+        loaded = cls(Prompter.of(checkpoint), TransformersPolicy(checkpoint))
+        return loaded.under(protocol, prompt=prompt) if protocol else loaded
+
+    def under(self, protocol: Protocol, *, prompt: str | None = None) -> Grounder:
+        """The same model under another protocol, with that protocol's prompt or ``prompt``."""
+        from reground.model.prompting import Prompter
+        from reground.rollout.transformers_policy import TransformersPolicy
+
+        own = self.prompter.checkpoint
+        if (family := under(own.family, protocol)) == own.family:
+            return self
+        checkpoint = replace(own, family=family, prompt=prompt)
+        return Grounder(Prompter.of(checkpoint), TransformersPolicy(checkpoint))
+
+    @property
+    def sees_tools(self) -> bool:
+        """Whether a detector's boxes reach the model."""
+        asks = self.prompter.family.form is Form.THINK_RETHINK
+        return asks or self.prompter.profile.shows_tool
 
     def ground(
         self,
@@ -57,15 +100,18 @@ class Grounder:
         text: str,
         *,
         target_image: int | None = None,
+        tool: str | Tool | Sequence[Sequence[float]] | None = None,
         max_tokens: int = 256,
     ) -> Grounding:
         """The boxes of what ``text`` describes, in original pixels of the answered image.
 
         That image is the one the answer names; otherwise ``target_image``, or the last one.
-        Raises ``DataError`` for images that cannot be read and for an index outside ``images``.
+        ``tool`` is asked first, about that last or target image: a detector as ``reground tool
+        run`` names it, or an object of one's own; or it is the boxes that one gave, [x1, y1, x2,
+        y2] in pixels of that image. Raises ``DataError`` for images that cannot be
+        read, an index outside ``images`` and a tool without a result, ``ConfigError`` where the
+        model would not see the tool's boxes.
         """
-        from reground.rollout.policy import Sampling
-
         target = len(images) - 1 if target_image is None else target_image
         if not 0 <= target < len(images):
             raise DataError(
@@ -76,12 +122,73 @@ class Grounder:
         loaded = [
             im.convert("RGB") if isinstance(im, Image.Image) else load(str(im)) for im in images
         ]
-        prompt = self.prompter.ask(loaded, text)
-        ((completion,),) = self.policy.generate(
-            [prompt], n=1, sampling=Sampling(max_tokens=max_tokens)
-        )
-        answer = self.prompter.read(completion.ids, prompt, target_image=target)
+        sample = Sample("asked", _refs(images, loaded), text, (), "ground", target_image=target)
+        if tool is not None:
+            sample = replace(sample, tool_results=self._asked(tool, sample, loaded))
+        rollout, prompt = self._rolled(sample, loaded, max_tokens)
+        answer = self.prompter.read(rollout.ids, prompt, target_image=target)
         if answer.image_index is not None and 0 <= answer.image_index < len(images):
             target = answer.image_index
-            answer = self.prompter.read(completion.ids, prompt, target_image=target)
-        return Grounding(answer, self.prompter.checkpoint.chat.decode(completion.ids), target)
+            answer = self.prompter.read(rollout.ids, prompt, target_image=target)
+        said = self.prompter.checkpoint.chat.decode(rollout.ids)
+        return Grounding(answer, said, target, sample.tool_results)
+
+    def _rolled(
+        self, sample: Sample, loaded: Sequence[Image.Image], max_tokens: int
+    ) -> tuple[Rollout, Prompt]:
+        from reground.rollout.episode import Case, roll_out
+        from reground.rollout.policy import Sampling
+        from reground.rollout.think_rethink import environment_of
+
+        prompt = self.prompter.prompts([sample], images=loaded)[0]
+        environment = environment_of(self.prompter.checkpoint.chat, self.prompter.family)
+        sampling = Sampling(max_tokens=max_tokens)
+        ((rollout,),) = roll_out(
+            self.policy, environment, [Case(sample, prompt)], n=1, sampling=sampling
+        )
+        return rollout, prompt
+
+    def _asked(
+        self,
+        tool: str | Tool | Sequence[Sequence[float]],
+        sample: Sample,
+        loaded: Sequence[Image.Image],
+    ) -> tuple[Detection, ...]:
+        from reground.rollout.tools.desk import Desk
+        from reground.rollout.tools.opening import open_tool
+        from reground.rollout.tools.tool import Request
+
+        if not self.sees_tools:
+            raise ConfigError(
+                f"family {self.prompter.family.name} does not see a tool's boxes; load the model "
+                "with protocol piter (they are shown with the question) or refiner (it thinks, "
+                "calls, rethinks)"
+            )
+        if isinstance(tool, Sequence) and not isinstance(tool, str):
+            boxes = [_box(box, sample.images[sample.target_image].frame) for box in tool]
+            found = tuple(Detection(sample.target_image, box) for box in boxes)
+            sample, tool = replace(sample, tool_results=found), "precomputed"
+        opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
+        desk = Desk(opened, cache=None, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
+        (reply,) = desk.ask([Request(sample, sample.question, tuple(loaded))])
+        if reply.problem is not None:
+            raise DataError(f"tool {opened.name}: {reply.problem}")
+        return reply.detections
+
+
+def _box(numbers: Sequence[float], frame: Frame) -> Box:
+    try:
+        x1, y1, x2, y2 = map(float, numbers)
+        return Box(x1, y1, x2, y2, frame)
+    except (TypeError, ValueError):
+        raise DataError(f"found the box {numbers!r}, expected [x1, y1, x2, y2] in pixels") from None
+
+
+def _refs(
+    images: Sequence[str | Path | Image.Image], loaded: Sequence[Image.Image]
+) -> tuple[ImageRef, ...]:
+    """Where the images are and their sizes; one that was handed over is nowhere."""
+    paths = ["" if isinstance(image, Image.Image) else str(image) for image in images]
+    return tuple(
+        ImageRef(path, image.width, image.height) for path, image in zip(paths, loaded, strict=True)
+    )

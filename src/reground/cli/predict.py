@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,27 @@ def command(
     family: Annotated[
         str | None, typer.Option(help="How the model answers; default: what its checkpoint says.")
     ] = None,
+    tool: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="A detector to ask first, as in `reground tool run`: the model checks its box.",
+        ),
+    ] = None,
+    tool_box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X1,Y1,X2,Y2", help="A box at hand, in pixels, in place of --tool; repeatable."
+        ),
+    ] = None,
+    protocol: Annotated[
+        Literal["direct", "piter", "refiner"] | None,
+        typer.Option(
+            help="How the model is shown a detector's boxes: with the question (piter), or once it "
+            "has thought and called for them (refiner). Default with --tool: refiner where the "
+            "model was trained so, else piter."
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Point at what TEXT describes: prints JSON in pixels of the image and draws the boxes.
@@ -35,6 +56,9 @@ def command(
     \b
     Examples:
       reground predict photo.jpg "the white blood cell" --model runs/photos
+      reground predict photo.jpg "the cup" --model runs/refiner \\
+        --tool IDEA-Research/grounding-dino-tiny
+      reground predict photo.jpg "the cup" --model runs/refiner --tool-box 120,40,260,200
       reground predict first.png second.png "the object that differs. find it in the second image"
     """
     import json
@@ -47,19 +71,48 @@ def command(
     _check_exist(paths)
     from reground.api import Grounder
 
-    grounder = Grounder.from_pretrained(model, family=family)
-    grounding = grounder.ground(paths, text, target_image=image, max_tokens=max_tokens)
+    grounder = Grounder.from_pretrained(model, family=family, protocol=protocol)
+    asked = tool or (_boxes(tool_box) if tool_box else None)
+    if asked and protocol is None and not grounder.sees_tools:
+        grounder = grounder.under("piter")
+    grounding = grounder.ground(paths, text, target_image=image, tool=asked, max_tokens=max_tokens)
     _draw(grounding, paths, text, out)
     answer = grounding.answer
     record = {
         "image": paths[grounding.image],
         "boxes": [[round(value, 1) for value in box.xyxy] for box in answer.boxes],
         "status": answer.status.value,
+        "tool": _tool(grounding),
         "think": answer.think,
+        "rethink": answer.rethink,
         "text": grounding.text,
         "picture": str(out),
     }
+    record = {key: value for key, value in record.items() if value is not None}
     typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
+
+
+def _tool(grounding: Grounding) -> list[dict[str, Any]] | None:
+    """The detector's boxes, rounded; None without a detector."""
+    if grounding.tool is None:
+        return None
+    return [
+        {
+            "box": [round(value, 1) for value in each.box.xyxy],
+            "label": each.label,
+            "score": each.score,
+        }
+        for each in grounding.tool
+    ]
+
+
+def _boxes(texts: Sequence[str]) -> list[list[float]]:
+    from reground.errors import DataError
+
+    try:
+        return [[float(number) for number in text.split(",")] for text in texts]
+    except ValueError:
+        raise DataError(f"found --tool-box {' '.join(texts)}, expected X1,Y1,X2,Y2") from None
 
 
 def _check_exist(paths: Sequence[str]) -> None:
@@ -89,5 +142,6 @@ def _draw(grounding: Grounding, paths: Sequence[str], text: str, out: Path) -> N
         task="predict",
         target_image=grounding.image,
         think=None if answer.boxes else f"no box: {answer.status.value}",
+        tool_results=grounding.tool,
     )
     draw(asked, predicted=[Target(grounding.image, box) for box in answer.boxes], out=out)

@@ -1,4 +1,4 @@
-"""Pictures of samples: images side by side, true boxes green, predicted ones orange."""
+"""Pictures of samples: true boxes green, a detector's blue, predicted ones orange."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from reground.data.images import load
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.sample import Sample, Target
+from reground.grounding.sample import Detection, Sample, Target
 
 _HEIGHT = 320  # of every image in a picture, in pixels
 _WIDTH = 1400  # of a row of pictures, unless one alone is wider
 _MARGIN, _LINE = 8, 20
-_TRUTH, _PREDICTED = "#1f9d3a", "#ff8c00"
+_TRUTH, _TOOL, _PREDICTED = "#1f9d3a", "#2f6fde", "#ff8c00"
 
 
 def draw(sample: Sample, *, out: Path, predicted: Sequence[Target] | None = None) -> None:
@@ -44,9 +44,9 @@ def contact_sheet(
 
 
 def picture(sample: Sample, *, predicted: Sequence[Target] | None = None) -> Image.Image:
-    """The sample's images side by side with target and ``predicted`` boxes, and a caption.
+    """The sample's images side by side with target, detector's and ``predicted`` boxes.
 
-    The caption is the question, then the chain, if any. Images are scaled to one height.
+    Below stands the question, then the chain, if any. Images are scaled to one height.
     """
     panels = [_panel(sample, index, predicted or ()) for index in range(len(sample.images))]
     joined = _side_by_side(panels)
@@ -58,8 +58,14 @@ def _panel(sample: Sample, index: int, predicted: Sequence[Target]) -> Image.Ima
     image = load(sample.images[index])
     width = max(1, round(image.width * _HEIGHT / image.height))
     scaled = image.resize((width, _HEIGHT), Image.Resampling.LANCZOS)
-    for targets, colour in ((sample.targets, _TRUTH), (predicted, _PREDICTED)):
-        boxes = [target.box for target in targets if target.image == index]
+    tool = sample.tool_results or ()
+    kinds: list[tuple[Sequence[Target | Detection], str]] = [
+        (sample.targets, _TRUTH),
+        (tool, _TOOL),
+        (predicted, _PREDICTED),
+    ]
+    for places, colour in kinds:
+        boxes = [place.box for place in places if place.image == index]
         scaled = _with_boxes(scaled, boxes, colour)
     return scaled
 

@@ -65,11 +65,6 @@ class Prompter:
         ]
         return self.checkpoint.chat.prompts(encoded, texts)
 
-    def ask(self, images: Sequence[Image.Image], question: str) -> Prompt:
-        """The prompt of a question about RGB images."""
-        text = self.profile.render(question=question, num_images=len(images))
-        return self.checkpoint.chat.prompt(images, text)
-
     def gold(self, sample: Sample, prompt: Prompt) -> list[Piece]:
         """What answers the sample perfectly, in the frame of the encoded target image.
 
