@@ -1,23 +1,34 @@
-"""Sampling one GRPO group: the policy of ReGround against ``generate`` of transformers.
+"""Sampling GRPO groups: against ``generate`` of transformers, and think-rethink against direct.
 
-The same random Qwen2.5-VL of about 30 M parameters and the same prompt with one image on both
-sides, n = 8 samples of 96 tokens at temperature 1. End-of-text is banned on both sides, so that
-every token is made. Sides take turns.
+One group: the same random Qwen2.5-VL of about 30 M parameters and the same prompt with one image on
+both sides, n = 8 samples of 96 tokens at temperature 1. End-of-text is banned on both sides, so
+that every token is made. Sides take turns.
+
+Think-rethink: 16 prompts by 8 rollouts, 96 sampled tokens each, in one turn or in two of 48 with a
+detector's result between them, for which the prompts' keys and values are kept. The cost is per
+sampled token; the tokens of the result are only read.
 
     python benchmarks/rollout.py --repeats 5 --out docs/results/rollout.json
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import compared, measured, median_seconds, parser, publish
+from common import Cost, compared, measured, median_seconds, parser, publish
 from grpo_update import C, G, make_checkpoint, make_plain, make_prompt, settings
 
+from reground.grounding.boxes import Box
+from reground.grounding.families import get_family
+from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
-from reground.rollout.policy import Sampling
+from reground.rollout.episode import Case, Direct, Rollout, roll_out
+from reground.rollout.policy import Completion, Sampling
+from reground.rollout.think_rethink import environment_of
 from reground.rollout.transformers_policy import TransformersPolicy
 
 
@@ -42,8 +53,72 @@ def main() -> None:
         "P": len(prompt.ids),
         "C": C,
         "n": G,
+        "think_rethink": two_turns(checkpoint, prompt, max(1, arguments.repeats // 2)),
     }
     publish(figures, out=arguments.out, config=settings(arguments.repeats))
+
+
+PROMPTS = 16
+BOX = (60.0, 80.0, 400.0, 520.0)
+
+
+@dataclass(slots=True)
+class CallsHalfway:
+    """A policy whose every rollout asks the tool after half of its tokens."""
+
+    policy: TransformersPolicy
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, sampling: Sampling, **options: Any
+    ) -> list[tuple[Completion, ...]]:
+        """The first turn is cut and called a call; it still looks for the stop string."""
+        if options.get("prefixes") is not None:
+            return self.policy.generate(prompts, sampling=sampling, **options)
+        half = replace(sampling, max_tokens=sampling.max_tokens // 2)
+        groups = self.policy.generate(prompts, sampling=half, **options)
+        return [tuple(replace(own, finish="stop_string") for own in group) for group in groups]
+
+
+def two_turns(checkpoint: Checkpoint, prompt: Prompt, repeats: int) -> dict[str, Any]:
+    """Cost of think-rethink rollouts over that of direct ones, a sampled token."""
+    image = prompt.images[0].size
+    found = (Detection(0, Box(*BOX, image.pixels)),)
+    refs = (ImageRef("", image.width, image.height),)
+    samples = [
+        Sample(str(number), refs, "the cup", (), "find", tool_results=found)
+        for number in range(PROMPTS)
+    ]
+    cases = [Case(each, replace(prompt)) for each in samples]
+    policy, chat = TransformersPolicy(checkpoint), checkpoint.chat
+    environment = environment_of(chat, get_family("vg_refiner"))
+    sampling = Sampling(temperature=1.0, max_tokens=C)
+
+    def direct() -> list[tuple[Rollout, ...]]:
+        return roll_out(policy, Direct(), cases, n=G, sampling=sampling)
+
+    def refined() -> list[tuple[Rollout, ...]]:
+        return roll_out(CallsHalfway(policy), environment, cases, n=G, sampling=sampling)
+
+    told = {len(own.ids) - own.num_sampled for group in refined() for own in group}
+    counts = {own.num_sampled for group in [*direct(), *refined()] for own in group}
+    assert counts == {C}, counts
+    costs: dict[str, list[Cost]] = {"direct": [], "refined": []}
+    for _ in range(repeats):
+        costs["direct"].append(measured(direct))
+        costs["refined"].append(measured(refined))
+    ratio = compared(costs["direct"], costs["refined"])
+    return {
+        "cost_ratio": ratio["speedup"],
+        "cost_ratio_min": ratio["speedup_min"],
+        "cost_ratio_max": ratio["speedup_max"],
+        "direct_seconds": median_seconds(costs["direct"]),
+        "think_rethink_seconds": median_seconds(costs["refined"]),
+        "prompts": PROMPTS,
+        "n": G,
+        "sampled_tokens": C,
+        "told_tokens": max(told),
+        "repeats": repeats,
+    }
 
 
 def sample(checkpoint: Checkpoint, prompt: Prompt, max_tokens: int) -> None:

@@ -42,6 +42,7 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.predicting.predict",
     "reground.evaluation.predicting.remote",
     "reground.evaluation.predicting.tools",
+    "reground.teacher.rethink",
 )
 
 

@@ -21,11 +21,6 @@ command = typer.Typer(
 )
 
 
-@command.callback()
-def _group() -> None:
-    """So that one verb is a verb and not the group itself."""
-
-
 @command.command()
 def run(
     tool: Annotated[
@@ -98,6 +93,42 @@ def run(
         typer.echo(f"{len(failed)} without an answer; the same command asks them again", err=True)
     elif cache is None:
         shutil.rmtree(kept, ignore_errors=True)
+
+
+@command.command()
+def chains(
+    answers: Annotated[
+        Path, typer.Argument(metavar="ANSWERS", help="A folder as `reground eval` writes it.")
+    ],
+    tool: Annotated[str, typer.Option(metavar="SPEC", help="As for `reground tool run`.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write.")],
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the detector's answers are kept.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a batch.")] = 300.0,
+) -> None:
+    """Make chains that teach a model to think, call for a detector's box, and rethink.
+
+    The first thought of a chain is what the model said in ANSWERS, the rest follows from the truth:
+    keep a right box, else say so and give the sample's own chain. Train on FILE with
+    `family: FAMILY/refiner`.
+
+    \b
+    Example:
+      reground eval --model tiny --data synth:diff --seed 41 --limit 1500 --out runs/first
+      reground tool chains runs/first --tool oracle:weak --out runs/chains.jsonl
+    """
+    from collections import Counter
+
+    from reground.data.source import save_dataset
+    from reground.grounding.rethink import verdict
+    from reground.teacher.rethink import chains as made
+
+    samples = list(made(answers, tool, timeout_s=timeout, cache=cache))
+    save_dataset(out, samples)
+    counts = Counter(map(verdict, samples))
+    told = ", ".join(f"{count} {each.name.lower()}" for each, count in sorted(counts.items()))
+    typer.echo(f"{out}: {len(samples)} chains; the tool: {told}")
 
 
 def _samples(data: str, seed: int, limit: int | None) -> list[Sample]:

@@ -1,0 +1,1 @@
+"""Chains of thought for supervised training."""

@@ -1,0 +1,43 @@
+"""Cold-start chains of think-rethink: a model's own first thought, then a verdict by the truth.
+
+The first thought is the model's own, right or wrong. Were it the gold chain, the model would learn
+that its thoughts are always right and overrule every detector; so it learns to weigh the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from reground.evaluation.records import read_predictions, read_run
+from reground.grounding.answers import parse
+from reground.grounding.families import get_family
+from reground.grounding.rethink import with_rethink
+from reground.grounding.sample import Sample
+from reground.rollout.tools.desk import Desk
+from reground.rollout.tools.opening import open_tool
+from reground.rollout.tools.precomputed import fill
+
+BATCH = 16
+
+
+def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) -> Iterator[Sample]:
+    """The samples of a folder of ``reground eval``, each with a chain about ``tool``'s result.
+
+    A sample that the model or the tool gave no answer to is left out. Raises ``UserError`` where
+    the folder holds no answers or the spec names no tool.
+    """
+    family = get_family(read_run(answers).family)
+    rows = [row for row in read_predictions(answers) if row.error is None]
+    thoughts = {
+        row.sample.id: parse(row.text, family, row.sizes[row.sample.target_image]).think
+        for row in rows
+    }
+    samples = [row.sample for row in rows]
+    desk = Desk(
+        open_tool(tool, samples=samples), cache=cache, timeout_s=timeout_s, batch_size=BATCH
+    )
+    for filled in fill(samples, desk, at_a_time=BATCH):
+        if filled.problem is None:
+            thought = thoughts[filled.sample.id]
+            yield with_rethink(filled.sample, first_thought=thought)
