@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from reground.config import load
 from reground.data.source import open_dataset, save_dataset
-from reground.errors import DataError
+from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
 from reground.model.load import load as load_checkpoint
@@ -26,6 +27,7 @@ from reground.training.grpo import Grpo
 from reground.training.method import StepBatch
 from reground.training.objective import EASY, HARD
 from reground.training.run import train
+from reground.training.settings import TrainConfig
 from reground.training.sft import Sft
 from reground.training.tally import Tally
 from worlds import (
@@ -247,3 +249,63 @@ def _gradients(method: Sft | Grpo, batch: StepBatch) -> tuple[Tensor, Tensor]:
     loss.backward()
     parts = [p.grad.flatten() for p in method.module.parameters() if p.grad is not None]
     return loss.detach(), torch.cat(parts)
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_every_shipped_config_is_one(path: Path) -> None:
+    if path.stem in ("objects", "questions"):  # what `reground data convert voc` asks
+        pytest.skip("no training config")
+    assert load(TrainConfig, path).steps >= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["method=sft", "tools.specs=[precomputed]"],
+            "tools are asked by rollouts; sft makes none",
+        ),
+        (["grpo.refinement_reward=0.9"], "is about a detector's boxes; set tools.specs"),
+        (["grpo={iou_reward: 0, format_reward: 0}"], "refinement_reward are all 0"),
+        (["tools.max_calls=0"], "max_calls must be at least 1"),
+        (["min_pixels=9", "max_pixels=4"], "min_pixels 9 is above max_pixels 4"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(
+    overrides: Sequence[str], problem: str
+) -> None:
+    data = 'data=[{mix: {"synth:diff": 1.0}}]'
+    with pytest.raises(ConfigError, match=problem):
+        load(TrainConfig, None, ["method=grpo", data, *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["tools.specs=[precomputed]"], "family univg_r1_direct never asks for tools.specs"),
+        (["family=univg_r1/refiner"], "asks a tool and there is none"),
+        (
+            ["family=univg_r1/refiner", "tools.specs=[precomputed]"],
+            r"sample 'referring.*' has no tool_results, which the tool 'precomputed' reads",
+        ),
+        (
+            [
+                'data=[{mix: {"synth:diff": 1.0}}]',
+                "family=univg_r1/refiner",
+                "tools.specs=[precomputed]",
+            ],
+            r"sample 'diff-0-0' has no tool_results",
+        ),
+        (["family=univg_r1/refiner", 'tools.specs=["oracle:wek"]'], "did you mean 'weak'"),
+    ],
+)
+def test_tools_that_a_run_cannot_have_are_named(
+    world: World, tmp_path: Path, overrides: Sequence[str], problem: str
+) -> None:
+    config = world.config("grpo", *overrides)
+    with pytest.raises((ConfigError, DataError), match=problem):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

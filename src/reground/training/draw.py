@@ -45,6 +45,11 @@ class Draws:
         for spec in self._rows:
             yield from self._sources[spec]
 
+    def known(self) -> Iterator[Sample]:
+        """All rows of the files, and the first scene of every task."""
+        yield from self.rows()
+        yield from (source[0] for spec, source in self._sources.items() if spec not in self._rows)
+
     def samples(self, item: int, limit: int | None = None) -> list[Sample]:
         """Item ``item`` and the other rows of its file about the same images, at most ``limit``."""
         share = item / self._total

@@ -79,6 +79,8 @@ def starting_checkpoint(config: TrainConfig) -> Checkpoint:
         )
         family = config.family or checkpoint.family
         checkpoint = dataclasses.replace(checkpoint, family=family, prompt=config.prompt)
+    if config.min_pixels:
+        checkpoint.chat.image_processor.size["shortest_edge"] = config.min_pixels
     if config.max_pixels:
         checkpoint.chat.image_processor.size["longest_edge"] = config.max_pixels
     if torch.cuda.is_available():
@@ -115,7 +117,7 @@ def _environment(prompter: Prompter, draws: Draws, config: TrainConfig) -> Envir
         )
     if not tools.specs:
         return Direct()
-    rows = list(draws.rows())
+    rows = list(draws.known())
     return ThinkRethink.of(
         [open_tool(spec, samples=rows) for spec in tools.specs],
         prompter.checkpoint.chat,

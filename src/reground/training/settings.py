@@ -169,6 +169,7 @@ class TrainConfig:
     steps: int = 100
     batch_size: int = 16
     micro_batch_tokens: int = 16_384
+    min_pixels: int | None = None
     max_pixels: int | None = None
     tuning: Tuning = Tuning()
     optim: Optim = Optim()
@@ -190,6 +191,8 @@ class TrainConfig:
             raise ValueError(f"tools are asked by rollouts; {self.method} makes none")
         if self.grpo.refinement_reward and not self.tools.specs:
             raise ValueError("grpo.refinement_reward is about a detector's boxes; set tools.specs")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         ends = [phase.until for phase in self.data]
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")
