@@ -102,6 +102,25 @@ def test_a_prompt_reads_as_the_template_says(chat: Chat) -> None:
     assert list(prompt.ids) == chat.tokenizer(expected).input_ids
 
 
+@pytest.mark.parametrize("template", [tiny.TEMPLATE, WITH_SYSTEM_TURN])
+def test_an_image_outside_a_prompt_has_the_marks_of_the_template(chat: Chat, template: str) -> None:
+    other = with_template(chat, template)
+    (image,) = other.encode_images([grey(56, 28)])
+    start, pad, end = ids_of(chat, "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    assert other.image_ids(image) == [start, pad, pad, end]
+    assert runs(other.prompts([image], ["x"])[0].ids, pad) == [2]
+
+
+def test_a_template_that_ends_its_images_in_two_ways_is_refused(chat: Chat) -> None:
+    uneven = tiny.TEMPLATE.replace(
+        "{% else %}{{ part.text }}", "{% else %}{{ 'Question: ' + part.text }}"
+    )
+    other = with_template(chat, uneven)
+    (image,) = other.encode_images([grey(56, 28)])
+    with pytest.raises(ModelError, match="the same end of every image"):
+        other.image_ids(image)
+
+
 def test_a_system_turn_of_the_template_is_kept(chat: Chat) -> None:
     other = with_template(chat, WITH_SYSTEM_TURN)
     text = other.decode(other.prompt([grey(28, 28)] * 2, "x").ids)

@@ -274,7 +274,7 @@ class Seen(TransformersPolicy):
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> Any:
         for own in options.get("prefixes") or ():
-            self.prefixes += [tuple(prefix) for prefix in own if prefix is not None]
+            self.prefixes += [prefix.ids for prefix in own if prefix is not None]
         return super().generate(prompts, **options)
 
 

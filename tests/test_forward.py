@@ -18,8 +18,8 @@ from transformers import AutoModelForImageTextToText
 
 from reground.grounding.families import EncodedSize
 from reground.model import forward, tiny
-from reground.model.chat import EncodedImage, Prompt
-from reground.model.forward import shared_logprobs
+from reground.model.chat import Chat, EncodedImage, Prompt
+from reground.model.forward import encode_images, shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.parts import part_of
 from reground.training.packing import Group, Suffix, collate, pack
@@ -82,6 +82,72 @@ def test_text_of_a_second_turn_is_read_but_not_scored(pair: Pair) -> None:
     check_equal(pair, groups)
 
 
+# What stands in the middle of each suffix of a group: how many images.
+IN_SUFFIXES = (
+    ((1, 0, 2), (0, 0, 0), (0, 1, 1)),
+    ((0, 3, 1),) * 3,
+    ((0, 0, 0), (1, 1, 1), (2, 0, 0)),
+)
+
+
+@pytest.mark.parametrize("behind", IN_SUFFIXES, ids=("mixed", "second", "late"))
+@pytest.mark.parametrize(
+    "images",
+    [(0,), (1,), (3,), (3, 0, 1)],
+    ids=lambda counts: "images-" + "-".join(map(str, counts)),
+)
+def test_images_of_a_tool_behind_a_shared_prompt_equal_separate_rows(
+    pair: Pair, images: tuple[int, ...], behind: tuple[tuple[int, ...], ...]
+) -> None:
+    groups = make_groups(pair.checkpoint, images)
+    groups = [
+        shown(pair.checkpoint.chat, group, own) for group, own in zip(groups, behind, strict=False)
+    ]
+    check_equal(pair, groups)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_image_of_a_micro_batch_is_encoded_once(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    own = make_pair("qwen3_vl", tokenizer)
+    if checkpointing:
+        own.checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
+        own.checkpoint.model.train()
+    groups = make_groups(own.checkpoint, (1, 0, 3))
+    groups = [
+        shown(own.checkpoint.chat, group, counts)
+        for group, counts in zip(groups, IN_SUFFIXES[0], strict=True)
+    ]
+    check_equal(own, groups)
+    encoded: list[int] = []
+    monkeypatch.setattr(
+        forward,
+        "encode_images",
+        lambda model, images: encoded.append(len(images)) or encode_images(model, images),
+    )
+    shared(own.checkpoint, groups)
+    assert encoded == [1 + 0 + 3 + sum(map(sum, IN_SUFFIXES[0]))]
+
+
+def test_a_suffix_without_an_image_needs_no_rule_of_the_model(
+    qwen3: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    body = qwen3.checkpoint.model.model
+    rule = body.get_rope_index
+    monkeypatch.setattr(
+        body,
+        "get_rope_index",
+        lambda ids, **options: rows.append(len(ids)) or rule(ids, **options),
+    )
+    groups = make_groups(qwen3.checkpoint, (1, 3))
+    shared(qwen3.checkpoint, groups)
+    assert rows == [2]  # the prompts
+    shared(qwen3.checkpoint, [groups[0], shown(qwen3.checkpoint.chat, groups[1], (0, 0, 2))])
+    assert rows == [2, 2, 1]
+
+
 def test_temperature_and_banned_ids_are_those_of_the_definition(qwen3: Pair) -> None:
     groups, banned = make_groups(qwen3.checkpoint, (1, 0)), (3, 5, 17)
     check_equal(qwen3, groups, temperature=0.7, banned_ids=banned)
@@ -142,6 +208,26 @@ def two_turns(group: Group) -> Group:
     return Group(group.index, group.prompt, suffixes)
 
 
+def shown(chat: Chat, group: Group, counts: tuple[int, ...]) -> Group:
+    """The same group, with so many images of a tool in the middle of its suffixes.
+
+    Each is read, not scored, and between words; no two are of one size.
+    """
+    rng = np.random.default_rng(len(group.prompt.ids))
+    suffixes = []
+    for suffix, count in zip(group.suffixes, counts, strict=True):
+        sides = rng.integers(20, 120, size=(count, 2))
+        images = chat.encode_images(
+            [Image.fromarray(rng.integers(0, 255, (*side, 3), dtype=np.uint8)) for side in sides]
+        )
+        told = [i for image in images for i in (*chat.encode("<tool>"), *chat.image_ids(image))]
+        half = len(suffix.ids) // 2
+        ids = (*suffix.ids[:half], *told, *suffix.ids[half:])
+        weights = (*suffix.weights[:half], *[0.0] * len(told), *suffix.weights[half:])
+        suffixes.append(Suffix(ids, weights, images))
+    return Group(group.index, group.prompt, tuple(suffixes))
+
+
 def check_equal(pair: Pair, groups: list[Group], **options: Any) -> None:
     """Log-probs, and gradients of a random weighted sum of them, on both sides."""
     ours, theirs = shared(pair.checkpoint, groups, **options), separate(pair, groups, **options)
@@ -195,8 +281,8 @@ def row_logits(model: Any, checkpoint: Checkpoint, group: Group) -> list[Tensor]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=chat.pad_id)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     vision = {}
-    if prompt.images:
-        images = prompt.images * len(rows)
+    images = [image for suffix in group.suffixes for image in (*prompt.images, *suffix.images)]
+    if images:
         vision = {
             "pixel_values": torch.cat([image.pixel_values for image in images]),
             "image_grid_thw": torch.tensor([image.grid for image in images]),
@@ -243,16 +329,17 @@ def steps(draw: st.DrawFn) -> list[Group]:
 
 
 def _numbered_prompt(length: int, index: int) -> Prompt:
-    images = [
-        EncodedImage(torch.zeros(1, 1), (1, 1, 1), EncodedSize(1, 1, 1, 1))
-        for _ in range(index % 3)
-    ]
-    return Prompt(tuple(range(10 * index + 1, 10 * index + 1 + length)), tuple(images))
+    return Prompt(tuple(range(10 * index + 1, 10 * index + 1 + length)), _images(index % 3))
+
+
+def _images(count: int) -> tuple[EncodedImage, ...]:
+    size = EncodedSize(1, 1, 1, 1)
+    return tuple(EncodedImage(torch.zeros(1, 1), (1, 1, 1), size) for _ in range(count))
 
 
 def _numbered_suffix(length: int) -> Suffix:
     weights = (1.0, 0.0, 0.5) * length
-    return Suffix(tuple(range(100, 100 + length)), weights[:length])
+    return Suffix(tuple(range(100, 100 + length)), weights[:length], _images(length % 3))
 
 
 @settings(max_examples=40)
@@ -273,7 +360,8 @@ def test_packing_changes_no_token_weight_or_image(groups: list[Group], max_token
     by_index = {group.index: group for group in groups}
     for micro in pack(groups, max_tokens=max_tokens, pad_id=0, device=CPU):
         batch, own = micro.batch, [by_index[row] for row in micro.rows]
-        assert [id(i) for i in batch.images] == [id(i) for g in own for i in g.prompt.images]
+        in_order = [i for g in own for part in (g.prompt, *g.suffixes) for i in part.images]
+        assert [id(image) for image in batch.images] == [id(image) for image in in_order]
         assert batch.suffix_ids.shape == batch.weights.shape
         for row, group in enumerate(own):
             assert batch.prompt_ids[row][batch.prompt_mask[row]].tolist() == [*group.prompt.ids]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from reground.model import tiny
 from reground.model.chat import Chat, Prompt
 from reground.model.forward import encode_images, shared_logprobs
 from reground.model.load import Checkpoint
-from reground.rollout.policy import Completion, Sampling
+from reground.rollout.episode import Rollout, RolloutStatus, Turn
+from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.training.packing import Group, Suffix, collate
@@ -117,45 +117,79 @@ def test_a_second_turn_goes_on_as_if_everything_were_read_anew(every: Setting) -
     policy, sampling = every.policy, Sampling(max_tokens=9)
     first = policy.generate(every.prompts, n=2, sampling=FIRST, keys=KEYS)
     forced = (every.checkpoint.chat.encode("the tool says"), every.checkpoint.chat.encode("."))
-    prefixes = [[(*own.ids, *more) for own, more in zip(g, forced, strict=True)] for g in first]
+    prefixes = [
+        [Prefix((*own.ids, *more)) for own, more in zip(group, forced, strict=True)]
+        for group in first
+    ]
     second = policy.generate(every.prompts, n=2, sampling=sampling, prefixes=prefixes)
     for prompt, own, group in zip(every.prompts, prefixes, second, strict=True):
         for prefix, completion in zip(own, group, strict=True):
-            longer = Prompt((*prompt.ids, *prefix), prompt.images)
+            longer = Prompt((*prompt.ids, *prefix.ids), prompt.images)
             assert completion.ids == plain_greedy(every, longer, 9)
     anew = every.policy.generate(every.prompts, n=2, sampling=sampling, prefixes=prefixes)
     assert ids(anew) == ids(second)
 
 
-def test_log_probs_of_a_second_turn_are_those_of_the_trainer(every: Setting) -> None:
-    policy, sampling = every.policy, Sampling(temperature=0.7, max_tokens=6)
-    first = policy.generate(every.prompts, n=2, sampling=FIRST, keys=KEYS)
-    told = every.checkpoint.chat.encode("the tool says")
-    prefixes = [[(*own.ids, *told) for own in group] for group in first]
-    second = policy.generate(every.prompts, n=2, sampling=sampling, keys=KEYS, prefixes=prefixes)
-    whole = [
-        tuple(
-            Completion((*prefix, *own.ids), (math.nan,) * len(prefix) + own.logprobs, own.finish)
-            for prefix, own in zip(*rows, strict=True)
-        )
-        for rows in zip(prefixes, second, strict=True)
-    ]
-    pairs = zip(*both_logprobs(every, whole, 0.7), strict=True)
-    sampled = [(ours, theirs) for ours, theirs in pairs if not math.isnan(ours)]
-    assert len(sampled) == sum(len(own.ids) for group in second for own in group)
-    for ours, theirs in sampled:
-        assert ours == pytest.approx(theirs, abs=1e-5)
+# How many images each of two completions of a prompt is told before its second and third turn.
+TOLD = (((1, 0), (0, 2), (1, 1)), ((0, 1), (1, 0), (0, 0)))
+
+
+@pytest.mark.parametrize(("temperature", "images"), [(0.0, True), (0.7, True), (0.7, False)])
+def test_later_turns_are_those_of_a_row_of_its_own(
+    every: Setting, temperature: float, images: bool
+) -> None:
+    """Greedy ids are those of transformers, log-probs of all turns those of the trainer."""
+    policy, chat = every.policy, every.checkpoint.chat
+    sampling = Sampling(temperature=temperature, max_tokens=7, stop=("never said",))
+    turn = policy.generate(every.prompts, n=2, sampling=sampling, keys=KEYS)
+    turns = [[[Turn(own.ids, own.logprobs)] for own in group] for group in turn]
+    for told in TOLD:
+        for group, counts in zip(turns, told, strict=True):
+            for own, count in zip(group, counts, strict=True):
+                own.append(say(chat, count if images else 0))
+        prefixes = [[prefix_of(own) for own in group] for group in turns]
+        turn = policy.generate(every.prompts, n=2, sampling=sampling, keys=KEYS, prefixes=prefixes)
+        for group, completions in zip(turns, turn, strict=True):
+            for own, completion in zip(group, completions, strict=True):
+                own.append(Turn(completion.ids, completion.logprobs))
+        assert not {i for own in flat(turn) for i in own.ids} & set(chat.banned_ids)
+        if temperature == 0:
+            check_greedy(every, prefixes, turn)
+    rollouts = [[Rollout(tuple(own), RolloutStatus.COMPLETED) for own in group] for group in turns]
+    shown = [[1, 1], [1, 2], [1, 1]] if images else [[0, 0]] * 3
+    assert [[len(own.images) for own in group] for group in rollouts] == shown
+    ours = [p for group in turns for own in group for each in own for p in each.logprobs or ()]
+    theirs = trained(every, rollouts, temperature or 1.0)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_images_behind_a_prompt_are_encoded_without_those_of_the_prompt(
+    qwen3: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, chat = qwen3.policy, qwen3.checkpoint.chat
+    policy.generate(qwen3.prompts, n=2, sampling=FIRST, keys=KEYS)
+    encoded = []
+    monkeypatch.setattr(
+        "reground.rollout.transformers_policy.encode_images",
+        lambda model, images: encoded.append(len(images)) or encode_images(model, images),
+    )
+    behind = [[None, prefix_of([say(chat, count)])] for count in (2, 0, 1)]
+    with recorded_shapes(qwen3.checkpoint.model) as shapes:
+        policy.generate(qwen3.prompts, n=2, sampling=Sampling(max_tokens=3), prefixes=behind)
+    assert encoded == [3]
+    longest = max(len(own.ids) for _, own in behind)
+    assert shapes == [(3, 2 * longest), (3, 2), (3, 2)]
 
 
 def test_completions_that_do_not_go_on_stay_empty_and_change_nothing(qwen3: Setting) -> None:
     policy, sampling = qwen3.policy, Sampling(temperature=1.0, max_tokens=5)
-    prefixes: list[list[tuple[int, ...] | None]] = [
-        [(21, 22), (23,)],
+    prefixes: list[list[Prefix | None]] = [
+        [Prefix((21, 22)), Prefix((23,))],
         [None, None],
-        [None, (24, 25, 26)],
+        [None, Prefix((24, 25, 26))],
     ]
     some = policy.generate(qwen3.prompts, n=2, sampling=sampling, keys=KEYS, prefixes=prefixes)
-    every_one = [[own or (28,) for own in group] for group in prefixes]
+    every_one = [[own or Prefix((28,)) for own in group] for group in prefixes]
     everything = policy.generate(
         qwen3.prompts, n=2, sampling=sampling, keys=KEYS, prefixes=every_one
     )
@@ -174,12 +208,14 @@ def test_the_second_turn_reads_no_prompt_again(
         "reground.rollout.transformers_policy.encode_images",
         lambda model, images: encoded.append(len(images)) or encode_images(model, images),
     )
-    policy.generate(prompts, n=1, sampling=Sampling(max_tokens=2), prefixes=[[(25,)]] * 3)
+    policy.generate(prompts, n=1, sampling=Sampling(max_tokens=2), prefixes=[[Prefix((25,))]] * 3)
     assert encoded == []
-    policy.generate(prompts, n=1, sampling=Sampling(max_tokens=2), prefixes=[[(25,)]] * 3)
+    policy.generate(prompts, n=1, sampling=Sampling(max_tokens=2), prefixes=[[Prefix((25,))]] * 3)
     assert encoded == [4]  # nothing is kept behind a turn without stop strings
     policy.generate(prompts, n=1, sampling=FIRST)
-    policy.generate(prompts[::-1], n=1, sampling=Sampling(max_tokens=2), prefixes=[[(25,)]] * 3)
+    policy.generate(
+        prompts[::-1], n=1, sampling=Sampling(max_tokens=2), prefixes=[[Prefix((25,))]] * 3
+    )
     assert encoded == [4, 4, 4]  # nor for other prompts, nor for these in another order
 
 
@@ -327,6 +363,33 @@ def test_scripted_policy_keeps_to_the_token_limit(qwen3: Setting) -> None:
     assert (chat.decode(cut.ids), cut.finish) == ("<answer>(1", "length")
 
 
+def say(chat: Chat, count: int) -> Turn:
+    """What a tool says: words, and so many images of different sizes."""
+    rng = np.random.default_rng(count)
+    sides = rng.integers(20, 120, size=(count, 2))
+    images = chat.encode_images(
+        [Image.fromarray(rng.integers(0, 255, (*side, 3), dtype=np.uint8)) for side in sides]
+    )
+    shown = [i for image in images for i in (*chat.image_ids(image), *chat.encode("and"))]
+    return Turn((*chat.encode("the tool says"), *shown), None, images)
+
+
+def prefix_of(turns: Sequence[Turn]) -> Prefix:
+    rollout = Rollout(tuple(turns), RolloutStatus.COMPLETED)
+    return Prefix(rollout.ids, rollout.images)
+
+
+def check_greedy(
+    setting: Setting, prefixes: list[list[Prefix]], turn: list[tuple[Completion, ...]]
+) -> None:
+    """The turn's ids are those that transformers generates behind prompt and prefix."""
+    for prompt, own, group in zip(setting.prompts, prefixes, turn, strict=True):
+        for prefix, completion in zip(own, group, strict=True):
+            images = (*prompt.images, *prefix.images)
+            longer = Prompt((*prompt.ids, *prefix.ids), images)
+            assert completion.ids == plain_greedy(setting, longer, len(completion.ids))
+
+
 def plain_greedy(setting: Setting, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:
     """Greedy ids by ``generate`` of transformers."""
     chat = setting.checkpoint.chat
@@ -369,19 +432,30 @@ def both_logprobs(
     setting: Setting, sampled: list[tuple[Completion, ...]], temperature: float
 ) -> tuple[list[float], list[float]]:
     """The policy's log-probs and those of the group-shared forward, in the same order."""
+    rollouts = [
+        [Rollout((Turn(own.ids, own.logprobs),), RolloutStatus.COMPLETED) for own in group]
+        for group in sampled
+    ]
+    ours = [value for completion in flat(sampled) for value in completion.logprobs]
+    return ours, trained(setting, rollouts, temperature)
+
+
+def trained(
+    setting: Setting, rollouts: Sequence[Sequence[Rollout]], temperature: float
+) -> list[float]:
+    """The group-shared forward's log-probs of all sampled ids."""
     chat = setting.checkpoint.chat
     groups = [
-        Group(i, prompt, tuple(Suffix(c.ids, (1.0,) * len(c.ids)) for c in own))
-        for i, (prompt, own) in enumerate(zip(setting.prompts, sampled, strict=True))
+        Group(i, prompt, tuple(Suffix(own.ids, own.weights, own.images) for own in group))
+        for i, (prompt, group) in enumerate(zip(setting.prompts, rollouts, strict=True))
     ]
     batch = collate(groups, pad_id=chat.pad_id, device=torch.device("cpu")).batch
     with torch.no_grad():
-        trained = shared_logprobs(
+        found = shared_logprobs(
             setting.checkpoint.model, batch, temperature=temperature, banned_ids=chat.banned_ids
         )
-    return [
-        value for completion in flat(sampled) for value in completion.logprobs
-    ], trained.tolist()
+    values: list[float] = found.tolist()
+    return values
 
 
 @contextmanager

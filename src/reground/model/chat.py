@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -99,13 +100,16 @@ class Chat:
         """A prompt for each text about the same images."""
         pieces = self._template(len(encoded)).split(_SLOT)
         before: list[int] = []
-        merge = self.image_processor.merge_size**2
         for image, piece in zip(encoded, pieces[:-2], strict=True):
-            num_tokens = image.grid[0] * image.grid[1] * image.grid[2] // merge
-            before += [*self._encode_template(piece), *[self.image_token_id] * num_tokens]
+            before += [*self._encode_template(piece), *self._patches(image)]
         before += self._encode_template(pieces[-2])
         after = self._encode_template(pieces[-1])
         return [Prompt((*before, *self.encode(text), *after), tuple(encoded)) for text in texts]
+
+    def image_ids(self, image: EncodedImage) -> list[int]:
+        """Ids of one image outside a prompt, between the marks that the template puts around it."""
+        start, end = self._image_marks
+        return [*start, *self._patches(image), *end]
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; strings such as ``<|im_end|>`` in it become ordinary text."""
@@ -147,6 +151,22 @@ class Chat:
             EncodedImage(part, grid, EncodedSize(*image.size, grid[2] * patch, grid[1] * patch))  # type: ignore[arg-type]
             for part, grid, image in zip(parts, grids, images, strict=True)
         )
+
+    def _patches(self, image: EncodedImage) -> list[int]:
+        num_tokens = math.prod(image.grid) // self.image_processor.merge_size**2
+        return [self.image_token_id] * num_tokens
+
+    @cached_property
+    def _image_marks(self) -> tuple[list[int], list[int]]:
+        """What the template writes before and behind an image: read off two in a row."""
+        _, between, end, _ = self._template(2).split(_SLOT)
+        if not between.startswith(end):
+            raise ModelError(
+                f"the chat template writes {end!r} behind its last image and {between!r} between "
+                "two; expected the same end of every image, as in Qwen-VL templates"
+            )
+        start = between.removeprefix(end)
+        return self._encode_template(start), self._encode_template(end)
 
     def _encode_template(self, piece: str) -> list[int]:
         return self._ids(piece, split_special_tokens=False)

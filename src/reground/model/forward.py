@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,14 +23,21 @@ class GroupBatch:
 
     prompt_ids [B, P], prompt_mask [B, P]; suffix_ids [B, G, C]; weights [B, G, C] is the loss
     weight of every suffix token: 0 on pads and on tokens that were not sampled.
-    ``images`` are those of all prompts, in order.
+    ``prompt_images`` and ``suffix_images`` are those of each row, in the order of their tokens.
     """
 
     prompt_ids: Tensor
     prompt_mask: Tensor
     suffix_ids: Tensor
     weights: Tensor
-    images: tuple[EncodedImage, ...]
+    prompt_images: tuple[tuple[EncodedImage, ...], ...]
+    suffix_images: tuple[tuple[EncodedImage, ...], ...]
+
+    @property
+    def images(self) -> tuple[EncodedImage, ...]:
+        """All images in the order of their tokens: row by row, the prompt before the suffixes."""
+        rows = zip(self.prompt_images, self.suffix_images, strict=True)
+        return tuple(image for row in rows for own in row for image in own)
 
     @property
     def layout(self) -> GroupLayout:
@@ -43,12 +51,12 @@ class GroupBatch:
 
     def to(self, device: torch.device) -> GroupBatch:
         """The same batch with its token tensors on ``device``; images follow at the forward."""
-        return GroupBatch(
-            self.prompt_ids.to(device),
-            self.prompt_mask.to(device),
-            self.suffix_ids.to(device),
-            self.weights.to(device),
-            self.images,
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids.to(device),
+            prompt_mask=self.prompt_mask.to(device),
+            suffix_ids=self.suffix_ids.to(device),
+            weights=self.weights.to(device),
         )
 
 
@@ -80,6 +88,35 @@ def prompt_positions(
     )
     after = positions.masked_fill(~mask, -1).amax(dim=(0, 2)) + 1
     return positions, after
+
+
+def suffix_positions(
+    model: Any,
+    ids: Tensor,
+    after: Tensor,
+    images: Sequence[EncodedImage],
+    *,
+    pads: Tensor | None = None,
+) -> Tensor:
+    """M-RoPE positions [3, B, G, C] of suffixes ``ids`` behind prompts that end before ``after``.
+
+    ``after`` is [B]; ``images`` are those of all suffixes, in the order of their tokens; ``pads``
+    [B, G] stand on the left of each suffix. The model's own rule counts on from any position
+    alike, so that a suffix stands where it would in a row of its own behind the prompt.
+    """
+    places = torch.arange(ids.shape[2], device=ids.device).expand(ids.shape)
+    places = places if pads is None else places - pads[..., None]
+    positions = places.clamp(min=0).repeat(3, 1, 1, 1)
+    if images:
+        is_image = ids == model.config.image_token_id
+        rows = is_image.any(-1)
+        positions[:, rows], _ = model.model.get_rope_index(
+            ids[rows],
+            mm_token_type_ids=is_image[rows].int(),
+            image_grid_thw=image_grids(images, ids.device),
+            attention_mask=(places >= 0)[rows].long(),
+        )
+    return positions + after[:, None, None]
 
 
 def image_grids(images: Sequence[EncodedImage], device: torch.device) -> Tensor:
@@ -129,13 +166,15 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
     """Hidden states that predict each suffix token, [B, G, C, hidden]."""
     num_rows, num_suffixes, length = batch.suffix_ids.shape
     num_prompt = batch.prompt_ids.shape[1]
-    grids = image_grids(batch.images, batch.prompt_ids.device)
+    in_prompts, behind = (
+        list(chain.from_iterable(own)) for own in (batch.prompt_images, batch.suffix_images)
+    )
+    grids = image_grids(in_prompts, batch.prompt_ids.device)
     positions, after = prompt_positions(model, batch.prompt_ids, batch.prompt_mask, grids)
-    steps = torch.arange(length, device=after.device).repeat(num_suffixes)
-    suffix_positions = (after[:, None] + steps).expand(3, -1, -1)
+    own_positions = suffix_positions(model, batch.suffix_ids, after, behind)
     output = model.model(
         input_ids=torch.cat([batch.prompt_ids, batch.suffix_ids.flatten(1)], dim=1),
-        position_ids=torch.cat([positions, suffix_positions], dim=2),
+        position_ids=torch.cat([positions, own_positions.flatten(2)], dim=2),
         mm_encoder_outputs=encode_images(model, batch.images),
         use_cache=False,
         layout=batch.layout,

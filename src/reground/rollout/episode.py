@@ -13,8 +13,8 @@ from itertools import chain
 from typing import Protocol
 
 from reground.grounding.sample import Sample
-from reground.model.chat import Prompt
-from reground.rollout.policy import Completion, Policy, Prefixes, Sampling
+from reground.model.chat import EncodedImage, Prompt
+from reground.rollout.policy import Completion, Policy, Prefix, Prefixes, Sampling
 
 
 class RolloutStatus(StrEnum):
@@ -30,12 +30,15 @@ class RolloutStatus(StrEnum):
 class Turn:
     """Ids that the policy sampled, with their log-probs, or that it was told (``logprobs`` None).
 
+    ``images`` are those whose tokens are among the ids; a policy samples none.
+
     >>> Turn((7, 8), (-0.1, -0.2)).weights, Turn((9,), None).weights
     ((1.0, 1.0), (0.0,))
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
+    images: tuple[EncodedImage, ...] = ()
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -58,6 +61,11 @@ class Rollout:
     def ids(self) -> tuple[int, ...]:
         """All ids behind the prompt."""
         return tuple(chain.from_iterable(turn.ids for turn in self.turns))
+
+    @property
+    def images(self) -> tuple[EncodedImage, ...]:
+        """All images behind the prompt, in the order of their tokens."""
+        return tuple(chain.from_iterable(turn.images for turn in self.turns))
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -88,10 +96,11 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the environment says: ids to read before the rollout goes on."""
+    """What the environment says: ids to read before the rollout goes on, and images among them."""
 
     ids: tuple[int, ...]
     failed: bool = False
+    images: tuple[EncodedImage, ...] = ()
 
 
 class Environment(Protocol):
@@ -175,10 +184,10 @@ def roll_out(
                    for each in group if each.is_open]  # fmt: skip
         if not waiting:
             break
-        told = environment.answer([Pending(case, each.ids) for case, each in waiting])
+        told = environment.answer([Pending(case, each.prefix.ids) for case, each in waiting])
         for (_, each), answer in zip(waiting, told, strict=True):
             each.tell(answer)
-        prefixes = [[each.ids if each.is_open else None for each in group] for group in growing]
+        prefixes = [[each.prefix if each.is_open else None for each in group] for group in growing]
     offered = environment.max_answers > 0
     return [tuple(each.rollout(offered=offered) for each in group) for group in growing]
 
@@ -195,8 +204,11 @@ class _Growing:
     version: int = 0
 
     @property
-    def ids(self) -> tuple[int, ...]:
-        return tuple(chain.from_iterable(turn.ids for turn in self.turns))
+    def prefix(self) -> Prefix:
+        return Prefix(
+            tuple(chain.from_iterable(turn.ids for turn in self.turns)),
+            tuple(chain.from_iterable(turn.images for turn in self.turns)),
+        )
 
     def add(self, completion: Completion, *, waits: bool) -> None:
         if not self.is_open:
@@ -212,7 +224,7 @@ class _Growing:
 
     def tell(self, told: Told) -> None:
         self.failed = self.failed or told.failed
-        self.turns.append(Turn(told.ids, None))
+        self.turns.append(Turn(told.ids, None, told.images))
 
     def rollout(self, *, offered: bool) -> Rollout:
         status = RolloutStatus.COMPLETED

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from reground.model.chat import Prompt
+from reground.model.chat import EncodedImage, Prompt
 
 Finish = Literal["stop", "length", "stop_string"]  # the end token, the limit, a stop string
 
@@ -39,8 +39,16 @@ class Completion:
     policy_version: int = 0
 
 
-Prefixes = Sequence[Sequence[int] | None]
-"""What stands behind a prompt, by completion; None where nothing more is to be sampled."""
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What stands behind a prompt already: ids, and the images whose tokens are among them."""
+
+    ids: tuple[int, ...]
+    images: tuple[EncodedImage, ...] = ()
+
+
+Prefixes = Sequence[Prefix | None]
+"""What completions go on behind; None where nothing more is to be sampled."""
 
 DONE = Completion((), (), "stop")
 """In the place of a completion that was not to go on."""
@@ -60,7 +68,7 @@ class Policy(Protocol):
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt; ``keys`` seed them, one key for each prompt.
 
-        With ``prefixes`` completions go on behind the ids that stand behind the prompt already, n
-        for each prompt. After a call with stop strings a policy may keep what it has read, for a
+        With ``prefixes`` completions go on behind what stands behind the prompt already, n for each
+        prompt. After a call with stop strings a policy may keep what it has read, for a
         next call with the very same prompts.
         """

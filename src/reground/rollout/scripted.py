@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reground.model.chat import Chat, Prompt
-from reground.rollout.policy import DONE, Completion, Finish, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Finish, Prefix, Prefixes, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,10 @@ class ScriptedPolicy:
             for own in prefixes
         ]
 
-    def _continued(
-        self, prefix: Sequence[int] | None, number: int, sampling: Sampling
-    ) -> Completion:
+    def _continued(self, prefix: Prefix | None, number: int, sampling: Sampling) -> Completion:
         if prefix is None or self.next_turn is None:
             return DONE
-        return self._completion(self.next_turn(self.chat.decode(prefix), number), sampling)
+        return self._completion(self.next_turn(self.chat.decode(prefix.ids), number), sampling)
 
     def _completion(self, text: str, sampling: Sampling) -> Completion:
         ids = [*self.chat.encode_answer(text), self.chat.end_id]

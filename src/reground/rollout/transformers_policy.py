@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from reground.model.forward import (
     mask_banned,
     pad_prompts,
     prompt_positions,
+    suffix_positions,
 )
 from reground.model.load import Checkpoint
-from reground.rollout.policy import DONE, Completion, Finish, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Finish, Prefix, Prefixes, Sampling
 
 _NUCLEUS_FLOOR = 1  # the most likely token always stays
 
@@ -188,7 +190,7 @@ class _Decoding:
                 [[] for _ in own],
                 ["stop" if prefix is None else None for prefix in own],
             )
-            for own in self.prefixes or [[()] * self.n] * len(self.keys)
+            for own in self.prefixes or [[Prefix(())] * self.n] * len(self.keys)
         ]
         uniforms = torch.from_numpy(self._uniforms())
         alive = list(range(len(groups)))
@@ -220,7 +222,7 @@ class _Decoding:
             return np.stack([drawn(key, 0) for key in self.keys])
         return np.stack(
             [
-                np.stack([drawn(key, len(prefix or ()))[k] for k, prefix in enumerate(own)])
+                np.stack([drawn(key, len(_ids(prefix)))[k] for k, prefix in enumerate(own)])
                 for key, own in zip(self.keys, self.prefixes, strict=True)
             ]
         )
@@ -228,40 +230,47 @@ class _Decoding:
     def _begin(self) -> tuple[Tensor, Tensor]:
         """Logits [B, n, V] of the first token and its positions [B, n]."""
         reading = self.reading
-        after = reading.after[:, None].expand(-1, self.n)
         self._mask = reading.mask
         if self.prefixes is None:
             self._cache = SharedCache(self.sampling.max_tokens, prompt=dict(reading.cache))
+            after = reading.after[:, None].expand(-1, self.n)
             return reading.logits[:, None].expand(-1, self.n, -1), after
+        model = self.checkpoint.model
         ids, pads = self._padded_prefixes()
-        length = ids.shape[2]
-        self._cache = SharedCache(
-            length + self.sampling.max_tokens, prompt=dict(reading.cache), starts=pads
-        )
-        places = torch.arange(length, device=ids.device) - pads[..., None]
-        logits = self._advance(ids, after[..., None] + places.clamp(min=0))
-        return logits, after + length - pads
+        capacity = ids.shape[2] + self.sampling.max_tokens
+        self._cache = SharedCache(capacity, prompt=dict(reading.cache), starts=pads)
+        images = [image for own in self.prefixes for each in own if each for image in each.images]
+        positions = suffix_positions(model, ids, reading.after, images, pads=pads)
+        features = encode_images(model, images) if images else None
+        logits = self._advance(ids, positions, features)
+        return logits, positions.amax(dim=(0, 3)) + 1
 
     def _padded_prefixes(self) -> tuple[Tensor, Tensor]:
         """Prefixes [B, n, T], padded on the left, and how many pads each has, [B, n]."""
         assert self.prefixes is not None
-        rows = [list(prefix or ()) for own in self.prefixes for prefix in own]
+        rows = [_ids(prefix) for own in self.prefixes for prefix in own]
         longest, pad_id = max(map(len, rows)), self.checkpoint.chat.pad_id
-        ids = torch.tensor([[pad_id] * (longest - len(row)) + row for row in rows])
+        ids = torch.tensor([[pad_id] * (longest - len(row)) + [*row] for row in rows])
         pads = torch.tensor([longest - len(row) for row in rows])
         device = self.checkpoint.model.device
         shape = (len(self.keys), self.n)
         return ids.view(*shape, longest).to(device), pads.view(shape).to(device)
 
-    def _advance(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Append T tokens [B, n, T] to every completion; logits [B, n, V] of the next."""
+    def _advance(
+        self, tokens: Tensor, positions: Tensor, features: dict[str, Any] | None = None
+    ) -> Tensor:
+        """Append T tokens [B, n, T] to every completion; logits [B, n, V] of the next.
+
+        ``positions`` are [B, n, T] or [3, B, n, T], ``features`` those of images among the tokens.
+        """
         model = self.checkpoint.model
         hidden = model.model(
             input_ids=tokens.flatten(1),
-            position_ids=positions.flatten(1).expand(3, -1, -1),
+            position_ids=positions.flatten(-2).expand(3, -1, -1),
             use_cache=False,
             layout=GroupLayout(self._mask, self.n),
             cache=self._cache,
+            mm_encoder_outputs=features,
         ).last_hidden_state
         self._cache.length += tokens.shape[2]
         logits: Tensor = model.lm_head(hidden.unflatten(1, tokens.shape[1:])[:, :, -1]).float()
@@ -302,6 +311,10 @@ class _Decoding:
         stops = self.sampling.stop
         met = any(stop in chat.decode(ids[-len(stop.encode()) :]) for stop in stops)
         return "stop_string" if met else None
+
+
+def _ids(prefix: Prefix | None) -> tuple[int, ...]:
+    return () if prefix is None else prefix.ids
 
 
 def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:

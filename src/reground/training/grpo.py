@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from reground.training.rewards import Score, score
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
 
+_PATCHES = re.compile(r"(<\|image_pad\|>)+")
 _LOGGED = 2  # rollouts of each group that go to the rollout log: the best and the worst
 
 
@@ -45,7 +47,7 @@ class RolledGroup:
 
     def pack(self) -> Group:
         """The group as training tokens: every sampled id counts, none that was told."""
-        suffixes = tuple(Suffix(rollout.ids, rollout.weights) for rollout in self.rollouts)
+        suffixes = tuple(Suffix(each.ids, each.weights, each.images) for each in self.rollouts)
         return Group(self.item, self.prompt, suffixes)
 
 
@@ -209,8 +211,11 @@ def _tally(groups: Sequence[RolledGroup]) -> Tally:
 
 
 def _records(groups: Sequence[RolledGroup], prompter: Prompter) -> list[dict[str, Any]]:
-    """The best and the worst rollout of each group, as rows that a person can read."""
-    rows = []
+    """The best and the worst rollout of each group, as rows that a person can read.
+
+    An image of a tool is one image token there.
+    """
+    chat, rows = prompter.checkpoint.chat, []
     for group in groups:
         ranked = sorted(range(len(group.scores)), key=lambda i: -group.scores[i].total)
         for number in dict.fromkeys((*ranked[: _LOGGED - 1], ranked[-1])):
@@ -220,7 +225,7 @@ def _records(groups: Sequence[RolledGroup], prompter: Prompter) -> list[dict[str
                     "sample": group.sample.id,
                     "question": group.sample.question,
                     "rollout": number,
-                    "text": prompter.checkpoint.chat.decode(group.rollouts[number].ids),
+                    "text": _PATCHES.sub(r"\1", chat.decode(group.rollouts[number].ids)),
                     "status": group.answers[number].status.value,
                     "ending": group.rollouts[number].status.value,
                     "reward": group.scores[number].total,

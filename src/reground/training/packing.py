@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
-from reground.model.chat import Prompt
+from reground.model.chat import EncodedImage, Prompt
 from reground.model.forward import GroupBatch, pad_prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Suffix:
-    """Token ids behind a prompt and the loss weight of each (0: not sampled, only read)."""
+    """Token ids behind a prompt and the loss weight of each (0: not sampled, only read).
+
+    ``images`` are those whose tokens are among the ids.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    images: tuple[EncodedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,14 @@ def collate(groups: Sequence[Group], *, pad_id: int, device: torch.device) -> Mi
         for place, suffix in enumerate(group.suffixes):
             ids[row, place, : len(suffix.ids)] = torch.tensor(suffix.ids, dtype=torch.long)
             weights[row, place, : len(suffix.ids)] = torch.tensor(suffix.weights)
-    images = tuple(image for group in groups for image in group.prompt.images)
-    batch = GroupBatch(prompt_ids, prompt_mask, ids, weights, images)
+    batch = GroupBatch(
+        prompt_ids,
+        prompt_mask,
+        ids,
+        weights,
+        tuple(group.prompt.images for group in groups),
+        tuple(tuple(chain.from_iterable(s.images for s in group.suffixes)) for group in groups),
+    )
     return MicroBatch(batch.to(device), tuple(group.index for group in groups))
 
 
