@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reground.errors import ConfigError
+from reground.grounding.calls import SIGNATURES
 from reground.grounding.families import FORM_TAG
 from reground.grounding.prompts import PromptProfile, load_profile, profile_names
 
@@ -30,6 +31,7 @@ EXPECTED = [
     "univg_r1",
     "univg_r1_direct",
     "vg_refiner",
+    "vg_refiner_zoom",
     "vlm_r1",
 ]
 
@@ -69,14 +71,20 @@ def test_the_suffix_of_the_paper_stands_in_its_profile_alone() -> None:
     )
     assert render(load_profile("univg_r1"), "Where?") == f"Where? {suffix}"
     with_tags = [name for name in EXPECTED if FORM_TAG.search(load_profile(name).text)]
-    assert with_tags == ["univg_r1", "vg_refiner", "vlm_r1"]
+    assert with_tags == ["univg_r1", "vg_refiner", "vg_refiner_zoom", "vlm_r1"]
 
 
-def test_the_refiner_is_told_of_every_block() -> None:
-    text = load_profile("vg_refiner").text
+@pytest.mark.parametrize("name", ["vg_refiner", "vg_refiner_zoom"])
+def test_the_refiner_is_told_of_every_block(name: str) -> None:
+    text = load_profile(name).text
     tags = ["<think>", "<function>", "<tool>", "<rethink>", "<answer>"]
     places = [text.index(tag) for tag in tags]
     assert places == sorted(places)
+
+
+def test_the_zooming_refiner_is_told_how_to_call() -> None:
+    text = load_profile("vg_refiner_zoom").text
+    assert all(f"<function>{call}</function>" in text for call in SIGNATURES.values())
 
 
 def test_a_detector_result_is_shown_only_where_there_is_one() -> None:

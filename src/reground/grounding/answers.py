@@ -75,7 +75,7 @@ def parse(text: str, family: Family, size: EncodedSize) -> Answer:
     response = _split(text, direct=family.form is Form.DIRECT)
     spoken = _spoken(response, family.form)
     reading = read(spoken, family.grammar) if spoken else Reading(None)
-    verdict = _judge(reading.quads, size.frame(family.frame), size.pixels)
+    verdict = judge(reading.quads, size.frame(family.frame), size.pixels)
     return Answer(
         status=verdict.status if spoken else Status.NO_ANSWER,
         boxes=verdict.boxes,
@@ -195,25 +195,28 @@ def _has_form(response: _Response, form: Form, *, is_strict: bool) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class Verdict:
+    """What became of boxes that a model wrote; ``boxes`` as in :class:`Answer`."""
+
     status: Status
     boxes: tuple[Box, ...] = ()
     num_clipped: int = 0
 
 
-def _judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) -> _Verdict:
+def judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) -> Verdict:
+    """Whether numbers of ``frame`` are boxes of the image with the frame ``pixels``."""
     if quads is None or not all(map(math.isfinite, chain.from_iterable(quads))):
-        return _Verdict(Status.UNPARSABLE)
+        return Verdict(Status.UNPARSABLE)
     boxes: list[Box] = []
     num_clipped = 0
     for left, upper, right, lower in quads:
         box = Box(left, upper, right, lower, frame)
         overhang = box.overhang()
         if overhang > MAX_OVERHANG + _ROUNDING:
-            return _Verdict(Status.OUT_OF_BOUNDS)
+            return Verdict(Status.OUT_OF_BOUNDS)
         inside = box.clipped() if overhang else box
         if inside.is_degenerate:
-            return _Verdict(Status.DEGENERATE)
+            return Verdict(Status.DEGENERATE)
         num_clipped += overhang > _ROUNDING
         boxes.append(inside.to(pixels).clipped())  # the scale may round past the edge
-    return _Verdict(Status.OK, tuple(boxes), num_clipped)
+    return Verdict(Status.OK, tuple(boxes), num_clipped)

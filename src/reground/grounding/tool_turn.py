@@ -9,6 +9,7 @@ from reground.grounding.families import EncodedSize, Family
 from reground.grounding.sample import Detection
 
 FIRST_TOOL = "reftool_1"  # what the first tool is called; the next is reftool_2
+OPENING, CLOSING = "\n<tool>", "</tool>\n"  # what stands around all that a tool says
 UNAVAILABLE = "unavailable"  # in the place of the boxes of a tool that gave no result
 
 
@@ -35,7 +36,12 @@ def tool_text(
         else json.dumps([_item(each, family, size) for each in detections]).replace("<", "\\u003c")
         for name, detections in found.items()
     }
-    return f"\n<tool>{json.dumps(boxes)}</tool>\n"
+    return f"{OPENING}{json.dumps(boxes)}{CLOSING}"
+
+
+def refusal_text(problem: str) -> str:
+    """What a call gets that no tool can answer, and why; ``problem`` is in words of our own."""
+    return f"{OPENING}{json.dumps({'error': problem})}{CLOSING}"
 
 
 def _item(detection: Detection, family: Family, size: EncodedSize) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""VG-Refiner's rollout: think, call for a detector's result, rethink, answer."""
+"""VG-Refiner's rollout: think, call for a detector's result or a closer look, rethink, answer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reground.grounding.calls import SIGNATURES, Call, Function, read_call
 from reground.grounding.families import Family, Form
 from reground.grounding.sample import Detection, Sample
-from reground.grounding.tool_turn import tool_text
-from reground.model.chat import Chat
+from reground.grounding.tool_turn import CLOSING, OPENING, refusal_text, tool_text
+from reground.model.chat import Chat, EncodedImage
 from reground.rollout.episode import Case, Direct, Environment, Pending, Told
 from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.precomputed import Precomputed
 from reground.rollout.tools.tool import Reply, Request, Tool
+from reground.rollout.zoom import Zoom
 
 STOP = "</function>"
-COUNTS = ("asked", "calls", "cached", "failed", "late", "dropped")
+COUNTS = ("asked", "calls", "cached", "failed", "late", "dropped", "zoomed", "refused")
 BATCH = 16  # requests that a tool gets at a time
 
 
@@ -28,7 +30,8 @@ class ThinkRethink:
 
     The call has no arguments, so that every rollout of a sample gets the same result, and the tools
     are asked while the first turn is sampled. A tool that gives none is ``unavailable``, and the
-    rollout goes on. Calls beyond ``max_answers`` are not answered.
+    rollout goes on. With ``zoom`` a rollout may also ask for a part of the image. Any other call is
+    told what is wrong with it. Calls beyond ``max_answers`` are not answered.
     """
 
     desks: Mapping[str, Desk]
@@ -36,6 +39,8 @@ class ThinkRethink:
     family: Family
     max_answers: int = 1
     stop: tuple[str, ...] = (STOP,)
+    zoom: Zoom | None = None
+    _looks: Counter[str] = field(default_factory=Counter)
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _replies: dict[str, Future[list[Reply]]] = field(default_factory=dict)
     _places: dict[str, int] = field(default_factory=dict)
@@ -50,13 +55,15 @@ class ThinkRethink:
         max_answers: int = 1,
         timeout_s: float = 60.0,
         cache: Path | None = None,
+        zoom: bool = False,
     ) -> ThinkRethink:
         """With a desk before every tool, which are called reftool_1, reftool_2 ... ."""
         desks = {
             f"reftool_{number}": Desk(tool, cache=cache, timeout_s=timeout_s, batch_size=BATCH)
             for number, tool in enumerate(tools, start=1)
         }
-        return cls(desks, chat, family, max_answers)
+        look = Zoom(chat, family) if zoom else None
+        return cls(desks, chat, family, max_answers, zoom=look)
 
     def begin(self, cases: Sequence[Case]) -> None:
         """Ask the tools about all cases, beside what the caller does."""
@@ -67,8 +74,8 @@ class ThinkRethink:
         }
 
     def answer(self, pending: Sequence[Pending]) -> list[Told]:
-        """The tools' results, as text that holds no tag but its own."""
-        return [self._told(each.case) for each in pending]
+        """What the last call of each is about: text that holds no tag but its own, or an image."""
+        return [self._told(each) for each in pending]
 
     def seen(self, sample: Sample) -> Sample:
         """The sample with the boxes of all tools; None where none gave a result."""
@@ -77,19 +84,45 @@ class ThinkRethink:
         return replace(sample, tool_results=joined)
 
     def counts(self) -> Mapping[str, int]:
-        """The counts of all desks, which are cleared; ``dropped`` are boxes, for all reasons."""
-        total: Counter[str] = Counter()
+        """The counts of all desks, which are cleared; ``dropped`` are boxes, for all reasons.
+
+        ``zoomed`` are images told, ``refused`` calls that nothing can answer.
+        """
+        total, self._looks = self._looks, Counter()
         for desk in self.desks.values():
             for name, count in desk.counts.items():
                 total[name.partition("_")[0]] += count
             desk.counts.clear()
         return {name: total[name] for name in COUNTS}
 
-    def _told(self, case: Case) -> Told:
+    def _told(self, pending: Pending) -> Told:
+        offered = [each for each in Function if self.zoom or each is not Function.ZOOM]
+        match read_call(self.chat.decode(pending.ids)):
+            case Call(Function.RESULT, ()):
+                return self._results(pending.case)
+            case Call(Function.ZOOM, (_, _, _, _) as box) if self.zoom:
+                return self._part(self.zoom.look(pending.case, box))
+            case Call(name) if name in offered:
+                return self._refused(f"wrong arguments; expected {SIGNATURES[Function(name)]}")
+        known = " and ".join(SIGNATURES[each] for each in offered)
+        return self._refused(f"unknown function; known: {known}")
+
+    def _results(self, case: Case) -> Told:
         found = self._found(case.sample)
         size = case.prompt.images[case.sample.target_image].size
         text = tool_text(found, family=self.family, size=size)
         return Told(tuple(self.chat.encode(text)), failed=None in found.values())
+
+    def _part(self, found: EncodedImage | str) -> Told:
+        if isinstance(found, str):
+            return self._refused(found)
+        self._looks["zoomed"] += 1
+        opening, closing = (self.chat.encode(text) for text in (OPENING, CLOSING))
+        return Told((*opening, *self.chat.image_ids(found), *closing), images=(found,))
+
+    def _refused(self, problem: str) -> Told:
+        self._looks["refused"] += 1
+        return Told(tuple(self.chat.encode(refusal_text(problem))))
 
     def _found(self, sample: Sample) -> dict[str, Sequence[Detection] | None]:
         place = self._places[sample.id]

@@ -125,6 +125,7 @@ def _environment(prompter: Prompter, draws: Draws, config: TrainConfig) -> Envir
         max_answers=tools.max_calls,
         timeout_s=tools.timeout_s,
         cache=Path(tools.cache) if tools.cache else None,
+        zoom=tools.zoom,
     )
 
 

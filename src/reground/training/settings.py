@@ -111,12 +111,15 @@ class Grpo:
 class Tools:
     """The detectors that rollouts may ask, each as a spec (``reground tool run --help``).
 
-    ``max_calls`` of a rollout are answered. A tool that takes longer than ``timeout_s`` seconds
+    With ``zoom`` they may also ask for a part of the image, which comes back as an image of its
+    own (``zoom_in(x1, y1, x2, y2)``; the prompt ``vg_refiner_zoom`` says so). ``max_calls`` of a
+    rollout are answered, of either kind. A tool that takes longer than ``timeout_s`` seconds
     about a batch is late, and the rollout goes on without it. Answers about images are kept in the
     folder ``cache``.
     """
 
     specs: tuple[str, ...] = ()
+    zoom: bool = False
     max_calls: int = 1
     timeout_s: float = 60.0
     cache: str | None = None
@@ -124,6 +127,8 @@ class Tools:
     def __post_init__(self) -> None:
         if self.max_calls < 1 or self.timeout_s <= 0:
             raise ValueError("max_calls must be at least 1 and timeout_s above 0")
+        if self.zoom and not self.specs:
+            raise ValueError("zoom stands beside detectors; set tools.specs, as [precomputed]")
 
 
 @config

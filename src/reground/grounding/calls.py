@@ -1,0 +1,52 @@
+"""What a model writes when it asks for a function between its thoughts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reground.grounding.families import CALL_NAME
+
+
+class Function(StrEnum):
+    """What can be called."""
+
+    RESULT = CALL_NAME  # the detectors' result
+    ZOOM = "zoom_in"  # a part of the image
+
+
+SIGNATURES = {
+    Function.RESULT: f"{Function.RESULT}()",
+    Function.ZOOM: f"{Function.ZOOM}(x1, y1, x2, y2)",
+}
+"""How each is called; the numbers are those of a box, in the family's frame."""
+
+_CALL = re.compile(r"(\w+)\s*\(([^()]*)\)")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function by its name, and the numbers it was given; None where some are no numbers."""
+
+    name: str
+    numbers: tuple[float, ...] | None = ()
+
+
+def read_call(text: str) -> Call | None:
+    """What stands in the last closed ``<function>`` of ``text``; None where it is no call.
+
+    An open thought around it does not matter: the text is one that stopped at ``</function>``.
+
+    >>> read_call("<think>small.</think><function>zoom_in(10, 20, 300, 400)</function>")
+    Call(name='zoom_in', numbers=(10.0, 20.0, 300.0, 400.0))
+    """
+    inside = text.rpartition("</function>")[0].rpartition("<function>")[2]
+    match = _CALL.fullmatch(inside.strip())
+    return None if match is None else Call(match[1], _numbers(match[2].strip()))
+
+
+def _numbers(text: str) -> tuple[float, ...] | None:
+    parts = [part.strip() for part in text.split(",")] if text else []
+    return tuple(map(float, parts)) if all(map(_NUMBER.fullmatch, parts)) else None

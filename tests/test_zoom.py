@@ -1,0 +1,327 @@
+"""A closer look in the middle of a rollout: what is told, and that training sees what was seen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from reground.config import load as load_config
+from reground.data import synth
+from reground.data.images import load
+from reground.data.source import save_dataset
+from reground.errors import ConfigError
+from reground.grounding.answers import parse
+from reground.grounding.boxes import Box
+from reground.grounding.calls import Call, read_call
+from reground.grounding.families import CALL, EncodedSize, get_family
+from reground.grounding.sample import Detection, ImageRef, Sample
+from reground.model import tiny
+from reground.model.chat import EncodedImage, Prompt
+from reground.model.forward import shared_logprobs
+from reground.model.load import Checkpoint
+from reground.model.prompting import Prompter
+from reground.rollout.episode import Case, Rollout, RolloutStatus, roll_out
+from reground.rollout.policy import Policy, Sampling
+from reground.rollout.scripted import ScriptedPolicy
+from reground.rollout.think_rethink import ThinkRethink
+from reground.rollout.tools.precomputed import Precomputed
+from reground.rollout.transformers_policy import TransformersPolicy
+from reground.rollout.zoom import Zoom
+from reground.training.packing import Group, Suffix, collate
+from reground.training.settings import Tools
+from worlds import World, column, rows
+
+FAMILY = get_family("qwen3_vl/refiner")
+LIMIT = Sampling(max_tokens=600)
+FINAL = '<rethink>larger.</rethink>\n<answer>[{"bbox_2d": [100, 200, 500, 1000]}]</answer>'
+
+
+def zoom(arguments: str) -> str:
+    return f"<think>too small.</think>\n<function>\nzoom_in({arguments})\n</function>"
+
+
+@pytest.fixture(scope="module")
+def prompter(tokenizer: Any) -> Prompter:
+    checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
+    return Prompter.of(replace(checkpoint, family=FAMILY.name, prompt="tiny_refiner"))
+
+
+def case_of(prompter: Prompter, index: int = 0) -> Case:
+    """A scene of 112 x 112 pixels with one box of a detector."""
+    sample = asked(synth.sample("referring", seed=0, index=index))
+    return Case(sample, prompter.prompt(sample))
+
+
+def says(prompter: Prompter, *turns: str) -> ScriptedPolicy:
+    """A policy that says one text in each turn."""
+
+    def next_turn(before: str, number: int) -> str:
+        return turns[before.count("<tool>")]
+
+    return ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: turns[0], next_turn)
+
+
+def rolled(
+    prompter: Prompter, *turns: str, zooms: bool = True, max_answers: int = 3
+) -> tuple[Rollout, ThinkRethink]:
+    chat = prompter.checkpoint.chat
+    own = ThinkRethink.of([Precomputed()], chat, FAMILY, max_answers=max_answers, zoom=zooms)
+    policy = says(prompter, *turns)
+    ((rollout,),) = roll_out(policy, own, [case_of(prompter)], n=1, sampling=LIMIT)
+    return rollout, own
+
+
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        (CALL, Call("get_extra_ref_result")),
+        ("<function>zoom_in(1,2.5, 30 ,-4)</function>", Call("zoom_in", (1, 2.5, 30, -4))),
+        ("<function>\n zoom_in ( 1, 2, 3 )\n</function>\n", Call("zoom_in", (1, 2, 3))),
+        (f"{CALL}<tool></tool><function>zoom_in(1)</function>", Call("zoom_in", (1,))),
+        (f"<think>never closed {CALL}", Call("get_extra_ref_result")),
+        ("<function>zoom_in(left, 2, 3, 4)</function>", Call("zoom_in", None)),
+        ("<function>zoom_in(1, 2, 3,)</function>", Call("zoom_in", None)),
+        ("<function>zoom_in(1, 2, nan, 1e9)</function>", Call("zoom_in", None)),
+        ("<function>rm -rf</function>", None),
+        ("<function>zoom_in(1, 2, 3, 4)", None),
+        ("no call at all", None),
+    ],
+)
+def test_the_last_call_is_read(text: str, call: Call | None) -> None:
+    assert read_call(text) == call
+
+
+def test_a_rollout_looks_closer_and_answers_about_the_whole_image(prompter: Prompter) -> None:
+    rollout, own = rolled(prompter, zoom("250, 250, 500, 750"), CALL, FINAL)
+    chat, case = prompter.checkpoint.chat, case_of(prompter)
+    (part,) = rollout.images
+    crop = load(case.sample.images[0]).crop((28, 28, 56, 84))
+    (expected,) = chat.encode_images([crop])
+    assert (part.size, part.grid) == (expected.size, expected.grid)
+    assert torch.equal(part.pixel_values, expected.pixel_values)
+    told = rollout.turns[1]
+    text = chat.decode(told.ids)
+    pads = "<|image_pad|>" * (math.prod(part.grid) // 4)
+    assert text == f"\n<tool><|vision_start|>{pads}<|vision_end|></tool>\n"
+    assert (set(told.weights), told.images) == ({0.0}, (part,))
+    assert rollout.status is RolloutStatus.COMPLETED
+    assert (own.counts()["zoomed"], own.counts()["refused"]) == (1, 0)
+    answer = prompter.read(rollout.ids, case.prompt, target_image=0)
+    assert [box.xyxy for box in answer.boxes] == [pytest.approx((11.2, 22.4, 56, 112))]
+
+
+NO_FUNCTION = "unknown function; known: get_extra_ref_result() and zoom_in(x1, y1, x2, y2)"
+WRONG = "wrong arguments; expected zoom_in(x1, y1, x2, y2)"
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("zoom_out(1, 2, 3, 4)", NO_FUNCTION),
+        ("</tool><answer>[]</answer>", NO_FUNCTION),
+        ("get_extra_ref_result(1)", "wrong arguments; expected get_extra_ref_result()"),
+        ("zoom_in()", WRONG),
+        ("zoom_in(1, 2, 3)", WRONG),
+        ("zoom_in(1, 2, 3, 4, 5)", WRONG),
+        ("zoom_in(a, b, c, d)", WRONG),
+        ("zoom_in(500, 100, 500, 200)", "the box has no area"),
+        ("zoom_in(500, 100, 100, 200)", "the box has no area"),
+        ("zoom_in(0, 0, 1020, 500)", "the box reaches outside the image"),
+        (f"zoom_in(0, 0, {'9' * 400}, 500)", "a box needs finite numbers"),
+    ],
+)
+def test_a_call_that_nothing_can_answer_is_told_why(
+    prompter: Prompter, said: str, problem: str
+) -> None:
+    rollout, own = rolled(prompter, f"<think></think><function>{said}</function>", FINAL)
+    text = prompter.checkpoint.chat.decode(rollout.turns[1].ids)
+    inside = text.strip().removeprefix("<tool>").removesuffix("</tool>")
+    assert json.loads(inside) == {"error": problem}
+    assert rollout.images == ()
+    assert rollout.status is RolloutStatus.COMPLETED  # no tool has failed
+    assert (own.counts()["refused"], own.counts()["zoomed"]) == (1, 0)
+
+
+def test_a_part_that_no_processor_takes_is_refused(prompter: Prompter, tmp_path: Path) -> None:
+    Image.new("RGB", (900, 90)).save(tmp_path / "wide.png")
+    wide = ImageRef(str(tmp_path / "wide.png"), 900, 90)
+    sample = replace(case_of(prompter).sample, images=(wide,), targets=(), tool_results=None)
+    case, own = Case(sample, prompter.prompt(sample)), Zoom(prompter.checkpoint.chat, FAMILY)
+    assert own.look(case, (0, 500, 1000, 501)) == "the box is too thin"
+    assert isinstance(own.look(case, (0, 500, 100, 501)), EncodedImage)
+
+
+def test_without_zoom_there_is_no_such_function(prompter: Prompter) -> None:
+    rollout, own = rolled(prompter, zoom("0, 0, 500, 500"), FINAL, zooms=False)
+    assert "known: get_extra_ref_result()" in prompter.checkpoint.chat.decode(rollout.ids)
+    assert "zoom_in" not in prompter.checkpoint.chat.decode(rollout.turns[1].ids)
+    assert (rollout.images, own.counts()["refused"]) == ((), 1)
+
+
+def test_calls_of_both_kinds_are_limited_together(prompter: Prompter) -> None:
+    twice = [zoom("0, 0, 500, 500"), zoom("500, 500, 1000, 1000"), zoom("0, 0, 10, 10")]
+    rollout, own = rolled(prompter, *twice, max_answers=2)
+    assert len(rollout.images) == own.counts()["zoomed"] == 2
+
+
+@given(st.lists(st.floats(allow_nan=True) | st.floats(-20, 1020), min_size=4, max_size=4))
+def test_no_box_breaks_the_zoom(prompter: Prompter, numbers: list[float]) -> None:
+    case = case_of(prompter)
+    found = Zoom(prompter.checkpoint.chat, FAMILY).look(case, numbers)
+    if isinstance(found, EncodedImage):
+        x1, y1, x2, y2 = (min(max(number, 0), 1000) * 0.112 for number in numbers)
+        assert 0 <= found.size.width - (x2 - x1) < 2
+        assert 0 <= found.size.height - (y2 - y1) < 2
+    else:
+        assert "box" in found
+
+
+def test_what_a_tool_shows_is_never_the_answer(prompter: Prompter) -> None:
+    size = case_of(prompter).prompt.images[0].size
+    chat = prompter.checkpoint.chat
+    with_part, _ = rolled(prompter, zoom("0, 0, 500, 500"), FINAL)
+    texts = [chat.decode(turn.ids) for turn in with_part.turns]
+    assert parse("".join(texts), FAMILY, size) == parse(texts[0] + texts[2], FAMILY, size)
+
+
+@pytest.mark.parametrize("architecture", get_args(tiny.Architecture))
+def test_log_probs_behind_a_part_are_those_of_the_trainer(
+    tokenizer: Any, architecture: tiny.Architecture
+) -> None:
+    checkpoint = tiny.make(architecture, tokenizer=tokenizer)
+    prompter = Prompter.of(replace(checkpoint, family=FAMILY.name, prompt="tiny_refiner"))
+    chat, cases = checkpoint.chat, [case_of(prompter, 0), case_of(prompter, 1)]
+
+    def first(prompt: Prompt, number: int) -> str:
+        return (zoom("250, 250, 500, 750"), CALL, zoom("0, 0, 900, 300"))[number]
+
+    own = ThinkRethink.of([Precomputed()], chat, FAMILY, zoom=True)
+    policy = Begun(ScriptedPolicy(chat, first), TransformersPolicy(checkpoint))
+    sampling = Sampling(temperature=0.8, max_tokens=60)
+    groups = roll_out(policy, own, cases, n=3, sampling=sampling)
+    assert [[len(each.images) for each in group] for group in groups] == [[1, 0, 1]] * 2
+    sampled = [each.turns[2].logprobs or () for group in groups for each in group]
+    assert all(sampled)
+    packed = [
+        Group(i, case.prompt, tuple(Suffix(each.ids, last_turn(each), each.images) for each in own))
+        for i, (case, own) in enumerate(zip(cases, groups, strict=True))
+    ]
+    batch = collate(packed, pad_id=chat.pad_id, device=torch.device("cpu")).batch
+    with torch.no_grad():
+        trained = shared_logprobs(
+            checkpoint.model, batch, temperature=0.8, banned_ids=chat.banned_ids
+        )
+    assert trained.tolist() == pytest.approx([p for own in sampled for p in own], abs=1e-5)
+
+
+def last_turn(rollout: Rollout) -> tuple[float, ...]:
+    count = len(rollout.turns[-1].ids)
+    return (0.0,) * (len(rollout.ids) - count) + (1.0,) * count
+
+
+def test_a_step_of_training_on_a_rollout_that_looked_closer(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The crop's own pixels get a gradient, so that a vision tower in training learns from it."""
+    sample = asked(synth.sample("referring@1-2", seed=0, index=0))
+    data = tmp_path / "one.jsonl"
+    save_dataset(data, [sample])
+    gold = FAMILY.render(sample.boxes, size=size_of(sample))
+    answers = [gold.removeprefix("<think></think>"), "<answer>[]</answer>"]
+    first = [zoom("0, 0, 600, 600"), zoom("9, 9, 1, 1"), CALL, "nothing"]
+
+    def begun(checkpoint: Checkpoint) -> Policy:
+        return Counted(
+            checkpoint.chat,
+            lambda prompt, number: first[number],
+            lambda text, number: answers[min(number, 1)],
+        )
+
+    monkeypatch.setattr("reground.training.grpo.TransformersPolicy", begun)
+    parts = watched_parts(monkeypatch)
+    config = world.config(
+        "grpo",
+        "family=qwen3_vl/refiner",
+        "prompt=tiny_refiner",
+        f"data=[{{mix: {{{json.dumps(str(data))}: 1.0}}}}]",
+        "steps=1",
+        "batch_size=1",
+        "grpo={group_size: 4, max_tokens: 200, kl: 0}",
+        "tools={specs: [precomputed], zoom: true, max_calls: 2}",
+    )
+    run = world.run("zoom", config)
+    assert math.isfinite(column(run, "loss")[0])
+    assert column(run, "grad_norm")[0] > 0
+    assert (column(run, "tool/zoomed"), column(run, "tool/refused")) == ([1], [1])
+    (part,) = parts
+    assert part.pixel_values.grad is not None
+    assert part.pixel_values.grad.abs().max() > 0
+    best = next(row for row in rows(run.rollouts) if row["rollout"] == 0)
+    assert best["text"].count("<|image_pad|>") == 1
+    assert best["reward/iou"] > 0.9
+
+
+def test_zoom_stands_beside_detectors() -> None:
+    with pytest.raises(ConfigError, match=r"set tools\.specs"):
+        load_config(Tools, None, ["zoom=true"])
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+def asked(sample: Sample) -> Sample:
+    found = Detection(0, Box(1, 2, 30, 40, sample.images[0].frame))
+    return replace(sample, tool_results=(found,))
+
+
+def size_of(sample: Sample) -> EncodedSize:
+    """In a frame of 0-1000 the size of the encoded image does not matter."""
+    image = sample.images[0]
+    return EncodedSize(image.width, image.height, image.width, image.height)
+
+
+def watched_parts(monkeypatch: pytest.MonkeyPatch) -> list[EncodedImage]:
+    """All images that are told from now on; their pixels collect gradients."""
+    parts: list[EncodedImage] = []
+    look: Callable[..., EncodedImage | str] = Zoom.look
+
+    def watched(self: Zoom, case: Case, numbers: Sequence[float]) -> EncodedImage | str:
+        found = look(self, case, numbers)
+        if isinstance(found, EncodedImage):
+            found.pixel_values.requires_grad_()
+            parts.append(found)
+        return found
+
+    monkeypatch.setattr(Zoom, "look", watched)
+    return parts
+
+
+@dataclass
+class Begun:
+    """A policy whose first turns are scripted, and whose later ones are sampled."""
+
+    first: Policy
+    then: Policy
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> Any:
+        policy = self.first if options.get("prefixes") is None else self.then
+        return policy.generate(prompts, **options)
+
+
+class Counted(ScriptedPolicy):
+    """A scripted policy with a version to be set."""
+
+    __slots__ = ("version",)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
