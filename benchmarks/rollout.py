@@ -22,7 +22,7 @@ from common import Cost, compared, measured, median_seconds, parser, publish
 from grpo_update import C, G, make_checkpoint, make_plain, make_prompt, settings
 
 from reground.grounding.boxes import Box
-from reground.grounding.families import get_family
+from reground.grounding.families import CALL, get_family
 from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
@@ -71,12 +71,19 @@ class CallsHalfway:
     def generate(
         self, prompts: Sequence[Prompt], *, sampling: Sampling, **options: Any
     ) -> list[tuple[Completion, ...]]:
-        """The first turn is cut and called a call; it still looks for the stop string."""
+        """The first turn is cut and ends with a call; it still looks for the stop string."""
         if options.get("prefixes") is not None:
             return self.policy.generate(prompts, sampling=sampling, **options)
         half = replace(sampling, max_tokens=sampling.max_tokens // 2)
         groups = self.policy.generate(prompts, sampling=half, **options)
-        return [tuple(replace(own, finish="stop_string") for own in group) for group in groups]
+        call = tuple(self.policy.checkpoint.chat.encode(CALL))
+        return [
+            tuple(
+                replace(own, ids=(*own.ids[: -len(call)], *call), finish="stop_string")
+                for own in group
+            )
+            for group in groups
+        ]
 
 
 def two_turns(checkpoint: Checkpoint, prompt: Prompt, repeats: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ EXPECTED = [
     "qwen2_5_vl",
     "qwen2_vl",
     "qwen3_vl",
+    "refiner",
     "shikra",
     "tiny",
     "tiny_refiner",
@@ -71,7 +72,7 @@ def test_the_suffix_of_the_paper_stands_in_its_profile_alone() -> None:
     )
     assert render(load_profile("univg_r1"), "Where?") == f"Where? {suffix}"
     with_tags = [name for name in EXPECTED if FORM_TAG.search(load_profile(name).text)]
-    assert with_tags == ["univg_r1", "vg_refiner", "vg_refiner_zoom", "vlm_r1"]
+    assert with_tags == ["refiner", "univg_r1", "vg_refiner", "vg_refiner_zoom", "vlm_r1"]
 
 
 @pytest.mark.parametrize("name", ["vg_refiner", "vg_refiner_zoom"])

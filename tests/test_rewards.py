@@ -29,7 +29,7 @@ def gold(sample: Sample, family: Family = FAMILY) -> str:
 def scored(text: str, sample: Sample, settings: Grpo | None = None) -> Score:
     size = encoded(sample)
     answer = parse(text, FAMILY, size)
-    return score(text, answer, sample, settings or Grpo(), frame=size.frame(FAMILY.frame))
+    return score(text, answer, sample, settings or Grpo(), family=FAMILY, size=size)
 
 
 def moved(sample: Sample, boxes: list[list[int]]) -> str:
@@ -90,8 +90,8 @@ def test_gold_is_gold_in_every_family(family: str) -> None:
         sample = synth.sample(task, seed=5, index=0)
         size = encoded(sample)
         text = gold(sample, own)
-        frame = size.frame(own.frame)
-        found = score(text, parse(text, own, size), sample, Grpo(), frame=frame)
+        answer = parse(text, own, size)
+        found = score(text, answer, sample, Grpo(), family=own, size=size)
         assert found.terms["format"] == 1
         assert found.terms["iou"] > 0.75, (family, sample.id)  # 112 pixels are few integers
 

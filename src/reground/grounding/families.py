@@ -171,21 +171,27 @@ def get_family(name: str) -> Family:
 
     ``NAME/piter`` is the family NAME under the PiTER protocol of VG-Refiner: one turn for every
     model, answered with JSON boxes in the frame that the family knows. ``NAME/refiner`` is the
-    family under its think-rethink protocol, in the same words and the same frame.
+    family under its think-rethink protocol, in the frame that it knows; boxes are spelt as the
+    family does where that takes no tags, and in JSON otherwise.
     """
     base, _, protocol = name.partition("/")
     if protocol == PITER:
         family = get_family(base)
         return replace(family, name=name, grammar=Grammar.JSON, form=Form.DIRECT, prompt=PITER)
     if protocol == REFINER:
-        form = Form.THINK_RETHINK
-        return replace(
-            get_family(base), name=name, grammar=Grammar.JSON, form=form, prompt="vg_refiner"
-        )
+        return _refiner(get_family(base), name)
     if name in FAMILIES:
         return FAMILIES[name]
     raise ConfigError(f"unknown family {name!r}; {did_you_mean(name, FAMILIES)}")
 
+
+def _refiner(family: Family, name: str) -> Family:
+    grammar = family.grammar if family.grammar in _PLAIN else Grammar.JSON
+    prompt = "vg_refiner" if grammar is Grammar.JSON else "refiner"
+    return replace(family, name=name, grammar=grammar, form=Form.THINK_RETHINK, prompt=prompt)
+
+
+_PLAIN = (Grammar.JSON, Grammar.PAIRS, Grammar.BRACKETS)  # could not be taken for tags
 
 Protocol = Literal["direct", "piter", "refiner"]
 

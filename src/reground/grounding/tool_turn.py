@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from reground.grounding.families import EncodedSize, Family
+from reground.grounding.families import EncodedSize, Family, Form
+from reground.grounding.grammars import Grammar
 from reground.grounding.sample import Detection
 
 FIRST_TOOL = "reftool_1"  # what the first tool is called; the next is reftool_2
@@ -30,18 +32,25 @@ def tool_text(
     >>> print(text.strip())
     <tool>{"reftool_1": "[{\\"bbox_2d\\": [64, 119, 322, 357]}]"}</tool>
     """
-    boxes = {
-        name: UNAVAILABLE
-        if detections is None
-        else json.dumps([_item(each, family, size) for each in detections]).replace("<", "\\u003c")
-        for name, detections in found.items()
+    texts = {
+        name: UNAVAILABLE if boxes is None else _spelt(boxes, family, size)
+        for name, boxes in found.items()
     }
-    return f"{OPENING}{json.dumps(boxes)}{CLOSING}"
+    return f"{OPENING}{json.dumps(texts)}{CLOSING}"
 
 
 def refusal_text(problem: str) -> str:
     """What a call gets that no tool can answer, and why; ``problem`` is in words of our own."""
     return f"{OPENING}{json.dumps({'error': problem})}{CLOSING}"
+
+
+def _spelt(detections: Sequence[Detection], family: Family, size: EncodedSize) -> str:
+    """Boxes in the family's grammar; only JSON has room for their labels."""
+    if family.grammar is not Grammar.JSON:
+        boxes = [each.box for each in detections]
+        return replace(family, form=Form.DIRECT).render(boxes, size=size)
+    items = [_item(each, family, size) for each in detections]
+    return json.dumps(items).replace("<", "\\u003c")
 
 
 def _item(detection: Detection, family: Family, size: EncodedSize) -> dict[str, object]:

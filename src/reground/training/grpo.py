@@ -142,7 +142,7 @@ class Grpo:
         texts = [self._prompter.checkpoint.chat.decode(rollout.ids) for rollout in rollouts]
         answers = tuple(parse(text, family, size) for text in texts)
         scores = tuple(
-            score(text, answer, sample, self._settings, frame=size.frame(family.frame))
+            score(text, answer, sample, self._settings, family=family, size=size)
             for text, answer in zip(texts, answers, strict=True)
         )
         credit = objective.credit(

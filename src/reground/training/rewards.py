@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from reground.grounding.answers import Answer
 from reground.grounding.boxes import Frame
-from reground.grounding.refinement_reward import Quad, reward
+from reground.grounding.families import EncodedSize, Family
+from reground.grounding.grammars import Grammar
+from reground.grounding.refinement_reward import Reward, reward, reward_of
 from reground.grounding.sample import Sample
 from reground.grounding.scoring import score as overlap
 from reground.training.settings import Grpo
@@ -24,22 +26,38 @@ class Score:
     terms: Mapping[str, float]
 
 
-def score(text: str, answer: Answer, sample: Sample, settings: Grpo, *, frame: Frame) -> Score:
+def score(
+    text: str,
+    answer: Answer,
+    sample: Sample,
+    settings: Grpo,
+    *,
+    family: Family,
+    size: EncodedSize,
+) -> Score:
     """r = iou_reward * IoU + format_reward * format + refinement_reward * refinement.
 
-    IoU and format are those of UniVG-R1 (section 3.3): of ``answer``, as everywhere. With a
-    refinement reward, refinement and format are VG-Refiner's, as published: their reading of
-    ``text``, in whose ``frame`` they compare the true boxes and the detector's.
+    ``answer`` is what ``text`` says of the image of ``size``. IoU and format are those of UniVG-R1
+    (section 3.3). With a refinement reward, refinement and format are VG-Refiner's, as published:
+    in a family that answers in JSON by their own reading of ``text``.
     """
     terms = {"iou": overlap(answer, sample), "format": float(answer.well_formed)}
     if settings.refinement_reward:
-        published = reward(
-            text,
-            truth=_quads(sample, frame, tool=False),
-            tool=_quads(sample, frame, tool=True),
-        )
+        published = _published(text, answer, sample, family, size.frame(family.frame))
         terms |= {"format": published.format, "refinement": published.refinement}
     return Score(sum(weight * terms[name] for name, weight in weights(settings).items()), terms)
+
+
+def _published(text: str, answer: Answer, sample: Sample, family: Family, frame: Frame) -> Reward:
+    """VG-Refiner's reward, in the numbers that the family writes."""
+    target = sample.target_image
+    truth = [each.box.to(frame).xyxy for each in sample.targets if each.image == target]
+    found = sample.tool_results or ()
+    tool = [each.box.to(frame).xyxy for each in found if each.image == target]
+    if family.grammar is Grammar.JSON:
+        return reward(text, truth=truth, tool=tool)
+    boxes = [box.to(frame).xyxy for box in answer.boxes]
+    return reward_of(text, boxes, truth=truth, tool=tool)
 
 
 def weights(settings: Grpo) -> dict[str, float]:
@@ -50,8 +68,3 @@ def weights(settings: Grpo) -> dict[str, float]:
         "refinement": settings.refinement_reward,
     }
     return {name: weight for name, weight in named.items() if weight}
-
-
-def _quads(sample: Sample, frame: Frame, *, tool: bool) -> list[Quad]:
-    places = (sample.tool_results or ()) if tool else sample.targets
-    return [each.box.to(frame).xyxy for each in places if each.image == sample.target_image]
