@@ -18,9 +18,13 @@ from torch import Tensor, nn
 from reground.config import load
 from reground.data import synth
 from reground.data.source import save_dataset
+from reground.grounding.rethink import with_rethink
+from reground.grounding.sample import Sample
 from reground.model import tiny
 from reground.model.load import load as load_checkpoint
 from reground.model.load import save
+from reground.rollout.tools.oracle import Oracle
+from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
 from reground.training.grpo import Grpo
 from reground.training.run import train
@@ -33,18 +37,26 @@ Row = dict[str, Any]
 STEPS = 10
 TEACHING_STEPS = 70  # enough for some rollouts to be right, not for all
 METHODS: dict[str, type[Sft] | type[Grpo]] = {"sft": Sft, "grpo": Grpo}
+REFINING_STEPS = 120  # enough for most rollouts to call, and some to be right
+REFINER = ("family=univg_r1/refiner", "prompt=tiny_refiner")
 LORA = "tuning={vision: frozen, merger: full, language: lora, lora_rank: 2}"
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Four samples, a model of random weights, and one that was taught the samples a little."""
+    """Four samples, a model of random weights, and two that were taught the samples a little.
+
+    ``told`` are the samples with a detector's boxes and chains about them, which ``refining`` was
+    taught.
+    """
 
     folder: Path
     four: Path
     one: Path
     random: Path
     taught: Path
+    told: Path
+    refining: Path
 
     def config(self, method: str, *overrides: str, model: Path | None = None) -> TrainConfig:
         """The settings that all runs here share; GRPO starts from the taught model."""
@@ -64,6 +76,18 @@ class World:
             ],
         )
 
+    def refiner(self, *overrides: str) -> TrainConfig:
+        """GRPO of rollouts that ask a live tool."""
+        return self.config(
+            "grpo",
+            *REFINER,
+            'tools.specs=["oracle:weak"]',
+            "grpo={group_size: 4, max_tokens: 90, temperature: 1.0, iou_reward: 0.1,"
+            " format_reward: 0.1, refinement_reward: 0.8, difficulty: none}",
+            *overrides,
+            model=self.refining,
+        )
+
     def validation(self, *, every: int) -> str:
         return f"validation={{data: {self.four}, limit: 4, every: {every}, max_tokens: 26}}"
 
@@ -73,10 +97,13 @@ class World:
 
 def make_world(folder: Path) -> World:
     """Write the samples, make the models, teach one."""
-    made = World(folder, *(folder / name for name in ("4.jsonl", "1.jsonl", "random", "taught")))
+    names = ("4.jsonl", "1.jsonl", "random", "taught", "told.jsonl", "refining")
+    made = World(folder, *(folder / name for name in names))
     samples = [synth.sample("referring@1-2", seed=0, index=index) for index in range(4)]
     save_dataset(made.four, samples)
     save_dataset(made.one, samples[:1])
+    found = Oracle.of("weak").detect([Request(sample, sample.question) for sample in samples])
+    save_dataset(made.told, map(_with_chain, samples, found))
     checkpoint = tiny.make(
         hidden=32,
         layers=1,
@@ -90,7 +117,15 @@ def make_world(folder: Path) -> World:
     save(checkpoint, made.random)
     optim = "optim={lr: 0.01, warmup: 0.1, final: 0.3}"
     made.run("taught", made.config("sft", f"steps={TEACHING_STEPS}", optim))
+    told = f"data=[{{mix: {{{json.dumps(str(made.told))}: 1.0}}}}]"
+    steps = f"steps={REFINING_STEPS}"
+    made.run("refining", made.config("sft", *REFINER, told, steps, optim))
     return made
+
+
+def _with_chain(sample: Sample, found: object) -> Sample:
+    assert isinstance(found, tuple)
+    return with_rethink(dataclasses.replace(sample, tool_results=found), first_thought="there.")
 
 
 @contextmanager
@@ -106,6 +141,7 @@ CASES: dict[str, Callable[[World], TrainConfig]] = {
     "sft": lambda world: world.config("sft", world.validation(every=4)),
     "grpo": lambda world: world.config("grpo"),
     "grpo-lora": lambda world: world.config("grpo", LORA),
+    "refiner": lambda world: world.refiner(),
 }
 
 
