@@ -25,14 +25,16 @@ class Response:
     claimed: int | None = None
 
 
-def says(text: str, *, finish: str = "stop", tokens: int = 7) -> Response:
-    """A whole chat completion."""
+def says(
+    text: str, *, finish: str = "stop", tokens: int = 7, read: int = 1, **more: Any
+) -> Response:
+    """A whole chat completion; ``read`` tokens were the prompt, ``more`` stands in its choice."""
     choice = {
         "index": 0,
         "finish_reason": finish,
         "message": {"role": "assistant", "content": text},
-    }
-    usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
+    } | more
+    usage = {"prompt_tokens": read, "completion_tokens": tokens, "total_tokens": tokens + read}
     return Response(
         json.dumps(
             {

@@ -47,6 +47,18 @@ def read_call(text: str) -> Call | None:
     return None if match is None else Call(match[1], _numbers(match[2].strip()))
 
 
+def problem_of(call: Call | None, *, zoom: bool = False) -> str | None:
+    """Why a call cannot be answered; None where it can. ``zoom`` is whether parts are offered."""
+    offered = [each for each in Function if zoom or each is not Function.ZOOM]
+    if call is None or call.name not in offered:
+        known = " and ".join(SIGNATURES[each] for each in offered)
+        return f"unknown function; known: {known}"
+    wanted = 4 if call.name == Function.ZOOM else 0
+    if call.numbers is None or len(call.numbers) != wanted:
+        return f"wrong arguments; expected {SIGNATURES[Function(call.name)]}"
+    return None
+
+
 def _numbers(text: str) -> tuple[float, ...] | None:
     parts = [part.strip() for part in text.split(",")] if text else []
     return tuple(map(float, parts)) if all(map(_NUMBER.fullmatch, parts)) else None

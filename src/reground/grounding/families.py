@@ -17,7 +17,8 @@ from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame, FrameKind
 from reground.grounding.grammars import Grammar, spell
 
 CALL_NAME = "get_extra_ref_result"
-CALL = f"<function>\n{CALL_NAME}()\n</function>"
+CALL_BEGIN, CALL_END = "<function>", "</function>"
+CALL = f"{CALL_BEGIN}\n{CALL_NAME}()\n{CALL_END}"
 """How a model asks for the detector's result (VG-Refiner): between line breaks inside the tags."""
 
 FORM_TAG = re.compile(r"<(/?)(think|rethink|answer|function|tool)>")

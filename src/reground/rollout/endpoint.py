@@ -1,4 +1,7 @@
-"""A model behind an OpenAI-compatible server: one user turn of images and text, one reply."""
+"""A model behind an OpenAI-compatible server: one user turn of images and text, and its reply.
+
+The reply may be asked for in parts, with text of ours between them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,11 @@ import openai
 from PIL import Image
 
 from reground.errors import EndpointError
+
+_GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
+
+# Of texts that a server may strip or rewrite: a thought, and a line break at the end.
+_SAID = "<think>a</think>\nb\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +43,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model wrote."""
+    """What a model wrote.
+
+    ``at_stop`` is whether it ended at a stop string; None where the server does not say.
+    """
 
     text: str
     num_tokens: int | None
     finish: Literal["stop", "length"]
+    at_stop: bool | None = None
 
 
 class NoReply(Exception):
@@ -51,7 +63,8 @@ class Client:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._extra: dict[str, Any] = {}
+        self._extra: dict[str, Any] = {}  # options of every request
+        self._whole: dict[str, Any] = {}  # those that leave a part of a reply as it was sampled
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.url,
             api_key=os.environ.get("OPENAI_API_KEY") or "none",
@@ -85,27 +98,83 @@ class Client:
             raise EndpointError(f"{self._endpoint.url}: serves {found}, not {name}")
         if served[name].owned_by == "vllm":
             self._extra = {"skip_special_tokens": False, "repetition_penalty": 1.0}
+            self._whole = {"include_stop_str_in_output": True}
+
+    async def check_goes_on(self) -> None:
+        """Raise ``EndpointError`` where the server does not go on behind the words that it is sent.
+
+        The same words, once and twice, must lengthen its prompt by as many tokens each. They do not
+        where a server ends the turn behind them, or its chat template strips or rewrites them.
+        """
+        try:
+            none, once, twice = [await self._num_read(_SAID * times) for times in range(3)]
+            first, second = once - none, twice - once
+            found = f"the same words lengthened its prompt by {first}, then by {second} tokens"
+            goes_on = 0 < first == second
+        except NoReply as error:
+            found, goes_on = str(error).rstrip("."), False
+        if not goes_on:
+            raise EndpointError(
+                f"{self._endpoint.url}: does not go on within a turn of the assistant just as it "
+                f"is sent ({found}); expected a server that knows continue_final_message, such as "
+                "vLLM or SGLang, and a chat template that leaves the turn alone; or ask under "
+                "another protocol, such as piter"
+            )
 
     async def aclose(self) -> None:
         """Close its connections."""
         await self._client.close()
 
     async def ask(
-        self, images: Sequence[Image.Image], text: str, *, temperature: float, max_tokens: int
+        self,
+        images: Sequence[Image.Image],
+        text: str,
+        *,
+        temperature: float,
+        max_tokens: int,
+        stop: str | None = None,
+        so_far: str = "",
     ) -> Reply:
         """One reply to RGB images, sent without loss in the order given, and then ``text``.
 
-        Raises ``NoReply`` where no complete reply came, however often it was tried.
+        The reply ends at the string ``stop``, which vLLM leaves in the text and other servers may
+        take off. It goes on behind ``so_far``, where the server can (:meth:`check_goes_on`). Raises
+        ``NoReply`` where no complete reply came, however often it was tried.
         """
         urls = await asyncio.to_thread(lambda: [_data_url(image) for image in images])
-        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        extra: dict[str, Any] = {"stop": [stop]} if stop else {}
+        completion = await self._complete(
+            _messages(urls, text, so_far),
+            temperature=temperature,
+            max_tokens=max_tokens,
+            extra=extra | (self._whole if stop or so_far else {}),
+        )
+        return _reply(completion, is_part=bool(stop or so_far))
+
+    async def _num_read(self, said: str) -> int:
+        """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
+        messages = _messages([], "?", said)
+        completion = await self._complete(messages, temperature=0.0, max_tokens=1, extra={})
+        usage = getattr(completion, "usage", None)
+        return (usage and usage.prompt_tokens) or 0
+
+    async def _complete(
+        self,
+        messages: Any,
+        *,
+        temperature: float,
+        max_tokens: int,
+        extra: dict[str, Any],
+    ) -> object:
+        """What the server answers; it goes on within the last message if that is its own."""
+        go_on = _GO_ON if messages[-1]["role"] == "assistant" else {}
         try:
-            completion = await self._client.chat.completions.create(
+            return await self._client.chat.completions.create(
                 model=self._endpoint.model,
-                messages=[{"role": "user", "content": [*content, {"type": "text", "text": text}]}],  # type: ignore[list-item,misc]
+                messages=messages,
                 temperature=temperature,
                 max_tokens=max_tokens,
-                extra_body=self._extra,
+                extra_body=self._extra | extra | go_on,
             )
         except openai.APITimeoutError:
             raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
@@ -113,10 +182,15 @@ class Client:
             raise NoReply(f"status {error.status_code}: {_first_line(error)}") from None
         except (openai.OpenAIError, ValueError) as error:
             raise NoReply(f"{type(error).__name__}: {_first_line(error)}") from None
-        return _reply(completion)
 
 
-def _reply(completion: object) -> Reply:
+def _messages(urls: Sequence[str], text: str, so_far: str) -> list[dict[str, Any]]:
+    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    asked = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+    return [asked, {"role": "assistant", "content": so_far}] if so_far else [asked]
+
+
+def _reply(completion: object, *, is_part: bool) -> Reply:
     """The reply in a completion, of which a careless server may have left out anything."""
     choices = getattr(completion, "choices", None)
     if not choices:
@@ -127,7 +201,25 @@ def _reply(completion: object) -> Reply:
     if text is None:
         raise NoReply("the reply holds no text")
     usage = getattr(completion, "usage", None)
-    return Reply(text, usage.completion_tokens if usage else None, finish)
+    if is_part:
+        _check_part(choices[0].message, usage)
+    return Reply(text, usage.completion_tokens if usage else None, finish, _at_stop(choices[0]))
+
+
+def _check_part(message: object, usage: object) -> None:
+    """What goes on needs all that was written, and how many tokens that took."""
+    if getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None):
+        raise NoReply("the thoughts were taken out of the reply; serve without a reasoning parser")
+    if usage is None:
+        raise NoReply("the reply does not say how many tokens it has ('usage')")
+
+
+def _at_stop(choice: object) -> bool | None:
+    """By the string that vLLM and SGLang name there; an id or none is an end of the model's own."""
+    for name in ("stop_reason", "matched_stop"):
+        if hasattr(choice, name):
+            return isinstance(getattr(choice, name), str)
+    return None
 
 
 def _data_url(image: Image.Image) -> str:

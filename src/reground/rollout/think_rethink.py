@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reground.grounding.calls import SIGNATURES, Call, Function, read_call
-from reground.grounding.families import Family, Form
+from reground.grounding.calls import Call, Function, problem_of, read_call
+from reground.grounding.families import CALL_END, Family, Form
 from reground.grounding.sample import Detection, Sample
 from reground.grounding.tool_turn import CLOSING, OPENING, refusal_text, tool_text
 from reground.model.chat import Chat, EncodedImage
@@ -19,7 +19,6 @@ from reground.rollout.tools.precomputed import Precomputed
 from reground.rollout.tools.tool import Reply, Request, Tool
 from reground.rollout.zoom import Zoom
 
-STOP = "</function>"
 COUNTS = ("asked", "calls", "cached", "failed", "late", "dropped", "zoomed", "refused")
 BATCH = 16  # requests that a tool gets at a time
 
@@ -38,7 +37,7 @@ class ThinkRethink:
     chat: Chat
     family: Family
     max_answers: int = 1
-    stop: tuple[str, ...] = (STOP,)
+    stop: tuple[str, ...] = (CALL_END,)
     zoom: Zoom | None = None
     _looks: Counter[str] = field(default_factory=Counter)
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -96,16 +95,13 @@ class ThinkRethink:
         return {name: total[name] for name in COUNTS}
 
     def _told(self, pending: Pending) -> Told:
-        offered = [each for each in Function if self.zoom or each is not Function.ZOOM]
-        match read_call(self.chat.decode(pending.ids)):
-            case Call(Function.RESULT, ()):
-                return self._results(pending.case)
+        call = read_call(self.chat.decode(pending.ids))
+        if problem := problem_of(call, zoom=self.zoom is not None):
+            return self._refused(problem)
+        match call:
             case Call(Function.ZOOM, (_, _, _, _) as box) if self.zoom:
                 return self._part(self.zoom.look(pending.case, box))
-            case Call(name) if name in offered:
-                return self._refused(f"wrong arguments; expected {SIGNATURES[Function(name)]}")
-        known = " and ".join(SIGNATURES[each] for each in offered)
-        return self._refused(f"unknown function; known: {known}")
+        return self._results(pending.case)
 
     def _results(self, case: Case) -> Told:
         found = self._found(case.sample)

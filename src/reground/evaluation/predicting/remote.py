@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from reground.errors import ConfigError, DataError, EndpointError
 from reground.evaluation.predicting.question import Add, Question, images_of
+from reground.evaluation.predicting.rethink import think_rethink
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import FrameKind
-from reground.grounding.families import EncodedSize, Family, get_family
+from reground.grounding.families import EncodedSize, Family, Form, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample
 from reground.grounding.turn import user_text
@@ -79,6 +81,8 @@ class RemoteModel:
     async def _answer_all(self, samples: Iterator[Sample], patience: _Patience) -> None:
         async with aclosing(Client(self.endpoint)) as client:
             await client.check()
+            if self.family.form is Form.THINK_RETHINK:
+                await client.check_goes_on()
 
             async def work() -> None:
                 for sample in samples:  # shared by all workers
@@ -96,7 +100,12 @@ class RemoteModel:
             images, sizes = await asyncio.to_thread(self._images, sample)
             text = user_text(sample, family=self.family, profile=self.profile, sizes=sizes)
             _check_plain(text)
-            reply = await client.ask(images, text, temperature=0.0, max_tokens=self.max_tokens)
+            ask = partial(client.ask, images, text, temperature=0.0)
+            if self.family.form is Form.THINK_RETHINK:
+                return await think_rethink(
+                    ask, sample, sizes, family=self.family, max_tokens=self.max_tokens
+                )
+            reply = await ask(max_tokens=self.max_tokens)
         except (DataError, NoReply) as error:
             return Prediction(sample, error=str(error))
         return Prediction(sample, reply.text, sizes, reply.num_tokens, reply.finish)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from reground.errors import DataError, UserError
 from reground.grounding.sample import Detection, Sample
+from reground.rollout.tools.cleaning import clean
 from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.tool import Request, ToolError
 
@@ -42,6 +44,12 @@ def check(samples: Iterable[Sample]) -> None:
     for sample in samples:
         if sample.tool_results is None:
             raise DataError(_missing(sample))
+
+
+def result(sample: Sample) -> tuple[Detection, ...] | None:
+    """The reply that a desk before :class:`Precomputed` gives; None for one with a problem."""
+    found = _stored(sample)
+    return None if isinstance(found, ToolError) else clean(found, sample, Counter())
 
 
 def fill(samples: Sequence[Sample], desk: Desk, *, at_a_time: int) -> Iterator[Filled]:

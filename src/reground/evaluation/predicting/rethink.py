@@ -1,0 +1,77 @@
+"""Think-rethink with a model behind a server: the detector's result comes inside its own turn.
+
+The protocol of :mod:`reground.rollout.think_rethink` in texts, since a server takes no ids: the
+turn so far is sent as text and the server makes ids of it again, which need not be those sampled.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from reground.evaluation.records import Finish, Prediction
+from reground.grounding.calls import problem_of, read_call
+from reground.grounding.families import CALL_BEGIN, CALL_END, EncodedSize, Family
+from reground.grounding.sample import Sample
+from reground.grounding.tool_turn import FIRST_TOOL, refusal_text, tool_text
+from reground.rollout.endpoint import NoReply, Reply
+from reground.rollout.tools.precomputed import result
+
+# All but the marks of boxes and of objects, which families may write.
+_FOREIGN = re.compile(r"<\|(?!box_|object_ref_)\w+\|>")
+
+
+class Ask(Protocol):
+    """Asks the same question for another part of the reply, as ``Client.ask`` does."""
+
+    async def __call__(
+        self, *, max_tokens: int, stop: str | None = None, so_far: str = ""
+    ) -> Reply:
+        """The part behind ``so_far``, up to ``stop``."""
+
+
+async def think_rethink(
+    ask: Ask, sample: Sample, sizes: tuple[EncodedSize, ...], *, family: Family, max_tokens: int
+) -> Prediction:
+    """The whole turn of the assistant; ``max_tokens`` limits what is sampled in both its parts.
+
+    The detector's result are the sample's ``tool_results``. Raises ``NoReply`` as ``ask`` does, and
+    for a first part that the server would read as something else than it is.
+    """
+    first = await ask(max_tokens=max_tokens, stop=CALL_END)
+    num_tokens = first.num_tokens or 0
+    call = _call(first)
+    if call is None:
+        ended: Finish = "no_call" if first.finish == "stop" else "length"
+        return Prediction(sample, first.text, sizes, num_tokens, ended)
+    if num_tokens >= max_tokens:
+        return Prediction(sample, call, sizes, num_tokens, "length")
+    found = result(sample)
+    if problem := problem_of(read_call(call)):
+        told = refusal_text(problem)
+    else:
+        told = tool_text({FIRST_TOOL: found}, family=family, size=sizes[sample.target_image])
+    last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + told)
+    num_tokens += last.num_tokens or 0
+    failed = problem is None and found is None
+    ended = "tool_failed" if failed and last.finish == "stop" else last.finish
+    return Prediction(sample, call + told + last.text, sizes, num_tokens, ended)
+
+
+def _call(first: Reply) -> str | None:
+    """The first part up to the end of its call, if it ends with one.
+
+    A server may have taken off the string at which the part ended. Where it does not say that it
+    ended there, a call that is open tells.
+    """
+    before, _, after = first.text.partition(CALL_END)
+    if after:
+        raise NoReply(f"the server wrote on behind {CALL_END}, at which it was asked to stop")
+    is_call = first.at_stop
+    if is_call is None:
+        is_call = first.text.endswith(CALL_END) or CALL_BEGIN in before
+    if first.finish != "stop" or not is_call:
+        return None
+    if found := _FOREIGN.search(before):
+        raise NoReply(f"the model wrote {found[0]}, which a server takes for a special token")
+    return before + CALL_END
