@@ -112,7 +112,8 @@ def talking(chat: Chat, ending: Callable[[str], Response]) -> Callable[[Body, in
         ids = [*chat.encode_answer(text), chat.end_id]
         kept = ids[: body["max_tokens"]]
         finish = "stop" if len(kept) == len(ids) else "length"
-        return says(chat.decode(kept), finish=finish, tokens=len(kept), stop_reason=None)
+        reason = "<|im_end|>" if finish == "stop" else None  # as templates of SGLang have it
+        return says(chat.decode(kept), finish=finish, tokens=len(kept), stop_reason=reason)
 
     return respond
 

@@ -45,7 +45,7 @@ class Endpoint:
 class Reply:
     """What a model wrote.
 
-    ``at_stop`` is whether it ended at a stop string; None where the server does not say.
+    ``at_stop`` is whether it ended at the stop string; None where the server does not say.
     """
 
     text: str
@@ -149,7 +149,7 @@ class Client:
             max_tokens=max_tokens,
             extra=extra | (self._whole if stop or so_far else {}),
         )
-        return _reply(completion, is_part=bool(stop or so_far))
+        return _reply(completion, stop=stop, is_part=bool(stop or so_far))
 
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
@@ -190,7 +190,7 @@ def _messages(urls: Sequence[str], text: str, so_far: str) -> list[dict[str, Any
     return [asked, {"role": "assistant", "content": so_far}] if so_far else [asked]
 
 
-def _reply(completion: object, *, is_part: bool) -> Reply:
+def _reply(completion: object, *, stop: str | None, is_part: bool) -> Reply:
     """The reply in a completion, of which a careless server may have left out anything."""
     choices = getattr(completion, "choices", None)
     if not choices:
@@ -203,7 +203,8 @@ def _reply(completion: object, *, is_part: bool) -> Reply:
     usage = getattr(completion, "usage", None)
     if is_part:
         _check_part(choices[0].message, usage)
-    return Reply(text, usage.completion_tokens if usage else None, finish, _at_stop(choices[0]))
+    num_tokens = usage.completion_tokens if usage else None
+    return Reply(text, num_tokens, finish, _at_stop(choices[0], stop))
 
 
 def _check_part(message: object, usage: object) -> None:
@@ -214,11 +215,11 @@ def _check_part(message: object, usage: object) -> None:
         raise NoReply("the reply does not say how many tokens it has ('usage')")
 
 
-def _at_stop(choice: object) -> bool | None:
-    """By the string that vLLM and SGLang name there; an id or none is an end of the model's own."""
+def _at_stop(choice: object, stop: str | None) -> bool | None:
+    """By what vLLM and SGLang name as the reason: a string, an end token's id, or nothing."""
     for name in ("stop_reason", "matched_stop"):
         if hasattr(choice, name):
-            return isinstance(getattr(choice, name), str)
+            return stop is not None and getattr(choice, name) == stop
     return None
 
 
