@@ -84,6 +84,7 @@ _PANELS = (
             _Line("reward/total", "total", _BLUE),
             _Line("reward/iou", "IoU", _GREEN),
             _Line("reward/format", "format", _ORANGE),
+            _Line("reward/refinement", "refinement", _RED),
         ),
     ),
     _Panel(
@@ -116,12 +117,22 @@ _PANELS = (
         (_Line("rollout/length", "tokens", _BLUE),),
     ),
     _Panel(
-        "Cut off and clipped",
-        "Share of rollouts that hit the token limit, and of tokens whose ratio was clipped.",
+        "Endings",
+        "How rollouts ended: by themselves, without a call for the tool that was there, after a "
+        "call that got no result, or at the token limit.",
         (
-            _Line("rollout/over_long", "rollouts cut off", _RED),
-            _Line("objective/clip_share", "tokens clipped", _BLUE),
+            _Line("rollout/completed", "completed", _GREEN),
+            _Line("rollout/no_call", "no call", _BLUE),
+            _Line("rollout/tool_failed", "tool failed", _ORANGE),
+            _Line("rollout/over_long", "cut off", _RED),
         ),
+        is_share=True,
+        is_stacked=True,
+    ),
+    _Panel(
+        "Clipped",
+        "Share of tokens whose ratio was clipped.",
+        (_Line("objective/clip_share", "tokens clipped", _BLUE),),
         is_share=True,
     ),
 )
