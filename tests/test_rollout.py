@@ -170,7 +170,7 @@ def test_images_behind_a_prompt_are_encoded_without_those_of_the_prompt(
     policy.generate(qwen3.prompts, n=2, sampling=FIRST, keys=KEYS)
     encoded = []
     monkeypatch.setattr(
-        "reground.rollout.transformers_policy.encode_images",
+        "reground.rollout.decoding.encode_images",
         lambda model, images: encoded.append(len(images)) or encode_images(model, images),
     )
     behind = [[None, prefix_of([say(chat, count)])] for count in (2, 0, 1)]
@@ -205,7 +205,7 @@ def test_the_second_turn_reads_no_prompt_again(
     policy.generate(prompts, n=1, sampling=FIRST, keys=KEYS)
     encoded = []
     monkeypatch.setattr(
-        "reground.rollout.transformers_policy.encode_images",
+        "reground.rollout.decoding.encode_images",
         lambda model, images: encoded.append(len(images)) or encode_images(model, images),
     )
     policy.generate(prompts, n=1, sampling=Sampling(max_tokens=2), prefixes=[[Prefix((25,))]] * 3)

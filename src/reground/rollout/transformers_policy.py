@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from reground.model.attention import GroupLayout, SharedCache
 from reground.model.chat import Prompt
-from reground.model.forward import (
-    encode_images,
-    image_grids,
-    mask_banned,
-    pad_prompts,
-    prompt_positions,
-    suffix_positions,
-)
 from reground.model.load import Checkpoint
-from reground.rollout.policy import DONE, Completion, Finish, Prefix, Prefixes, Sampling
-
-_NUCLEUS_FLOOR = 1  # the most likely token always stays
+from reground.rollout.decoding import Decoding, Reading
+from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 
 
 @dataclass(slots=True)
@@ -38,7 +25,7 @@ class TransformersPolicy:
     checkpoint: Checkpoint
     max_groups: int = 64
     version: int = 0
-    _kept: list[_Reading] = field(default_factory=list)
+    _kept: list[Reading] = field(default_factory=list)
 
     @torch.inference_mode()
     def generate(
@@ -59,7 +46,7 @@ class TransformersPolicy:
             if not rows:
                 continue
             part = reading.of(rows)
-            batch = _Decoding(
+            batch = Decoding(
                 self.checkpoint,
                 part,
                 [keys[place] for place in part.places],
@@ -73,7 +60,7 @@ class TransformersPolicy:
 
     def _readings(
         self, prompts: Sequence[Prompt], *, goes_on: bool, keep: Sequence[str]
-    ) -> Iterator[_Reading]:
+    ) -> Iterator[Reading]:
         """The prompts as the model has read them, some at a time."""
         kept, self._kept = self._kept, []
         known = {
@@ -89,247 +76,12 @@ class TransformersPolicy:
                 self._kept.append(reading)
             yield reading
 
-    def _read(self, prompts: Sequence[Prompt]) -> Iterator[_Reading]:
+    def _read(self, prompts: Sequence[Prompt]) -> Iterator[Reading]:
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
         for first in range(0, len(order), self.max_groups):
             places = order[first : first + self.max_groups]
-            yield _Reading.of_prompts(self.checkpoint, [prompts[i] for i in places], places)
+            yield Reading.of_prompts(self.checkpoint, [prompts[i] for i in places], places)
 
 
 def _goes_on(prefixes: Prefixes | None) -> bool:
     return prefixes is None or any(prefix is not None for prefix in prefixes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """B prompts and what the model made of them.
-
-    ``logits`` [B, V] of the first token, ``after`` [B] its position, ``mask`` [B, P], and the keys
-    and values of every layer. ``places`` are the prompts' numbers in the call.
-    """
-
-    places: list[int]
-    prompts: list[Prompt]
-    mask: Tensor
-    after: Tensor
-    logits: Tensor
-    cache: dict[int, tuple[Tensor, Tensor]]
-
-    @classmethod
-    def of_prompts(
-        cls, checkpoint: Checkpoint, prompts: list[Prompt], places: list[int]
-    ) -> _Reading:
-        model = checkpoint.model
-        padded = pad_prompts(prompts, pad_id=checkpoint.chat.pad_id)
-        ids, mask = (tensor.to(model.device) for tensor in padded)
-        images = [image for prompt in prompts for image in prompt.images]
-        positions, after = prompt_positions(model, ids, mask, image_grids(images, model.device))
-        cache = SharedCache(0)
-        hidden = model.model(
-            input_ids=ids,
-            position_ids=positions,
-            use_cache=False,
-            layout=GroupLayout(mask, 1),
-            cache=cache,
-            mm_encoder_outputs=encode_images(model, images),
-        ).last_hidden_state
-        last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
-        return cls(places, prompts, mask, after, model.lm_head(last).float(), cache.prompt)
-
-    def of(self, rows: list[int]) -> _Reading:
-        """Some of the prompts."""
-        if len(rows) == len(self.places):
-            return self
-        at = torch.tensor(rows, device=self.mask.device)
-        return _Reading(
-            [self.places[row] for row in rows],
-            [self.prompts[row] for row in rows],
-            self.mask[at],
-            self.after[at],
-            self.logits[at],
-            {layer: (key[at], value[at]) for layer, (key, value) in self.cache.items()},
-        )
-
-
-@dataclass(slots=True)
-class _Group:
-    """One prompt's completions as they grow."""
-
-    ids: list[list[int]]
-    logprobs: list[list[float]]
-    finish: list[Finish | None]  # None while it grows
-
-    @property
-    def is_open(self) -> bool:
-        return None in self.finish
-
-    def completions(self, version: int) -> tuple[Completion, ...]:
-        return tuple(
-            Completion(tuple(ids), tuple(logprobs), finish or "length", version)
-            for ids, logprobs, finish in zip(self.ids, self.logprobs, self.finish, strict=True)
-        )
-
-
-@dataclass(slots=True)
-class _Decoding:
-    """One batch of groups, from the prompts or the prefixes behind them to the last token."""
-
-    checkpoint: Checkpoint
-    reading: _Reading
-    keys: Sequence[int]
-    n: int
-    sampling: Sampling
-    prefixes: Sequence[Prefixes] | None
-    _cache: SharedCache = field(init=False)
-    _mask: Tensor = field(init=False)
-
-    def run(self, version: int) -> list[tuple[Completion, ...]]:
-        groups = [
-            _Group(
-                [[] for _ in own],
-                [[] for _ in own],
-                ["stop" if prefix is None else None for prefix in own],
-            )
-            for own in self.prefixes or [[Prefix(())] * self.n] * len(self.keys)
-        ]
-        uniforms = torch.from_numpy(self._uniforms())
-        alive = list(range(len(groups)))
-        logits, positions = self._begin()
-        for step in range(self.sampling.max_tokens):
-            tokens, logprobs = self._choose(logits, uniforms[alive, :, step])
-            for row, index in enumerate(alive):
-                self._extend(groups[index], tokens[row].tolist(), logprobs[row].tolist())
-            rows = [row for row, index in enumerate(alive) if groups[index].is_open]
-            if not rows or step + 1 == self.sampling.max_tokens:
-                break
-            if len(rows) < len(alive):
-                tokens, positions = self._keep(rows, tokens, positions)
-                alive = [alive[row] for row in rows]
-            logits = self._advance(tokens[..., None], positions[..., None] + step)
-        return [group.completions(version) for group in groups]
-
-    def _uniforms(self) -> np.ndarray:
-        """One number for each token to be sampled, [B, n, max_tokens].
-
-        From the prompt's key, the completion's number and where it goes on.
-        """
-        shape = (self.n, self.sampling.max_tokens)
-
-        def drawn(key: int, start: int) -> np.ndarray:
-            return np.random.Generator(np.random.Philox(key=[key, start])).random(shape)
-
-        if self.prefixes is None:
-            return np.stack([drawn(key, 0) for key in self.keys])
-        return np.stack(
-            [
-                np.stack([drawn(key, len(_ids(prefix)))[k] for k, prefix in enumerate(own)])
-                for key, own in zip(self.keys, self.prefixes, strict=True)
-            ]
-        )
-
-    def _begin(self) -> tuple[Tensor, Tensor]:
-        """Logits [B, n, V] of the first token and its positions [B, n]."""
-        reading = self.reading
-        self._mask = reading.mask
-        if self.prefixes is None:
-            self._cache = SharedCache(self.sampling.max_tokens, prompt=dict(reading.cache))
-            after = reading.after[:, None].expand(-1, self.n)
-            return reading.logits[:, None].expand(-1, self.n, -1), after
-        model = self.checkpoint.model
-        ids, pads = self._padded_prefixes()
-        capacity = ids.shape[2] + self.sampling.max_tokens
-        self._cache = SharedCache(capacity, prompt=dict(reading.cache), starts=pads)
-        images = [image for own in self.prefixes for each in own if each for image in each.images]
-        positions = suffix_positions(model, ids, reading.after, images, pads=pads)
-        features = encode_images(model, images) if images else None
-        logits = self._advance(ids, positions, features)
-        return logits, positions.amax(dim=(0, 3)) + 1
-
-    def _padded_prefixes(self) -> tuple[Tensor, Tensor]:
-        """Prefixes [B, n, T], padded on the left, and how many pads each has, [B, n]."""
-        assert self.prefixes is not None
-        rows = [_ids(prefix) for own in self.prefixes for prefix in own]
-        longest, pad_id = max(map(len, rows)), self.checkpoint.chat.pad_id
-        ids = torch.tensor([[pad_id] * (longest - len(row)) + [*row] for row in rows])
-        pads = torch.tensor([longest - len(row) for row in rows])
-        device = self.checkpoint.model.device
-        shape = (len(self.keys), self.n)
-        return ids.view(*shape, longest).to(device), pads.view(shape).to(device)
-
-    def _advance(
-        self, tokens: Tensor, positions: Tensor, features: dict[str, Any] | None = None
-    ) -> Tensor:
-        """Append T tokens [B, n, T] to every completion; logits [B, n, V] of the next.
-
-        ``positions`` are [B, n, T] or [3, B, n, T], ``features`` those of images among the tokens.
-        """
-        model = self.checkpoint.model
-        hidden = model.model(
-            input_ids=tokens.flatten(1),
-            position_ids=positions.flatten(-2).expand(3, -1, -1),
-            use_cache=False,
-            layout=GroupLayout(self._mask, self.n),
-            cache=self._cache,
-            mm_encoder_outputs=features,
-        ).last_hidden_state
-        self._cache.length += tokens.shape[2]
-        logits: Tensor = model.lm_head(hidden.unflatten(1, tokens.shape[1:])[:, :, -1]).float()
-        return logits
-
-    def _keep(self, rows: list[int], tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Go on with the groups that have an open completion."""
-        kept = torch.tensor(rows, device=tokens.device)
-        self._cache.keep(kept)
-        self._mask = self._mask[kept]
-        return tokens[kept], positions[kept]
-
-    def _choose(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """The next tokens and their log-probs, [B, n] each."""
-        temperature = self.sampling.temperature or 1.0
-        logits = mask_banned(logits / temperature, self.checkpoint.chat.banned_ids)
-        logprobs = logits.log_softmax(-1)
-        if self.sampling.temperature == 0:
-            tokens = logits.argmax(-1)
-        else:
-            tokens = _inverse_cdf(
-                _nucleus(logprobs, self.sampling.top_p), uniforms.to(logits.device)
-            )
-        return tokens, logprobs.gather(-1, tokens[..., None])[..., 0]
-
-    def _extend(self, group: _Group, tokens: list[int], logprobs: list[float]) -> None:
-        for number, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-            if group.finish[number] is None:
-                group.ids[number].append(token)
-                group.logprobs[number].append(logprob)
-                group.finish[number] = self._end(group.ids[number])
-
-    def _end(self, ids: list[int]) -> Finish | None:
-        chat = self.checkpoint.chat
-        if ids[-1] == chat.end_id:
-            return "stop"
-        # A stop string is at most as many tokens long as it has bytes.
-        stops = self.sampling.stop
-        met = any(stop in chat.decode(ids[-len(stop.encode()) :]) for stop in stops)
-        return "stop_string" if met else None
-
-
-def _ids(prefix: Prefix | None) -> tuple[int, ...]:
-    return () if prefix is None else prefix.ids
-
-
-def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:
-    """Probabilities, those outside the smallest set that holds ``top_p`` at zero."""
-    probs = logprobs.double().exp()
-    if top_p >= 1:
-        return probs
-    ranked, order = probs.sort(dim=-1, descending=True)
-    outside = ranked.cumsum(-1) - ranked >= top_p
-    outside[..., :_NUCLEUS_FLOOR] = False
-    return probs.masked_fill(outside.scatter(-1, order, outside), 0.0)
-
-
-def _inverse_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes ``uniforms`` [B, n] of the total."""
-    cumulative = probs.cumsum(-1)
-    wanted = uniforms[..., None] * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, wanted, right=True)[..., 0].clamp(max=probs.shape[-1] - 1)
