@@ -492,3 +492,17 @@ def test_a_report_where_nothing_was_answered_counts_the_detectors_boxes(tmp_path
     assert (found["n"], found["unscored"], found["accuracy"], found["ccr"]) == (1, 1, 0.0, None)
     assert not any(found["outcomes"].values())
     assert "boxes: 1, of which 1 never answered" in page
+
+
+def test_models_that_never_called_or_got_nothing_are_counted(tmp_path: Path) -> None:
+    scores = [
+        replace(score("a", 0.9, tool_results=(RIGHT,)), finish="no_call"),
+        replace(score("b", 0.9, tool_results=(RIGHT,)), finish="stop"),
+        replace(score("c", 0.9), finish="tool_failed"),
+    ]
+    page = words(report_page(tmp_path, scores))
+    found = json.loads((tmp_path / "report.json").read_text())["refinement"]
+    assert (found["n"], found["no_call"], found["tool_failed"]) == (2, 1, 1)
+    said = "In 1 the model never called for the result. Besides, 1 called and got none."
+    assert said in page
+    assert said in (tmp_path / "report.md").read_text()

@@ -78,7 +78,9 @@ class ToolFigures:
     Keys: ``n`` samples with such boxes, ``unscored`` of them, ``outcomes`` (a count for each
     :class:`ToolOutcome`), for each measure of
     :class:`~reground.evaluation.scoring.refinement.Refinement` its mean, ``NAME_stderr`` and
-    ``NAME_n``, and ``accuracy_difference_interval``. ``overall`` is None where no sample has any.
+    ``NAME_n``, and ``accuracy_difference_interval``. ``overall`` also counts answers that never
+    called for the result (``no_call``) or called and got none (``tool_failed``: they have no boxes
+    and are not among the n); it is None where no sample has boxes.
     """
 
     overall: dict[str, Any] | None
@@ -95,7 +97,7 @@ def tool_figures(scores: Sequence[SampleScore], policy: ToolPolicy) -> ToolFigur
         tasks.setdefault(row.score.sample.task, []).append(row)
     ends = _difference_intervals(rows)
     return ToolFigures(
-        _to_json(rows, ends.overall),
+        _to_json(rows, ends.overall) | _endings(scores),
         {task: _to_json(own, ends.tasks[task]) for task, own in tasks.items()},
     )
 
@@ -113,6 +115,11 @@ def _difference_intervals(rows: Sequence[Refined]) -> Intervals:
         tasks=[row.score.sample.task for row in rows],
         clusters=[row.score.cluster for row in rows],
     )["difference"]
+
+
+def _endings(scores: Sequence[SampleScore]) -> dict[str, int]:
+    found = Counter(score.finish for score in scores)
+    return {"no_call": found["no_call"], "tool_failed": found["tool_failed"]}
 
 
 def _to_json(rows: Sequence[Refined], ends: Interval | None) -> dict[str, Any]:
