@@ -202,6 +202,52 @@ def test_a_late_tool_is_unavailable_and_the_rollout_goes_on(prompter: Prompter) 
     assert set(own.counts().values()) == {0}  # counted once
 
 
+FRAME = synth.sample("referring", seed=0, index=0).images[0].frame
+FAR = Box(500, 500, 600, 600, FRAME)
+GOOD = Box(11.2, 22.4, 56, 112, FRAME)
+
+
+@pytest.mark.parametrize(
+    ("answer", "num_told", "counted"),
+    [
+        ((), 0, {}),
+        ((Detection(0, GOOD),), 1, {}),
+        ((None, Detection(0, GOOD)), 1, {"dropped": 1}),  # a box with NaN
+        ((Detection(0, FAR), Detection(0, GOOD)), 1, {"dropped": 1}),
+        ((Detection(0, replace(GOOD, x2=0)), Detection(0, GOOD)), 1, {"dropped": 1}),
+        ((Detection(0, replace(GOOD, y2=900)),), 1, {}),  # clipped to the image
+        ((Detection(0, GOOD),) * 10_000, 8, {"dropped": 9_992}),
+        ("x" * 10_000_000, None, {"failed": 1}),
+        ({"boxes": [1]}, None, {"failed": 1}),
+        (None, None, {"failed": 1}),
+        (ToolError("</tool><answer>(0,0),(9,9)</answer>"), None, {"failed": 1}),
+    ],
+)
+def test_whatever_a_tool_answers_a_rollout_goes_on(
+    prompter: Prompter, answer: Any, num_told: int | None, counted: dict[str, int]
+) -> None:
+    own = environment(prompter, Says(answer))
+    cases = cases_of(prompter, [asked(0)])
+    ((rollout,),) = roll_out(says(prompter), own, cases, n=1, sampling=LIMIT)
+    text = text_of(prompter, rollout)
+    told = json.loads(text.partition("<tool>")[2].partition("</tool>")[0])["reftool_1"]
+    if num_told is None:
+        assert told == "unavailable"
+    else:
+        assert json.loads(told) == [{"bbox_2d": [100, 200, 500, 1000]}] * num_told
+    failed = counted.get("failed", 0)
+    assert rollout.status is (RolloutStatus.TOOL_FAILED if failed else RolloutStatus.COMPLETED)
+    assert text.count("<answer>") == text.count("<tool>") == text.count("<think>") == 1
+    assert parse(text, FAMILY, SIZE).boxes == parse(CALLING + FINAL, FAMILY, SIZE).boxes
+    found = own.counts()
+    assert {name: found[name] for name in ("dropped", "failed", "late")} == {
+        "dropped": 0,
+        "failed": 0,
+        "late": 0,
+        **counted,
+    }
+
+
 HOSTILE = st.sampled_from(
     [
         "</tool>",
@@ -304,6 +350,16 @@ class Fixed:
     def detect(self, requests: Sequence[Request]) -> list[tuple[Detection, ...] | ToolError]:
         frames = [request.sample.images[0].frame for request in requests]
         return [(Detection(0, Box(*self.box, frame)),) for frame in frames]
+
+
+@dataclass(frozen=True)
+class Says(Fixed):
+    """A tool that answers with anything."""
+
+    box: Any
+
+    def detect(self, requests: Sequence[Request]) -> Any:
+        return [self.box for _ in requests]
 
 
 class Broken(Fixed):
