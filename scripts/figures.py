@@ -43,6 +43,14 @@ _ARMS = {
     "grpo_square": "CoT-SFT, then GRPO with phi = square",
 }
 
+_REFINED = {
+    "base": "start, shown the boxes (PiTER)",
+    "sft": "CoT-SFT, think-rethink",
+    "grpo": "+ GRPO, refinement reward",
+    "grpo_iou": "+ GRPO, IoU reward",
+}
+_PROBES = {"correct": "right box", "wrong": "wrong box", "none": "no box"}
+
 _SCORED = {
     "migician": "Migician on MIG-Bench",
     "qwen2_vl": "Qwen2-VL on MIG-Bench",
@@ -162,7 +170,55 @@ def speed() -> str:
             "against `generate(num_return_sequences=8)`",
         ],
     ]
+    turns = rollout["think_rethink"]
+    cost = f"{turns['cost_ratio']} ({turns['cost_ratio_min']}-{turns['cost_ratio_max']})"
+    rows.append(
+        [
+            f"think-rethink, {turns['prompts']} prompts by {turns['n']}, a sampled token",
+            f"costs {cost} times",
+            f"a direct one; {turns['told_tokens']} tokens of the tool are read besides",
+        ]
+    )
     return _table(["what", "times faster (median, range)", "beside"], rows)
+
+
+def refiner() -> str:
+    """Scenes with a weak and a strong detector: VG-Refiner's measures of every arm."""
+    return _refined("refiner")
+
+
+def refiner_probes() -> str:
+    """The same samples with a right, a wrong and no box."""
+    result = _read("refiner")
+    rows = []
+    for arm in ("sft", "grpo", "grpo_iou"):
+        own = result["probes"]
+        cells = [_percent(own[f"{arm}, {name}"], "accuracy") for name in _PROBES]
+        rows.append(
+            [_REFINED[arm], *cells, _percent(result["weak tool over no tool"][arm], "lead")]
+        )
+    return _table(["Acc@0.5 (%)", *_PROBES.values(), "weak tool less no box"], rows)
+
+
+def refiner_photos() -> str:
+    """Blood cells with a weak and a strong detector."""
+    return _refined("refiner_photos")
+
+
+def _refined(name: str) -> str:
+    result = _read(name)
+    rows: list[list[object]] = []
+    for tool in ("weak", "strong"):
+        for arm, label in _REFINED.items():
+            own = result["table"][f"{arm}, {tool}"]
+            if arm == "base":
+                alone = _percent(own, "tool_accuracy")
+                rows.append([f"{tool} tool alone", alone, "", "", "", "", own["n"]])
+            cells = [
+                _percent(own, each) for each in ("accuracy", "ccr", "nsri", "nsri_w", "nsri_c")
+            ]
+            rows.append([label, *cells, own["n"] * own["seeds"]])
+    return _table(["", "Acc@0.5 (%)", "CCR", "NSRI", "NSRI_w", "NSRI_c", "n"], rows)
 
 
 def scorers() -> str:
@@ -258,6 +314,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
         table5,
         demo,
         speed,
+        refiner,
+        refiner_probes,
+        refiner_photos,
         scorers,
         mig_bench,
         pizza,

@@ -1,9 +1,10 @@
-"""Put a trained run into the package as the shipped tiny model, with the record of its training.
+"""Put a trained run into the package as a shipped tiny model, with the record of its training.
 
-    python scripts/ship_tiny.py runs/tiny/1_dense runs/tiny/2_sft
+    python scripts/ship_tiny.py tiny runs/tiny/1_dense runs/tiny/2_sft
+    python scripts/ship_tiny.py tiny_refiner runs/refiner/sft-0 runs/refiner/grpo-0
 
 The last run's newest checkpoint is stored in bfloat16; of every run the config and each 50th row of
-its metrics (and all rows with a validation) go to docs/results/tiny_training/.
+its metrics (and all rows with a validation) go to docs/results/NAME_training/.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import torch
 from reground.model.load import load, save
 
 ROOT = Path(__file__).parents[1]
-ASSET = ROOT / "src/reground/model/assets/tiny"
-RECORD = ROOT / "docs/results/tiny_training"
+ASSETS = ROOT / "src/reground/model/assets"
 EVERY = 50
 LIMIT_MB = 12
 
@@ -27,14 +27,16 @@ LIMIT_MB = 12
 def main() -> None:
     """Store the model and the record of its stages."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="what it is called, as in --model NAME")
     parser.add_argument("runs", type=Path, nargs="+", help="the stages' runs, in order")
-    runs = parser.parse_args().runs
-    save(load(str(runs[-1])), ASSET, dtype=torch.bfloat16)
-    size = sum(path.stat().st_size for path in ASSET.iterdir()) / 2**20
-    print(f"{ASSET.relative_to(ROOT)}: {size:.1f} MB of at most {LIMIT_MB}")
-    shutil.rmtree(RECORD, ignore_errors=True)
-    for run in runs:
-        _record(run, RECORD / run.name)
+    asked = parser.parse_args()
+    asset, record = ASSETS / asked.name, ROOT / f"docs/results/{asked.name}_training"
+    save(load(str(asked.runs[-1])), asset, dtype=torch.bfloat16)
+    size = sum(path.stat().st_size for path in asset.iterdir()) / 2**20
+    print(f"{asset.relative_to(ROOT)}: {size:.1f} MB of at most {LIMIT_MB}")
+    shutil.rmtree(record, ignore_errors=True)
+    for run in asked.runs:
+        _record(run, record / run.name)
 
 
 def _record(run: Path, folder: Path) -> None:

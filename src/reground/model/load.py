@@ -29,6 +29,7 @@ from reground.model.parts import merged_state
 transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
 ARCHITECTURES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SHIPPED = ("tiny", "tiny_refiner")  # four million parameters each, trained on drawn scenes
 _WEIGHTS = ("*.safetensors", "*.bin")
 SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
 
@@ -54,7 +55,7 @@ def load(
     prompt: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Checkpoint:
-    """Load a folder, a run (its newest checkpoint), a hub id, or ``tiny`` (the shipped model).
+    """Load a folder, a run (its newest checkpoint), a hub id, or a shipped model (``SHIPPED``).
 
     Raises ``ModelError`` where there is no checkpoint, an incomplete one, or one of an unknown
     architecture.
@@ -128,16 +129,16 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = No
 
 
 def _resolve(path: str) -> str:
-    if path == "tiny":
-        return str(resources.files("reground.model") / "assets" / "tiny")
+    if path in SHIPPED:
+        return str(resources.files("reground.model") / "assets" / path)
     owner, *rest = path.split("/")
     is_hub_id = len(rest) == 1 and not Path(owner).exists()
     if not Path(path).exists() and not is_hub_id:
         expected = (
             "expected a run of `reground train` that has saved a checkpoint, a checkpoint's "
-            "folder, a hub id (owner/name), or 'tiny'"
+            "folder, a hub id (owner/name), or a shipped model: " + ", ".join(SHIPPED)
         )
-        hint = did_you_mean(path, ["tiny"], otherwise=expected)
+        hint = did_you_mean(path, SHIPPED, otherwise=expected)
         raise ModelError(f"{path}: no such run or folder; {hint}")
     folders = Path(path).glob("checkpoints/step-*/model")
     steps = [folder for folder in folders if folder.parent.suffix != ".partial"]
