@@ -6,13 +6,14 @@ right, wrong or silent. Truth decides which, so they are for training alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
-from reground.grounding.boxes import Box, iou, set_iou
+from reground.grounding.boxes import Box, iou, place, set_iou
 from reground.grounding.sample import Detection, Sample
 
+_MOST_NAMED = 3  # of several boxes
 RIGHT = 0.5  # a detector is right with IoU above this (VG-Refiner)
 
 
@@ -36,17 +37,35 @@ def settled(sample: Sample) -> tuple[Box, ...]:
     return _kept(sample) or sample.boxes
 
 
-def with_rethink(sample: Sample, *, first_thought: str | None = None) -> Sample:
+Names = Callable[[Box], str | None]
+"""What stands at a box, in words with their article; None where nobody knows."""
+
+
+def with_rethink(
+    sample: Sample, *, first_thought: str | None = None, names: Names = lambda box: None
+) -> Sample:
     """The sample with a chain for its detector's result.
 
     It first thinks ``first_thought``, which may be wrong: a model's own, from before it saw the
-    result; without one it says what it looks for. Then it judges, and where the detector is no
-    help the sample's own chain shows the way to the answer.
+    result; without one it says what it looks for. Then it says what the detector points at, which
+    is what it can compare its thought with, and judges; where the detector is no help the sample's
+    own chain shows the way to the answer.
     """
     found = verdict(sample)
+    told = "" if found is Verdict.MISSING else f"{_pointed_at(_seen(sample), names)} "
     own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
     thought = f"look for {sample.question}." if first_thought is None else first_thought
-    return replace(sample, think=thought, rethink=f"{found}{own}")
+    return replace(sample, think=thought, rethink=f"{told}{found}{own}")
+
+
+def _pointed_at(detections: Sequence[Detection], names: Names) -> str:
+    """One sentence: "the tool points at the red circle at the top left."."""
+    named = [(names(each.box), place(each.box)) for each in detections[:_MOST_NAMED]]
+    return (
+        "the tool points at "
+        + ", ".join(f"{name} at the {where}" if name else f"the {where}" for name, where in named)
+        + "."
+    )
 
 
 def _seen(sample: Sample) -> list[Detection]:
