@@ -30,9 +30,9 @@ from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.evaluation.scoring.refinement import figures, refined
 from reground.grounding.boxes import Box
-from reground.grounding.rethink import Verdict
+from reground.grounding.rethink import pointed_at
 from reground.grounding.sample import Detection, Sample, Target
-from reground.teacher.rethink import chains
+from reground.teacher.rethink import chains, names_of
 from reground.training.settings import TrainConfig
 
 TASKS = ("diff", "common_object", "region", "reasoning", "correspondence")
@@ -142,10 +142,10 @@ def main() -> None:
 
 
 def _make_practice(out: Path) -> None:
-    """Chains whose true box is drawn at random and given by the tool: only copying answers them.
+    """Chains whose true box is drawn at random and given by the tool: only reading it answers them.
 
-    Without practice a model that was never shown numbers to copy does not learn it from chains in
-    which its own look at the image explains most of the digits (docs/log.md).
+    Without practice a model that was never shown numbers does not learn to read and copy them from
+    chains in which its own look at the image explains most of the digits (docs/log.md).
     """
     if not out.exists():
         save_dataset(out, (_practice(scene, draw) for scene in range(1500) for draw in range(8)))
@@ -158,12 +158,13 @@ def _practice(scene: int, draw: int) -> Sample:
     width, height = rng.randint(14, 44), rng.randint(14, 44)
     x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
     box = Box(x, y, x + width, y + height, image.frame)
+    found = Detection(0, box)
     return replace(
         sample,
         id=f"{sample.id}-{draw}",
         targets=(Target(0, box),),
-        tool_results=(Detection(0, box),),
-        rethink=Verdict.RIGHT.value,
+        tool_results=(found,),
+        rethink=pointed_at([found], names_of(sample)),
     )
 
 

@@ -52,14 +52,14 @@ def with_rethink(
     own chain shows the way to the answer.
     """
     found = verdict(sample)
-    told = "" if found is Verdict.MISSING else f"{_pointed_at(_seen(sample), names)} "
+    told = "" if found is Verdict.MISSING else f"{pointed_at(_seen(sample), names)} "
     own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
     thought = f"look for {sample.question}." if first_thought is None else first_thought
     return replace(sample, think=thought, rethink=f"{told}{found}{own}")
 
 
-def _pointed_at(detections: Sequence[Detection], names: Names) -> str:
-    """One sentence: "the tool points at the red circle at the top left."."""
+def pointed_at(detections: Sequence[Detection], names: Names) -> str:
+    """One sentence: "the tool points at the red circle at the top left."; of three boxes at most."""
     named = [(names(each.box), place(each.box)) for each in detections[:_MOST_NAMED]]
     return (
         "the tool points at "

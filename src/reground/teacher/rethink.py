@@ -45,10 +45,10 @@ def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) ->
     for filled in fill(samples, desk, at_a_time=BATCH):
         if filled.problem is None:
             thought = thoughts[filled.sample.id]
-            yield with_rethink(filled.sample, first_thought=thought, names=_names(filled.sample))
+            yield with_rethink(filled.sample, first_thought=thought, names=names_of(filled.sample))
 
 
-def _names(sample: Sample) -> Names:
+def names_of(sample: Sample) -> Names:
     """The objects of a scene by their boxes; in photos nobody knows what stands where."""
     path = sample.images[sample.target_image].path
     if not path.startswith(SYNTH_PREFIX):
