@@ -59,7 +59,7 @@ def with_rethink(
 
 
 def pointed_at(detections: Sequence[Detection], names: Names) -> str:
-    """One sentence: "the tool points at the red circle at the top left."; of three boxes at most."""
+    """One sentence, of three boxes at most: "the tool points at the red circle at the top left."."""
     named = [(names(each.box), place(each.box)) for each in detections[:_MOST_NAMED]]
     return (
         "the tool points at "
