@@ -59,7 +59,7 @@ def with_rethink(
 
 
 def pointed_at(detections: Sequence[Detection], names: Names) -> str:
-    """One sentence, of three boxes at most: "the tool points at the red circle at the top left."."""
+    """One sentence of at most three boxes: "the tool points at the red circle at the centre."."""
     named = [(names(each.box), place(each.box)) for each in detections[:_MOST_NAMED]]
     return (
         "the tool points at "
