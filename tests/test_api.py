@@ -33,7 +33,7 @@ def test_an_answer_without_a_detector(tiny: Grounder) -> None:
 def test_a_box_at_hand_is_given_back_beside_the_answer(tiny: Grounder) -> None:
     """The model thinks, is told the box in its own frame, and answers with what it makes of it."""
     refiner = tiny.under("refiner")
-    said = [f"<think>here.</think>{CALL}", '<answer>[{"bbox_2d": [0, 0, 500, 500]}]</answer>']
+    said = [f"<think>here.</think>{CALL}", "<answer>(0,0),(500,500)</answer>"]
     told: list[str] = []
 
     def later(text: str, number: int) -> str:
@@ -43,7 +43,7 @@ def test_a_box_at_hand_is_given_back_beside_the_answer(tiny: Grounder) -> None:
     policy = ScriptedPolicy(tiny.prompter.checkpoint.chat, lambda prompt, number: said[0], later)
     grounder = Grounder(refiner.prompter, policy)
     found = grounder.ground([IMAGE], SAMPLE.question, tool=[(11.2, 0, 56, 112)])
-    assert '"[{\\"bbox_2d\\": [100, 0, 500, 1000]}]"' in told[0]
+    assert '{"reftool_1": "(100,0),(500,1000)"}' in told[0]
     assert [each.box.xyxy for each in found.tool or ()] == [(11.2, 0, 56, 112)]
     assert [box.xyxy for box in found.answer.boxes] == [(0, 0, 56, 56)]
     assert (found.answer.think, found.answer.rethink) == ("here.", "too small.")
