@@ -72,10 +72,11 @@ def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
     """
     # Resolved, so that ".." leaves the folder itself and not a link to it.
     folder = path.parent.resolve()
-    return write_jsonl(path, (_relative(sample, folder) for sample in samples))
+    return write_jsonl(path, (relative_to(sample, folder) for sample in samples))
 
 
-def _relative(sample: Sample, folder: Path) -> Sample:
+def relative_to(sample: Sample, folder: Path) -> Sample:
+    """The sample with paths of images relative to ``folder``, which is resolved; scenes stay."""
     images = tuple(
         image
         if image.path.startswith(SYNTH_PREFIX)

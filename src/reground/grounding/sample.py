@@ -168,7 +168,7 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
                     f"{path}:{number}: {error}; mend the row, or let `reground data validate` "
                     "set such rows aside"
                 ) from None
-            yield _relocated(sample, path.parent)
+            yield relocated(sample, path.parent)
 
 
 def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
@@ -185,6 +185,18 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def relocated(sample: Sample, folder: Path) -> Sample:
+    """The sample with ``folder`` before the relative paths of its images."""
+    images = tuple(
+        image
+        if image.path.startswith("synth:")
+        else ImageRef(str(folder / image.path), image.width, image.height)
+        for image in sample.images
+    )
+    fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}
+    return Sample(**fields | {"images": images})
 
 
 def asked(sample: Sample) -> dict[str, Any]:
@@ -251,14 +263,3 @@ def _target_from_json(row: Any, images: tuple[ImageRef, ...]) -> Target:
         raise DataError(f"a target is in image {image}, and there are {len(images)}; count from 0")
     x1, y1, x2, y2 = (float(value) for value in row["box"])
     return Target(image, Box(x1, y1, x2, y2, images[image].frame))
-
-
-def _relocated(sample: Sample, folder: Path) -> Sample:
-    images = tuple(
-        image
-        if image.path.startswith("synth:")
-        else ImageRef(str(folder / image.path), image.width, image.height)
-        for image in sample.images
-    )
-    fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}
-    return Sample(**fields | {"images": images})

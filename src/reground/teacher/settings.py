@@ -1,0 +1,83 @@
+"""The schema of a config for ``reground teach``: one section for each stage."""
+
+from __future__ import annotations
+
+from reground.config import config
+
+
+@config
+class Teacher:
+    """Who answers, how hard it is asked, and what it costs.
+
+    Without ``url`` the embedded teacher answers, which needs no network. ``model`` is the name
+    under which an OpenAI-compatible server at ``url`` serves; the key is read from the
+    environment's OPENAI_API_KEY. A request is tried again ``retries`` times, after as long as
+    Retry-After says or ever longer pauses. Prices are those of a million tokens.
+    """
+
+    url: str | None = None
+    model: str = "embedded"
+    concurrency: int = 8
+    timeout_s: float = 300.0
+    retries: int = 6
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0:
+            raise ValueError("concurrency must be at least 1, retries at least 0, timeout_s > 0")
+        limits = (self.requests_per_minute, self.tokens_per_minute)
+        if any(limit is not None and limit <= 0 for limit in limits):
+            raise ValueError("requests_per_minute and tokens_per_minute must be above 0")
+        if self.prompt_price < 0 or self.completion_price < 0:
+            raise ValueError("prices must be at least 0")
+
+
+@config
+class Ask:
+    """How many chains of a sample are asked for, and how.
+
+    ``prompt`` is a profile for teachers, which shows the true boxes. Images with more than
+    ``max_pixels`` are sent smaller: by the rule of the image processor of the model ``processor``
+    where one is given, else with their sides kept in proportion. The stage stops before the
+    database holds more than ``max_calls`` answers or cost more than ``max_cost``.
+    """
+
+    n: int = 3
+    prompt: str = "teach"
+    temperature: float = 0.9
+    max_tokens: int = 1024
+    seed: int = 0
+    max_pixels: int | None = 1_003_520
+    processor: str | None = None
+    max_calls: int | None = None
+    max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_tokens < 1:
+            raise ValueError("n and max_tokens must be at least 1")
+        if self.temperature < 0:
+            raise ValueError("temperature must be at least 0")
+        if self.max_pixels is not None and self.max_pixels < 28 * 28:
+            raise ValueError("max_pixels must be at least 784")
+        if self.max_calls is not None and self.max_calls < 1:
+            raise ValueError("max_calls must be at least 1")
+        if self.max_cost is not None and self.max_cost <= 0:
+            raise ValueError("max_cost must be above 0")
+
+
+@config
+class TeachConfig:
+    """Chains for ``data`` in the database ``store``: a section for each stage.
+
+    ``seed`` and ``limit`` say which scenes ``synth:TASK`` draws and how many samples are taken.
+    """
+
+    data: str
+    store: str
+    seed: int = 7
+    limit: int | None = None
+    teacher: Teacher = Teacher()
+    ask: Ask = Ask()
