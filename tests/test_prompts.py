@@ -27,6 +27,7 @@ EXPECTED = [
     "qwen3_vl",
     "refiner",
     "shikra",
+    "teach",
     "tiny",
     "tiny_refiner",
     "univg_r1",
@@ -39,7 +40,8 @@ EXPECTED = [
 
 def render(profile: PromptProfile, question: str) -> str:
     tool = "[1, 2, 3, 4]" if "$tool" in profile.text else None
-    return profile.render(question=question, num_images=2, tool=tool)
+    boxes = "(1,2),(3,4)" if "$boxes" in profile.text else None
+    return profile.render(question=question, num_images=2, tool=tool, boxes=boxes)
 
 
 def test_the_package_holds_its_profiles() -> None:
@@ -72,7 +74,7 @@ def test_the_suffix_of_the_paper_stands_in_its_profile_alone() -> None:
     )
     assert render(load_profile("univg_r1"), "Where?") == f"Where? {suffix}"
     with_tags = [name for name in EXPECTED if FORM_TAG.search(load_profile(name).text)]
-    assert with_tags == ["refiner", "univg_r1", "vg_refiner", "vg_refiner_zoom", "vlm_r1"]
+    assert with_tags == ["refiner", "teach", "univg_r1", "vg_refiner", "vg_refiner_zoom", "vlm_r1"]
 
 
 @pytest.mark.parametrize("name", ["vg_refiner", "vg_refiner_zoom"])
@@ -96,6 +98,27 @@ def test_a_detector_result_is_shown_only_where_there_is_one() -> None:
         load_profile("piter").render(question="mug", num_images=1)
     with pytest.raises(ConfigError, match=r"has no \$tool"):
         load_profile("qwen3_vl").render(question="mug", num_images=1, tool="[]")
+
+
+def test_true_boxes_are_shown_to_teachers_alone() -> None:
+    teach = load_profile("teach", needs=["boxes"])
+    shown = teach.render(question="mug", num_images=3, boxes="(1,2),(3,$tool)", image=2)
+    assert all(each in shown for each in ("mug", "about 3 image", "in image 2", "(1,2),(3,$tool)"))
+    with pytest.raises(
+        ConfigError, match="'teach' shows the true boxes and there is none; use `re"
+    ):
+        teach.render(question="mug", num_images=1)
+    with pytest.raises(ConfigError, match=r"has no \$boxes to put .* such as 'teach'"):
+        load_profile("tiny").render(question="mug", num_images=1, boxes="(1,2),(3,4)")
+    others = [name for name in EXPECTED if "boxes" in load_profile(name).places]
+    assert others == ["teach"]
+
+
+def test_a_profile_must_have_what_its_user_needs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("Think about $question")
+    with pytest.raises(ConfigError, match=r"mine\.txt: no \$boxes in it; say where the true boxes"):
+        load_profile(path, needs=["boxes"])
 
 
 def test_a_user_profile_is_a_text_file(tmp_path: Path) -> None:

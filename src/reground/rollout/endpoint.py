@@ -9,16 +9,21 @@ import asyncio
 import base64
 import io
 import os
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import openai
 from PIL import Image
 
-from reground.errors import EndpointError
+from reground.errors import DataError, EndpointError
 
 _GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
+
+_PASSING = (408, 409, 429)  # and 5xx: what the same request may get past
 
 # Of texts that a server may strip or rewrite: a thought, and a line break at the end.
 _SAID = "<think>a</think>\nb\n"
@@ -52,25 +57,65 @@ class Reply:
     num_tokens: int | None
     finish: Literal["stop", "length"]
     at_stop: bool | None = None
+    num_prompt_tokens: int | None = None
 
 
 class NoReply(Exception):
-    """A request that got no usable reply; the message is the reason."""
+    """A request that got no usable reply; the message is the reason.
+
+    ``status`` is the server's, if it answered with one that is no success. ``may_pass`` is whether
+    the same request may get a reply later, after ``retry_after_s`` seconds where the server says
+    so. What the useless reply took is in ``num_prompt_tokens`` and ``num_tokens``.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        may_pass: bool = True,
+        retry_after_s: float | None = None,
+        num_prompt_tokens: int = 0,
+        num_tokens: int = 0,
+    ) -> None:
+        super().__init__(reason)
+        self.status, self.code = status, code
+        self.may_pass, self.retry_after_s = may_pass, retry_after_s
+        self.num_prompt_tokens, self.num_tokens = num_prompt_tokens, num_tokens
+
+
+def check_plain(text: str) -> None:
+    """Raise ``DataError`` for a text in which a server would read a special token.
+
+    In process such a text is plain.
+    """
+    if found := re.search(r"<\|\w+\|>", text):
+        raise DataError(f"the question holds {found[0]}, which a server takes for a special token")
+
+
+def data_url(image: Image.Image) -> str:
+    """The image as the PNG, without loss, that a request carries."""
+    out = io.BytesIO()
+    image.save(out, "png")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 class Client:
-    """Asks an endpoint; to be closed by ``aclose``."""
+    """Asks an endpoint; to be closed by ``aclose``. No error of it tells the key."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._extra: dict[str, Any] = {}  # options of every request
         self._whole: dict[str, Any] = {}  # those that leave a part of a reply as it was sampled
+        self._key = os.environ.get("OPENAI_API_KEY")
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            api_key=self._key or "none",
             timeout=endpoint.timeout_s,
             max_retries=endpoint.retries,
         )
+        self._once = self._client.with_options(max_retries=0)
 
     async def check(self) -> None:
         """Raise ``EndpointError`` where no server is, or it does not serve the model.
@@ -89,7 +134,7 @@ class Client:
             ) from None
         except openai.OpenAIError as error:
             raise EndpointError(
-                f"{self._endpoint.url}: {_first_line(error).rstrip('.')}; see that the address is "
+                f"{self._endpoint.url}: {self._said(error).rstrip('.')}; see that the address is "
                 "right, the server runs, and OPENAI_API_KEY is its key"
             ) from None
         name = self._endpoint.model
@@ -141,7 +186,7 @@ class Client:
         take off. It goes on behind ``so_far``, where the server can (:meth:`check_goes_on`). Raises
         ``NoReply`` where no complete reply came, however often it was tried.
         """
-        urls = await asyncio.to_thread(lambda: [_data_url(image) for image in images])
+        urls = await asyncio.to_thread(lambda: [data_url(image) for image in images])
         extra: dict[str, Any] = {"stop": [stop]} if stop else {}
         completion = await self._complete(
             _messages(urls, text, so_far),
@@ -150,6 +195,19 @@ class Client:
             extra=extra | (self._whole if stop or so_far else {}),
         )
         return _reply(completion, stop=stop, is_part=bool(stop or so_far))
+
+    async def ask_once(
+        self, urls: Sequence[str], text: str, *, temperature: float, max_tokens: int, seed: int
+    ) -> Reply:
+        """One reply to images as :func:`data_url` writes them, then ``text``; tried once.
+
+        For callers that count and pace every request. Raises ``NoReply`` as :meth:`ask` does.
+        """
+        messages, extra = _messages(urls, text, ""), {"seed": seed}
+        completion = await self._complete(
+            messages, temperature=temperature, max_tokens=max_tokens, extra=extra, once=True
+        )
+        return _reply(completion, stop=None, is_part=False)
 
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
@@ -165,11 +223,13 @@ class Client:
         temperature: float,
         max_tokens: int,
         extra: dict[str, Any],
-    ) -> object:
-        """What the server answers; it goes on within the last message if that is its own."""
+        once: bool = False,
+    ) -> Any:
+        """A reply with choices; the server goes on within the last message if that is its own."""
         go_on = _GO_ON if messages[-1]["role"] == "assistant" else {}
+        client = self._once if once else self._client
         try:
-            return await self._client.chat.completions.create(
+            completion = await client.chat.completions.create(
                 model=self._endpoint.model,
                 messages=messages,
                 temperature=temperature,
@@ -179,9 +239,23 @@ class Client:
         except openai.APITimeoutError:
             raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
         except openai.APIStatusError as error:
-            raise NoReply(f"status {error.status_code}: {_first_line(error)}") from None
+            raise NoReply(
+                f"status {error.status_code}: {self._said(error)}",
+                status=error.status_code,
+                code=error.code,
+                may_pass=error.status_code in _PASSING or error.status_code >= 500,
+                retry_after_s=_retry_after_s(error.response.headers),
+            ) from None
         except (openai.OpenAIError, ValueError) as error:
-            raise NoReply(f"{type(error).__name__}: {_first_line(error)}") from None
+            raise NoReply(f"{type(error).__name__}: {self._said(error)}") from None
+        if not getattr(completion, "choices", None):
+            raise NoReply(f"the reply holds no choices: {self._said(completion)}")
+        return completion
+
+    def _said(self, error: object) -> str:
+        """The first line of an error, without the key, which some servers repeat."""
+        line = (str(error).strip().splitlines() or [""])[0]
+        return (line.replace(self._key, "(the key)") if self._key else line)[:300]
 
 
 def _messages(urls: Sequence[str], text: str, so_far: str) -> list[dict[str, Any]]:
@@ -190,21 +264,23 @@ def _messages(urls: Sequence[str], text: str, so_far: str) -> list[dict[str, Any
     return [asked, {"role": "assistant", "content": so_far}] if so_far else [asked]
 
 
-def _reply(completion: object, *, stop: str | None, is_part: bool) -> Reply:
+def _reply(completion: Any, *, stop: str | None, is_part: bool) -> Reply:
     """The reply in a completion, of which a careless server may have left out anything."""
-    choices = getattr(completion, "choices", None)
-    if not choices:
-        raise NoReply(f"the reply holds no choices: {_first_line(completion)}")
-    text, finish = choices[0].message.content, choices[0].finish_reason
-    if finish not in ("stop", "length"):
-        raise NoReply(f"the reply ended with {finish!r}, expected 'stop' or 'length'")
-    if text is None:
-        raise NoReply("the reply holds no text")
+    choices = completion.choices
     usage = getattr(completion, "usage", None)
+    num_read, num_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+    text, finish = choices[0].message.content, choices[0].finish_reason
+    if finish not in ("stop", "length") or text is None:
+        reason = f"the reply ended with {finish!r}, expected 'stop' or 'length'"
+        raise NoReply(
+            "the reply holds no text" if finish in ("stop", "length") else reason,
+            may_pass=False,
+            num_prompt_tokens=num_read or 0,
+            num_tokens=num_tokens or 0,
+        )
     if is_part:
         _check_part(choices[0].message, usage)
-    num_tokens = usage.completion_tokens if usage else None
-    return Reply(text, num_tokens, finish, _at_stop(choices[0], stop))
+    return Reply(text, num_tokens, finish, _at_stop(choices[0], stop), num_read)
 
 
 def _check_part(message: object, usage: object) -> None:
@@ -223,11 +299,14 @@ def _at_stop(choice: object, stop: str | None) -> bool | None:
     return None
 
 
-def _data_url(image: Image.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "png")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The Retry-After of RFC 9110 in seconds, given as a number or as a date."""
+    said = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -39,10 +39,11 @@ class Teacher:
 class Ask:
     """How many chains of a sample are asked for, and how.
 
-    ``prompt`` is a profile for teachers, which shows the true boxes. Images with more than
-    ``max_pixels`` are sent smaller: by the rule of the image processor of the model ``processor``
-    where one is given, else with their sides kept in proportion. The stage stops before the
-    database holds more than ``max_calls`` answers or cost more than ``max_cost``.
+    ``prompt`` is a profile for teachers, which shows the true boxes. Images are sent with at most
+    ``max_pixels``, their sides in proportion and multiples of ``factor`` (28 for Qwen2-VL and
+    Qwen2.5-VL, 32 for Qwen3-VL, whose servers then resize them no more); where the server refuses
+    them as too large (413), with half as many at each further try. The stage stops before the
+    database holds more than ``max_calls`` answers or has cost more than ``max_cost``.
     """
 
     n: int = 3
@@ -51,17 +52,17 @@ class Ask:
     max_tokens: int = 1024
     seed: int = 0
     max_pixels: int | None = 1_003_520
-    processor: str | None = None
+    factor: int = 1
     max_calls: int | None = None
     max_cost: float | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_tokens < 1:
             raise ValueError("n and max_tokens must be at least 1")
-        if self.temperature < 0:
-            raise ValueError("temperature must be at least 0")
-        if self.max_pixels is not None and self.max_pixels < 28 * 28:
-            raise ValueError("max_pixels must be at least 784")
+        if self.temperature < 0 or (self.temperature == 0 and self.n > 1):
+            raise ValueError("temperature must be above 0, or all chains of a sample are alike")
+        if self.factor < 1 or (self.max_pixels is not None and self.max_pixels < self.factor**2):
+            raise ValueError("factor must be at least 1, and max_pixels at least its square")
         if self.max_calls is not None and self.max_calls < 1:
             raise ValueError("max_calls must be at least 1")
         if self.max_cost is not None and self.max_cost <= 0:
@@ -73,10 +74,11 @@ class TeachConfig:
     """Chains for ``data`` in the database ``store``: a section for each stage.
 
     ``seed`` and ``limit`` say which scenes ``synth:TASK`` draws and how many samples are taken.
+    Once the database is there, ``data`` may be left out; given, it must be the same samples.
     """
 
-    data: str
     store: str
+    data: str | None = None
     seed: int = 7
     limit: int | None = None
     teacher: Teacher = Teacher()

@@ -190,6 +190,13 @@ class Store:
                 if numbers:
                     yield Todo(sample, numbers)
 
+    def num_answered(self, *, stage: Stage, n: int, model: str, prompt_sha256: str) -> int:
+        """How many of the calls 0 .. n - 1 of all samples this model has answered so."""
+        sql = """SELECT count(*) AS n FROM calls WHERE state = 'answered' AND stage = ?
+          AND number < ? AND model = ? AND prompt_sha256 = ?"""
+        (row,) = self._rows(sql, stage, n, model, prompt_sha256)
+        return int(row["n"])
+
     def latest_reviews(self) -> list[Review]:
         """The last decision of each reviewer on each sample, but for those that were undone."""
         sql = """SELECT * FROM reviews WHERE id IN

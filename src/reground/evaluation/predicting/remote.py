@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from reground.grounding.families import EncodedSize, Family, Form, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample
 from reground.grounding.turn import user_text
-from reground.rollout.endpoint import Client, Endpoint, NoReply
+from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
 
 if TYPE_CHECKING:
     from reground.model.pixels import Resizer
@@ -99,7 +98,7 @@ class RemoteModel:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
             text = user_text(sample, family=self.family, profile=self.profile, sizes=sizes)
-            _check_plain(text)
+            check_plain(text)
             ask = partial(client.ask, images, text, temperature=0.0)
             if self.family.form is Form.THINK_RETHINK:
                 return await think_rethink(
@@ -134,12 +133,6 @@ class _Patience:
                 f"{prediction.error}; see to the endpoint, then run the same command again: "
                 "answers so far are kept"
             )
-
-
-def _check_plain(text: str) -> None:
-    """A server would read what looks like a special token as one; in process it is plain text."""
-    if found := re.search(r"<\|\w+\|>", text):
-        raise DataError(f"the question holds {found[0]}, which a server takes for a special token")
 
 
 def _resizer(path: str) -> Resizer:

@@ -7,6 +7,7 @@ and the hash of its text.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,15 +15,32 @@ from string import Template
 
 from reground.errors import ConfigError, did_you_mean
 
-PLACES = ("question", "num_images", "tool")
+PLACES = ("question", "num_images", "tool", "boxes", "image")
 _PACKAGE = resources.files(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a place holds that a sample may lack: who gives it, and a profile that shows it."""
+
+    what: str
+    giver: str
+    example: str
+
+
+_SHOWN = {
+    "tool": _Shown("a detector's result", "samples with tool results", "piter"),
+    "boxes": _Shown("the true boxes", "`reground teach ask`", "teach"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PromptProfile:
     """The text of a user turn, with the places ``$question``, ``$num_images`` and ``$tool``.
 
-    ``text`` comes without white space around it; ``sha256`` is that of the file's bytes.
+    A profile for teachers has ``$boxes``, the true ones, and may name the target image with
+    ``$image``. ``text`` comes without white space around it; ``sha256`` is that of the file's
+    bytes.
     """
 
     name: str
@@ -30,48 +48,70 @@ class PromptProfile:
     sha256: str
 
     @property
+    def places(self) -> frozenset[str]:
+        """The names of the places in the text."""
+        return frozenset(Template(self.text).get_identifiers())
+
+    @property
     def shows_tool(self) -> bool:
         """Whether the turn holds a detector's result."""
-        return "tool" in Template(self.text).get_identifiers()
+        return "tool" in self.places
 
-    def render(self, *, question: str, num_images: int, tool: str | None = None) -> str:
-        """The user turn; question and tool text are inserted as they are.
+    def render(
+        self,
+        *,
+        question: str,
+        num_images: int,
+        tool: str | None = None,
+        boxes: str | None = None,
+        image: int = 1,
+    ) -> str:
+        """The user turn; question, tool text and boxes are inserted as they are.
 
-        ``tool`` is a detector's result, for profiles that show it. Raises ``ConfigError`` where
-        the profile shows one and there is none, or has no place for the one given.
+        ``tool`` is a detector's result, ``boxes`` the true ones, for profiles that show them;
+        ``image`` counts from 1. Raises ``ConfigError`` where the profile shows what there is not,
+        or has no place for what is given.
         """
-        if self.shows_tool and tool is None:
+        for place, given in (("tool", tool), ("boxes", boxes)):
+            self._check_shown(place, is_given=given is not None)
+        places = {"question": question, "num_images": num_images, "image": image}
+        return Template(self.text).substitute(places, tool=tool, boxes=boxes)
+
+    def _check_shown(self, place: str, *, is_given: bool) -> None:
+        shown = _SHOWN[place]
+        if is_given == (place in self.places):
+            return
+        if not is_given:
             raise ConfigError(
-                f"prompt {self.name!r} shows a detector's result and there is none; use samples "
-                "with tool results, or a prompt without $tool"
+                f"prompt {self.name!r} shows {shown.what} and there is none; use {shown.giver}, or "
+                f"a prompt without ${place}"
             )
-        if tool is not None and not self.shows_tool:
-            raise ConfigError(
-                f"prompt {self.name!r} has no $tool to put the detector's result in; use one that "
-                "has, such as 'piter'"
-            )
-        places = {"question": question, "num_images": num_images, "tool": tool}
-        return Template(self.text).substitute(places)
+        raise ConfigError(
+            f"prompt {self.name!r} has no ${place} to put {shown.what} in; use one that has, such "
+            f"as {shown.example!r}"
+        )
 
 
-def load_profile(name_or_path: str | Path) -> PromptProfile:
+def load_profile(name_or_path: str | Path, *, needs: Sequence[str] = ()) -> PromptProfile:
     """A profile of this package by its name, or a user's own by the path of its ``.txt`` file.
 
     A literal dollar sign is written ``$$``. Raises ``ConfigError`` for an unknown name, a missing
-    file, a file that is no text, a text without ``$question``, and any place that nothing fills.
+    file, a file that is no text, a text without ``$question`` or another place that the caller
+    ``needs``, and any place that nothing fills.
     """
     name = str(name_or_path)
     if name.endswith(".txt"):
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"{name}: no such prompt file; expected a text with $question")
-        return _checked(path.stem, path.read_bytes(), source=name)
+        return _checked(path.stem, path.read_bytes(), source=name, needs=needs)
     if name not in profile_names():
         raise ConfigError(
             f"unknown prompt {name!r}, and no path of a .txt file; "
             f"{did_you_mean(name, profile_names())}"
         )
-    return _checked(name, (_PACKAGE / f"{name}.txt").read_bytes(), source=name)
+    data = (_PACKAGE / f"{name}.txt").read_bytes()
+    return _checked(name, data, source=name, needs=needs)
 
 
 def profile_names() -> list[str]:
@@ -80,7 +120,7 @@ def profile_names() -> list[str]:
     return sorted(name.removesuffix(".txt") for name in names if name.endswith(".txt"))
 
 
-def _checked(name: str, data: bytes, *, source: str) -> PromptProfile:
+def _checked(name: str, data: bytes, *, source: str, needs: Sequence[str]) -> PromptProfile:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -96,4 +136,11 @@ def _checked(name: str, data: bytes, *, source: str) -> PromptProfile:
         )
     if "question" not in places:
         raise ConfigError(f"prompt {source}: no $question in it; say where the question stands")
+    for place in needs:
+        if place not in places:
+            shown = _SHOWN[place]
+            raise ConfigError(
+                f"prompt {source}: no ${place} in it; say where {shown.what} stand, or use one "
+                f"that has it, such as {shown.example!r}"
+            )
     return PromptProfile(name, text.strip(), hashlib.sha256(data).hexdigest())

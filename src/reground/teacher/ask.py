@@ -1,0 +1,144 @@
+"""The first stage: n chains of every sample, from a teacher that is shown the true boxes."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from reground.data.images import SYNTH_PREFIX
+from reground.data.source import open_dataset
+from reground.errors import ConfigError, RunError
+from reground.grounding.families import EncodedSize, get_family
+from reground.grounding.prompts import PromptProfile, load_profile
+from reground.grounding.sample import Sample, digest
+from reground.teacher.calling import Caller, Outcome
+from reground.teacher.limits import Budget
+from reground.teacher.pictures import Pictures
+from reground.teacher.rows import Call
+from reground.teacher.settings import Ask, TeachConfig
+from reground.teacher.store import Store
+from reground.teacher.teachers import Question, opened
+
+_BOXES = get_family("univg_r1_direct")  # boxes as in UniVG-R1 chains, with no form around them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the stage did, and how many calls are ``left`` of ``total``."""
+
+    outcome: Outcome
+    left: int
+    total: int
+
+
+def open_store(config: TeachConfig) -> Store:
+    """The database of the settings, made from ``data`` where there is none.
+
+    Raises ``RunError`` where it holds other samples than ``data``, ``ConfigError`` where there is
+    neither.
+    """
+    path, data = Path(config.store), config.data
+    if data is not None and data.startswith(SYNTH_PREFIX) and config.limit is None:
+        raise ConfigError(f"{data} is endless; say how many samples with limit=")
+    if data is None:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such database yet; say with data= of which samples")
+        return Store.open(path)
+    samples = open_dataset(data, seed=config.seed, limit=config.limit)
+    if not path.exists():
+        return Store.create(path, samples, data=data)
+    store = Store.open(path)
+    if store.meta()["digest"] != digest(samples):
+        store.close()
+        raise RunError(
+            f"{path}: holds other samples than {data} (seed {config.seed}, limit {config.limit}); "
+            "choose another store, or leave data out to go on with its own"
+        )
+    return store
+
+
+def ask(
+    store: Store,
+    config: TeachConfig,
+    *,
+    begin: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[Call], None] = lambda call: None,
+) -> Asked:
+    """Ask for the chains that the database lacks; each answer is stored as it comes.
+
+    ``begin`` is told how many calls are done of how many, then ``watch`` of each that is made.
+    Raises ``UserError`` where nothing can be asked: the prompt, the server, the database.
+    """
+    profile = load_profile(config.ask.prompt, needs=("boxes",))
+    with store.exclusively():
+        return asyncio.run(_ask(store, config, profile, begin, watch))
+
+
+async def _ask(
+    store: Store,
+    config: TeachConfig,
+    profile: PromptProfile,
+    begin: Callable[[int, int], None],
+    watch: Callable[[Call], None],
+) -> Asked:
+    how, counts = config.ask, store.counts()
+    total = how.n * counts.samples
+    budget = Budget(
+        calls=_less(how.max_calls, counts.answered.get("ask", 0)),
+        money=_less(how.max_cost, counts.cost),
+    )
+    teacher = opened(config.teacher, temperature=how.temperature, max_tokens=how.max_tokens)
+    async with teacher as answerer:
+        done = partial(
+            store.num_answered,
+            stage="ask",
+            n=how.n,
+            model=answerer.name,
+            prompt_sha256=profile.sha256,
+        )
+        begin(done(), total)
+        outcome = await Caller(
+            store=store,
+            answerer=answerer,
+            teacher=config.teacher,
+            stage="ask",
+            prompt_sha256=profile.sha256,
+            max_tokens=how.max_tokens,
+            budget=budget,
+            watch=watch,
+        ).run(_questions(store, how, profile, model=answerer.name))
+    return Asked(outcome=outcome, left=total - done(), total=total)
+
+
+def _questions(store: Store, how: Ask, profile: PromptProfile, *, model: str) -> Iterator[Question]:
+    asked = store.todo(stage="ask", n=how.n, model=model, prompt_sha256=profile.sha256)
+    for todo in asked:
+        sample = todo.sample
+        pictures = Pictures(sample.images, max_pixels=how.max_pixels, factor=how.factor)
+        text = partial(teacher_text, sample, profile)
+        for number in todo.numbers:
+            seed = zlib.crc32(f"{how.seed}/{sample.id}/{number}".encode()) >> 1  # 31 bits
+            yield Question(sample, number, text, pictures, seed)
+
+
+def teacher_text(sample: Sample, profile: PromptProfile) -> str:
+    """What a teacher is told of a sample, with its true boxes as UniVG-R1 writes them, 0-1000.
+
+    Raises ``DataError`` for a true box without area.
+    """
+    image = sample.images[sample.target_image]
+    size = EncodedSize(image.width, image.height, image.width, image.height)
+    return profile.render(
+        question=sample.question,
+        num_images=len(sample.images),
+        boxes=_BOXES.render(sample.boxes, size=size),
+        image=sample.target_image + 1,
+    )
+
+
+def _less(most: float | None, used: float) -> float | None:
+    return None if most is None else most - used

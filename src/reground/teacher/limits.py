@@ -1,0 +1,82 @@
+"""How fast a teacher is asked, how long a refused request waits, and when the money is spent."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+LONGEST_WAIT_S = 120.0  # however long a server asks to wait
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
+
+
+class Pace:
+    """At most ``per_minute`` units in any minute, spread evenly; no limit where that is None.
+
+    A bucket that holds nothing in advance: what begins now takes its units' time, and the next
+    begins behind it. So a minute holds at most one request more than its units.
+    """
+
+    def __init__(
+        self, per_minute: float | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds_each = 60.0 / per_minute if per_minute else 0.0
+        self._clock = clock
+        self._free_at = clock()
+
+    def reserve(self, units: float) -> float:
+        """Take units behind all that is reserved already; the seconds to wait until they begin."""
+        now = self._clock()
+        begin = max(self._free_at, now)
+        self._free_at = begin + units * self._seconds_each
+        return begin - now
+
+    def correct(self, units: float) -> None:
+        """What was reserved turned out to be so many units more, or fewer where negative."""
+        self._free_at += units * self._seconds_each
+
+
+class Budget:
+    """What may still be asked: ``calls`` answers, and ``money``; None is without end.
+
+    A call reserves the most that it may cost and settles what it did cost, so that running calls
+    can never exceed the budget together.
+    """
+
+    def __init__(self, *, calls: float | None, money: float | None) -> None:
+        self._calls = float("inf") if calls is None else calls
+        self._money = float("inf") if money is None else money
+        self._running = 0
+        self._settled = asyncio.Event()
+
+    async def reserve(self, money: float) -> bool:
+        """Whether there is enough for one more call; waits while running calls may leave some."""
+        while self._calls < 1 or self._money < money:
+            if not self._running:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        self._running += 1
+        self._calls -= 1
+        self._money -= money
+        return True
+
+    def settle(self, reserved: float, *, paid: float, is_answered: bool) -> None:
+        """A call that reserved so much has ended; one that failed does not count as a call."""
+        self._running -= 1
+        self._calls += not is_answered
+        self._money += reserved - paid
+        self._settled.set()
+
+
+def pause_s(attempt: int, retry_after_s: float | None, *, draw: random.Random) -> float:
+    """Seconds to wait behind the refused ``attempt``, counted from 0.
+
+    As long as Retry-After says, up to two minutes, and a little longer; otherwise twice as long
+    each time, up to a minute, of which chance takes off up to a half: many that were refused
+    together do not come back together.
+    """
+    if retry_after_s is not None:
+        return min(retry_after_s, LONGEST_WAIT_S) * draw.uniform(1.0, 1.1)
+    return min(_FIRST_PAUSE_S * 2.0 ** min(attempt, 30), _LONGEST_PAUSE_S) * draw.uniform(0.5, 1.0)

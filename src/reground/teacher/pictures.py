@@ -1,0 +1,94 @@
+"""The images of a sample as they are sent: encoded once for all of its calls, and only if asked."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from reground.data.images import load
+from reground.grounding.families import EncodedSize
+from reground.grounding.sample import ImageRef
+from reground.rollout.endpoint import data_url
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Images as a request carries them, and their sizes before and after."""
+
+    urls: tuple[str, ...]
+    sizes: tuple[EncodedSize, ...]
+
+
+class Pictures:
+    """The images of one sample, none with more than ``max_pixels`` when sent."""
+
+    def __init__(
+        self, images: Sequence[ImageRef], *, max_pixels: int | None = None, factor: int = 1
+    ) -> None:
+        self._images, self._factor = images, factor
+        self._max_pixels = max_pixels
+        self._sent: Sent | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def sizes(self) -> tuple[EncodedSize, ...]:
+        """The sizes at which they are sent; known without opening them."""
+        return tuple(
+            EncodedSize(
+                image.width,
+                image.height,
+                *sent_size(
+                    image.width, image.height, max_pixels=self._max_pixels, factor=self._factor
+                ),
+            )
+            for image in self._images
+        )
+
+    async def sent(self) -> Sent:
+        """The images encoded, the first time; raises ``DataError`` as ``data.images.load`` does."""
+        async with self._lock:
+            if self._sent is None:
+                sizes = self.sizes
+                self._sent = Sent(await asyncio.to_thread(_encoded, self._images, sizes), sizes)
+            return self._sent
+
+    def halve(self, refused: Sent) -> bool:
+        """From now on send half the pixels of ``refused``; whether anything smaller can be sent."""
+        if self._sent is refused and refused.sizes:
+            largest = max(size.input_width * size.input_height for size in refused.sizes)
+            self._max_pixels, self._sent = max(largest // 2, 1), None
+        return self.sizes != refused.sizes
+
+
+def sent_size(
+    width: int, height: int, *, max_pixels: int | None = None, factor: int = 1
+) -> tuple[int, int]:
+    """The sides at which an image is sent: multiples of ``factor``, in proportion, never enlarged
+    but to fill the last multiple.
+
+    Qwen-VL's rule (``smart_resize`` in transformers and qwen-vl-utils), without its fewest pixels.
+
+    >>> sent_size(4000, 3000, max_pixels=1_003_520), sent_size(4000, 3000, max_pixels=1_003_520,
+    ...     factor=28)
+    ((1156, 867), (1148, 840))
+    """
+    sides = [max(factor, round(side / factor) * factor) for side in (width, height)]
+    if max_pixels is not None and sides[0] * sides[1] > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        sides = [max(factor, int(side / shrink / factor) * factor) for side in (width, height)]
+    return sides[0], sides[1]
+
+
+def _encoded(images: Sequence[ImageRef], sizes: Sequence[EncodedSize]) -> tuple[str, ...]:
+    return tuple(
+        data_url(_resized(load(image), (size.input_width, size.input_height)))
+        for image, size in zip(images, sizes, strict=True)
+    )
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)

@@ -1,0 +1,131 @@
+"""Who can be asked: a server that speaks OpenAI's protocol, or the embedded teacher."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from reground.errors import ConfigError, EndpointError
+from reground.grounding.families import EncodedSize
+from reground.grounding.sample import Sample
+from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
+from reground.teacher.pictures import Pictures
+from reground.teacher.settings import Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One call to be made: the ``number``-th about a sample.
+
+    ``text`` writes the user turn when it is needed, and raises ``DataError`` where that cannot be;
+    ``seed`` makes the calls of a sample differ.
+    """
+
+    sample: Sample
+    number: int
+    text: Callable[[], str]
+    pictures: Pictures
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, for images of these ``sizes``; tokens are None where nobody counted them."""
+
+    text: str
+    finish: Literal["stop", "length"]
+    sizes: tuple[EncodedSize, ...]
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Answerer(Protocol):
+    """A model that can be asked; ``name`` is recorded with every call."""
+
+    @property
+    def name(self) -> str:
+        """Under which its answers are kept."""
+
+    async def answer(self, question: Question, text: str) -> Answer:
+        """One answer to ``text``, which ``question`` wrote; tried once.
+
+        Raises ``NoReply`` where none came, ``DataError`` where the question cannot be asked,
+        ``EndpointError`` where no question can.
+        """
+
+
+@asynccontextmanager
+async def opened(
+    teacher: Teacher, *, temperature: float, max_tokens: int
+) -> AsyncIterator[Answerer]:
+    """The teacher of the settings; raises ``EndpointError`` where its server cannot be used."""
+    if teacher.url is None:
+        raise ConfigError("no teacher is named; set teacher.url, as http://127.0.0.1:8000/v1")
+    endpoint = Endpoint(
+        url=teacher.url,
+        model=teacher.model,
+        concurrency=teacher.concurrency,
+        timeout_s=teacher.timeout_s,
+        retries=teacher.retries,
+    )
+    async with aclosing(Client(endpoint)) as client:
+        await client.check()
+        yield Server(endpoint, client, temperature=temperature, max_tokens=max_tokens)
+
+
+class Server:
+    """An OpenAI-compatible server, asked once a call: who calls it counts, paces and retries."""
+
+    def __init__(
+        self, endpoint: Endpoint, client: Client, *, temperature: float, max_tokens: int
+    ) -> None:
+        self._endpoint, self._client = endpoint, client
+        self._temperature, self._max_tokens = temperature, max_tokens
+
+    @property
+    def name(self) -> str:
+        """The name under which the model is served."""
+        return self._endpoint.model
+
+    async def answer(self, question: Question, text: str) -> Answer:
+        """As :class:`Answerer`; images that are too large for it are halved for the next try."""
+        check_plain(text)
+        sent = await question.pictures.sent()
+        try:
+            reply = await self._client.ask_once(
+                sent.urls,
+                text,
+                temperature=self._temperature,
+                max_tokens=self._max_tokens,
+                seed=question.seed,
+            )
+        except NoReply as error:
+            self._check_usable(error)
+            if error.status == _TOO_LARGE and question.pictures.halve(sent):
+                raise NoReply(str(error), status=_TOO_LARGE, retry_after_s=0.0) from None
+            raise
+        tokens = reply.num_prompt_tokens, reply.num_tokens
+        return Answer(reply.text, reply.finish, sent.sizes, *tokens)
+
+    def _check_usable(self, error: NoReply) -> None:
+        advice = _ADVICE.get(error.code or "") or _ADVICE.get(error.status or 0)
+        if advice:
+            said = str(error).rstrip(".")
+            raise EndpointError(
+                f"{self._endpoint.url}: {said}; {advice.format(model=self.name)}, then run the "
+                "same command again: answers so far are kept"
+            ) from None
+
+
+_TOO_LARGE = 413
+
+# What no retry and no other question would change, by status or by OpenAI's code.
+_ADVICE: dict[int | str, str] = {
+    401: "see that OPENAI_API_KEY is the key of this server",
+    402: "see to the account",
+    403: "see that OPENAI_API_KEY is the key of this server and may use {model}",
+    404: "see that the address ends as in http://127.0.0.1:8000/v1, and that it serves {model}",
+    "insufficient_quota": "see to the account",
+}
