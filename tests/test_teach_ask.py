@@ -129,6 +129,20 @@ def test_a_teacher_sees_the_question_the_true_box_and_the_very_pixels(data: Path
     assert len(set(seeds)) == 12 and all(0 <= seed < 2**31 for seed in seeds)
 
 
+def test_any_text_can_be_kept(data: Path) -> None:
+    odd = Response(says("x").body.replace('"x"', '"a\\ud83d\\u0000b"'))
+    with serving(lambda body, _: odd) as (url, _):
+        assert asked(settings(data, url)).left == 0
+    assert {call.text for call in calls(data)} == {"a?\0b"}
+
+
+def test_where_nothing_is_left_no_server_is_needed(data: Path) -> None:
+    with serving(lambda body, _: says(CHAIN)) as (url, _):
+        asked(settings(data, url))
+    done = asked(settings(data, "http://127.0.0.1:9/v1"))
+    assert (done.outcome.answered, done.left, done.total) == (0, 0, 12)
+
+
 def test_the_same_call_has_the_same_seed_in_every_run(data: Path, tmp_path: Path) -> None:
     seeds = []
     for name in ("one.db", "two.db"):
@@ -281,10 +295,7 @@ def test_pauses_grow_and_differ_and_heed_the_server() -> None:
         (Response('{"error": {"message": "bad key"}}', 401), "bad key.*OPENAI_API_KEY is the key"),
         (Response("{}", 403), "may use m"),
         (Response('{"error": {"message": "no model m"}}', 404), "no model m.*serves m"),
-        (
-            Response('{"error": {"message": "spent", "code": "insufficient_quota"}}', 429),
-            "spent.*see to the account",
-        ),
+        (Response('{"error": {"message": "no balance"}}', 402), "no balance.*see to the account"),
     ],
 )
 def test_what_no_retry_would_change_stops_at_once_and_loses_nothing(
@@ -379,6 +390,7 @@ def test_other_samples_do_not_get_into_a_database(data: Path, tmp_path: Path) ->
         ("ask.n=0", "n and max_tokens must be at least 1"),
         ("ask.factor=64 ask.max_pixels=100", "max_pixels at least its square"),
         ("ask.max_cost=0", "max_cost must be above 0"),
+        ("ask.max_cost=1", "max_cost needs teacher.prompt_price"),
         ("teacher.requests_per_minute=0", "must be above 0"),
         ("teacher.concurrency=0", "concurrency must be at least 1"),
         ("teacher.promt_price=1", "did you mean 'teacher.prompt_price'"),

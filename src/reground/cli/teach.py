@@ -45,7 +45,7 @@ def ask(overrides: Overrides = None, config: Config = None) -> None:
       data=SPEC             a JSONL, synth:TASK (with limit=), or a benchmark's name
       teacher.url=URL       an OpenAI-compatible server, asked with OPENAI_API_KEY if it is set
       teacher.model=NAME    the name under which it serves
-      teacher.concurrency=8 teacher.timeout_s=300 teacher.retries=6
+      teacher.concurrency=8 teacher.timeout_s=300 teacher.retries=8
       teacher.requests_per_minute=N teacher.tokens_per_minute=N
       teacher.prompt_price=X teacher.completion_price=X    of a million tokens
       ask.n=3 ask.temperature=0.9 ask.max_tokens=1024 ask.seed=0

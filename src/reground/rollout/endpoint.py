@@ -73,15 +73,13 @@ class NoReply(Exception):
         reason: str,
         *,
         status: int | None = None,
-        code: str | None = None,
         may_pass: bool = True,
         retry_after_s: float | None = None,
         num_prompt_tokens: int = 0,
         num_tokens: int = 0,
     ) -> None:
         super().__init__(reason)
-        self.status, self.code = status, code
-        self.may_pass, self.retry_after_s = may_pass, retry_after_s
+        self.status, self.may_pass, self.retry_after_s = status, may_pass, retry_after_s
         self.num_prompt_tokens, self.num_tokens = num_prompt_tokens, num_tokens
 
 
@@ -242,7 +240,6 @@ class Client:
             raise NoReply(
                 f"status {error.status_code}: {self._said(error)}",
                 status=error.status_code,
-                code=error.code,
                 may_pass=error.status_code in _PASSING or error.status_code >= 500,
                 retry_after_s=_retry_after_s(error.response.headers),
             ) from None

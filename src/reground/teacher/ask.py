@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from reground.data.images import SYNTH_PREFIX
 from reground.data.source import open_dataset
@@ -18,7 +19,7 @@ from reground.grounding.sample import Sample, digest
 from reground.teacher.calling import Caller, Outcome
 from reground.teacher.limits import Budget
 from reground.teacher.pictures import Pictures
-from reground.teacher.rows import Call
+from reground.teacher.rows import Call, Todo
 from reground.teacher.settings import Ask, TeachConfig
 from reground.teacher.store import Store
 from reground.teacher.teachers import Question, opened
@@ -86,21 +87,17 @@ async def _ask(
     watch: Callable[[Call], None],
 ) -> Asked:
     how, counts = config.ask, store.counts()
-    total = how.n * counts.samples
+    chains: Any = {"n": how.n, "model": config.teacher.model, "prompt_sha256": profile.sha256}
+    total, done = how.n * counts.samples, store.num_answered(stage="ask", **chains)
+    begin(done, total)
+    if done == total:
+        return Asked(outcome=Outcome(answered=0, errors={}, stopped=None), left=0, total=total)
     budget = Budget(
         calls=_less(how.max_calls, counts.answered.get("ask", 0)),
         money=_less(how.max_cost, counts.cost),
     )
     teacher = opened(config.teacher, temperature=how.temperature, max_tokens=how.max_tokens)
     async with teacher as answerer:
-        done = partial(
-            store.num_answered,
-            stage="ask",
-            n=how.n,
-            model=answerer.name,
-            prompt_sha256=profile.sha256,
-        )
-        begin(done(), total)
         outcome = await Caller(
             store=store,
             answerer=answerer,
@@ -110,13 +107,12 @@ async def _ask(
             max_tokens=how.max_tokens,
             budget=budget,
             watch=watch,
-        ).run(_questions(store, how, profile, model=answerer.name))
-    return Asked(outcome=outcome, left=total - done(), total=total)
+        ).run(_questions(store.todo(stage="ask", **chains), how, profile))
+    return Asked(outcome=outcome, left=total - done - outcome.answered, total=total)
 
 
-def _questions(store: Store, how: Ask, profile: PromptProfile, *, model: str) -> Iterator[Question]:
-    asked = store.todo(stage="ask", n=how.n, model=model, prompt_sha256=profile.sha256)
-    for todo in asked:
+def _questions(todos: Iterator[Todo], how: Ask, profile: PromptProfile) -> Iterator[Question]:
+    for todo in todos:
         sample = todo.sample
         pictures = Pictures(sample.images, max_pixels=how.max_pixels, factor=how.factor)
         text = partial(teacher_text, sample, profile)

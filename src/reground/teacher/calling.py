@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import random
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -119,7 +118,6 @@ class Caller:
         spent = replace(most, prompt_tokens=0, completion_tokens=0, cost=0.0)
         for attempt in itertools.count(1):
             await self._wait_for_turn(most)
-            begin = time.monotonic()
             spent = replace(spent, attempts=attempt)
             try:
                 answer = await self.answerer.answer(question, text)
@@ -129,8 +127,7 @@ class Caller:
                     return replace(spent, error=str(error))
                 await asyncio.sleep(pause_s(attempt - 1, error.retry_after_s, draw=self._draw))
             else:
-                took = time.monotonic() - begin
-                return self._answered(spent, most, answer, took)
+                return self._answered(spent, most, answer)
         raise AssertionError("the last try returns")
 
     async def _wait_for_turn(self, most: Call) -> None:
@@ -138,7 +135,7 @@ class Caller:
         if wait := max(self._requests.reserve(1), self._tokens.reserve(tokens)):
             await asyncio.sleep(wait)
 
-    def _answered(self, spent: Call, most: Call, answer: Answer, took: float) -> Call:
+    def _answered(self, spent: Call, most: Call, answer: Answer) -> Call:
         read, written = answer.prompt_tokens, answer.completion_tokens
         read = most.prompt_tokens if read is None else read
         written = _num_tokens(answer.text) if written is None else written
@@ -149,7 +146,7 @@ class Caller:
             text=answer.text,
             finish=answer.finish,
             sizes=answer.sizes,
-            latency_s=round(took, 4),
+            latency_s=answer.latency_s,
         )
 
     def _call(self, question: Question) -> Call:
@@ -158,7 +155,7 @@ class Caller:
             sample=question.sample.id,
             stage=self.stage,
             number=question.number,
-            model=self.answerer.name,
+            model=self.teacher.model,
             prompt_sha256=self.prompt_sha256,
             state="failed",
             attempts=0,
@@ -216,4 +213,4 @@ class Caller:
 
 
 def _num_tokens(text: str) -> int:
-    return len(text.encode()) // _BYTES_A_TOKEN + 1
+    return len(text.encode(errors="replace")) // _BYTES_A_TOKEN + 1

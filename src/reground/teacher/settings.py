@@ -19,11 +19,16 @@ class Teacher:
     model: str = "embedded"
     concurrency: int = 8
     timeout_s: float = 300.0
-    retries: int = 6
+    retries: int = 8
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     prompt_price: float = 0.0
     completion_price: float = 0.0
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether its answers are known to cost anything."""
+        return self.prompt_price > 0 or self.completion_price > 0
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0:
@@ -83,3 +88,7 @@ class TeachConfig:
     limit: int | None = None
     teacher: Teacher = Teacher()
     ask: Ask = Ask()
+
+    def __post_init__(self) -> None:
+        if self.ask.max_cost is not None and not self.teacher.has_prices:
+            raise ValueError("ask.max_cost needs teacher.prompt_price and teacher.completion_price")

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from reground.data.source import relative_to
-from reground.errors import DataError, RunError
+from reground.errors import RunError
 from reground.grounding.families import EncodedSize
-from reground.grounding.sample import Sample, digest, relocated
+from reground.grounding.sample import Sample, relocated
+from reground.teacher.database import check_version, connected, fill, naming
 from reground.teacher.rows import (
     Call,
     Chain,
@@ -34,31 +34,7 @@ from reground.teacher.rows import (
     Verdict,
 )
 
-VERSION = "1"
 PAGE = 200  # samples that an iterator holds at a time
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE samples (
-  id TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, task TEXT NOT NULL, row TEXT NOT NULL);
-CREATE TABLE calls (
-  id INTEGER PRIMARY KEY, sample TEXT NOT NULL REFERENCES samples(id), stage TEXT NOT NULL,
-  number INTEGER NOT NULL, model TEXT NOT NULL, prompt_sha256 TEXT NOT NULL, state TEXT NOT NULL,
-  text TEXT NOT NULL, finish TEXT, prompt_tokens INTEGER NOT NULL,
-  completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, latency_s REAL NOT NULL,
-  attempts INTEGER NOT NULL, error TEXT, sizes TEXT NOT NULL, at REAL NOT NULL,
-  UNIQUE (sample, stage, number, model, prompt_sha256));
-CREATE TABLE verdicts (
-  call INTEGER PRIMARY KEY REFERENCES calls(id), ok INTEGER NOT NULL, reason TEXT,
-  detail TEXT NOT NULL, think TEXT, boxes TEXT NOT NULL, iou REAL);
-CREATE TABLE picks (
-  sample TEXT PRIMARY KEY REFERENCES samples(id), call INTEGER NOT NULL REFERENCES calls(id),
-  rule TEXT NOT NULL, tie INTEGER NOT NULL, detail TEXT NOT NULL);
-CREATE TABLE reviews (
-  id INTEGER PRIMARY KEY, sample TEXT NOT NULL REFERENCES samples(id), reviewer TEXT NOT NULL,
-  decision TEXT NOT NULL, text TEXT, at REAL NOT NULL);
-CREATE INDEX reviews_of ON reviews (sample, reviewer);
-"""
 
 
 class Store:
@@ -86,8 +62,8 @@ class Store:
         partial = path.with_name(path.name + ".partial")
         try:
             partial.unlink(missing_ok=True)
-            with _naming(path), _connected(partial) as connection:
-                _fill(connection, samples, data=data, folder=path.parent)
+            with naming(path), connected(partial) as connection:
+                fill(connection, samples, data=data, folder=path.parent)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -98,10 +74,10 @@ class Store:
         """The database at ``path``; raises ``RunError`` where it is none, or of another version."""
         if not path.is_file():
             raise RunError(f"{path}: no such database; `reground teach ask` makes it")
-        with _naming(path):
+        with naming(path):
             connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
             try:
-                _check_version(path, connection)
+                check_version(path, connection)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA foreign_keys = ON")
@@ -128,7 +104,7 @@ class Store:
         ``RunError`` where another process holds it.
         """
         lock = self.path.with_name(self.path.name + ".lock")
-        with _connected(lock) as connection:
+        with connected(lock) as connection:
             connection.execute("PRAGMA busy_timeout = 0")
             try:
                 connection.execute("BEGIN EXCLUSIVE")
@@ -285,7 +261,7 @@ class Store:
     @contextmanager
     def together(self) -> Iterator[None]:
         """All that is written inside is one transaction: stored whole, or not at all; faster."""
-        with _naming(self.path):
+        with naming(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -298,14 +274,14 @@ class Store:
     # How.
 
     def _rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
-        with _naming(self.path):
+        with naming(self.path):
             cursor = self._connection.execute(sql, values)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def _write(self, sql: str, values: Mapping[str, object]) -> int | None:
         """Run one statement; the id that it returns, if it returns one."""
-        with _naming(self.path):
+        with naming(self.path):
             rows = self._connection.execute(sql, values).fetchall()
         return int(rows[0][0]) if rows else None
 
@@ -349,72 +325,13 @@ class Store:
             yield Item(sample, tuple(chains[sample.id]), picks.get(sample.id))
 
 
-@contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def _fill(
-    connection: sqlite3.Connection, samples: Iterable[Sample], *, data: str, folder: Path
-) -> None:
-    def stored() -> Iterator[Sample]:
-        resolved = folder.resolve()
-        for position, sample in enumerate(samples):
-            text = json.dumps(relative_to(sample, resolved).to_json(), ensure_ascii=False)
-            values = (sample.id, position, sample.task, text)
-            try:
-                connection.execute("INSERT INTO samples VALUES (?, ?, ?, ?)", values)
-            except sqlite3.IntegrityError:
-                raise DataError(
-                    f"{data}: two samples are called {sample.id!r}; give each its own id"
-                ) from None
-            yield sample
-
-    connection.executescript(f"BEGIN; {_SCHEMA}")
-    meta = {"version": VERSION, "data": data, "digest": digest(stored())}
-    meta["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-    connection.execute("COMMIT")
-
-
-def _check_version(path: Path, connection: sqlite3.Connection) -> None:
-    try:
-        rows = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchall()
-    except sqlite3.OperationalError as error:
-        if "no such table" not in str(error):
-            raise
-        rows = []
-    if not rows:
-        raise RunError(f"{path}: a database, but none of `reground teach`; choose another name")
-    if rows[0][0] != VERSION:
-        raise RunError(
-            f"{path}: a database of version {rows[0][0]}, and this ReGround reads version "
-            f"{VERSION}; use the ReGround that made it, or begin a new one"
-        )
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """What SQLite cannot do becomes a ``RunError`` that names the file; bugs stay bugs."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.ProgrammingError) or "syntax error" in str(error):
-            raise
-        raise RunError(
-            f"{path}: {error}; everything stored before is kept, so mend that and run the same "
-            "command again"
-        ) from None
-
-
 def _values(row: Call | Verdict | Pick | Review) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+    return {name: _storable(getattr(row, name)) for name in row.__dataclass_fields__}
+
+
+def _storable(value: object) -> object:
+    """Half a character, which JSON can escape and UTF-8 cannot write, becomes a question mark."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _upsert(table: str, values: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -32,21 +33,21 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, for images of these ``sizes``; tokens are None where nobody counted them."""
+    """What came back, for images of these ``sizes``; tokens are None where nobody counted them.
+
+    ``latency_s`` is from the request to the reply.
+    """
 
     text: str
     finish: Literal["stop", "length"]
     sizes: tuple[EncodedSize, ...]
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    latency_s: float = 0.0
 
 
 class Answerer(Protocol):
-    """A model that can be asked; ``name`` is recorded with every call."""
-
-    @property
-    def name(self) -> str:
-        """Under which its answers are kept."""
+    """A model that can be asked."""
 
     async def answer(self, question: Question, text: str) -> Answer:
         """One answer to ``text``, which ``question`` wrote; tried once.
@@ -84,15 +85,11 @@ class Server:
         self._endpoint, self._client = endpoint, client
         self._temperature, self._max_tokens = temperature, max_tokens
 
-    @property
-    def name(self) -> str:
-        """The name under which the model is served."""
-        return self._endpoint.model
-
     async def answer(self, question: Question, text: str) -> Answer:
         """As :class:`Answerer`; images that are too large for it are halved for the next try."""
         check_plain(text)
         sent = await question.pictures.sent()
+        begin = time.monotonic()
         try:
             reply = await self._client.ask_once(
                 sent.urls,
@@ -106,26 +103,26 @@ class Server:
             if error.status == _TOO_LARGE and question.pictures.halve(sent):
                 raise NoReply(str(error), status=_TOO_LARGE, retry_after_s=0.0) from None
             raise
+        took = round(time.monotonic() - begin, 4)
         tokens = reply.num_prompt_tokens, reply.num_tokens
-        return Answer(reply.text, reply.finish, sent.sizes, *tokens)
+        return Answer(reply.text, reply.finish, sent.sizes, *tokens, latency_s=took)
 
     def _check_usable(self, error: NoReply) -> None:
-        advice = _ADVICE.get(error.code or "") or _ADVICE.get(error.status or 0)
-        if advice:
-            said = str(error).rstrip(".")
+        if advice := _ADVICE.get(error.status or 0):
             raise EndpointError(
-                f"{self._endpoint.url}: {said}; {advice.format(model=self.name)}, then run the "
-                "same command again: answers so far are kept"
+                f"{self._endpoint.url}: {str(error).rstrip('.')}; "
+                f"{advice.format(model=self._endpoint.model)}, then run the same command again: "
+                "answers so far are kept"
             ) from None
 
 
 _TOO_LARGE = 413
 
-# What no retry and no other question would change, by status or by OpenAI's code.
-_ADVICE: dict[int | str, str] = {
+# What no retry and no other question would change, by status. A quota (429) is not among them: to
+# Alibaba's hosted Qwen-VL it may be that of a minute.
+_ADVICE = {
     401: "see that OPENAI_API_KEY is the key of this server",
     402: "see to the account",
     403: "see that OPENAI_API_KEY is the key of this server and may use {model}",
     404: "see that the address ends as in http://127.0.0.1:8000/v1, and that it serves {model}",
-    "insufficient_quota": "see to the account",
 }
