@@ -70,7 +70,8 @@ def fill(
                 ) from None
             yield sample
 
-    connection.executescript(f"BEGIN; {_SCHEMA}")
+    # No file beside this one: a kill leaves only what the next try deletes.
+    connection.executescript(f"PRAGMA journal_mode = MEMORY; BEGIN; {_SCHEMA}")
     meta = {"version": VERSION, "data": data, "digest": digest(stored())}
     meta["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())

@@ -104,11 +104,13 @@ class Store:
         ``RunError`` where another process holds it.
         """
         lock = self.path.with_name(self.path.name + ".lock")
-        with connected(lock) as connection:
+        with naming(self.path), connected(lock) as connection:
             connection.execute("PRAGMA busy_timeout = 0")
             try:
                 connection.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError:
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
                 raise RunError(
                     f"{self.path}: another process is asking for this database; wait until it is "
                     "done, or stop it"
