@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import weakref
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +263,35 @@ def test_faults_are_counted_and_tried_again_where_that_may_help(name: str, data:
     assert (call.state, call.error, call.attempts) == ("answered", None, 5)
     billed = 1 + (4 * 50 if name == "filtered" else 0)
     assert (call.prompt_tokens, call.cost) == (billed, pytest.approx(billed / 1e6))
+
+
+def test_a_reply_that_drips_is_late(data: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            while True:
+                try:
+                    client, _ = listening.accept()
+                except OSError:
+                    return
+                if client.recv(1 << 20).startswith(b"GET"):
+                    client.sendall(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+                    client.close()
+                    continue
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+                with suppress(OSError):
+                    for _ in range(200):
+                        client.sendall(b" ")
+                        time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        short = ["teacher.timeout_s=0.4", "teacher.retries=0", "ask.n=1", "limit=1"]
+        begin = time.monotonic()
+        done = asked(settings(data, url, *short))
+        assert time.monotonic() - begin < 5
+        listening.shutdown(socket.SHUT_RDWR)
+    assert done.outcome.errors == {"no reply within 0.4 s": 1}
 
 
 def test_retry_after_is_waited_for(data: Path) -> None:

@@ -202,9 +202,13 @@ class Client:
         For callers that count and pace every request. Raises ``NoReply`` as :meth:`ask` does.
         """
         messages, extra = _messages(urls, text, ""), {"seed": seed}
-        completion = await self._complete(
-            messages, temperature=temperature, max_tokens=max_tokens, extra=extra, once=True
-        )
+        try:
+            async with asyncio.timeout(self._endpoint.timeout_s):  # of the whole reply, not a part
+                completion = await self._complete(
+                    messages, temperature=temperature, max_tokens=max_tokens, extra=extra, once=True
+                )
+        except TimeoutError:
+            raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
         return _reply(completion, stop=None, is_part=False)
 
     async def _num_read(self, said: str) -> int:
