@@ -133,15 +133,29 @@ def test_items_hold_chains_verdicts_and_picks(store: Store) -> None:
 
 
 def test_the_last_review_of_a_reviewer_counts_and_can_be_undone(store: Store) -> None:
+    calls = {name: store.add_call(call(name)) for name in "ab"}
+    for name, about in calls.items():
+        store.set_pick(Pick(sample=name, call=about, rule="only"))
     steps = [("a", "eva", "accept"), ("a", "ben", "reject"), ("a", "eva", "reject")]
     steps += [("b", "eva", "edit"), ("b", "ben", "accept"), ("b", "ben", "undo")]
     for name, reviewer, decision in steps:
         text = "mine" if decision == "edit" else None
-        store.add_review(Review(sample=name, reviewer=reviewer, decision=decision, text=text))  # type: ignore[arg-type]
+        review = Review(
+            sample=name,
+            call=calls[name],
+            reviewer=reviewer,
+            decision=decision,  # type: ignore[arg-type]
+            text=text,
+        )
+        store.add_review(review)
     found = {(each.sample, each.reviewer): each for each in store.latest_reviews()}
     decisions = {key: each.decision for key, each in found.items()}
     assert decisions == {("a", "ben"): "reject", ("a", "eva"): "reject", ("b", "eva"): "edit"}
     assert found["b", "eva"].text == "mine" and found["b", "eva"].at > 0
+    another = store.add_call(call("a", 1))
+    store.set_pick(Pick(sample="a", call=another, rule="judge"))  # nobody has seen this one
+    assert [each.sample for each in store.latest_reviews()] == ["b"]
+    assert store.picked() == {"a": "t", "b": "t"}
 
 
 def test_counts_add_everything_up(store: Store) -> None:
@@ -151,7 +165,7 @@ def test_counts_add_everything_up(store: Store) -> None:
     store.set_verdict(Verdict(call=ids[0], ok=True))
     store.set_verdict(Verdict(call=ids[1], ok=False, reason=Reason.LONG))
     store.set_pick(Pick(sample="a", call=ids[0], rule="rule", tie=True))
-    store.add_review(Review(sample="a", reviewer="eva", decision="accept"))
+    store.add_review(Review(sample="a", call=ids[0], reviewer="eva", decision="accept"))
     counts = store.counts()
     assert (counts.samples, counts.answered, counts.failed) == (
         2,

@@ -33,8 +33,9 @@ CREATE TABLE picks (
   sample TEXT PRIMARY KEY REFERENCES samples(id), call INTEGER NOT NULL REFERENCES calls(id),
   rule TEXT NOT NULL, tie INTEGER NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE reviews (
-  id INTEGER PRIMARY KEY, sample TEXT NOT NULL REFERENCES samples(id), reviewer TEXT NOT NULL,
-  decision TEXT NOT NULL, text TEXT, at REAL NOT NULL);
+  id INTEGER PRIMARY KEY, sample TEXT NOT NULL REFERENCES samples(id),
+  call INTEGER NOT NULL REFERENCES calls(id), reviewer TEXT NOT NULL, decision TEXT NOT NULL,
+  text TEXT, at REAL NOT NULL);
 CREATE INDEX reviews_of ON reviews (sample, reviewer);
 """
 

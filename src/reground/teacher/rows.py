@@ -85,9 +85,13 @@ class Pick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """What a person decided about a sample's pick; ``text`` is the chain as edited."""
+    """What a person decided about a sample's pick, whose chain is ``call``.
+
+    ``text`` is the thinking as edited, or why the chain was rejected, where that was said.
+    """
 
     sample: str
+    call: int
     reviewer: str
     decision: Literal["accept", "reject", "edit", "undo"]
     text: str | None = None

@@ -154,6 +154,11 @@ class Store:
         (item,) = self._items([self.sample(sample_id)])
         return item
 
+    def picked(self) -> dict[str, str]:
+        """The tasks, by id, of the samples that have a pick, in order."""
+        sql = "SELECT id, task FROM samples JOIN picks ON sample = id ORDER BY position"
+        return {row["id"]: row["task"] for row in self._rows(sql)}
+
     def todo(self, *, stage: Stage, n: int, model: str, prompt_sha256: str) -> Iterator[Todo]:
         """Samples with fewer than n answers of this model to this prompt, and which are lacking."""
         for page in self._pages():
@@ -175,12 +180,23 @@ class Store:
         (row,) = self._rows(sql, stage, n, model, prompt_sha256)
         return int(row["n"])
 
-    def latest_reviews(self) -> list[Review]:
-        """The last decision of each reviewer on each sample, but for those that were undone."""
-        sql = """SELECT * FROM reviews WHERE id IN
-          (SELECT max(id) FROM reviews GROUP BY sample, reviewer) ORDER BY id"""
-        reviews = [Review(**row) for row in self._rows(sql)]
-        return [review for review in reviews if review.decision != "undo"]
+    def latest_reviews(
+        self, *, reviewer: str | None = None, sample_id: str | None = None
+    ) -> list[Review]:
+        """The last decision of each reviewer on each picked chain, but for those undone.
+
+        Of all, of one reviewer, on one sample. A decision about a chain that is the sample's pick
+        no more does not count.
+        """
+        asked = {"reviewer": reviewer, "sample": sample_id}
+        given = {name: value for name, value in asked.items() if value is not None}
+        where = " AND ".join(["TRUE", *(f"{name} = ?" for name in given)])
+        sql = f"""SELECT reviews.* FROM
+          (SELECT max(id) AS last FROM reviews WHERE {where} GROUP BY sample, reviewer)
+          JOIN reviews ON reviews.id = last
+          JOIN picks ON picks.sample = reviews.sample AND picks.call = reviews.call
+          WHERE decision != 'undo' ORDER BY last"""
+        return [Review(**row) for row in self._rows(sql, *given.values())]
 
     def counts(self) -> Counts:
         """How many there are of everything, as far as it is stored at this moment."""
