@@ -128,3 +128,54 @@ def _ask(store: Store, settings: TeachConfig) -> Asked:
             bar.update(task, advance=call.state == "answered", rate=rate)
 
         return ask(store, settings, begin=begin, watch=watch)
+
+
+@command.command()
+def review(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The database of chains.")],
+    share: Annotated[float, typer.Option(help="How much of each task is looked at.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Which chains these are.")] = 0,
+    reviewer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who decides; default: your login.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Whether a browser is opened.")
+    ] = True,
+) -> None:
+    """Look at a share of the picked chains on a local page: accept, reject, edit.
+
+    Every decision is stored as it is made; Ctrl-C ends, and the same command goes on. Several
+    people review by running it on the same database, each under a name of their own. The page is
+    served to this machine alone; its address holds a secret.
+
+    \b
+    Examples:
+      reground teach review chains.db
+      reground teach review chains.db --reviewer eva --port 8000 --no-open
+    """
+    from reground.teacher.review.server import Server
+    from reground.teacher.review.session import Session
+
+    session = Session.begin(store, reviewer=reviewer or _login(), share=share, seed=seed)
+    with Server(session, port=port) as server:
+        chosen = f"{len(session.queue)} of {session.num_picked} picked chains"
+        typer.echo(f"{store}: {chosen} to look at, as {session.reviewer}")
+        typer.echo(f"{server.url}\nCtrl-C ends; every decision is stored as it is made")
+        server.run(open_browser=open_browser)
+    own = session.tally()
+    typer.echo(
+        f"{store}: {own.n} of {len(session.queue)} judged by {own.name}: {own.accepted} accepted, "
+        f"{own.edited} edited, {own.rejected} rejected"
+    )
+
+
+def _login() -> str:
+    import getpass
+
+    from reground.errors import ConfigError
+
+    try:
+        return getpass.getuser()
+    except (KeyError, ImportError, OSError):
+        raise ConfigError("found no login name; say who decides with --reviewer NAME") from None

@@ -9,11 +9,16 @@ import jinja2
 
 from reground.evaluation.scoring.bootstrap import NUM_RESAMPLES
 
+_PACKAGE = "reground.evaluation.reporting"
 
-def render(template: str, **context: Any) -> str:
-    """A page from ``templates/``; everything that fills an HTML page is escaped."""
+
+def render(template: str, package: str = _PACKAGE, /, **context: Any) -> str:
+    """A page from ``templates/`` of ``package``; everything that fills an HTML page is escaped.
+
+    Templates of other packages may include those of this one, such as its style sheet.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reground.evaluation.reporting"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, _PACKAGE)]),
         autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,72 @@
+"""Databases of picked chains, and the page over them, for tests of reviewing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reground.data import synth
+from reground.grounding.families import EncodedSize, get_family
+from reground.grounding.sample import Sample
+from reground.teacher.review.server import Server
+from reground.teacher.review.session import Session
+from reground.teacher.rows import Call, Pick, Verdict
+from reground.teacher.store import Store
+
+FAMILY = get_family("univg_r1")
+
+
+def scenes(count: int = 3, tasks: Iterable[str] = ("referring", "diff")) -> list[Sample]:
+    """The first scenes of some tasks, which bring chains of their own."""
+    return [synth.sample(task, seed=7, index=index) for task in tasks for index in range(count)]
+
+
+def make_chains(path: Path, samples: Iterable[Sample], *, unpicked: int = 0) -> Path:
+    """A database in which all samples but the last have one verified chain that is picked."""
+    rows = list(samples)
+    with Store.create(path, rows, data="scenes") as store, store.together():
+        for sample in rows[: len(rows) - unpicked]:
+            pick(store, sample)
+    return path
+
+
+def pick(store: Store, sample: Sample, *, number: int = 0) -> int:
+    """Store one more chain of a sample, the sample's own, and pick it; returns its id."""
+    image = sample.images[sample.target_image]
+    size = EncodedSize(image.width, image.height, image.width, image.height)
+    think = sample.think or ""
+    call = Call(
+        sample=sample.id,
+        stage="ask",
+        number=number,
+        model="embedded",
+        prompt_sha256="p",
+        state="answered",
+        text=FAMILY.render(sample.boxes, size=size, think=think),
+        sizes=(size,),
+    )
+    stored = store.add_call(call)
+    boxes = tuple(box.xyxy for box in sample.boxes)
+    store.set_verdict(Verdict(call=stored, ok=True, think=think, boxes=boxes, iou=1.0))
+    store.set_pick(Pick(sample=sample.id, call=stored, rule="only"))
+    return stored
+
+
+def begin(path: Path, reviewer: str = "eva", share: float = 1.0) -> Session:
+    """A session over all chains."""
+    return Session.begin(path, reviewer=reviewer, share=share, seed=0)
+
+
+@contextmanager
+def serving(session: Session) -> Iterator[Server]:
+    """The page, served in the background."""
+    with Server(session) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
