@@ -102,6 +102,7 @@ def test_missing_and_malformed_sources_are_data_errors(tmp_path: Path, name: str
         ("find the cat", "It is in the third image. ", 4, 2, True),
         ("in the last image", "", 3, 2, True),
         ("the third frame", "", 6, 2, True),
+        ("in the 2nd photo, not in picture 1 but in Image #3", "", 3, 2, True),
         ("their difference", "", 2, 1, False),
         ("the cat", "", 1, 0, True),
         ("one image 2d", "", 2, 1, False),

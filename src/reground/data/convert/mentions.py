@@ -12,9 +12,9 @@ from reground.grounding.sample import ImageRef, Target
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _MENTION = re.compile(
     rf"(?P<source>\bsource image\b)"
-    rf"|\b(?P<word>{'|'.join(_ORDINALS)}|last) (?:image|frame)\b"
-    r"|\b(?P<ordinal>\d{1,3})(?:st|nd|rd|th) (?:image|frame)\b"
-    r"|\b(?:image|frame)[ -]?(?P<number>\d{1,3})\b",
+    rf"|\b(?P<word>{'|'.join(_ORDINALS)}|last) (?:image|frame|picture|photo)\b"
+    r"|\b(?P<ordinal>\d{1,3})(?:st|nd|rd|th) (?:image|frame|picture|photo)\b"
+    r"|\b(?:image|frame|picture|photo)[ -]?#?(?P<number>\d{1,3})\b",
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\((\d{1,4}), ?(\d{1,4})\), ?\((\d{1,4}), ?(\d{1,4})\)")
