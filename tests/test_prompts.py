@@ -18,6 +18,7 @@ EXPECTED = [
     "grounding_dino",
     "grounding_gpt",
     "internvl",
+    "judge",
     "mig_bench",
     "migician",
     "minicpm_v",
@@ -41,7 +42,8 @@ EXPECTED = [
 def render(profile: PromptProfile, question: str) -> str:
     tool = "[1, 2, 3, 4]" if "$tool" in profile.text else None
     boxes = "(1,2),(3,4)" if "$boxes" in profile.text else None
-    return profile.render(question=question, num_images=2, tool=tool, boxes=boxes)
+    chains = "A: the cup." if "$chains" in profile.text else None
+    return profile.render(question=question, num_images=2, tool=tool, boxes=boxes, chains=chains)
 
 
 def test_the_package_holds_its_profiles() -> None:
@@ -111,7 +113,7 @@ def test_true_boxes_are_shown_to_teachers_alone() -> None:
     with pytest.raises(ConfigError, match=r"has no \$boxes to put .* such as 'teach'"):
         load_profile("tiny").render(question="mug", num_images=1, boxes="(1,2),(3,4)")
     others = [name for name in EXPECTED if "boxes" in load_profile(name).places]
-    assert others == ["teach"]
+    assert others == ["judge", "teach"]
 
 
 def test_a_profile_must_have_what_its_user_needs(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from rich.progress import Progress
 
     from reground.teacher.ask import Asked
+    from reground.teacher.calling import Outcome
+    from reground.teacher.rows import Call
     from reground.teacher.settings import TeachConfig
     from reground.teacher.store import Store
 
@@ -42,7 +47,8 @@ def ask(overrides: Overrides = None, config: Config = None) -> None:
     \b
     Settings:
       store=FILE            the database; made from data= if there is none
-      data=SPEC             a JSONL, synth:TASK (with limit=), or a benchmark's name
+      data=SPEC             a JSONL, synth:TASK (with limit=), or a benchmark's name; or several
+                            of them, as [synth:diff,synth:region], limit= of each
       teacher.url=URL       an OpenAI-compatible server, asked with OPENAI_API_KEY if it is set
       teacher.model=NAME    the name under which it serves
       teacher.concurrency=8 teacher.timeout_s=300 teacher.retries=8
@@ -73,61 +79,68 @@ def ask(overrides: Overrides = None, config: Config = None) -> None:
         raise typer.Exit(1)
 
 
-def _told(done: Asked, settings: TeachConfig, cost: float) -> Iterator[str]:
-    from collections import Counter
+@command.command()
+def verify(
+    overrides: Overrides = None,
+    config: Config = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Verify all chains anew, as after other settings.")
+    ] = False,
+) -> None:
+    """Verify chains without a model: each is kept, or rejected with a reason.
 
-    answered, outcome = done.total - done.left, done.outcome
-    line = f"{settings.store}: {answered} of {done.total} chains, {outcome.answered} of them now"
-    yield line + (f"; cost so far {cost:.2f}" if cost else "")
-    for reason, count in Counter(outcome.errors).most_common(3):
-        yield f"{count} without an answer: {reason}"
-    if outcome.stopped:
-        yield f"stopped: {outcome.stopped}"
-    if done.left:
-        yield f"{done.left} are left; the same command asks for them"
+    In this order, the first that fails: form; wrong_box (IoU with the truth, number of boxes);
+    short, long; repetition; leak (words that betray that the answer was given); coordinates in
+    the thinking; wrong_image (another image is named as the target's).
+
+    \b
+    Settings:
+      store=FILE
+      verify.min_iou=0.5 verify.min_words=5 verify.max_words=400 verify.max_repeated=0.5
+
+    \b
+    Examples:
+      reground teach verify store=chains.db
+      reground teach verify --config teach.yaml verify.min_iou=0.9 --again
+    """
+    settings = _settings(config, overrides)
+    with _opened(settings) as store:
+        _verify(store, settings, again=again)
 
 
-def _settings(config: Path | None, overrides: list[str] | None) -> TeachConfig:
-    from reground.config import load
-    from reground.teacher.settings import TeachConfig
+@command.command()
+def judge(
+    overrides: Overrides = None,
+    config: Config = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Pick anew for all samples, as with another judge.")
+    ] = False,
+) -> None:
+    """Pick the best verified chain of every sample: by a judge, or by a rule.
 
-    return load(TeachConfig, config, overrides or [])
+    A judge sees the images, the true boxes and the chains, in as many orders as there are chains,
+    so that no place has an advantage; most votes win. Without a judge, and in a tie, the rule
+    picks: the boxes that fit best, then the median length, then the first.
 
+    \b
+    Settings:
+      store=FILE
+      judge.teacher.url=URL judge.teacher.model=NAME    and the others of `teach ask`'s teacher
+      judge.prompt=judge    a profile, or a .txt file with $question, $boxes and $chains
+      judge.rotations=N     fewer orders than chains, which is cheaper and fair no more
+      judge.max_tokens=512 judge.max_cost=X
 
-def _ask(store: Store, settings: TeachConfig) -> Asked:
-    """Ask beside a bar that shows rate, cost and the remaining time."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    from reground.teacher.ask import ask
-    from reground.teacher.rows import Call
-
-    columns = (
-        TextColumn("asking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        Remaining(),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=None, rate="")
-        cost = store.counts().cost
-
-        def begin(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        def watch(call: Call) -> None:
-            nonlocal cost
-            cost += call.cost
-            speed = bar.tasks[0].speed
-            rate = f"{speed or 0:.1f}/s" + (f", cost {cost:.2f}" if cost else "")
-            bar.update(task, advance=call.state == "answered", rate=rate)
-
-        return ask(store, settings, begin=begin, watch=watch)
+    \b
+    Examples:
+      reground teach judge store=chains.db
+      reground teach judge --config teach.yaml judge.teacher.url=http://127.0.0.1:8000/v1 \\
+        judge.teacher.model=Qwen/Qwen2.5-VL-72B-Instruct --again
+    """
+    settings = _settings(config, overrides)
+    with _opened(settings) as store:
+        waiting = _judge(store, settings, again=again)
+    if waiting:
+        raise typer.Exit(1)
 
 
 @command.command()
@@ -170,6 +183,76 @@ def review(
     )
 
 
+@command.command()
+def export(
+    overrides: Overrides = None,
+    config: Config = None,
+    copy_images: Annotated[
+        bool,
+        typer.Option("--copy-images", help="Copy all images too; scenes and views are drawn."),
+    ] = False,
+) -> None:
+    """Write the picked chains for training, with a data card (README.md).
+
+    sft.jsonl is for `reground train`, sharegpt.jsonl with dataset_info.json for LLaMA-Factory.
+    A chain that a reviewer edited is written as edited, a rejected one is left out. Images are
+    referenced where they are.
+
+    \b
+    Settings:
+      store=FILE
+      export.out=chains     the folder
+      export.direct_tasks=[NAME]    rows about one image without thinking, as UniVG-R1 trains on
+                            RefCOCO: in sft_direct.jsonl, for `family: univg_r1_direct`
+
+    \b
+    Examples:
+      reground teach export store=chains.db export.out=runs/chains
+      reground teach export --config teach.yaml --copy-images
+    """
+    settings = _settings(config, [*(overrides or []), *_copying(copy_images)])
+    with _opened(settings) as store:
+        _export(store, settings)
+
+
+@command.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Settings of all stages.")],
+    overrides: Overrides = None,
+) -> None:
+    """Ask, verify, judge and export, one after the other; `reground teach review` is for people.
+
+    Every stage does what is not done yet, so the same command goes on after a stop.
+
+    \b
+    Examples:
+      reground teach run configs/tiny/teach.yaml
+      reground teach run teach.yaml ask.max_cost=20
+    """
+    from reground.teacher.ask import open_store
+
+    settings = _settings(config, overrides)
+    with open_store(settings) as store:
+        done = _ask(store, settings)
+        for line in _told(done, settings, store.counts().cost):
+            typer.echo(line)
+        _verify(store, settings)
+        waiting = _judge(store, settings)
+        _export(store, settings)
+    if done.left or waiting:
+        raise typer.Exit(1)
+
+
+def _opened(settings: TeachConfig) -> Store:
+    from reground.teacher.store import Store
+
+    return Store.open(Path(settings.store))
+
+
+def _copying(copy_images: bool) -> list[str]:
+    return ["export.copy_images=true"] if copy_images else []
+
+
 def _login() -> str:
     import getpass
 
@@ -179,3 +262,112 @@ def _login() -> str:
         return getpass.getuser()
     except (KeyError, ImportError, OSError):
         raise ConfigError("found no login name; say who decides with --reviewer NAME") from None
+
+
+def _verify(store: Store, settings: TeachConfig, *, again: bool = False) -> None:
+    from reground.teacher.verify import verify
+
+    counts = verify(store, settings.verify, again=again)
+    told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    typer.echo(f"{settings.store}: {counts.total()} chains verified: {told or 'none was left'}")
+
+
+def _judge(store: Store, settings: TeachConfig, *, again: bool = False) -> int:
+    """Returns how many samples wait for a judge."""
+    from reground.teacher.judge import judge
+
+    with _shown(store, "judging") as bar:
+        judged = judge(store, settings, again=again, begin=bar.begin, watch=bar.watch)
+    counts = store.counts()
+    told = ", ".join(f"{n} by {rule}" for rule, n in counts.picks.items())
+    typer.echo(
+        f"{settings.store}: {judged.picked} picked now; in all {told or 'none'}; {counts.ties} ties"
+    )
+    for line in _troubles(judged.outcome) if judged.outcome else ():
+        typer.echo(line)
+    if judged.waiting:
+        typer.echo(f"{judged.waiting} samples wait for the judge; the same command asks again")
+    return judged.waiting
+
+
+def _export(store: Store, settings: TeachConfig) -> None:
+    from reground.teacher.card import write_card
+    from reground.teacher.export import export
+
+    exported = export(store, settings.export)
+    for name, count in exported.rows.items():
+        typer.echo(f"{exported.folder / name}: {count} rows")
+    for reason, count in exported.left_out.items():
+        typer.echo(f"{count} {reason}")
+    typer.echo(f"{write_card(store, exported)}")
+
+
+def _told(done: Asked, settings: TeachConfig, cost: float) -> Iterator[str]:
+    answered, outcome = done.total - done.left, done.outcome
+    line = f"{settings.store}: {answered} of {done.total} chains, {outcome.answered} of them now"
+    yield line + (f"; cost so far {cost:.2f}" if cost else "")
+    yield from _troubles(outcome)
+    if done.left:
+        yield f"{done.left} are left; the same command asks for them"
+
+
+def _troubles(outcome: Outcome) -> Iterator[str]:
+    from collections import Counter
+
+    for reason, count in Counter(outcome.errors).most_common(3):
+        yield f"{count} without an answer: {reason}"
+    if outcome.stopped:
+        yield f"stopped: {outcome.stopped}"
+
+
+def _settings(config: Path | None, overrides: list[str] | None) -> TeachConfig:
+    from reground.config import load
+    from reground.teacher.settings import TeachConfig
+
+    return load(TeachConfig, config, overrides or [])
+
+
+def _ask(store: Store, settings: TeachConfig) -> Asked:
+    from reground.teacher.ask import ask
+
+    with _shown(store, "asking") as bar:
+        return ask(store, settings, begin=bar.begin, watch=bar.watch)
+
+
+@contextmanager
+def _shown(store: Store, title: str) -> Iterator[_Bar]:
+    """A bar that shows rate, cost and the remaining time, where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        Remaining(),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        bar.add_task("", total=None, rate="")
+        yield _Bar(bar, store.counts().cost)
+
+
+@dataclass(slots=True)
+class _Bar:
+    """What a stage tells of its calls; ``cost`` is that of the database so far."""
+
+    bar: Progress
+    cost: float
+
+    def begin(self, done: int, total: int) -> None:
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
+
+    def watch(self, call: Call) -> None:
+        self.cost += call.cost
+        rate = f"{self.bar.tasks[0].speed or 0:.1f}/s"
+        rate += f", cost {self.cost:.2f}" if self.cost else ""
+        self.bar.update(self.bar.task_ids[0], advance=call.state == "answered", rate=rate)

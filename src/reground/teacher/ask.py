@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,14 +42,12 @@ def open_store(config: TeachConfig) -> Store:
     Raises ``RunError`` where it holds other samples than ``data``, ``ConfigError`` where there is
     neither.
     """
-    path, data = Path(config.store), config.data
-    if data is not None and data.startswith(SYNTH_PREFIX) and config.limit is None:
-        raise ConfigError(f"{data} is endless; say how many samples with limit=")
-    if data is None:
+    path = Path(config.store)
+    if config.data is None:
         if not path.exists():
             raise ConfigError(f"{path}: no such database yet; say with data= of which samples")
         return Store.open(path)
-    samples = open_dataset(data, seed=config.seed, limit=config.limit)
+    data, samples = ", ".join(_specs(config)), _samples(config)
     if not path.exists():
         return Store.create(path, samples, data=data)
     store = Store.open(path)
@@ -60,6 +58,18 @@ def open_store(config: TeachConfig) -> Store:
             "choose another store, or leave data out to go on with its own"
         )
     return store
+
+
+def _specs(config: TeachConfig) -> Sequence[str]:
+    return (config.data,) if isinstance(config.data, str) else config.data or ()
+
+
+def _samples(config: TeachConfig) -> Iterator[Sample]:
+    """The samples of every spec, one after the other; raises as ``open_dataset`` does."""
+    for spec in _specs(config):
+        if spec.startswith(SYNTH_PREFIX) and config.limit is None:
+            raise ConfigError(f"{spec} is endless; say how many samples with limit=")
+        yield from open_dataset(spec, seed=config.seed, limit=config.limit)
 
 
 def ask(
@@ -121,9 +131,10 @@ def _questions(todos: Iterator[Todo], how: Ask, profile: PromptProfile) -> Itera
             yield Question(sample, number, text, pictures, seed)
 
 
-def teacher_text(sample: Sample, profile: PromptProfile) -> str:
+def teacher_text(sample: Sample, profile: PromptProfile, *, chains: str | None = None) -> str:
     """What a teacher is told of a sample, with its true boxes as UniVG-R1 writes them, 0-1000.
 
+    A judge is also told the ``chains`` to choose from.
     Raises ``DataError`` for a true box without area.
     """
     image = sample.images[sample.target_image]
@@ -132,6 +143,7 @@ def teacher_text(sample: Sample, profile: PromptProfile) -> str:
         question=sample.question,
         num_images=len(sample.images),
         boxes=_BOXES.render(sample.boxes, size=size),
+        chains=chains,
         image=sample.target_image + 1,
     )
 

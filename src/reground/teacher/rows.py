@@ -31,7 +31,8 @@ class Reason(StrEnum):
 class Call:
     """One question to a teacher or a judge and what came of it.
 
-    ``number`` counts a sample's calls of a stage from 0; ``sizes`` are those of the images as they
+    ``number`` counts a sample's calls from 0; that of a call to a judge tells which chains it saw
+    in which order. ``sizes`` are those of the images as they
     were sent. ``cost``, tokens and ``attempts`` (requests sent) add up over all tries of a call
     that failed before; ``latency_s`` is that of the reply. ``error`` is why a failed call has no
     text. ``at`` is in seconds since 1970; ``id`` is the database's.

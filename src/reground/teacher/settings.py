@@ -75,20 +75,88 @@ class Ask:
 
 
 @config
+class Verify:
+    """What a chain must be to count as verified.
+
+    Its boxes overlap the true ones with at least ``min_iou`` (several: matched one to one), it
+    thinks in ``min_words`` to ``max_words`` words, of which at most the share ``max_repeated``
+    was said before.
+    """
+
+    min_iou: float = 0.5
+    min_words: int = 5
+    max_words: int = 400
+    max_repeated: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_iou <= 1 or not 0 <= self.max_repeated <= 1:
+            raise ValueError("min_iou and max_repeated are shares from 0 to 1")
+        if not 0 <= self.min_words <= self.max_words:
+            raise ValueError("min_words must be at least 0, and at most max_words")
+
+
+@config
+class Judge:
+    """Who picks the best of a sample's verified chains, and how it is asked.
+
+    Without ``teacher.url`` a rule picks (``reground.teacher.voting``). A judge is asked once for
+    each of the first ``rotations`` orders of k chains; without a number for all k, so that every
+    chain stands in every place. Only with all of them does no place have an advantage.
+    """
+
+    teacher: Teacher = Teacher()
+    prompt: str = "judge"
+    rotations: int | None = None
+    max_tokens: int = 512
+    max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or (self.rotations is not None and self.rotations < 1):
+            raise ValueError("max_tokens and rotations must be at least 1")
+        if self.max_cost is not None and self.max_cost <= 0:
+            raise ValueError("max_cost must be above 0")
+
+
+@config
+class Export:
+    """Which files are written to the folder ``out``.
+
+    Rows of ``direct_tasks`` about one image get the form without thinking, as UniVG-R1 is trained
+    on RefCOCO, in a file of their own. With ``copy_images`` the folder holds all images.
+    """
+
+    out: str = "chains"
+    direct_tasks: tuple[str, ...] = ()
+    copy_images: bool = False
+
+
+@config
 class TeachConfig:
     """Chains for ``data`` in the database ``store``: a section for each stage.
 
-    ``seed`` and ``limit`` say which scenes ``synth:TASK`` draws and how many samples are taken.
-    Once the database is there, ``data`` may be left out; given, it must be the same samples.
+    ``data`` is one spec or several, ``limit`` how many samples are taken of each, ``seed`` which
+    scenes ``synth:TASK`` draws. Once the database is there, ``data`` may be left out; given, it
+    must be the same samples.
     """
 
     store: str
-    data: str | None = None
+    data: str | tuple[str, ...] | None = None
     seed: int = 7
     limit: int | None = None
     teacher: Teacher = Teacher()
     ask: Ask = Ask()
+    verify: Verify = Verify()
+    judge: Judge = Judge()
+    export: Export = Export()
 
     def __post_init__(self) -> None:
-        if self.ask.max_cost is not None and not self.teacher.has_prices:
-            raise ValueError("ask.max_cost needs teacher.prompt_price and teacher.completion_price")
+        for name, stage, teacher in (
+            ("ask", self.ask, self.teacher),
+            ("judge", self.judge, self.judge.teacher),
+        ):
+            if stage.max_cost is not None and not teacher.has_prices:
+                prefix = "" if name == "ask" else "judge."
+                raise ValueError(
+                    f"{name}.max_cost needs {prefix}teacher.prompt_price and "
+                    f"{prefix}teacher.completion_price"
+                )

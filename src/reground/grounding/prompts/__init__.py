@@ -15,7 +15,7 @@ from string import Template
 
 from reground.errors import ConfigError, did_you_mean
 
-PLACES = ("question", "num_images", "tool", "boxes", "image")
+PLACES = ("question", "num_images", "tool", "boxes", "image", "chains")
 _PACKAGE = resources.files(__name__)
 
 
@@ -31,6 +31,7 @@ class _Shown:
 _SHOWN = {
     "tool": _Shown("a detector's result", "samples with tool results", "piter"),
     "boxes": _Shown("the true boxes", "`reground teach ask`", "teach"),
+    "chains": _Shown("the chains to choose from", "`reground teach judge`", "judge"),
 }
 
 
@@ -39,8 +40,8 @@ class PromptProfile:
     """The text of a user turn, with the places ``$question``, ``$num_images`` and ``$tool``.
 
     A profile for teachers has ``$boxes``, the true ones, and may name the target image with
-    ``$image``. ``text`` comes without white space around it; ``sha256`` is that of the file's
-    bytes.
+    ``$image``; one for judges also has ``$chains``. ``text`` comes without white space around it;
+    ``sha256`` is that of the file's bytes.
     """
 
     name: str
@@ -64,18 +65,21 @@ class PromptProfile:
         num_images: int,
         tool: str | None = None,
         boxes: str | None = None,
+        chains: str | None = None,
         image: int = 1,
     ) -> str:
-        """The user turn; question, tool text and boxes are inserted as they are.
+        """The user turn; question, tool text, boxes and chains are inserted as they are.
 
-        ``tool`` is a detector's result, ``boxes`` the true ones, for profiles that show them;
+        ``tool`` is a detector's result, ``boxes`` the true ones, ``chains`` those to choose from,
+        for profiles that show them;
         ``image`` counts from 1. Raises ``ConfigError`` where the profile shows what there is not,
         or has no place for what is given.
         """
-        for place, given in (("tool", tool), ("boxes", boxes)):
+        shown = {"tool": tool, "boxes": boxes, "chains": chains}
+        for place, given in shown.items():
             self._check_shown(place, is_given=given is not None)
         places = {"question": question, "num_images": num_images, "image": image}
-        return Template(self.text).substitute(places, tool=tool, boxes=boxes)
+        return Template(self.text).substitute(places, **shown)
 
     def _check_shown(self, place: str, *, is_given: bool) -> None:
         shown = _SHOWN[place]

@@ -1,0 +1,72 @@
+"""The stages by the command line: one after the other, alone, and once more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = Path(__file__).parents[1] / "configs/tiny/teach.yaml"
+
+
+def teach(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "reground", "teach", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[str]:
+    return [f"store={tmp_path / 'c.db'}", f"export.out={tmp_path / 'out'}"]
+
+
+def test_the_shipped_config_runs_whole_and_a_second_run_finds_nothing_to_do(
+    places: list[str], tmp_path: Path
+) -> None:
+    first = teach("run", CONFIG, *places, "limit=2").stdout
+    assert "60 of 60 chains, 60 of them now" in first
+    assert "60 chains verified: 60 ok" in first and "20 picked now" in first
+    assert len((tmp_path / "out/sft.jsonl").read_text().splitlines()) == 20
+    again = teach("run", CONFIG, *places, "limit=2").stdout
+    assert "60 of 60 chains, 0 of them now" in again
+    assert "0 chains verified: none was left" in again and "0 picked now" in again
+
+
+def test_stages_run_alone(places: list[str], tmp_path: Path) -> None:
+    store, out = places
+    teach("ask", store, "data=synth:region", "limit=3", "ask.n=2")
+    assert "6 chains verified: 6 ok" in teach("verify", store).stdout
+    assert "6 wrong_box" in teach("verify", store, "verify.min_iou=1.0", "--again").stdout
+    assert "0 picked now; in all none" in teach("judge", store).stdout
+    teach("verify", store, "--again")
+    assert "3 picked now; in all 3 by rule; 0 ties" in teach("judge", store).stdout
+    told = teach("export", store, out, "--copy-images").stdout
+    assert "sharegpt.jsonl: 3 rows" in told and (tmp_path / "out/README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["export"], "there is no chain to export (3 samples without a verified chain); run"),
+        (["judge"], "9 chains are not verified yet; run `reground teach verify` first"),
+        (["verify", "verify.iou=1"], "verify.iou: unknown key"),
+        (["judge", "judge.max_cost=1"], "judge.max_cost needs judge.teacher.prompt_price"),
+        (["ask", "teacher.model=gpt-x"], "teacher.model is gpt-x, and no server is named"),
+        (
+            ["ask", "data=[synth:region, synth:diff]", "limit=1"],
+            "holds other samples than synth:re",
+        ),
+        (["ask", "data=[synth:region, synth:diff]"], "synth:region is endless; say how many"),
+        (["verify", "store=none.db"], "none.db: no such database"),
+    ],
+)
+def test_problems_are_one_sentence(places: list[str], arguments: list[str], problem: str) -> None:
+    teach("ask", places[0], "data=synth:region", "limit=3")
+    error = teach(arguments[0], places[0], *arguments[1:], code=2).stderr
+    assert problem in error and "Traceback" not in error
