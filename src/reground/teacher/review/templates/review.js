@@ -155,7 +155,12 @@ async function decide(decision, text = null) {
   const headers = { "Content-Type": "application/json" };
   const reply = await request(`items/${index}`, { method: "POST", headers, body });
   item = before;
-  if (reply?.status === 409) await show(index); // the status says why it is shown again
+  if (reply?.status === 409) {
+    const why = at("status").textContent;
+    say(""); // until the chain is there: who reads why may decide
+    await show(index);
+    say(why, true);
+  }
   if (!reply?.ok) return;
   const { next, left } = await reply.json();
   at("judged").textContent = total - left;
