@@ -195,7 +195,10 @@ Edit = Callable[[dict[str, Any]], Any]
     ("edit", "message"),
     [
         (lambda row: row | {"txt": "x"}, r"predictions.jsonl:2: txt: unexpected keyword"),
-        (lambda row: row | {"finish": "eos"}, r":2: finish: input should be 'stop', 'length', 'no_call'"),
+        (
+            lambda row: row | {"finish": "eos"},
+            r":2: finish: input should be 'stop', 'length', 'no_call'",
+        ),
         (lambda row: row | {"num_tokens": "12"}, r":2: num_tokens: .*valid integer"),
         (lambda row: row | {"sample": {"id": "x"}}, r":2: field 'images' is missing"),
         (lambda row: row | {"sample": [1]}, r":2: 'sample' is \[1\], expected an object"),
