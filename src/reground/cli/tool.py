@@ -70,11 +70,11 @@ def run(
     """
     import shutil
 
-    from reground.data.source import save_dataset
+    from reground.data.source import read_dataset, save_dataset
     from reground.rollout.tools.desk import Desk
     from reground.rollout.tools.opening import open_tool
 
-    samples = _samples(data, seed, limit)
+    samples = read_dataset(data, seed=seed, limit=limit)
     kept = cache or out.with_name(f"{out.name}.cache")
     opened = open_tool(tool, samples=samples)
     desk = Desk(opened, cache=kept, timeout_s=timeout, batch_size=batch_size)
@@ -131,16 +131,6 @@ def chains(
     typer.echo(f"{out}: {len(samples)} chains; the tool: {told}")
 
 
-def _samples(data: str, seed: int, limit: int | None) -> list[Sample]:
-    from reground.data.images import SYNTH_PREFIX
-    from reground.data.source import open_dataset
-    from reground.errors import ConfigError
-
-    if limit is None and data.startswith(SYNTH_PREFIX):
-        raise ConfigError(f"{data} is endless; say how many samples with --limit")
-    return list(open_dataset(data, seed=seed, limit=limit))
-
-
 def _fill(samples: list[Sample], desk: Desk, batch_size: int) -> list[Filled]:
     """Every sample with its answer, beside a bar of progress."""
     from rich.console import Console
@@ -164,7 +154,8 @@ def _failures(rows: list[Filled]) -> list[str]:
 
 
 def _summary(samples: list[Sample]) -> str:
-    from reground.evaluation.scoring.refinement import RIGHT, tool_iou
+    from reground.evaluation.scoring.refinement import tool_iou
+    from reground.grounding.scoring import RIGHT
 
     found = sum(len(sample.tool_results or ()) for sample in samples)
     asked = [sample for sample in samples if sample.targets]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +60,13 @@ def load(image: ImageRef | str) -> Image.Image:
             "its boxes are in another frame; convert the data again"
         )
     return loaded
+
+
+def base64_png(image: Image.Image) -> str:
+    """The image as a PNG, without loss, in base64: as requests carry it."""
+    out = io.BytesIO()
+    image.save(out, "png")
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def exists(path: str) -> bool:

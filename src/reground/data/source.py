@@ -12,7 +12,7 @@ from typing import overload
 from reground.data import synth
 from reground.data.benchmarks import open_benchmark
 from reground.data.images import SYNTH_PREFIX
-from reground.errors import DataError
+from reground.errors import ConfigError, DataError
 from reground.grounding.sample import Sample, read_jsonl, write_jsonl
 
 _ENDLESS = 2**31 - 1
@@ -39,6 +39,13 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
     return samples
+
+
+def read_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> list[Sample]:
+    """All samples that ``spec`` names; raises ``ConfigError`` where they have no end."""
+    if limit is None and spec.startswith(SYNTH_PREFIX):
+        raise ConfigError(f"{spec} is endless; say how many samples with --limit")
+    return list(open_dataset(spec, seed=seed, limit=limit))
 
 
 @dataclass(frozen=True, slots=True)

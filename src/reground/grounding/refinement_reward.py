@@ -48,14 +48,19 @@ def reward(text: str, *, truth: Sequence[Quad], tool: Sequence[Quad]) -> Reward:
         data = json.loads(answers[-1]) if answers else []
     except (ValueError, RecursionError):
         data = []
-    return reward_of(text, list(quads(data)), truth=truth, tool=tool)
+    return _reward(text, list(quads(data)), truth=truth, tool=tool)
 
 
 def reward_of(
     text: str, boxes: Sequence[Quad], *, truth: Sequence[Quad], tool: Sequence[Quad]
 ) -> Reward:
     """The same of ``boxes`` that were read from ``text``, as in families that write no JSON."""
-    text = _TAG_GAPS.sub(r"\1", text)
+    return _reward(_TAG_GAPS.sub(r"\1", text), boxes, truth=truth, tool=tool)
+
+
+def _reward(
+    text: str, boxes: Sequence[Quad], *, truth: Sequence[Quad], tool: Sequence[Quad]
+) -> Reward:
     model_iou, tool_iou = _set_iou(boxes, truth), _set_iou(tool, truth)
     right = 0.5 if tool_iou >= 0.5 else 1.0
     refinement = right if model_iou >= 0.5 else 0.0

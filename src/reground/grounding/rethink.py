@@ -12,9 +12,9 @@ from enum import StrEnum
 
 from reground.grounding.boxes import Box, iou, place, set_iou
 from reground.grounding.sample import Detection, Sample
+from reground.grounding.scoring import RIGHT
 
 _MOST_NAMED = 3  # of several boxes
-RIGHT = 0.5  # a detector is right with IoU above this (VG-Refiner)
 
 
 class Verdict(StrEnum):
@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 
 def verdict(sample: Sample) -> Verdict:
     """What the detector's boxes in the target image are worth, by the truth."""
-    if not _seen(sample):
+    if not sample.detections:
         return Verdict.MISSING if sample.boxes else Verdict.RIGHT
     return Verdict.RIGHT if _kept(sample) else Verdict.WRONG
 
@@ -52,7 +52,7 @@ def with_rethink(
     own chain shows the way to the answer.
     """
     found = verdict(sample)
-    told = "" if found is Verdict.MISSING else f"{pointed_at(_seen(sample), names)} "
+    told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections, names)} "
     own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
     thought = f"look for {sample.question}." if first_thought is None else first_thought
     return replace(sample, think=thought, rethink=f"{told}{found}{own}")
@@ -68,13 +68,9 @@ def pointed_at(detections: Sequence[Detection], names: Names) -> str:
     )
 
 
-def _seen(sample: Sample) -> list[Detection]:
-    return [each for each in sample.tool_results or () if each.image == sample.target_image]
-
-
 def _kept(sample: Sample) -> tuple[Box, ...]:
     """The detector's boxes that are right: the best one for one true box, all for several."""
-    boxes = [each.box for each in _seen(sample)]
+    boxes = [each.box for each in sample.detections]
     if len(sample.boxes) == 1 and boxes:
         best = max(boxes, key=lambda box: iou(box, sample.boxes[0]))
         return (best,) if iou(best, sample.boxes[0]) > RIGHT else ()

@@ -89,6 +89,11 @@ class Sample:
         """The true boxes, in original pixels of the target image."""
         return tuple(target.box for target in self.targets)
 
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """What a detector found in the target image; empty, too, where none was asked."""
+        return tuple(each for each in self.tool_results or () if each.image == self.target_image)
+
     def to_json(self) -> dict[str, Any]:
         """The sample as one JSON object, with boxes as [x1, y1, x2, y2] in original pixels."""
         row: dict[str, Any] = {

@@ -6,6 +6,8 @@ from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import set_iou
 from reground.grounding.sample import Sample
 
+RIGHT = 0.5  # a box is right with IoU above this (VG-Refiner)
+
 
 def score(answer: Answer, sample: Sample) -> float:
     """Matched IoU of an ok answer with the sample's true boxes, otherwise 0; in [0, 1].

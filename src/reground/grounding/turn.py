@@ -28,6 +28,5 @@ def _tool_text(sample: Sample, family: Family, sizes: Sequence[EncodedSize]) -> 
             f"sample {sample.id!r} has no detector's result to show; use data with tool_results, "
             "or a prompt without $tool"
         )
-    image = sample.target_image
-    boxes = [each.box for each in sample.tool_results if each.image == image]
-    return family.render(boxes, size=sizes[image])
+    boxes = [each.box for each in sample.detections]
+    return family.render(boxes, size=sizes[sample.target_image])

@@ -6,20 +6,18 @@ The reply may be asked for in parts, with text of ours between them.
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import os
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import openai
 from PIL import Image
 
+from reground.data.images import base64_png
 from reground.errors import DataError, EndpointError
+from reground.rollout.retry_after import retry_after_s
 
 _GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
 
@@ -94,9 +92,7 @@ def check_plain(text: str) -> None:
 
 def data_url(image: Image.Image) -> str:
     """The image as the PNG, without loss, that a request carries."""
-    out = io.BytesIO()
-    image.save(out, "png")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    return f"data:image/png;base64,{base64_png(image)}"
 
 
 class Client:
@@ -245,7 +241,7 @@ class Client:
                 f"status {error.status_code}: {self._said(error)}",
                 status=error.status_code,
                 may_pass=error.status_code in _PASSING or error.status_code >= 500,
-                retry_after_s=_retry_after_s(error.response.headers),
+                retry_after_s=retry_after_s(error.response.headers.get("retry-after", "")),
             ) from None
         except (openai.OpenAIError, ValueError) as error:
             raise NoReply(f"{type(error).__name__}: {self._said(error)}") from None
@@ -298,16 +294,3 @@ def _at_stop(choice: object, stop: str | None) -> bool | None:
         if hasattr(choice, name):
             return stop is not None and getattr(choice, name) == stop
     return None
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The Retry-After of RFC 9110 in seconds, given as a number or as a date."""
-    said = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
-        return None

@@ -124,13 +124,9 @@ class ThinkRethink:
         place = self._places[sample.id]
         replies = {name: future.result()[place] for name, future in self._replies.items()}
         return {
-            name: None if reply.problem is not None else _in_target(reply, sample)
+            name: None if reply.problem is not None else reply.detections
             for name, reply in replies.items()
         }
-
-
-def _in_target(reply: Reply, sample: Sample) -> list[Detection]:
-    return [each for each in reply.detections if each.image == sample.target_image]
 
 
 def environment_of(chat: Chat, family: Family) -> Environment:

@@ -40,13 +40,14 @@ def verify(store: Store, settings: Verify, *, again: bool = False) -> Counter[st
 def verdict_on(call: Call, sample: Sample, settings: Verify) -> Verdict:
     """The verdict on an answered call: the first check that fails, in the order of ``Reason``."""
     answer = parse(call.text, FAMILY, call.sizes[sample.target_image])
-    chain = _Chain(call, sample, answer, settings)
+    iou = set_iou(answer.boxes, sample.boxes) if answer.status is Status.OK else None
+    chain = _Chain(call, sample, answer, iou, settings)
     verdict = Verdict(
         call=call.id,
         ok=True,
         think=answer.think,
         boxes=tuple(box.xyxy for box in answer.boxes),
-        iou=chain.iou,
+        iou=iou,
     )
     for reason, found in chain.checks():
         if found is not None:
@@ -59,14 +60,8 @@ class _Chain:
     call: Call
     sample: Sample
     answer: Answer
+    iou: float | None  # with the truth; None where the answer cannot be read
     settings: Verify
-
-    @property
-    def iou(self) -> float | None:
-        """With the truth; None where the answer cannot be read."""
-        if self.answer.status is not Status.OK:
-            return None
-        return set_iou(self.answer.boxes, self.sample.boxes)
 
     def checks(self) -> Iterator[tuple[Reason, str | None]]:
         """What each check found, lazily: the text checks need an answer of the right form."""

@@ -52,8 +52,7 @@ def _published(text: str, answer: Answer, sample: Sample, family: Family, frame:
     """VG-Refiner's reward, in the numbers that the family writes."""
     target = sample.target_image
     truth = [each.box.to(frame).xyxy for each in sample.targets if each.image == target]
-    found = sample.tool_results or ()
-    tool = [each.box.to(frame).xyxy for each in found if each.image == target]
+    tool = [each.box.to(frame).xyxy for each in sample.detections]
     if family.grammar is Grammar.JSON:
         return reward(text, truth=truth, tool=tool)
     boxes = [box.to(frame).xyxy for box in answer.boxes]

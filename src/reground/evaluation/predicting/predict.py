@@ -16,8 +16,7 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
 from reground.data import benchmarks
-from reground.data.images import SYNTH_PREFIX
-from reground.data.source import open_dataset
+from reground.data.source import read_dataset
 from reground.errors import ConfigError, DataError
 from reground.evaluation.predicting.journal import Journal, check_unique
 from reground.evaluation.predicting.question import Answerer, Question
@@ -65,9 +64,7 @@ def _check_tool_results(samples: Sequence[Sample], model: Answerer, data: str) -
 
 
 def _samples(question: Question) -> list[Sample]:
-    if question.limit is None and question.data.startswith(SYNTH_PREFIX):
-        raise ConfigError(f"{question.data} is endless; say how many samples with --limit")
-    samples = list(open_dataset(question.data, seed=question.seed, limit=question.limit))
+    samples = read_dataset(question.data, seed=question.seed, limit=question.limit)
     check_unique(samples, data=question.data)
     return samples
 

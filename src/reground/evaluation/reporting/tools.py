@@ -10,13 +10,13 @@ from typing import Any
 from reground.evaluation.records import SampleScore
 from reground.evaluation.scoring.bootstrap import Interval, Intervals, intervals
 from reground.evaluation.scoring.refinement import (
-    RIGHT,
     Refined,
     ToolOutcome,
     ToolPolicy,
     figures,
     refined,
 )
+from reground.grounding.scoring import RIGHT
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from reground.evaluation.records import SampleScore
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.grounding.boxes import Box, FloatArray, iou
 from reground.grounding.sample import Sample
+from reground.grounding.scoring import RIGHT
 
-RIGHT = 0.5  # a box is right with IoU above this
 _SAME = 1e-9  # two IoUs that differ by less are equal
 
 
@@ -106,9 +106,7 @@ def tool_iou(sample: Sample, policy: ToolPolicy = "best") -> float:
 
     ``top-1`` takes the first box, of which the detector is surest.
     """
-    boxes = sample.tool_results or ()
-    same_image = [box for box in boxes if box.image == sample.target_image]
-    counted = same_image[:1] if policy == "top-1" else same_image
+    counted = sample.detections[:1] if policy == "top-1" else sample.detections
     return max((best_iou(box.box, sample) for box in counted), default=0.0)
 
 

@@ -17,21 +17,19 @@ A key in the environment variable REGROUND_TOOL_KEY is sent as ``Authorization: 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
 
+from reground.data.images import base64_png
 from reground.errors import ConfigError, DataError
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import Detection, Sample
+from reground.rollout.retry_after import retry_after_s
 from reground.rollout.tools.cleaning import reason
 from reground.rollout.tools.tool import Request, ToolError
 
@@ -122,7 +120,7 @@ class HttpDetector:
                 return _detections(await self._post(client, body), request.sample)
             except _Again as again:
                 pause = 0.5 * 2**attempt if again.pause_s is None else again.pause_s
-                await asyncio.sleep(min(max(0.0, pause), _LONGEST_PAUSE_S))
+                await asyncio.sleep(min(pause, _LONGEST_PAUSE_S))
         return _detections(await self._post(client, body), request.sample)
 
     async def _post(self, client: httpx2.AsyncClient, body: bytes) -> bytes:
@@ -140,7 +138,7 @@ class HttpDetector:
             return content
         message = f"status {status}: {reason(content[:2000].decode(errors='replace'))}"
         if status in (408, 429) or status >= 500:
-            raise _Again(message, _pause(response.headers.get("Retry-After", "")))
+            raise _Again(message, retry_after_s(response.headers.get("Retry-After", "")))
         raise ToolError(message)
 
 
@@ -153,10 +151,9 @@ class _Again(ToolError):
 
 
 def _body(request: Request) -> bytes:
-    out = io.BytesIO()
-    request.image().save(out, "png")
-    image = base64.b64encode(out.getvalue()).decode()
-    return json.dumps({"image": image, "expression": request.expression}).encode()
+    return json.dumps(
+        {"image": base64_png(request.image()), "expression": request.expression}
+    ).encode()
 
 
 async def _read(response: httpx2.Response) -> bytes:
@@ -168,18 +165,6 @@ async def _read(response: httpx2.Response) -> bytes:
         if len(content) > MAX_REPLY:
             raise ToolError(f"the reply is larger than {MAX_REPLY // 1_000_000} MB")
     return bytes(content)
-
-
-def _pause(retry_after: str) -> float | None:
-    """The seconds of a Retry-After header, which gives a number or a date."""
-    try:
-        return float(retry_after)
-    except ValueError:
-        pass
-    try:
-        return parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _detections(content: bytes, sample: Sample) -> tuple[Detection | None, ...]:

@@ -12,10 +12,10 @@ from reground.data.images import SYNTH_PREFIX
 from reground.errors import ConfigError, did_you_mean
 from reground.grounding.boxes import Box, Frame, iou
 from reground.grounding.sample import Detection, Sample
+from reground.grounding.scoring import RIGHT
 from reground.rollout.tools.tool import Request, ToolError
 
 _TRIES = 40  # to find a box that is as right or as wrong as asked
-_RIGHT = 0.5  # a box is right with IoU above this
 
 
 @config
@@ -144,7 +144,7 @@ def _boxes_by_image(samples: Iterable[Sample]) -> dict[str, list[Box]]:
 
 
 def _hits(box: Box, truth: Sequence[Box]) -> bool:
-    return any(iou(box, true) > _RIGHT for true in truth)
+    return any(iou(box, true) > RIGHT for true in truth)
 
 
 def _some(rng: random.Random, boxes: Sequence[Box]) -> list[Box]:
@@ -164,7 +164,7 @@ def _shaken(rng: random.Random, box: Box, jitter: float) -> Box:
 
 def _right(rng: random.Random, box: Box, jitter: float) -> Box:
     moved = (_shaken(rng, box, jitter) for _ in range(_TRIES))
-    return next((each for each in moved if iou(each, box) > _RIGHT), box)
+    return next((each for each in moved if iou(each, box) > RIGHT), box)
 
 
 def _nowhere(rng: random.Random, frame: Frame, objects: Sequence[Box]) -> list[Box]:

@@ -86,7 +86,7 @@ class Filled:
 def _stored(sample: Sample) -> tuple[Detection, ...] | ToolError:
     if sample.tool_results is None:
         return ToolError(_missing(sample))
-    return tuple(each for each in sample.tool_results if each.image == sample.target_image)
+    return sample.detections
 
 
 def _missing(sample: Sample) -> str:
