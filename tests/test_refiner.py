@@ -75,6 +75,8 @@ def test_a_chain_keeps_a_right_box_and_corrects_all_else(
     points = "the tool points at the top left" if boxes == [NEAR] else "the tool points at the"
     assert (told.rethink or "").startswith(points if boxes else "the tool found nothing.")
     assert ((sample.think or "") in (told.rethink or "")) is (found is not Verdict.RIGHT)
+    which = "the tool is right. it is the top left."
+    assert (told.rethink or "").endswith(which) is (boxes == [OFF, NEAR])
     assert with_rethink(sample).think == f"look for {sample.question}."
 
 

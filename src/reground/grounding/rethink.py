@@ -54,18 +54,28 @@ def with_rethink(
     found = verdict(sample)
     told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections, names)} "
     own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
+    about = _right_about(sample, names) if found is Verdict.RIGHT else ""
     thought = f"look for {sample.question}." if first_thought is None else first_thought
-    return replace(sample, think=thought, rethink=f"{told}{found}{own}")
+    return replace(sample, think=thought, rethink=f"{told}{found}{about}{own}")
 
 
 def pointed_at(detections: Sequence[Detection], names: Names) -> str:
     """One sentence of at most three boxes: "the tool points at the red circle at the centre."."""
-    named = [(names(each.box), place(each.box)) for each in detections[:_MOST_NAMED]]
-    return (
-        "the tool points at "
-        + ", ".join(f"{name} at the {where}" if name else f"the {where}" for name, where in named)
-        + "."
-    )
+    named = [_named(each.box, names) for each in detections[:_MOST_NAMED]]
+    return f"the tool points at {', '.join(named)}."
+
+
+def _named(box: Box, names: Names) -> str:
+    name, where = names(box), place(box)
+    return f"{name} at the {where}" if name else f"the {where}"
+
+
+def _right_about(sample: Sample, names: Names) -> str:
+    """Which of several boxes is kept."""
+    kept = _kept(sample)
+    if len(kept) == len(sample.detections):
+        return ""
+    return f" it is {', '.join(_named(box, names) for box in kept)}."
 
 
 def _kept(sample: Sample) -> tuple[Box, ...]:
