@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from reground.cli import stages
 
-    from reground.teacher.ask import Asked
-    from reground.teacher.calling import Outcome
-    from reground.teacher.rows import Call
+if TYPE_CHECKING:
     from reground.teacher.settings import TeachConfig
     from reground.teacher.store import Store
 
@@ -71,10 +65,7 @@ def ask(overrides: Overrides = None, config: Config = None) -> None:
 
     settings = _settings(config, overrides)
     with open_store(settings) as store:
-        done = _ask(store, settings)
-        cost = store.counts().cost
-    for line in _told(done, settings, cost):
-        typer.echo(line)
+        done = stages.ask(store, settings)
     if done.left:
         raise typer.Exit(1)
 
@@ -105,7 +96,7 @@ def verify(
     """
     settings = _settings(config, overrides)
     with _opened(settings) as store:
-        _verify(store, settings, again=again)
+        stages.verify(store, settings, again=again)
 
 
 @command.command()
@@ -138,7 +129,7 @@ def judge(
     """
     settings = _settings(config, overrides)
     with _opened(settings) as store:
-        waiting = _judge(store, settings, again=again)
+        waiting = stages.judge(store, settings, again=again)
     if waiting:
         raise typer.Exit(1)
 
@@ -212,7 +203,7 @@ def export(
     """
     settings = _settings(config, [*(overrides or []), *_copying(copy_images)])
     with _opened(settings) as store:
-        _export(store, settings)
+        stages.export(store, settings)
 
 
 @command.command()
@@ -233,14 +224,19 @@ def run(
 
     settings = _settings(config, overrides)
     with open_store(settings) as store:
-        done = _ask(store, settings)
-        for line in _told(done, settings, store.counts().cost):
-            typer.echo(line)
-        _verify(store, settings)
-        waiting = _judge(store, settings)
-        _export(store, settings)
+        done = stages.ask(store, settings)
+        stages.verify(store, settings)
+        waiting = stages.judge(store, settings)
+        stages.export(store, settings)
     if done.left or waiting:
         raise typer.Exit(1)
+
+
+def _settings(config: Path | None, overrides: list[str] | None) -> TeachConfig:
+    from reground.config import load
+    from reground.teacher.settings import TeachConfig
+
+    return load(TeachConfig, config, overrides or [])
 
 
 def _opened(settings: TeachConfig) -> Store:
@@ -262,112 +258,3 @@ def _login() -> str:
         return getpass.getuser()
     except (KeyError, ImportError, OSError):
         raise ConfigError("found no login name; say who decides with --reviewer NAME") from None
-
-
-def _verify(store: Store, settings: TeachConfig, *, again: bool = False) -> None:
-    from reground.teacher.verify import verify
-
-    counts = verify(store, settings.verify, again=again)
-    told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    typer.echo(f"{settings.store}: {counts.total()} chains verified: {told or 'none was left'}")
-
-
-def _judge(store: Store, settings: TeachConfig, *, again: bool = False) -> int:
-    """Returns how many samples wait for a judge."""
-    from reground.teacher.judge import judge
-
-    with _shown(store, "judging") as bar:
-        judged = judge(store, settings, again=again, begin=bar.begin, watch=bar.watch)
-    counts = store.counts()
-    told = ", ".join(f"{n} by {rule}" for rule, n in counts.picks.items())
-    typer.echo(
-        f"{settings.store}: {judged.picked} picked now; in all {told or 'none'}; {counts.ties} ties"
-    )
-    for line in _troubles(judged.outcome) if judged.outcome else ():
-        typer.echo(line)
-    if judged.waiting:
-        typer.echo(f"{judged.waiting} samples wait for the judge; the same command asks again")
-    return judged.waiting
-
-
-def _export(store: Store, settings: TeachConfig) -> None:
-    from reground.teacher.card import write_card
-    from reground.teacher.export import export
-
-    exported = export(store, settings.export)
-    for name, count in exported.rows.items():
-        typer.echo(f"{exported.folder / name}: {count} rows")
-    for reason, count in exported.left_out.items():
-        typer.echo(f"{count} {reason}")
-    typer.echo(f"{write_card(store, exported)}")
-
-
-def _told(done: Asked, settings: TeachConfig, cost: float) -> Iterator[str]:
-    answered, outcome = done.total - done.left, done.outcome
-    line = f"{settings.store}: {answered} of {done.total} chains, {outcome.answered} of them now"
-    yield line + (f"; cost so far {cost:.2f}" if cost else "")
-    yield from _troubles(outcome)
-    if done.left:
-        yield f"{done.left} are left; the same command asks for them"
-
-
-def _troubles(outcome: Outcome) -> Iterator[str]:
-    from collections import Counter
-
-    for reason, count in Counter(outcome.errors).most_common(3):
-        yield f"{count} without an answer: {reason}"
-    if outcome.stopped:
-        yield f"stopped: {outcome.stopped}"
-
-
-def _settings(config: Path | None, overrides: list[str] | None) -> TeachConfig:
-    from reground.config import load
-    from reground.teacher.settings import TeachConfig
-
-    return load(TeachConfig, config, overrides or [])
-
-
-def _ask(store: Store, settings: TeachConfig) -> Asked:
-    from reground.teacher.ask import ask
-
-    with _shown(store, "asking") as bar:
-        return ask(store, settings, begin=bar.begin, watch=bar.watch)
-
-
-@contextmanager
-def _shown(store: Store, title: str) -> Iterator[_Bar]:
-    """A bar that shows rate, cost and the remaining time, where there is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        Remaining(),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        bar.add_task("", total=None, rate="")
-        yield _Bar(bar, store.counts().cost)
-
-
-@dataclass(slots=True)
-class _Bar:
-    """What a stage tells of its calls; ``cost`` is that of the database so far."""
-
-    bar: Progress
-    cost: float
-
-    def begin(self, done: int, total: int) -> None:
-        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
-
-    def watch(self, call: Call) -> None:
-        self.cost += call.cost
-        rate = f"{self.bar.tasks[0].speed or 0:.1f}/s"
-        rate += f", cost {self.cost:.2f}" if self.cost else ""
-        self.bar.update(self.bar.task_ids[0], advance=call.state == "answered", rate=rate)
