@@ -1,9 +1,10 @@
 """Tool-refined grounding: what a model makes of a weak and of a strong detector.
 
-Makes cold-start chains from the starting model's own first thoughts, trains sft.yaml, grpo.yaml and
-grpo_iou.yaml of a setting by seed, and evaluates held-out samples under detectors of set quality
-(oracle:...). Settings: ``scenes`` (configs/tiny/refiner, five tasks of the scene world) and
-``photos`` (configs/bccd/refiner, after benchmarks/bccd.py). What is done already is not done again.
+Makes cold-start chains from the starting model's own first thoughts, trains practice.yaml once and
+sft.yaml, grpo.yaml and grpo_iou.yaml of a setting by seed, and evaluates held-out samples under
+detectors of set quality (oracle:...). Settings: ``scenes`` (configs/tiny/refiner, one task of one
+image and five of several) and ``photos`` (configs/bccd/refiner, after benchmarks/bccd.py). What is
+done already is not done again.
 
     python benchmarks/refiner.py scenes --seeds 3 --out docs/results/refiner.json
     python benchmarks/refiner.py photos --seeds 1 --out docs/results/refiner_photos.json
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from typing import Any
 from common import parser, publish, trained, training_seconds
 
 from reground.config import load
-from reground.data import synth
 from reground.data.source import save_dataset
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.predict import predict_folder
@@ -29,13 +29,13 @@ from reground.evaluation.predicting.question import Question, ToolUse
 from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.evaluation.scoring.refinement import figures, refined
-from reground.grounding.boxes import Box
+from reground.grounding.boxes import Box, Frame, iou
 from reground.grounding.rethink import pointed_at
 from reground.grounding.sample import Detection, Sample, Target
-from reground.teacher.rethink import chains, names_of
+from reground.teacher.rethink import chains
 from reground.training.settings import TrainConfig
 
-TASKS = ("diff", "common_object", "region", "reasoning", "correspondence")
+TASKS = ("referring", "diff", "common_object", "region", "reasoning", "correspondence")
 TEACHING = "oracle:right=0.65,wrong=0.4,hallucinated=0.25,missing=0.35,jitter=0.06"
 SILENT = "oracle:right=0,wrong=0,hallucinated=0,missing=1"
 TOOLS = {"weak": "oracle:weak", "strong": "oracle:strong"}
@@ -45,7 +45,8 @@ PROBES = {
     "wrong": "oracle:right=0,wrong=1,hallucinated=0,missing=0,several=0",
     "none": SILENT,
 }
-START = {"sft": None, "grpo": "sft", "grpo_iou": "sft"}
+ARMS = ("sft", "grpo", "grpo_iou")
+SAME = 0.9  # IoU above which two boxes are one
 SEED = 50  # of the first repetition; the next ones add 100 each
 THOUGHTS_SEED, HELD_OUT = 41, 1_000_007  # no run draws scenes of the latter
 MEASURES = (
@@ -56,7 +57,6 @@ MEASURES = (
     "nsri",
     "nsri_w",
     "nsri_c",
-    "follow_correct_rate",
     "inherited_error_rate",
 )
 
@@ -65,8 +65,8 @@ MEASURES = (
 class Setting:
     """What is learnt from what. ``thoughts`` and ``held_out`` are data and how much of each.
 
-    Every thought gets ``variants`` chains, about as many noisy results of the detector. Before
-    these a model of this size practises to copy numbers (``practice.jsonl``).
+    Every thought gets ``variants`` chains, about as many noisy results of the detector, and as
+    many to practise on before them: reading numbers is a skill that a model of this size lacks.
     """
 
     runs: Path
@@ -104,13 +104,12 @@ def main() -> None:
     command_line.add_argument("--seeds", type=int, default=3)
     asked = command_line.parse_args()
     setting = SETTINGS[asked.setting]
-    _make_practice(setting.runs / "data" / "practice.jsonl")
     _make_chains(setting)
-    runs = {arm: [_trained(setting, arm, seed) for seed in range(asked.seeds)] for arm in START}
+    practised = _trained(setting, "practice", 0)
+    runs = {arm: [_trained(setting, arm, seed) for seed in range(asked.seeds)] for arm in ARMS}
     models = {"base": [setting.start]} | {
         arm: [str(run) for run in own] for arm, own in runs.items()
     }
-    taught = tuple(START)
     result = {
         "table": {
             f"{arm}, {name}": _measured(setting, own, tool)
@@ -119,17 +118,22 @@ def main() -> None:
         },
         "probes": {
             f"{arm}, {name}": _measured(setting, models[arm], tool)
-            for arm in taught
+            for arm in ARMS
             for name, tool in PROBES.items()
         },
         "direct, without a tool": {
             arm: _accuracy(_all_scores(setting, own, None)) for arm, own in models.items()
         },
-        "weak tool over no tool": {
-            arm: _lead(setting, models[arm], TOOLS["weak"], SILENT) for arm in taught
+        "right with the weak tool, less with none": {
+            arm: _paired(setting, models[arm], _hit, TOOLS["weak"], SILENT) for arm in ARMS
+        },
+        "followed, correct box less wrong box": {
+            arm: _paired(setting, models[arm], _followed, PROBES["correct"], PROBES["wrong"])
+            for arm in ARMS
         },
         "training_seconds": {
-            arm: [round(training_seconds(run)) for run in own] for arm, own in runs.items()
+            arm: [round(training_seconds(run)) for run in own]
+            for arm, own in ({"practice": [practised]} | runs).items()
         },
     }
     config = {
@@ -141,73 +145,108 @@ def main() -> None:
     publish(result, out=asked.out, config=config, seed=SEED)
 
 
-def _make_practice(out: Path) -> None:
-    """Chains whose true box is drawn at random and given by the tool: only reading it answers them.
-
-    Without practice a model that was never shown numbers does not learn to read and copy them from
-    chains in which its own look at the image explains most of the digits (docs/log.md).
-    """
-    if not out.exists():
-        save_dataset(out, (_practice(scene, draw) for scene in range(1500) for draw in range(8)))
-
-
-def _practice(scene: int, draw: int) -> Sample:
-    sample = synth.sample("attribute", seed=THOUGHTS_SEED, index=scene)
-    rng = random.Random(f"{scene}/{draw}")
-    image = sample.images[0]
-    width, height = rng.randint(14, 44), rng.randint(14, 44)
-    x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
-    box = Box(x, y, x + width, y + height, image.frame)
-    found = Detection(0, box)
-    return replace(
-        sample,
-        id=f"{sample.id}-{draw}",
-        targets=(Target(0, box),),
-        tool_results=(found,),
-        rethink=pointed_at([found], names_of(sample)),
-    )
-
-
 def _make_chains(setting: Setting) -> None:
-    """The starting model's own thoughts, and chains about a noisy detector's results."""
+    """The starting model's own thoughts, and what is to be learnt from each: files by kind."""
     for name, (data, limit) in setting.thoughts.items():
-        out = setting.runs / "data" / f"{name}.jsonl"
-        if not out.exists():
-            folder = setting.runs / "thoughts" / name
+        thoughts = setting.runs / "thoughts" / name
+        missing = [kind for kind in KINDS if not (setting.runs / kind / f"{name}.jsonl").exists()]
+        if missing:
             asked = Question(
                 model=setting.start, data=data, seed=THOUGHTS_SEED, limit=limit, max_tokens=96
             )
-            predict_folder(folder, asked)
-            save_dataset(out, _variants(folder, setting.variants))
+            predict_folder(thoughts, asked)
+        for kind in missing:
+            rows = KINDS[kind](thoughts, setting.variants)
+            save_dataset(setting.runs / kind / f"{name}.jsonl", rows)
 
 
-def _variants(thoughts: Path, count: int) -> Iterator[Sample]:
+def _taught(thoughts: Path, variants: int) -> Iterator[Sample]:
+    return _variants(thoughts, TEACHING, variants)
+
+
+def _alone(thoughts: Path, variants: int) -> Iterator[Sample]:
+    """The detector found nothing: the model is not to forget what it knew."""
+    return _variants(thoughts, SILENT, 1)
+
+
+def _practice(thoughts: Path, variants: int) -> Iterator[Sample]:
+    """The detector's box is anywhere and is the answer: only reading its numbers finds it.
+
+    A model that was never shown numbers does not learn to read and copy them from boxes of which
+    its own look at the image explains most of the digits (docs/log.md).
+    """
+    for sample in _variants(thoughts, SILENT, variants):
+        target = sample.target_image
+        box = _anywhere(random.Random(sample.id), sample.images[target].frame)
+        found = (Detection(target, box),)
+        yield replace(
+            sample,
+            targets=(Target(target, box),),
+            tool_results=found,
+            rethink=pointed_at(found),
+        )
+
+
+def _anywhere(rng: random.Random, frame: Frame) -> Box:
+    x1, x2 = _span(rng, frame.width)
+    y1, y2 = _span(rng, frame.height)
+    return Box(x1, y1, x2, y2, frame)
+
+
+def _span(rng: random.Random, length: float) -> tuple[int, int]:
+    """A stretch of a side, in every third case at an edge, where numbers are short."""
+    stretch = rng.uniform(0.12, 0.4) * length
+    first = rng.uniform(0, length - stretch)
+    if rng.random() < 1 / 3:
+        first = rng.choice((0.1 * first, length - stretch - 0.1 * first))
+    return round(first), round(first + stretch)
+
+
+def _variants(thoughts: Path, tool: str, count: int) -> Iterator[Sample]:
     for number in range(count):
-        tool = f"{TEACHING},seed={number}"
-        for sample in chains(thoughts, tool, timeout_s=60, cache=None):
+        for sample in chains(thoughts, f"{tool},seed={number}", timeout_s=60, cache=None):
             yield replace(sample, id=f"{sample.id}-{number}")
 
 
 def _trained(setting: Setting, arm: str, seed: int) -> Path:
-    start = START[arm]
-    model = setting.runs / f"{start}-{seed}" if start else setting.start
-    overrides = [f"seed={SEED + 100 * seed}", f"model={model}"]
+    overrides = [f"seed={SEED + 100 * seed}", f"model={_start(setting, arm, seed)}"]
     config = load(TrainConfig, setting.configs / f"{arm}.yaml", overrides)
     return trained(config, setting.runs / f"{arm}-{seed}")
+
+
+def _start(setting: Setting, arm: str, seed: int) -> str | Path:
+    """What an arm goes on from; the practised model is one for all repetitions."""
+    if arm == "practice":
+        return setting.start
+    return setting.runs / ("practice-0" if arm == "sft" else f"sft-{seed}")
 
 
 def _measured(setting: Setting, models: Sequence[str], tool: str) -> dict[str, Any]:
     """VG-Refiner's measures over all samples and seeds, errors clustered by image."""
     by_seed = [_scores(setting, model, tool) for model in models]
-    found = figures(refined([score for own in by_seed for score in own]))
+    scores = [score for own in by_seed for score in own]
+    found = figures(refined(scores))
     row: dict[str, Any] = {"n": len(by_seed[0]), "seeds": len(models)}
     for name in MEASURES:
         row |= {name: found[name].value, f"{name}_stderr": found[name].stderr}
-    return row | {"accuracy_by_seed": [_accuracy(own)["accuracy"] for own in by_seed]}
+    return row | {
+        **_mean("follow_rate", _followed, scores),
+        "accuracy_by_seed": [_accuracy(own)["accuracy"] for own in by_seed],
+        "accuracy_by_task": {
+            task: _accuracy(score for score in scores if score.sample.task == task)["accuracy"]
+            for task in sorted({score.sample.task for score in scores})
+        },
+    }
 
 
-def _lead(setting: Setting, models: Sequence[str], tool: str, other: str) -> dict[str, Any]:
-    """By how much Acc@0.5 with one tool is above that with another, on the same samples."""
+def _paired(
+    setting: Setting,
+    models: Sequence[str],
+    figure: Callable[[SampleScore], float],
+    tool: str,
+    other: str,
+) -> dict[str, Any]:
+    """The mean of a figure with one tool less that with another, on the same samples."""
     pairs = [
         pair
         for model in models
@@ -215,19 +254,33 @@ def _lead(setting: Setting, models: Sequence[str], tool: str, other: str) -> dic
     ]
     assert all(one.sample.id == two.sample.id for one, two in pairs)
     mean = clustered_mean(
-        [_hit(one) - _hit(two) for one, two in pairs], [one.cluster for one, _ in pairs]
+        [figure(one) - figure(two) for one, two in pairs], [one.cluster for one, _ in pairs]
     )
-    return {"lead": mean.value, "lead_stderr": mean.stderr, "n": len(pairs)}
+    return {"difference": mean.value, "difference_stderr": mean.stderr, "n": len(pairs)}
 
 
 def _accuracy(scores: Iterable[SampleScore]) -> dict[str, Any]:
     rows = list(scores)
-    mean = clustered_mean([_hit(row) for row in rows], [row.cluster for row in rows])
-    return {"accuracy": mean.value, "accuracy_stderr": mean.stderr, "n": len(rows)}
+    return _mean("accuracy", _hit, rows) | {"n": len(rows)}
+
+
+def _mean(
+    name: str, figure: Callable[[SampleScore], float], rows: Sequence[SampleScore]
+) -> dict[str, Any]:
+    mean = clustered_mean([figure(row) for row in rows], [row.cluster for row in rows])
+    return {name: mean.value, f"{name}_stderr": mean.stderr}
 
 
 def _hit(score: SampleScore) -> float:
     return float((score.iou or 0.0) > 0.5)
+
+
+def _followed(score: SampleScore) -> float:
+    """Whether the final box is the detector's, but for the rounding of its numbers."""
+    frame = score.sample.images[score.sample.target_image].frame
+    final = [Box(*xyxy, frame) for xyxy in score.predicted]
+    found = [each.box for each in score.sample.detections]
+    return float(any(iou(one, two) > SAME for one in final for two in found))
 
 
 def _all_scores(setting: Setting, models: Sequence[str], tool: str | None) -> list[SampleScore]:
@@ -255,6 +308,9 @@ def _question(
         return replace(asked, family="univg_r1", prompt="tiny")
     protocol = "piter" if model == setting.start else None
     return replace(asked, tool=ToolUse(spec=tool), protocol=protocol)
+
+
+KINDS = {"data": _taught, "alone": _alone, "practice": _practice}
 
 
 if __name__ == "__main__":

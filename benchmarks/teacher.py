@@ -1,11 +1,12 @@
 """Asking a teacher for chains: behind a server that misbehaves and kills, and as fast as it goes.
 
-    python benchmarks/teacher.py --out docs/results/teacher.json
+    python benchmarks/teacher.py --server http://127.0.0.1:8000/v1 --out docs/results/teacher.json
 
 First ``--samples`` scenes, three chains each, from a server with faults (teacher_server.py), while
 the asking process is killed ten times: no call that was stored may be asked again, every call is
-answered in the end, and the costs are those of the server's log. Then as many calls from a server
-that answers at once: requests per second, and the memory of this process over time.
+answered and verified in the end, and the costs are those of the server's log. Then as many calls
+from a server that answers at once: requests per second, and the memory of this process over time.
+With ``--server`` also a few from a real one, which serves the shipped tiny model as ``tiny``.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from teacher_server import MODEL
 from reground.config import load
 from reground.teacher.ask import ask, open_store
 from reground.teacher.rows import Call
-from reground.teacher.settings import TeachConfig
+from reground.teacher.settings import TeachConfig, Verify
 from reground.teacher.store import Store
+from reground.teacher.verify import verify
 
 CHAINS = 3
 KILLS = 10
@@ -42,11 +44,13 @@ def main() -> None:
     """Run both parts, print and keep one object."""
     command_line = parser(__doc__)
     command_line.add_argument("--samples", type=int, default=5000)
+    command_line.add_argument("--server", metavar="URL", help="a real server of the tiny model")
     asked = command_line.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         misbehaving = _killed(Path(folder), asked.samples)
         print(json.dumps(misbehaving), flush=True)
         instant = _fast(Path(folder), asked.samples)
+        real = _real(Path(folder), asked.server) if asked.server else None
     config = {
         "samples": asked.samples,
         "chains": CHAINS,
@@ -54,7 +58,7 @@ def main() -> None:
         "concurrency": CONCURRENCY,
         "faults": "10 % 429, 5 % 500, 2 % cut, 1 % invalid JSON, 1 % late by 1 to 3 s",
     }
-    figures = {"misbehaving": misbehaving, "instant": instant}
+    figures = {"misbehaving": misbehaving, "instant": instant, "real server": real}
     publish(figures, out=asked.out, config=config, seed=7)
 
 
@@ -133,6 +137,7 @@ def _compared(store: Store, log: Path) -> dict[str, Any]:
         "attempts recorded": sum(call.attempts for call in calls.values()),
         "cost": round(store.counts().cost, 6),
         "cost by the server's log": round(sum(cost.values()), 6),
+        "verdicts": dict(verify(store, Verify())),
     }
 
 
@@ -168,6 +173,33 @@ def _fast(folder: Path, samples: int) -> dict[str, Any]:
         "resident MiB after requests": memory,
         "load of the machine": round(os.getloadavg()[0], 1),
     }
+
+
+def _real(folder: Path, url: str) -> dict[str, Any]:
+    """A model that was never taught to teach: what it writes is rejected, with a reason."""
+    prompt = folder / "plain.txt"
+    prompt.write_text("$question $boxes\n")
+    settings = [
+        f"store={folder / 'real.db'}",
+        "data=synth:referring",
+        "limit=20",
+        f"teacher.url={url}",
+        "teacher.model=tiny",
+        f"ask.prompt={prompt}",
+        f"ask.n={CHAINS}",
+        "ask.max_tokens=96",
+    ]
+    config = load(TeachConfig, None, settings)
+    with open_store(config) as store:
+        done = ask(store, config)
+        assert done.left == 0
+        calls = store.calls(stage="ask", state="answered")
+        return {
+            "samples": store.counts().samples,
+            "answered": len(calls),
+            "completion tokens": sum(call.completion_tokens for call in calls),
+            "verdicts": dict(verify(store, Verify())),
+        }
 
 
 def _resident_mib() -> float:

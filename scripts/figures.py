@@ -190,14 +190,22 @@ def refiner() -> str:
 def refiner_probes() -> str:
     """The same samples with a right, a wrong and no box."""
     result = _read("refiner")
+    followed = result["followed, correct box less wrong box"]
+    gained = result["right with the weak tool, less with none"]
     rows = []
     for arm in ("sft", "grpo", "grpo_iou"):
-        own = result["probes"]
-        cells = [_percent(own[f"{arm}, {name}"], "accuracy") for name in _PROBES]
+        own = {name: result["probes"][f"{arm}, {name}"] for name in _PROBES}
         rows.append(
-            [_REFINED[arm], *cells, _percent(result["weak tool over no tool"][arm], "lead")]
+            [
+                _REFINED[arm],
+                *(_percent(row, "accuracy") for row in own.values()),
+                *(_percent(own[name], "follow_rate") for name in ("correct", "wrong")),
+                _percent(followed[arm], "difference"),
+                _percent(gained[arm], "difference"),
+            ]
         )
-    return _table(["Acc@0.5 (%)", *_PROBES.values(), "weak tool less no box"], rows)
+    head = ["follows it", "follows the wrong one", "difference", "weak tool less no box"]
+    return _table(["Acc@0.5 (%)", *_PROBES.values(), *head], rows)
 
 
 def refiner_photos() -> str:

@@ -6,7 +6,7 @@ right, wrong or silent. Truth decides which, so they are for training alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
@@ -37,45 +37,35 @@ def settled(sample: Sample) -> tuple[Box, ...]:
     return _kept(sample) or sample.boxes
 
 
-Names = Callable[[Box], str | None]
-"""What stands at a box, in words with their article; None where nobody knows."""
-
-
-def with_rethink(
-    sample: Sample, *, first_thought: str | None = None, names: Names = lambda box: None
-) -> Sample:
+def with_rethink(sample: Sample, *, first_thought: str | None = None) -> Sample:
     """The sample with a chain for its detector's result.
 
     It first thinks ``first_thought``, which may be wrong: a model's own, from before it saw the
-    result; without one it says what it looks for. Then it says what the detector points at, which
+    result; without one it says what it looks for. Then it says where the detector points, which
     is what it can compare its thought with, and judges; where the detector is no help the sample's
     own chain shows the way to the answer.
     """
     found = verdict(sample)
-    told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections, names)} "
+    told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections)} "
     own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
-    about = _right_about(sample, names) if found is Verdict.RIGHT else ""
+    about = _right_about(sample) if found is Verdict.RIGHT else ""
     thought = f"look for {sample.question}." if first_thought is None else first_thought
     return replace(sample, think=thought, rethink=f"{told}{found}{about}{own}")
 
 
-def pointed_at(detections: Sequence[Detection], names: Names) -> str:
-    """One sentence of at most three boxes: "the tool points at the red circle at the centre."."""
-    named = [_named(each.box, names) for each in detections[:_MOST_NAMED]]
-    return f"the tool points at {', '.join(named)}."
+def pointed_at(detections: Sequence[Detection]) -> str:
+    """One sentence of at most three boxes: "the tool points at the centre, the top left."."""
+    return f"the tool points at {_places(each.box for each in detections[:_MOST_NAMED])}."
 
 
-def _named(box: Box, names: Names) -> str:
-    name, where = names(box), place(box)
-    return f"{name} at the {where}" if name else f"the {where}"
-
-
-def _right_about(sample: Sample, names: Names) -> str:
+def _right_about(sample: Sample) -> str:
     """Which of several boxes is kept."""
     kept = _kept(sample)
-    if len(kept) == len(sample.detections):
-        return ""
-    return f" it is {', '.join(_named(box, names) for box in kept)}."
+    return "" if len(kept) == len(sample.detections) else f" it is {_places(kept)}."
+
+
+def _places(boxes: Iterable[Box]) -> str:
+    return ", ".join(f"the {place(box)}" for box in boxes)
 
 
 def _kept(sample: Sample) -> tuple[Box, ...]:

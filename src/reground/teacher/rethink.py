@@ -2,7 +2,7 @@
 
 The first thought is the model's own, right or wrong. Were it the gold chain, the model would learn
 that its thoughts are always right and overrule every detector; so it learns to weigh the two. It
-says what the detector points at before it judges, in the words of its thought.
+says where the detector points before it judges, in the words of its thought.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from reground.data import synth
-from reground.data.images import SYNTH_PREFIX
 from reground.evaluation.records import read_predictions, read_run
 from reground.grounding.answers import parse
-from reground.grounding.boxes import Box, iou
 from reground.grounding.families import get_family
-from reground.grounding.rethink import Names, with_rethink
+from reground.grounding.rethink import with_rethink
 from reground.grounding.sample import Sample
 from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.precomputed import fill
 
 BATCH = 16
-_SHOWN = 0.3  # IoU above which a box shows an object
 
 
 def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) -> Iterator[Sample]:
@@ -45,18 +41,4 @@ def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) ->
     for filled in fill(samples, desk, at_a_time=BATCH):
         if filled.problem is None:
             thought = thoughts[filled.sample.id]
-            yield with_rethink(filled.sample, first_thought=thought, names=names_of(filled.sample))
-
-
-def names_of(sample: Sample) -> Names:
-    """The objects of a scene by their boxes; in photos nobody knows what stands where."""
-    path = sample.images[sample.target_image].path
-    if not path.startswith(SYNTH_PREFIX):
-        return lambda box: None
-    objects = synth.scene(path).objects
-
-    def name(box: Box) -> str:
-        best = max(objects, key=lambda each: iou(box, each.box))
-        return f"the {best.name}" if iou(box, best.box) > _SHOWN else "nothing"
-
-    return name
+            yield with_rethink(filled.sample, first_thought=thought)
