@@ -37,35 +37,44 @@ def settled(sample: Sample) -> tuple[Box, ...]:
     return _kept(sample) or sample.boxes
 
 
-def with_rethink(sample: Sample, *, first_thought: str | None = None) -> Sample:
+def with_rethink(
+    sample: Sample, *, first_thought: str | None = None, first_box: Box | None = None
+) -> Sample:
     """The sample with a chain for its detector's result.
 
     It first thinks ``first_thought``, which may be wrong: a model's own, from before it saw the
-    result; without one it says what it looks for. Then it says where the detector points, which
-    is what it can compare its thought with, and judges; where the detector is no help the sample's
-    own chain shows the way to the answer.
+    result; without one it says what it looks for. Then it says where the detector points, and
+    whether that is where ``first_box`` was thought to be, and judges; where the detector is no
+    help the sample's own chain shows the way to the answer.
     """
     found = verdict(sample)
-    told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections)} "
+    told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections, first_box)} "
     own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
     about = _right_about(sample) if found is Verdict.RIGHT else ""
     thought = f"look for {sample.question}." if first_thought is None else first_thought
     return replace(sample, think=thought, rethink=f"{told}{found}{about}{own}")
 
 
-def pointed_at(detections: Sequence[Detection]) -> str:
-    """One sentence of at most three boxes: "the tool points at the centre, the top left."."""
-    return f"the tool points at {_places(each.box for each in detections[:_MOST_NAMED])}."
+def pointed_at(detections: Sequence[Detection], first: Box | None = None) -> str:
+    """One sentence of at most three boxes: "the tool points at the centre, not the top left."."""
+    places = [place(each.box) for each in detections[:_MOST_NAMED]]
+    if first is None:
+        compared = ""
+    elif place(first) in places:
+        compared = ", the same place"
+    else:
+        compared = f", not the {place(first)}"
+    return f"the tool points at {_listed(places)}{compared}."
 
 
 def _right_about(sample: Sample) -> str:
     """Which of several boxes is kept."""
     kept = _kept(sample)
-    return "" if len(kept) == len(sample.detections) else f" it is {_places(kept)}."
+    return "" if len(kept) == len(sample.detections) else f" it is {_listed(map(place, kept))}."
 
 
-def _places(boxes: Iterable[Box]) -> str:
-    return ", ".join(f"the {place(box)}" for box in boxes)
+def _listed(places: Iterable[str]) -> str:
+    return ", ".join(f"the {each}" for each in places)
 
 
 def _kept(sample: Sample) -> tuple[Box, ...]:

@@ -30,9 +30,8 @@ def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) ->
     """
     family = get_family(read_run(answers).family)
     rows = [row for row in read_predictions(answers) if row.error is None]
-    thoughts = {
-        row.sample.id: parse(row.text, family, row.sizes[row.sample.target_image]).think
-        for row in rows
+    firsts = {
+        row.sample.id: parse(row.text, family, row.sizes[row.sample.target_image]) for row in rows
     }
     samples = [row.sample for row in rows]
     desk = Desk(
@@ -40,5 +39,7 @@ def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) ->
     )
     for filled in fill(samples, desk, at_a_time=BATCH):
         if filled.problem is None:
-            thought = thoughts[filled.sample.id]
-            yield with_rethink(filled.sample, first_thought=thought)
+            first = firsts[filled.sample.id]
+            yield with_rethink(
+                filled.sample, first_thought=first.think, first_box=next(iter(first.boxes), None)
+            )
