@@ -135,8 +135,11 @@ def test_chains_begin_with_what_the_model_thought(tmp_path: Path) -> None:
     for sample in made:
         assert f"<think>{sample.think}</think>" in thoughts[sample.id]
         assert verdict(sample).value in (sample.rethink or "")
+        said = (sample.rethink or "").partition(".")[0]
         for found in sample.detections:
-            assert f"the {place(found.box)}" in (sample.rethink or "")
+            assert f"the {place(found.box)}" in said
+        compared = said.endswith(", the same place"), ", not the" in said
+        assert sum(compared) == bool(sample.detections)
 
 
 def test_the_oracle_is_as_good_as_it_is_asked_to_be() -> None:
