@@ -29,10 +29,10 @@ from reground.evaluation.predicting.question import Question, ToolUse
 from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.evaluation.scoring.refinement import figures, refined
-from reground.grounding.boxes import Box, Frame, iou
+from reground.grounding.boxes import Box, Frame, iou, place
 from reground.grounding.rethink import pointed_at
 from reground.grounding.sample import Detection, Sample, Target
-from reground.teacher.rethink import chains
+from reground.teacher.rethink import chains, first_answers
 from reground.training.settings import TrainConfig
 
 TASKS = ("referring", "diff", "common_object", "region", "reasoning", "correspondence")
@@ -173,18 +173,26 @@ def _practice(thoughts: Path, variants: int) -> Iterator[Sample]:
     """The detector's box is anywhere and is the answer: only reading its numbers finds it.
 
     A model that was never shown numbers does not learn to read and copy them from boxes of which
-    its own look at the image explains most of the digits (docs/log.md).
+    its own look at the image explains most of the digits; nor to compare places where the task
+    tells which answer is likely. So half of the boxes are in the place of the first thought.
     """
-    for sample in _variants(thoughts, SILENT, variants):
-        target = sample.target_image
-        box = _anywhere(random.Random(sample.id), sample.images[target].frame)
-        found = (Detection(target, box),)
-        yield replace(
-            sample,
-            targets=(Target(target, box),),
-            tool_results=found,
-            rethink=pointed_at(found),
-        )
+    for number in range(variants):
+        for sample, first in first_answers(thoughts):
+            rng = random.Random(f"{sample.id}/{number}")
+            target = sample.target_image
+            box = _anywhere(rng, sample.images[target].frame)
+            own = next(iter(first.boxes), None)
+            while own and number % 2 and place(box) != place(own):
+                box = _anywhere(rng, sample.images[target].frame)
+            found = (Detection(target, box),)
+            yield replace(
+                sample,
+                id=f"{sample.id}-{number}",
+                targets=(Target(target, box),),
+                tool_results=found,
+                think=first.think,
+                rethink=pointed_at(found, own),
+            )
 
 
 def _anywhere(rng: random.Random, frame: Frame) -> Box:

@@ -56,15 +56,16 @@ def with_rethink(
 
 
 def pointed_at(detections: Sequence[Detection], first: Box | None = None) -> str:
-    """One sentence of at most three boxes: "the tool points at the centre, not the top left."."""
+    """Where at most three boxes are, beside the ``first`` one that was thought of.
+
+    "i saw it at the centre. the tool points at the top left, not the same place."
+    """
     places = [place(each.box) for each in detections[:_MOST_NAMED]]
+    points = f"the tool points at {_listed(places)}"
     if first is None:
-        compared = ""
-    elif place(first) in places:
-        compared = ", the same place"
-    else:
-        compared = f", not the {place(first)}"
-    return f"the tool points at {_listed(places)}{compared}."
+        return f"{points}."
+    compared = "the same place" if place(first) in places else "not the same place"
+    return f"i saw it at the {place(first)}. {points}, {compared}."
 
 
 def _right_about(sample: Sample) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reground.evaluation.records import read_predictions, read_run
-from reground.grounding.answers import parse
+from reground.grounding.answers import Answer, parse
 from reground.grounding.families import get_family
 from reground.grounding.rethink import with_rethink
 from reground.grounding.sample import Sample
@@ -28,18 +28,23 @@ def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) ->
     A sample that the model or the tool gave no answer to is left out. Raises ``UserError`` where
     the folder holds no answers or the spec names no tool.
     """
-    family = get_family(read_run(answers).family)
-    rows = [row for row in read_predictions(answers) if row.error is None]
-    firsts = {
-        row.sample.id: parse(row.text, family, row.sizes[row.sample.target_image]) for row in rows
-    }
-    samples = [row.sample for row in rows]
+    firsts = list(first_answers(answers))
+    samples = [sample for sample, _ in firsts]
+    own = {sample.id: answer for sample, answer in firsts}
     desk = Desk(
         open_tool(tool, samples=samples), cache=cache, timeout_s=timeout_s, batch_size=BATCH
     )
     for filled in fill(samples, desk, at_a_time=BATCH):
         if filled.problem is None:
-            first = firsts[filled.sample.id]
+            first = own[filled.sample.id]
             yield with_rethink(
                 filled.sample, first_thought=first.think, first_box=next(iter(first.boxes), None)
             )
+
+
+def first_answers(answers: Path) -> Iterator[tuple[Sample, Answer]]:
+    """What a folder of ``reground eval`` answers, as its parser reads it."""
+    family = get_family(read_run(answers).family)
+    for row in read_predictions(answers):
+        if row.error is None:
+            yield row.sample, parse(row.text, family, row.sizes[row.sample.target_image])
