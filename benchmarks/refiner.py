@@ -36,7 +36,7 @@ from reground.teacher.rethink import chains, first_answers
 from reground.training.settings import TrainConfig
 
 TASKS = ("referring", "diff", "common_object", "region", "reasoning", "correspondence")
-TEACHING = "oracle:right=0.65,wrong=0.4,hallucinated=0.25,missing=0.35,jitter=0.06"
+TEACHING = "oracle:right=0.75,wrong=0.4,hallucinated=0.25,missing=0.35,jitter=0.06"
 SILENT = "oracle:right=0,wrong=0,hallucinated=0,missing=1"
 TOOLS = {"weak": "oracle:weak", "strong": "oracle:strong"}
 # The same samples with a correct, a wrong and no box.
@@ -170,29 +170,46 @@ def _alone(thoughts: Path, variants: int) -> Iterator[Sample]:
 
 
 def _practice(thoughts: Path, variants: int) -> Iterator[Sample]:
-    """The detector's box is anywhere and is the answer: only reading its numbers finds it.
+    """The detector's boxes are anywhere and one is the answer: only reading its numbers finds it.
 
     A model that was never shown numbers does not learn to read and copy them from boxes of which
     its own look at the image explains most of the digits; nor to compare places where the task
-    tells which answer is likely. So half of the boxes are in the place of the first thought.
+    tells which answer is likely (docs/log.md). So in half of the cases a box is where the first
+    thought was, which is then the answer; in others the first box is. Of every four cases one has
+    several boxes.
     """
     for number in range(variants):
         for sample, first in first_answers(thoughts):
             rng = random.Random(f"{sample.id}/{number}")
-            target = sample.target_image
-            box = _anywhere(rng, sample.images[target].frame)
-            own = next(iter(first.boxes), None)
-            while own and number % 2 and place(box) != place(own):
-                box = _anywhere(rng, sample.images[target].frame)
-            found = (Detection(target, box),)
+            target, own = sample.target_image, next(iter(first.boxes), None)
+            there = place(own) if own and number % 2 else None
+            boxes = _scattered(
+                rng, sample.images[target].frame, 1 if rng.random() < 0.75 else 3, there
+            )
+            answer = next((box for box in boxes if place(box) == there), boxes[0])
+            found = tuple(Detection(target, box) for box in boxes)
+            which = f" it is the {place(answer)}." if len(boxes) > 1 else ""
             yield replace(
                 sample,
                 id=f"{sample.id}-{number}",
-                targets=(Target(target, box),),
+                targets=(Target(target, answer),),
                 tool_results=found,
                 think=first.think,
-                rethink=pointed_at(found, own),
+                rethink=pointed_at(found, own) + which,
             )
+
+
+def _scattered(rng: random.Random, frame: Frame, most: int, there: str | None) -> list[Box]:
+    """At most so many boxes in different places, one of them ``there``."""
+    boxes: dict[str, Box] = {}
+    count = rng.randint(min(2, most), most)
+    while len(boxes) < count or (there and there not in boxes):
+        box = _anywhere(rng, frame)
+        if len(boxes) < count - (1 if there and there not in boxes else 0) or place(box) == there:
+            boxes[place(box)] = box
+    scattered = list(boxes.values())
+    rng.shuffle(scattered)
+    return scattered
 
 
 def _anywhere(rng: random.Random, frame: Frame) -> Box:
