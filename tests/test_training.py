@@ -260,7 +260,7 @@ def test_every_shipped_config_is_one(path: Path) -> None:
     if path.stem in ("objects", "questions"):  # what `reground data convert voc` asks
         pytest.skip("no training config")
     if path.stem == "teach":
-        assert load(TeachConfig, path).limit
+        assert load(TeachConfig, path).data
         return
     assert load(TrainConfig, path).steps >= 1
 
