@@ -193,7 +193,7 @@ def _real(folder: Path, url: str) -> dict[str, Any]:
     with open_store(config) as store:
         done = ask(store, config)
         assert done.left == 0
-        calls = store.calls(stage="ask", state="answered")
+        calls = list(store.calls(stage="ask", state="answered"))
         return {
             "samples": store.counts().samples,
             "answered": len(calls),

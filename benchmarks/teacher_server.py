@@ -22,7 +22,7 @@ from typing import TextIO
 MODEL = "teacher"
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _SEED = re.compile(rb'"seed": ?(\d+)')
-_BOX = re.compile(rb"bounding box is ([(),0-9]+)")
+_BOX = re.compile(rb"bounding box is (\(\d+,\d+\),\(\d+,\d+\))")
 _SHARES = (("429", 0.10), ("500", 0.05), ("cut", 0.02), ("json", 0.01))
 _LATE_SHARE, _LATE_S = 0.01, (1.0, 3.0)
 _CHAIN = (
