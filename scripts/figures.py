@@ -26,7 +26,10 @@ from reground.grounding.families import FAMILIES, EncodedSize
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("results", "benchmarks", "evaluation", "scorers")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("results", "benchmarks", "evaluation", "scorers", "teaching")
+    ),
 )
 RESULTS = ROOT / "docs/results"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -49,6 +52,7 @@ _REFINED = {
     "grpo": "+ GRPO, refinement reward",
     "grpo_iou": "+ GRPO, IoU reward",
 }
+_SERVER_COST = "cost by the server's log"
 _PROBES = {"correct": "right box", "wrong": "wrong box", "none": "no box"}
 
 _SCORED = {
@@ -229,6 +233,30 @@ def _refined(name: str) -> str:
     return _table(["", "Acc@0.5 (%)", "CCR", "NSRI", "NSRI_w", "NSRI_c", "n"], rows)
 
 
+def teacher() -> str:
+    """Asking for chains: what a misbehaving server and ten kills left, and how fast it goes."""
+    result = _read("teacher")
+    bad, fast, real = result["misbehaving"], result["instant"], result["real server"]
+    faults = ", ".join(f"{name}: {count}" for name, count in bad["faults"].items())
+    memory = list(fast["resident MiB after requests"].items())
+    grown = "; ".join(f"{mib} MiB after {count}" for count, mib in (memory[0], memory[-1]))
+    verdicts = ", ".join(f"{name}: {count}" for name, count in real["verdicts"].items())
+    rows = [
+        ["chains asked for, stored, verified", f"{bad['answered']}, {bad['kills']} kills"],
+        ["faults of the server", faults],
+        ["stored chains asked for again", bad["asked again though stored"]],
+        [
+            "answers on their way when a kill came",
+            bad["answered, but killed before stored"],
+        ],
+        ["cost, by the database and by the server", f"{bad['cost']}, {bad[_SERVER_COST]}"],
+        ["requests a second, of a server that answers at once", fast["requests per second"]],
+        ["memory of the asking process", grown],
+        ["chains of the tiny model behind vLLM, which never learned to teach", verdicts],
+    ]
+    return _table(["what", "found"], rows)
+
+
 def scorers() -> str:
     """Our score and the peers' of answers that other projects stored."""
     rows = []
@@ -325,6 +353,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         refiner,
         refiner_probes,
         refiner_photos,
+        teacher,
         scorers,
         mig_bench,
         pizza,
