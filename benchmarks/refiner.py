@@ -30,7 +30,7 @@ from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.evaluation.scoring.refinement import figures, refined
 from reground.grounding.boxes import Box, Frame, iou, place
-from reground.grounding.rethink import pointed_at
+from reground.grounding.rethink import it_is, pointed_at
 from reground.grounding.sample import Detection, Sample, Target
 from reground.teacher.rethink import chains, first_answers
 from reground.training.settings import TrainConfig
@@ -178,8 +178,9 @@ def _practice(thoughts: Path, variants: int) -> Iterator[Sample]:
     thought was, which is then the answer; in others the first box is. Of every four cases one has
     several boxes.
     """
+    firsts = list(first_answers(thoughts))
     for number in range(variants):
-        for sample, first in first_answers(thoughts):
+        for sample, first in firsts:
             rng = random.Random(f"{sample.id}/{number}")
             target, own = sample.target_image, next(iter(first.boxes), None)
             there = place(own) if own and number % 2 else None
@@ -188,7 +189,7 @@ def _practice(thoughts: Path, variants: int) -> Iterator[Sample]:
             )
             answer = next((box for box in boxes if place(box) == there), boxes[0])
             found = tuple(Detection(target, box) for box in boxes)
-            which = f" it is the {place(answer)}." if len(boxes) > 1 else ""
+            which = f" {it_is([answer])}" if len(boxes) > 1 else ""
             yield replace(
                 sample,
                 id=f"{sample.id}-{number}",
@@ -203,9 +204,10 @@ def _scattered(rng: random.Random, frame: Frame, most: int, there: str | None) -
     """At most so many boxes in different places, one of them ``there``."""
     boxes: dict[str, Box] = {}
     count = rng.randint(min(2, most), most)
-    while len(boxes) < count or (there and there not in boxes):
+    while len(boxes) < count:
         box = _anywhere(rng, frame)
-        if len(boxes) < count - (1 if there and there not in boxes else 0) or place(box) == there:
+        kept_free = there is not None and there not in boxes
+        if place(box) == there or len(boxes) < count - kept_free:
             boxes[place(box)] = box
     scattered = list(boxes.values())
     rng.shuffle(scattered)

@@ -37,21 +37,27 @@ def pick(store: Store, sample: Sample, *, number: int = 0) -> int:
     image = sample.images[sample.target_image]
     size = EncodedSize(image.width, image.height, image.width, image.height)
     think = sample.think or ""
-    call = Call(
-        sample=sample.id,
+    text = FAMILY.render(sample.boxes, size=size, think=think)
+    stored = store.add_call(answered(sample.id, text, (size,), number=number))
+    boxes = tuple(box.xyxy for box in sample.boxes)
+    store.set_verdict(Verdict(call=stored, ok=True, think=think, boxes=boxes, iou=1.0))
+    store.set_pick(Pick(sample=sample.id, call=stored, rule="only"))
+    return stored
+
+
+def answered(sample_id: str, text: str, sizes: tuple[EncodedSize, ...], *, number: int = 0) -> Call:
+    """A teacher's answer about a sample, whole."""
+    return Call(
+        sample=sample_id,
         stage="ask",
         number=number,
         model="embedded",
         prompt_sha256="p",
         state="answered",
-        text=FAMILY.render(sample.boxes, size=size, think=think),
-        sizes=(size,),
+        text=text,
+        finish="stop",
+        sizes=sizes,
     )
-    stored = store.add_call(call)
-    boxes = tuple(box.xyxy for box in sample.boxes)
-    store.set_verdict(Verdict(call=stored, ok=True, think=think, boxes=boxes, iou=1.0))
-    store.set_pick(Pick(sample=sample.id, call=stored, rule="only"))
-    return stored
 
 
 def begin(path: Path, reviewer: str = "eva", share: float = 1.0) -> Session:

@@ -21,6 +21,7 @@ from reground.teacher.settings import TeachConfig
 from reground.teacher.store import Store
 from reground.teacher.verify import verify
 from reground.teacher.voting import by_rule, decide, orders, vote
+from reviewing import answered
 from server import Response, question, says, serving
 
 ONE_BY_ONE = ["judge.teacher.concurrency=1"]
@@ -152,19 +153,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def _answer(store: Store, sample_id: str, number: int, text: str) -> int:
-    return store.add_call(
-        Call(
-            sample=sample_id,
-            stage="ask",
-            number=number,
-            model="embedded",
-            prompt_sha256="p",
-            state="answered",
-            text=text,
-            finish="stop",
-            sizes=(EncodedSize(112, 112, 112, 112),) * 2,
-        )
-    )
+    sizes = (EncodedSize(112, 112, 112, 112),) * 2
+    return store.add_call(answered(sample_id, text, sizes, number=number))
 
 
 def picks(path: Path) -> list[Pick | None]:

@@ -28,6 +28,7 @@ from reground.teacher.rows import Call, Pick, Reason, Verdict
 from reground.teacher.settings import TeachConfig, Verify
 from reground.teacher.store import Store
 from reground.teacher.verify import verdict_on, verify
+from reviewing import answered
 
 SIZE = EncodedSize(400, 300, 392, 308)
 IMAGE = ImageRef("photo.jpg", 400, 300)
@@ -271,19 +272,9 @@ TASKS += ("refer_grounding", "group_grounding", "video")
 PER_TASK, N = 50, 3
 
 
-def answered(sample: Sample, number: int, text: str) -> Call:
+def told(sample: Sample, number: int, text: str) -> Call:
     sizes = tuple(EncodedSize(*(each.width, each.height) * 2) for each in sample.images)
-    return Call(
-        sample=sample.id,
-        stage="ask",
-        number=number,
-        model="embedded",
-        prompt_sha256="p",
-        state="answered",
-        text=text,
-        finish="stop",
-        sizes=sizes,
-    )
+    return answered(sample.id, text, sizes, number=number)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -302,7 +293,7 @@ def test_every_fault_is_caught_with_its_reason_and_good_chains_are_kept(
                     if reason is Reason.WRONG_IMAGE and len(sample.images) == 1:
                         reason = None
                     text = FAULTS[reason](sample, text, rng) if reason else text
-                    expected[store.add_call(answered(sample, number, text))] = reason
+                    expected[store.add_call(told(sample, number, text))] = reason
         counts = verify(store, Verify())
         items = list(store.items())
     verdicts = [each.verdict for item in items for each in item.chains]
@@ -324,7 +315,7 @@ def _fault(rng: random.Random) -> Reason | None:
 def test_scenes_of_every_task_bring_good_chains(task: str) -> None:
     for index in range(30):
         sample = synth.sample(task, seed=3, index=index)
-        call = answered(sample, 0, chain(sample, index % 12))
+        call = told(sample, 0, chain(sample, index % 12))
         assert verdict_on(call, sample, Verify()).ok, call.text
 
 
@@ -352,14 +343,14 @@ def test_hardly_any_thought_of_real_models_that_were_told_nothing_is_taken_for_a
 def store(tmp_path: Path) -> Store:
     made = Store.create(tmp_path / "c.db", [SAMPLE], data="x")
     for number, text in enumerate([GOOD, GOOD.replace("500", "430"), "no"]):
-        made.add_call(answered(SAMPLE, number, text))
+        made.add_call(told(SAMPLE, number, text))
     return made
 
 
 def test_only_chains_without_a_verdict_are_judged(store: Store) -> None:
     assert verify(store, Verify()) == {"ok": 2, "form": 1}
     assert verify(store, Verify()) == {}
-    store.add_call(answered(SAMPLE, 3, GOOD))
+    store.add_call(told(SAMPLE, 3, GOOD))
     assert verify(store, Verify(min_iou=0.99)) == {"ok": 1}
     assert verify(store, Verify(min_iou=0.99), again=True) == {"ok": 2, "form": 1, "wrong_box": 1}
 

@@ -50,9 +50,9 @@ def with_rethink(
     found = verdict(sample)
     told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections, first_box)} "
     own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
-    about = _right_about(sample) if found is Verdict.RIGHT else ""
+    which = _which(sample) if found is Verdict.RIGHT else ""
     thought = f"look for {sample.question}." if first_thought is None else first_thought
-    return replace(sample, think=thought, rethink=f"{told}{found}{about}{own}")
+    return replace(sample, think=thought, rethink=f"{told}{found}{which}{own}")
 
 
 def pointed_at(detections: Sequence[Detection], first: Box | None = None) -> str:
@@ -68,10 +68,14 @@ def pointed_at(detections: Sequence[Detection], first: Box | None = None) -> str
     return f"i saw it at the {place(first)}. {points}, {compared}."
 
 
-def _right_about(sample: Sample) -> str:
-    """Which of several boxes is kept."""
+def it_is(boxes: Iterable[Box]) -> str:
+    """Which of several boxes is kept: "it is the centre."."""
+    return f"it is {_listed(map(place, boxes))}."
+
+
+def _which(sample: Sample) -> str:
     kept = _kept(sample)
-    return "" if len(kept) == len(sample.detections) else f" it is {_listed(map(place, kept))}."
+    return "" if len(kept) == len(sample.detections) else f" {it_is(kept)}"
 
 
 def _listed(places: Iterable[str]) -> str:
