@@ -170,23 +170,29 @@ def _alone(thoughts: Path, variants: int) -> Iterator[Sample]:
 
 
 def _practice(thoughts: Path, variants: int) -> Iterator[Sample]:
-    """The detector's boxes are anywhere and one is the answer: only reading its numbers finds it.
+    """The detector's box is anywhere and is the answer: only reading its numbers finds it.
 
     A model that was never shown numbers does not learn to read and copy them from boxes of which
     its own look at the image explains most of the digits; nor to compare places where the task
     tells which answer is likely (docs/log.md). So in half of the cases a box is where the first
-    thought was, which is then the answer; in others the first box is. Of every four cases one has
-    several boxes.
+    thought was.
     """
+    return _practised(thoughts, variants, most=1)
+
+
+def _several(thoughts: Path, variants: int) -> Iterator[Sample]:
+    """The same with two or three boxes: the one where the first thought was, or else the first."""
+    return _practised(thoughts, variants, most=3)
+
+
+def _practised(thoughts: Path, variants: int, *, most: int) -> Iterator[Sample]:
     firsts = list(first_answers(thoughts))
     for number in range(variants):
         for sample, first in firsts:
             rng = random.Random(f"{sample.id}/{number}")
             target, own = sample.target_image, next(iter(first.boxes), None)
             there = place(own) if own and number % 2 else None
-            boxes = _scattered(
-                rng, sample.images[target].frame, 1 if rng.random() < 0.75 else 3, there
-            )
+            boxes = _scattered(rng, sample.images[target].frame, most, there)
             answer = next((box for box in boxes if place(box) == there), boxes[0])
             found = tuple(Detection(target, box) for box in boxes)
             which = f" {it_is([answer])}" if len(boxes) > 1 else ""
@@ -337,7 +343,7 @@ def _question(
     return replace(asked, tool=ToolUse(spec=tool), protocol=protocol)
 
 
-KINDS = {"data": _taught, "alone": _alone, "practice": _practice}
+KINDS = {"data": _taught, "alone": _alone, "practice": _practice, "several": _several}
 
 
 if __name__ == "__main__":

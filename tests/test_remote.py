@@ -20,12 +20,12 @@ from reground.errors import ConfigError, EndpointError
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
-from reground.evaluation.predicting.remote import GIVE_UP
 from reground.evaluation.records import Prediction, read_predictions, read_scores
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
+from reground.patience import GIVE_UP
 from reground.rollout.endpoint import Endpoint
 from reground.rollout.policy import Sampling
 from reground.rollout.transformers_policy import TransformersPolicy

@@ -33,9 +33,10 @@ from reground.data.source import save_dataset
 from reground.errors import ConfigError, EndpointError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.patience import GIVE_UP
 from reground.teacher import limits, pictures
 from reground.teacher.ask import Asked, ask, open_store
-from reground.teacher.calling import GIVE_UP, SPENT
+from reground.teacher.calling import SPENT
 from reground.teacher.limits import LONGEST_WAIT_S, Pace, pause_s
 from reground.teacher.pictures import Pictures, sent_size
 from reground.teacher.rows import Call

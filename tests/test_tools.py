@@ -24,11 +24,12 @@ from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, UserError
 from reground.grounding.boxes import THOUSAND, Box, Frame
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
+from reground.patience import GIVE_UP
 from reground.rollout.tools.cache import Cache
 from reground.rollout.tools.cleaning import MAX_BOXES, MAX_LABEL, clean
 from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.opening import open_tool
-from reground.rollout.tools.precomputed import GIVE_UP, Precomputed, check, fill
+from reground.rollout.tools.precomputed import Precomputed, check, fill
 from reground.rollout.tools.tool import Reply, Request, ToolError
 
 FRAME = Frame.pixels(100, 80)

@@ -12,14 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from reground.errors import DataError, EndpointError
+from reground.patience import Patience
 from reground.rollout.endpoint import NoReply
 from reground.teacher.limits import Budget, Pace, pause_s
 from reground.teacher.rows import Call, Stage
 from reground.teacher.settings import Teacher
 from reground.teacher.store import Store
 from reground.teacher.teachers import Answer, Answerer, Question
-
-GIVE_UP = 20  # calls without an answer one after another: then nothing can be expected
 
 SPENT = "the budget is spent; raise max_calls or max_cost for more"
 
@@ -61,11 +60,12 @@ class Caller:
     _draw: random.Random = field(init=False, default_factory=random.Random)
     _stopped: str | None = field(init=False, default=None)
     _fatal: EndpointError | None = field(init=False, default=None)
-    _unanswered_in_row: int = field(init=False, default=0)
+    _patience: Patience = field(init=False)
     _answers: int = field(init=False, default=0)
     _errors: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self._patience = Patience("calls", "the endpoint", EndpointError)
         self._requests = Pace(self.teacher.requests_per_minute)
         self._tokens = Pace(self.teacher.tokens_per_minute)
 
@@ -111,7 +111,7 @@ class Caller:
             self._keep(replace(blank, error=str(error)))
             return
         self._keep(call)
-        self._check_patience(call)
+        self._patience.note(call.error)
 
     async def _tried(self, question: Question, text: str, most: Call) -> Call:
         """Ask until an answer comes, the fault will not pass, or all tries are used up."""
@@ -184,15 +184,6 @@ class Caller:
         else:
             self._errors[call.error] += 1
         self.watch(call)
-
-    def _check_patience(self, call: Call) -> None:
-        is_answered = call.state == "answered"
-        self._unanswered_in_row = 0 if is_answered else self._unanswered_in_row + 1
-        if self._unanswered_in_row >= GIVE_UP:
-            raise EndpointError(
-                f"the last {GIVE_UP} calls got no answer, this one because: {call.error}; see to "
-                "the endpoint, then run the same command again: answers so far are kept"
-            )
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,11 @@ from reground.grounding.families import EncodedSize, Family, Form, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample
 from reground.grounding.turn import user_text
+from reground.patience import Patience
 from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
 
 if TYPE_CHECKING:
     from reground.model.pixels import Resizer
-
-GIVE_UP = 20  # questions without an answer one after another: then nothing can be expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,10 @@ class RemoteModel:
         A question without a reply becomes a prediction with the reason; after many of them in a
         row, raises ``EndpointError``.
         """
-        asyncio.run(self._answer_all(iter(samples), _Patience(add)))
+        asyncio.run(self._answer_all(iter(samples), add))
 
-    async def _answer_all(self, samples: Iterator[Sample], patience: _Patience) -> None:
+    async def _answer_all(self, samples: Iterator[Sample], add: Add) -> None:
+        patience = Patience("questions", "the endpoint", EndpointError)
         async with aclosing(Client(self.endpoint)) as client:
             await client.check()
             if self.family.form is Form.THINK_RETHINK:
@@ -85,7 +85,9 @@ class RemoteModel:
 
             async def work() -> None:
                 for sample in samples:  # shared by all workers
-                    patience.add(await self._answer(client, sample))
+                    prediction = await self._answer(client, sample)
+                    add(prediction)
+                    patience.note(prediction.error)
 
             try:
                 async with asyncio.TaskGroup() as workers:
@@ -115,24 +117,6 @@ class RemoteModel:
         sent = [self.resizer(image) if self.resizer else image for image in shown]
         sizes = [EncodedSize(*old.size, *new.size) for old, new in zip(shown, sent, strict=True)]
         return sent, tuple(sizes)
-
-
-@dataclass(slots=True)
-class _Patience:
-    """Hands predictions on, until too many in a row hold no answer."""
-
-    forward: Add
-    failures: int = field(default=0)
-
-    def add(self, prediction: Prediction) -> None:
-        self.forward(prediction)
-        self.failures = self.failures + 1 if prediction.error else 0
-        if self.failures == GIVE_UP:
-            raise EndpointError(
-                f"the last {GIVE_UP} questions got no answer, this one because: "
-                f"{prediction.error}; see to the endpoint, then run the same command again: "
-                "answers so far are kept"
-            )
 
 
 def _resizer(path: str) -> Resizer:

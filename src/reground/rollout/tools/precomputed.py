@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 
 from reground.errors import DataError, UserError
 from reground.grounding.sample import Detection, Sample
+from reground.patience import Patience
 from reground.rollout.tools.cleaning import clean
 from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.tool import Request, ToolError
-
-GIVE_UP = 20  # samples without an answer one after another: then nothing can be expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +54,16 @@ def result(sample: Sample) -> tuple[Detection, ...] | None:
 def fill(samples: Sequence[Sample], desk: Desk, *, at_a_time: int) -> Iterator[Filled]:
     """Each sample with what the tool says to its question, ``at_a_time`` asked together.
 
-    Raises ``UserError`` where ``GIVE_UP`` samples in a row got no answer.
+    Raises ``UserError`` where too many samples in a row got no answer.
     """
-    failures = 0
+    patience = Patience("samples", "the tool", UserError)
     for start in range(0, len(samples), at_a_time):
         part = samples[start : start + at_a_time]
         replies = desk.ask([Request(sample, sample.question) for sample in part])
         for sample, reply in zip(part, replies, strict=True):
             boxes = reply.detections if reply.problem is None else None
             yield Filled(replace(sample, tool_results=boxes), reply.problem)
-            failures = 0 if reply.problem is None else failures + 1
-            if failures == GIVE_UP:
-                raise UserError(
-                    f"the last {GIVE_UP} samples got no answer, this one because: {reply.problem}; "
-                    "see to the tool, then run the same command again: answers so far are kept"
-                )
+            patience.note(reply.problem)
 
 
 @dataclass(frozen=True, slots=True)
