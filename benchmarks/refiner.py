@@ -38,12 +38,13 @@ from reground.training.settings import TrainConfig
 TASKS = ("referring", "diff", "common_object", "region", "reasoning", "correspondence")
 TEACHING = "oracle:right=0.75,wrong=0.4,hallucinated=0.25,missing=0.35,jitter=0.06"
 SILENT = "oracle:right=0,wrong=0,hallucinated=0,missing=1"
-TOOLS = {"weak": "oracle:weak", "strong": "oracle:strong"}
-# The same samples with a correct, a wrong and no box.
+TOOLS = {"weak": "oracle:weak,several=0", "strong": "oracle:strong,several=0"}  # one box or none
+# The same samples with a correct, a wrong and no box, and with a correct one among others.
 PROBES = {
     "correct": "oracle:right=1,several=0",
     "wrong": "oracle:right=0,wrong=1,hallucinated=0,missing=0,several=0",
     "none": SILENT,
+    "several": "oracle:right=1,several=1",
 }
 ARMS = ("sft", "grpo", "grpo_iou")
 SAME = 0.9  # IoU above which two boxes are one
