@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from reground.data.source import open_dataset
+from reground.teacher.store import Store
+
 CONFIG = Path(__file__).parents[1] / "configs/tiny/teach.yaml"
 
 
@@ -38,6 +41,17 @@ def test_the_shipped_config_runs_whole_and_a_second_run_finds_nothing_to_do(
     assert "0 chains verified: none was left" in again and "0 picked now" in again
 
 
+def test_settings_alone_suffice_and_are_not_the_scenes_of_an_evaluation(places: list[str]) -> None:
+    told = teach("run", *places, "data=synth:region", "limit=2", "ask.n=1").stdout
+    assert "2 of 2 chains, 2 of them now" in told
+    with Store.open(Path(places[0].removeprefix("store="))) as store:
+        made = [sample.images for sample in store.samples()]
+    evaluated = open_dataset("synth:region", seed=7, limit=2)
+    assert made != [sample.images for sample in evaluated]
+    again = teach("run", *places, "ask.n=1", "--again").stdout
+    assert "2 chains verified: 2 ok" in again and "2 picked now" in again
+
+
 def test_stages_run_alone(places: list[str], tmp_path: Path) -> None:
     store, out = places
     teach("ask", store, "data=synth:region", "limit=3", "ask.n=2")
@@ -64,6 +78,10 @@ def test_stages_run_alone(places: list[str], tmp_path: Path) -> None:
         ),
         (["ask", "data=[synth:region, synth:diff]"], "synth:region is endless; say how many"),
         (["verify", "store=none.db"], "none.db: no such database"),
+        (["review", "--no-open"], "c.db: no chain is picked yet; run"),
+        (["verify", "none.yaml"], "none.yaml: cannot read this config"),
+        (["verify", "none.yaml", "x.yaml"], "found none.yaml and x.yaml; expected one config"),
+        (["export", "c.db"], "found c.db, expected a config; say store=c.db"),
     ],
 )
 def test_problems_are_one_sentence(places: list[str], arguments: list[str], problem: str) -> None:

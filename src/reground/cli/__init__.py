@@ -38,7 +38,7 @@ Examples:
   reground data convert voc VOC2007 --split train --out train.jsonl
   reground benchmarks mig_bench
   reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
-  reground teach ask --config teach.yaml teacher.url=http://127.0.0.1:8000/v1
+  reground teach ask teach.yaml teacher.url=http://127.0.0.1:8000/v1
   reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
   reground eval --model runs/photos --data test.jsonl --out results/photos
   reground score results/photos --out results/photos

@@ -20,19 +20,18 @@ command = typer.Typer(
     no_args_is_help=True,
 )
 
-Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings of all stages (YAML).")
-]
-Overrides = Annotated[
+Arguments = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings; they replace those of FILE.", show_default=False
+        metavar="CONFIG|KEY=VALUE",
+        help="A config of all stages (YAML), and settings that replace its own.",
+        show_default=False,
     ),
 ]
 
 
 @command.command()
-def ask(overrides: Overrides = None, config: Config = None) -> None:
+def ask(arguments: Arguments = None) -> None:
     """Ask a teacher for chains: of every sample n, who is shown the images and the true boxes.
 
     Every answer is stored as it comes. The same command goes on where a stopped or killed one was:
@@ -43,6 +42,9 @@ def ask(overrides: Overrides = None, config: Config = None) -> None:
       store=FILE            the database; made from data= if there is none
       data=SPEC             a JSONL, synth:TASK (with limit=), or a benchmark's name; or several
                             of them, as [synth:diff,synth:region], limit= of each
+      limit=N               how many samples of each are taken
+      seed=41               which scenes synth:TASK draws; not the seed of an evaluation (7 unless
+                            you say otherwise), whose very scenes would be trained on
       teacher.url=URL       an OpenAI-compatible server, asked with OPENAI_API_KEY if it is set
       teacher.model=NAME    the name under which it serves
       teacher.concurrency=8 teacher.timeout_s=300 teacher.retries=8
@@ -58,12 +60,12 @@ def ask(overrides: Overrides = None, config: Config = None) -> None:
     Examples:
       reground teach ask store=chains.db data=train.jsonl \\
         teacher.url=http://127.0.0.1:8000/v1 teacher.model=Qwen/Qwen2.5-VL-72B-Instruct
-      reground teach ask --config teach.yaml teacher.requests_per_minute=600 ask.max_cost=20
-      reground teach ask --config teach.yaml ask.max_cost=30
+      reground teach ask teach.yaml teacher.requests_per_minute=600 ask.max_cost=20
+      reground teach ask teach.yaml ask.max_cost=30
     """
     from reground.teacher.ask import open_store
 
-    settings = _settings(config, overrides)
+    settings = _settings(arguments)
     with open_store(settings) as store:
         done = stages.ask(store, settings)
     if done.left:
@@ -72,8 +74,7 @@ def ask(overrides: Overrides = None, config: Config = None) -> None:
 
 @command.command()
 def verify(
-    overrides: Overrides = None,
-    config: Config = None,
+    arguments: Arguments = None,
     again: Annotated[
         bool, typer.Option("--again", help="Verify all chains anew, as after other settings.")
     ] = False,
@@ -92,17 +93,16 @@ def verify(
     \b
     Examples:
       reground teach verify store=chains.db
-      reground teach verify --config teach.yaml verify.min_iou=0.9 --again
+      reground teach verify teach.yaml verify.min_iou=0.9 --again
     """
-    settings = _settings(config, overrides)
+    settings = _settings(arguments)
     with _opened(settings) as store:
         stages.verify(store, settings, again=again)
 
 
 @command.command()
 def judge(
-    overrides: Overrides = None,
-    config: Config = None,
+    arguments: Arguments = None,
     again: Annotated[
         bool, typer.Option("--again", help="Pick anew for all samples, as with another judge.")
     ] = False,
@@ -117,17 +117,19 @@ def judge(
     Settings:
       store=FILE
       judge.teacher.url=URL judge.teacher.model=NAME    and the others of `teach ask`'s teacher
+      judge.teacher.prompt_price=X judge.teacher.completion_price=X    of a million tokens
       judge.prompt=judge    a profile, or a .txt file with $question, $boxes and $chains
       judge.rotations=N     fewer orders than chains, which is cheaper and fair no more
-      judge.max_tokens=512 judge.max_cost=X
+      judge.max_tokens=512
+      judge.max_cost=X      the budget of the database, asking included; needs the prices
 
     \b
     Examples:
       reground teach judge store=chains.db
-      reground teach judge --config teach.yaml judge.teacher.url=http://127.0.0.1:8000/v1 \\
+      reground teach judge teach.yaml judge.teacher.url=http://127.0.0.1:8000/v1 \\
         judge.teacher.model=Qwen/Qwen2.5-VL-72B-Instruct --again
     """
-    settings = _settings(config, overrides)
+    settings = _settings(arguments)
     with _opened(settings) as store:
         waiting = stages.judge(store, settings, again=again)
     if waiting:
@@ -136,7 +138,9 @@ def judge(
 
 @command.command()
 def review(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The database of chains.")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="The database of chains, or store=FILE.")
+    ],
     share: Annotated[float, typer.Option(help="How much of each task is looked at.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Which chains these are.")] = 0,
     reviewer: Annotated[
@@ -161,26 +165,26 @@ def review(
     from reground.teacher.review.server import Server
     from reground.teacher.review.session import Session
 
-    session = Session.begin(store, reviewer=reviewer or _login(), share=share, seed=seed)
+    path = Path(store.removeprefix("store="))
+    session = Session.begin(path, reviewer=reviewer or _login(), share=share, seed=seed)
     with Server(session, port=port) as server:
         chosen = f"{len(session.queue)} of {session.num_picked} picked chains"
-        typer.echo(f"{store}: {chosen} to look at, as {session.reviewer}")
+        typer.echo(f"{path}: {chosen} to look at, as {session.reviewer}")
         typer.echo(f"{server.url}\nCtrl-C ends; every decision is stored as it is made")
         server.run(open_browser=open_browser)
     own = session.tally()
     typer.echo(
-        f"{store}: {own.n} of {len(session.queue)} judged by {own.name}: {own.accepted} accepted, "
+        f"{path}: {own.n} of {len(session.queue)} judged by {own.name}: {own.accepted} accepted, "
         f"{own.edited} edited, {own.rejected} rejected"
     )
 
 
 @command.command()
 def export(
-    overrides: Overrides = None,
-    config: Config = None,
+    arguments: Arguments = None,
     copy_images: Annotated[
         bool,
-        typer.Option("--copy-images", help="Copy all images too; scenes and views are drawn."),
+        typer.Option("--copy-images", help="Copy all images too; as export.copy_images=true."),
     ] = False,
 ) -> None:
     """Write the picked chains for training, with a data card (README.md).
@@ -193,50 +197,70 @@ def export(
     Settings:
       store=FILE
       export.out=chains     the folder
+      export.copy_images=true       copy all images too; scenes and views are drawn
       export.direct_tasks=[NAME]    rows about one image without thinking, as UniVG-R1 trains on
                             RefCOCO: in sft_direct.jsonl, for `family: univg_r1_direct`
 
     \b
     Examples:
       reground teach export store=chains.db export.out=runs/chains
-      reground teach export --config teach.yaml --copy-images
+      reground teach export teach.yaml --copy-images
     """
-    settings = _settings(config, [*(overrides or []), *_copying(copy_images)])
+    settings = _settings([*(arguments or []), *_copying(copy_images)])
     with _opened(settings) as store:
         stages.export(store, settings)
 
 
 @command.command()
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Settings of all stages.")],
-    overrides: Overrides = None,
+    arguments: Arguments = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Verify all chains and pick for all samples anew.")
+    ] = False,
 ) -> None:
     """Ask, verify, judge and export, one after the other; `reground teach review` is for people.
 
-    Every stage does what is not done yet, so the same command goes on after a stop.
+    Every stage does what is not done yet, so the same command goes on after a stop. The settings
+    are those of all stages: `reground teach ask --help` and the others say which there are.
 
     \b
     Examples:
       reground teach run configs/tiny/teach.yaml
-      reground teach run teach.yaml ask.max_cost=20
+      reground teach run teach.yaml ask.max_cost=20 export.copy_images=true
+      reground teach run store=chains.db data=photos.jsonl teacher.url=http://127.0.0.1:8000/v1 \\
+        teacher.model=Qwen/Qwen2.5-VL-72B-Instruct
     """
     from reground.teacher.ask import open_store
 
-    settings = _settings(config, overrides)
+    settings = _settings(arguments)
     with open_store(settings) as store:
         done = stages.ask(store, settings)
-        stages.verify(store, settings)
-        waiting = stages.judge(store, settings)
+        stages.verify(store, settings, again=again)
+        waiting = stages.judge(store, settings, again=again)
         stages.export(store, settings)
     if done.left or waiting:
         raise typer.Exit(1)
 
 
-def _settings(config: Path | None, overrides: list[str] | None) -> TeachConfig:
+def _settings(arguments: list[str] | None) -> TeachConfig:
+    """Those of the config, the argument that is no setting, and those that replace them."""
     from reground.config import load
+    from reground.errors import ConfigError
     from reground.teacher.settings import TeachConfig
 
-    return load(TeachConfig, config, overrides or [])
+    given = arguments or []
+    configs = [Path(each) for each in given if "=" not in each]
+    for config in configs:
+        if config.suffix in _DATABASES:
+            raise ConfigError(f"found {config}, expected a config; say store={config}")
+    if len(configs) > 1:
+        found = " and ".join(map(str, configs))
+        raise ConfigError(f"found {found}; expected one config, and settings as KEY=VALUE")
+    overrides = [each for each in given if "=" in each]
+    return load(TeachConfig, configs[0] if configs else None, overrides)
+
+
+_DATABASES = (".db", ".sqlite", ".sqlite3")  # as they are commonly called
 
 
 def _opened(settings: TeachConfig) -> Store:

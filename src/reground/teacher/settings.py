@@ -135,13 +135,13 @@ class TeachConfig:
     """Chains for ``data`` in the database ``store``: a section for each stage.
 
     ``data`` is one spec or several, ``limit`` how many samples are taken of each, ``seed`` which
-    scenes ``synth:TASK`` draws. Once the database is there, ``data`` may be left out; given, it
-    must be the same samples.
+    scenes ``synth:TASK`` draws: not those of an evaluation, whose seed is 7 by default. Once the
+    database is there, ``data`` may be left out; given, it must be the same samples.
     """
 
     store: str
     data: str | tuple[str, ...] | None = None
-    seed: int = 7
+    seed: int = 41
     limit: int | None = None
     teacher: Teacher = Teacher()
     ask: Ask = Ask()
