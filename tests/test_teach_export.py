@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from reground.config import load
 from reground.data.source import open_dataset, save_dataset
 from reground.data.views import View
-from reground.errors import ConfigError, DataError
+from reground.errors import ConfigError, DataError, RunError
 from reground.grounding.answers import parse
 from reground.grounding.boxes import Box
 from reground.grounding.families import EncodedSize, get_family
@@ -232,9 +232,7 @@ def test_a_review_of_a_chain_that_is_the_pick_no_more_does_not_count(
 def test_what_cannot_be_exported_is_one_sentence(data: Path, tmp_path: Path) -> None:
     config = settings(data, tmp_path)
     with open_store(config) as store:
-        with pytest.raises(
-            DataError, match=r"there is no chain to export \(3 samples without a verified chain\)"
-        ):
+        with pytest.raises(RunError, match="holds no chain yet; run `reground teach ask` first"):
             export(store, config.export)
         ask(store, config)
         verify(store, config.verify)
@@ -268,6 +266,7 @@ def test_the_card_counts_and_hashes(data: Path, tmp_path: Path) -> None:
         digest = store.meta()["digest"]
         sha256 = next(store.calls(stage="ask")).prompt_sha256
     assert f"| digest of the samples | `{digest}` |" in card
+    assert "| verified with | max_repeated=0.5 max_words=400 min_iou=0.5 min_words=5 |" in card
     assert "| chains verified | 77.8 % (45.3 to 93.7; 7 of 9) |" in card
     assert "| samples with a verified chain | 100.0 % (43.9 to 100.0; 3 of 3) |" in card
     for name, rows in done.rows.items():

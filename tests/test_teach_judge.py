@@ -15,7 +15,8 @@ from reground.data import synth
 from reground.errors import ConfigError, EndpointError, RunError
 from reground.grounding.families import EncodedSize, get_family
 from reground.teacher import embedded, limits
-from reground.teacher.judge import Judged, judge
+from reground.teacher.changes import changes
+from reground.teacher.judge import Judged, judge, noted
 from reground.teacher.rows import Call, Chain, Pick, Verdict
 from reground.teacher.settings import TeachConfig
 from reground.teacher.store import Store
@@ -193,6 +194,7 @@ def test_a_judge_sees_question_images_truth_and_all_chains_in_every_order(path: 
     first = [re.findall(r"^A: (.*)$", question(body), re.MULTILINE)[0] for body in bodies[:6]]
     assert len(set(first)) == 6  # every chain of the two samples stands in front once
     with Store.open(path) as store:
+        made = store.settings("picks")
         item = store.item(SAMPLES[0].id)
         calls = store.calls_of(SAMPLES[0].id, stage="judge")
     assert item.pick is not None and (item.pick.rule, item.pick.tie) == ("judge", False)
@@ -202,6 +204,8 @@ def test_a_judge_sees_question_images_truth_and_all_chains_in_every_order(path: 
         f"votes of 3: chain {best.call.number}: 3",
     )
     assert len(calls) == 3 and calls[0].cost == pytest.approx(0.001)
+    ((count, old, new),) = changes(made, noted(config(path)))
+    assert (count, old, new) == (2, f"judge={calls[0].model}", "judge=rule")
 
 
 def test_ties_are_recorded(path: Path) -> None:
@@ -236,7 +240,8 @@ def test_votes_about_fewer_candidates_are_not_counted_for_more(path: Path) -> No
         with Store.open(path) as store:
             _answer(store, SAMPLES[0].id, 3, embedded.chain(SAMPLES[0], 3))
             verify(store, settings.verify)
-        judged(settings, again=True)
+        assert judged(settings).overtaken == 1
+        assert judged(settings, again=True).overtaken == 0
         assert len(bodies) == 6 + 4
 
 

@@ -64,6 +64,33 @@ def test_stages_run_alone(places: list[str], tmp_path: Path) -> None:
     assert "sharegpt.jsonl: 3 rows" in told and (tmp_path / "out/README.md").is_file()
 
 
+def test_settings_that_changed_are_told(places: list[str], tmp_path: Path) -> None:
+    store, _ = places
+    teach("ask", store, "data=synth:region", "limit=3", "ask.n=2")
+    teach("verify", store)
+    told = teach("verify", store, "verify.min_words=1").stdout
+    assert "6 chains were verified with min_words=5; --again applies min_words=1" in told
+    assert "were verified" not in teach("verify", store, "--again", "verify.min_words=1").stdout
+    assert "newer" not in teach("judge", store).stdout
+    prompt = tmp_path / "mine.txt"
+    prompt.write_text("$question $boxes")
+    told = teach("ask", store, f"ask.prompt={prompt}", "ask.n=1").stdout
+    assert "the store also holds 6 chains asked for with prompt=teach@" in told
+    teach("verify", store)
+    told = teach("judge", store).stdout
+    assert "3 samples have verified chains newer than their pick; --again considers them" in told
+    assert "newer" not in teach("judge", store, "--again").stdout
+
+
+def test_a_store_without_chains_is_told_so(places: list[str]) -> None:
+    unreachable = ["teacher.url=http://127.0.0.1:9/v1", "teacher.model=m"]
+    teach("ask", places[0], "data=synth:region", "limit=1", *unreachable, code=2)
+    for stage in ("verify", "judge", "export"):
+        assert (
+            "holds no chain yet; run `reground teach ask`" in teach(stage, places[0], code=2).stderr
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

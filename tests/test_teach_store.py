@@ -240,7 +240,7 @@ def broken(path: Path, kind: str) -> None:
     ("kind", "message"),
     [
         ("text", r"x\.db: file is not a database"),
-        ("version", r"x\.db: a database of version 9, and this ReGround reads version 1"),
+        ("version", r"x\.db: a database of version 9, and this ReGround reads version 2"),
         ("other", r"x\.db: a database, but none of `reground teach`"),
         ("empty", r"x\.db: a database, but none of `reground teach`"),
         (None, r"x\.db: no such database"),

@@ -22,26 +22,35 @@ if TYPE_CHECKING:
 def ask(store: Store, settings: TeachConfig) -> Asked:
     """Ask for the chains that are left, and say what came of it."""
     from reground.teacher import ask
+    from reground.teacher.changes import changes
 
     with _shown(store, "asking") as bar:
         done = ask.ask(store, settings, begin=bar.begin, watch=bar.watch)
     for line in _told(done, settings, store.counts().cost):
         typer.echo(line)
+    for count, old, new in changes(store.settings("chains"), done.settings):
+        typer.echo(
+            f"the store also holds {count} chains asked for with {old}; {new} is for new ones"
+        )
     return done
 
 
 def verify(store: Store, settings: TeachConfig, *, again: bool = False) -> None:
     """Verify what has no verdict; with ``again`` everything."""
     from reground.teacher import verify
+    from reground.teacher.changes import changes
 
     counts = verify.verify(store, settings.verify, again=again)
     told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
     typer.echo(f"{settings.store}: {counts.total()} chains verified: {told or 'none was left'}")
+    for count, old, new in changes(store.settings("verdicts"), verify.noted(settings.verify)):
+        typer.echo(f"{count} chains were verified with {old}; --again applies {new}")
 
 
 def judge(store: Store, settings: TeachConfig, *, again: bool = False) -> int:
     """Pick chains; returns how many samples wait for a judge."""
     from reground.teacher import judge
+    from reground.teacher.changes import changes
 
     with _shown(store, "judging") as bar:
         judged = judge.judge(store, settings, again=again, begin=bar.begin, watch=bar.watch)
@@ -50,6 +59,11 @@ def judge(store: Store, settings: TeachConfig, *, again: bool = False) -> int:
     typer.echo(
         f"{settings.store}: {judged.picked} picked now; in all {told or 'none'}; {counts.ties} ties"
     )
+    for count, old, new in changes(store.settings("picks"), judge.noted(settings)):
+        typer.echo(f"{count} picks were made with {old}; --again applies {new}")
+    if judged.overtaken:
+        told = "samples have verified chains newer than their pick; --again considers them"
+        typer.echo(f"{judged.overtaken} {told}")
     for line in _troubles(judged.outcome) if judged.outcome else ():
         typer.echo(line)
     if judged.waiting:

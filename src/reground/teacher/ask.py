@@ -16,6 +16,7 @@ from reground.errors import ConfigError, RunError
 from reground.grounding.families import EncodedSize, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample, digest
+from reground.teacher import changes
 from reground.teacher.calling import Caller, Outcome
 from reground.teacher.limits import Budget
 from reground.teacher.pictures import Pictures
@@ -29,9 +30,10 @@ _BOXES = get_family("univg_r1_direct")  # boxes as in UniVG-R1 chains, with no f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the stage did, and how many calls are ``left`` of ``total``."""
+    """What the stage did, and how many calls are ``left`` of ``total``; ``settings`` as noted."""
 
     outcome: Outcome
+    settings: str
     left: int
     total: int
 
@@ -98,10 +100,12 @@ async def _ask(
 ) -> Asked:
     how, counts = config.ask, store.counts()
     chains: Any = {"n": how.n, "model": config.teacher.model, "prompt_sha256": profile.sha256}
+    by = noted(config, profile)
     total, done = how.n * counts.samples, store.num_answered(stage="ask", **chains)
     begin(done, total)
     if done == total:
-        return Asked(outcome=Outcome(answered=0, errors={}, stopped=None), left=0, total=total)
+        outcome = Outcome(answered=0, errors={}, stopped=None)
+        return Asked(outcome=outcome, settings=by, left=0, total=total)
     budget = Budget(
         calls=_less(how.max_calls, counts.answered.get("ask", 0)),
         money=_less(how.max_cost, counts.cost),
@@ -114,11 +118,23 @@ async def _ask(
             teacher=config.teacher,
             stage="ask",
             prompt_sha256=profile.sha256,
+            settings=by,
             max_tokens=how.max_tokens,
             budget=budget,
             watch=watch,
         ).run(_questions(store.todo(stage="ask", **chains), how, profile))
-    return Asked(outcome=outcome, left=total - done - outcome.answered, total=total)
+    left = total - done - outcome.answered
+    return Asked(outcome=outcome, settings=by, left=left, total=total)
+
+
+def noted(config: TeachConfig, profile: PromptProfile) -> str:
+    """The settings as they stand beside the chains that they made; the embedded teacher has few."""
+    how, teacher = config.ask, config.teacher
+    made: dict[str, Any] = {"model": teacher.model, "prompt": changes.prompt(profile)}
+    if teacher.url is not None:
+        names = ("temperature", "max_tokens", "seed", "max_pixels", "factor")
+        made |= {name: getattr(how, name) for name in names}
+    return changes.noted(made)
 
 
 def _questions(todos: Iterator[Todo], how: Ask, profile: PromptProfile) -> Iterator[Question]:

@@ -43,8 +43,8 @@ class Outcome:
 class Caller:
     """Puts the questions of one stage to a teacher and stores what comes of each.
 
-    ``max_tokens`` is the longest answer, by which a call is reckoned before it is made; ``watch``
-    is told of every call once it is stored.
+    ``settings`` are kept beside every call. ``max_tokens`` is the longest answer, by which a call
+    is reckoned before it is made; ``watch`` is told of every call once it is stored.
     """
 
     store: Store
@@ -52,6 +52,7 @@ class Caller:
     teacher: Teacher
     stage: Stage
     prompt_sha256: str
+    settings: str
     max_tokens: int
     budget: Budget
     watch: Callable[[Call], None] = lambda _: None
@@ -157,6 +158,7 @@ class Caller:
             number=question.number,
             model=self.teacher.model,
             prompt_sha256=self.prompt_sha256,
+            settings=self.settings,
             state="failed",
             attempts=0,
         )

@@ -12,7 +12,7 @@ from typing import Any
 from reground.data.tasks import in_order
 from reground.evaluation.reporting.pages import percent, render, span
 from reground.runs import write_text
-from reground.teacher import sharegpt
+from reground.teacher import changes, sharegpt
 from reground.teacher.export import DIRECT, THINKING, Exported
 from reground.teacher.review.agreement import wilson
 from reground.teacher.review.results import results
@@ -103,6 +103,7 @@ def facts(store: Store) -> dict[str, Any]:
     reviewed = results(store.latest_reviews(), tasks=store.picked())
     return {
         "meta": store.meta(),
+        "verified_with": [changes.told(settings) for settings in store.settings("verdicts")],
         "total": total,
         "tasks": {task: tallies[task] for task in in_order(tallies)},
         "reasons": [reason for reason in Reason if total.reasons[reason]],

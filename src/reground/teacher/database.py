@@ -13,7 +13,7 @@ from reground.data.source import relative_to
 from reground.errors import DataError, RunError
 from reground.grounding.sample import Sample, digest
 
-VERSION = "1"
+VERSION = "2"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -24,14 +24,17 @@ CREATE TABLE calls (
   number INTEGER NOT NULL, model TEXT NOT NULL, prompt_sha256 TEXT NOT NULL, state TEXT NOT NULL,
   text TEXT NOT NULL, finish TEXT, prompt_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, latency_s REAL NOT NULL,
-  attempts INTEGER NOT NULL, error TEXT, sizes TEXT NOT NULL, at REAL NOT NULL,
+  attempts INTEGER NOT NULL, error TEXT, sizes TEXT NOT NULL, settings TEXT NOT NULL,
+  at REAL NOT NULL,
   UNIQUE (sample, stage, number, model, prompt_sha256));
 CREATE TABLE verdicts (
   call INTEGER PRIMARY KEY REFERENCES calls(id), ok INTEGER NOT NULL, reason TEXT,
-  detail TEXT NOT NULL, think TEXT, boxes TEXT NOT NULL, iou REAL);
+  detail TEXT NOT NULL, think TEXT, boxes TEXT NOT NULL, iou REAL,
+  settings TEXT NOT NULL);
 CREATE TABLE picks (
   sample TEXT PRIMARY KEY REFERENCES samples(id), call INTEGER NOT NULL REFERENCES calls(id),
-  rule TEXT NOT NULL, tie INTEGER NOT NULL, detail TEXT NOT NULL);
+  rule TEXT NOT NULL, tie INTEGER NOT NULL, detail TEXT NOT NULL, candidates TEXT NOT NULL,
+  settings TEXT NOT NULL);
 CREATE TABLE reviews (
   id INTEGER PRIMARY KEY, sample TEXT NOT NULL REFERENCES samples(id),
   call INTEGER NOT NULL REFERENCES calls(id), reviewer TEXT NOT NULL, decision TEXT NOT NULL,

@@ -71,6 +71,7 @@ def is_direct(sample: Sample, settings: Export) -> bool:
 
 def _check(store: Store, settings: Export) -> dict[str, int]:
     """How many samples are left out, by reason; raises where nothing remains."""
+    store.check_asked()
     reviews = combined(store.latest_reviews())
     tasks: set[str] = set()
     fates: Counter[str] = Counter()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from reground.errors import RunError
 from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample
+from reground.teacher import changes
 from reground.teacher.ask import teacher_text
 from reground.teacher.calling import Caller, Outcome
 from reground.teacher.limits import Budget
@@ -24,10 +25,14 @@ from reground.teacher.voting import LABELS, Order, by_rule, decide, orders, vote
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """How many picks were made, how many samples wait for a judge, and what the judge's run did."""
+    """How many picks were made, how many samples wait for a judge, and what the judge's run did.
+
+    ``overtaken`` samples have verified chains that were not there when they were picked for.
+    """
 
     picked: int
     waiting: int
+    overtaken: int
     outcome: Outcome | None
 
 
@@ -43,13 +48,13 @@ def judge(
 
     A sample is picked for once all of its orders are answered; stored replies are not asked for
     again. ``begin`` is told how many calls are done of how many, then ``watch`` of each that is
-    made. Raises ``RunError`` where chains are not verified yet, ``UserError`` where nobody can be
-    asked.
+    made. Raises ``RunError`` where there is no chain or one that is not verified yet, ``UserError``
+    where nobody can be asked.
     """
     _check_verified(store)
     if config.judge.teacher.url is None:
-        picked = _pick_all(store, lambda item, chains: by_rule(chains), again=again)
-        return Judged(picked=picked, waiting=0, outcome=None)
+        picked = _pick_all(store, config, lambda item, chains: by_rule(chains), again=again)
+        return Judged(picked=picked, waiting=0, overtaken=_overtaken(store), outcome=None)
     profile = load_profile(config.judge.prompt, needs=("boxes", "chains"))
     with store.exclusively():
         left = sum(1 for _ in _questions(store, config, profile, again=again))
@@ -63,11 +68,23 @@ def judge(
         waiting += pick is None
         return pick
 
-    picked = _pick_all(store, by_votes, again=again)
-    return Judged(picked=picked, waiting=waiting, outcome=outcome)
+    picked = _pick_all(store, config, by_votes, again=again)
+    overtaken = _overtaken(store)
+    return Judged(picked=picked, waiting=waiting, overtaken=overtaken, outcome=outcome)
+
+
+def noted(config: TeachConfig) -> str:
+    """The settings as they stand beside the picks that they made."""
+    how = config.judge
+    if how.teacher.url is None:
+        return changes.noted({"judge": "rule"})
+    prompt = changes.prompt(load_profile(how.prompt, needs=("boxes", "chains")))
+    made = {"judge": how.teacher.model, "prompt": prompt, "rotations": how.rotations}
+    return changes.noted(made)
 
 
 def _check_verified(store: Store) -> None:
+    store.check_asked()
     unverified = sum(chain.verdict is None for item in store.items() for chain in item.chains)
     if unverified:
         raise RunError(
@@ -77,13 +94,19 @@ def _check_verified(store: Store) -> None:
 
 
 def _pick_all(
-    store: Store, pick: Callable[[Item, Sequence[Chain]], Pick | None], *, again: bool
+    store: Store,
+    config: TeachConfig,
+    pick: Callable[[Item, Sequence[Chain]], Pick | None],
+    *,
+    again: bool,
 ) -> int:
-    count = 0
+    count, by = 0, noted(config)
     for item, chains in _open(store, again=again):
         made = by_rule(chains) if len(chains) == 1 else pick(item, chains)
         if made is not None:
-            store.set_pick(made)
+            candidates = tuple(chain.call.id for chain in chains)
+            by_whom = made.settings if made.rule == "only" else by
+            store.set_pick(replace(made, candidates=candidates, settings=by_whom))
             count += 1
     return count
 
@@ -91,9 +114,22 @@ def _pick_all(
 def _open(store: Store, *, again: bool) -> Iterator[tuple[Item, Sequence[Chain]]]:
     """Samples to pick for, with their verified chains."""
     for item in store.items():
-        chains = [chain for chain in item.chains if chain.verdict and chain.verdict.ok]
+        chains = _candidates(item)
         if chains and (again or item.pick is None):
-            yield item, chains[: len(LABELS)]
+            yield item, chains
+
+
+def _candidates(item: Item) -> Sequence[Chain]:
+    verified = [chain for chain in item.chains if chain.verdict and chain.verdict.ok]
+    return verified[: len(LABELS)]
+
+
+def _overtaken(store: Store) -> int:
+    return sum(
+        any(chain.call.id not in item.pick.candidates for chain in _candidates(item))
+        for item in store.items()
+        if item.pick
+    )
 
 
 async def _ask(
@@ -112,6 +148,7 @@ async def _ask(
             teacher=how.teacher,
             stage="judge",
             prompt_sha256=profile.sha256,
+            settings=noted(config),
             max_tokens=how.max_tokens,
             budget=Budget(calls=None, money=money),
             watch=watch,

@@ -35,7 +35,8 @@ class Call:
     in which order. ``sizes`` are those of the images as they
     were sent. ``cost``, tokens and ``attempts`` (requests sent) add up over all tries of a call
     that failed before; ``latency_s`` is that of the reply. ``error`` is why a failed call has no
-    text. ``at`` is in seconds since 1970; ``id`` is the database's.
+    text. ``settings`` are those it was made with (``reground.teacher.changes``). ``at`` is in
+    seconds since 1970; ``id`` is the database's.
     """
 
     sample: str
@@ -53,6 +54,7 @@ class Call:
     attempts: int = 1
     error: str | None = None
     sizes: tuple[EncodedSize, ...] = ()
+    settings: str = "{}"
     at: float = 0.0
     id: int = 0
 
@@ -61,7 +63,8 @@ class Call:
 class Verdict:
     """What verification found in an answered ``ask`` call; ``reason`` is None where it is ``ok``.
 
-    ``boxes`` are the chain's, in original pixels of the target image.
+    ``boxes`` are the chain's, in original pixels of the target image; ``settings`` those by which
+    it was verified.
     """
 
     call: int
@@ -71,17 +74,23 @@ class Verdict:
     think: str | None = None
     boxes: tuple[XYXY, ...] = ()
     iou: float | None = None
+    settings: str = "{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """The chain that a sample ends with: of a judge, of the rule, or the only one verified."""
+    """The chain that a sample ends with: of a judge, of the rule, or the only one verified.
+
+    ``candidates`` are the calls whose chains it was picked from, ``settings`` tell by whom.
+    """
 
     sample: str
     call: int
     rule: Literal["judge", "rule", "only"]
     tie: bool = False
     detail: str = ""
+    candidates: tuple[int, ...] = ()
+    settings: str = "{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

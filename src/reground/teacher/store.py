@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from reground.errors import RunError
 from reground.grounding.families import EncodedSize
@@ -198,6 +198,11 @@ class Store:
           WHERE decision != 'undo' ORDER BY last"""
         return [Review(**row) for row in self._rows(sql, *given.values())]
 
+    def check_asked(self) -> None:
+        """Raise ``RunError`` where no chain is stored, which every later stage needs."""
+        if not self.settings("chains"):
+            raise RunError(f"{self.path}: holds no chain yet; run `reground teach ask` first")
+
     def counts(self) -> Counts:
         """How many there are of everything, as far as it is stored at this moment."""
         sums = """SELECT coalesce(sum(cost), 0) AS cost,
@@ -216,6 +221,11 @@ class Store:
             decisions={each: reviews.count(each) for each in sorted(set(reviews))},
             **total,
         )
+
+    def settings(self, what: Literal["chains", "verdicts", "picks"]) -> Mapping[str, int]:
+        """The settings by which there are such rows, and how many each made."""
+        chains = "calls WHERE stage = 'ask' AND state = 'answered'"
+        return self._tally("settings", chains if what == "chains" else what)
 
     # Writing.
 
@@ -259,7 +269,7 @@ class Store:
 
     def set_pick(self, pick: Pick) -> None:
         """Store the pick of a sample, in place of an earlier one."""
-        values = _values(pick)
+        values = _values(pick) | {"candidates": json.dumps(pick.candidates)}
         self._write(_upsert("picks", values), values)
 
     def drop_pick(self, sample_id: str) -> None:
@@ -338,7 +348,7 @@ class Store:
                 chains[row["sample"]].append(Chain(_call(row), verdicts.get(row["id"])))
         places = ", ".join("?" * len(page))
         found = self._rows(f"SELECT * FROM picks WHERE sample IN ({places})", *chains)
-        picks = {row["sample"]: Pick(**row | {"tie": bool(row["tie"])}) for row in found}
+        picks = {row["sample"]: _pick(row) for row in found}
         for sample in page:
             yield Item(sample, tuple(chains[sample.id]), picks.get(sample.id))
 
@@ -360,6 +370,11 @@ def _upsert(table: str, values: Mapping[str, object]) -> str:
 def _call(row: Mapping[str, Any]) -> Call:
     sizes = tuple(EncodedSize(*size) for size in json.loads(row["sizes"]))
     return Call(**{**row, "sizes": sizes})
+
+
+def _pick(row: Mapping[str, Any]) -> Pick:
+    candidates = tuple(json.loads(row["candidates"]))
+    return Pick(**{**row, "tie": bool(row["tie"]), "candidates": candidates})
 
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from reground.grounding.answers import Answer, Status, parse
 from reground.grounding.boxes import set_iou
 from reground.grounding.families import get_family
 from reground.grounding.sample import Sample
-from reground.teacher import thinking
+from reground.teacher import changes, thinking
 from reground.teacher.rows import Call, Item, Reason, Verdict
 from reground.teacher.settings import Verify
 from reground.teacher.store import Store
@@ -22,12 +22,14 @@ def verify(store: Store, settings: Verify, *, again: bool = False) -> Counter[st
     """Judge every answered chain that has no verdict yet; with ``again`` all of them.
 
     Returns how many were found ``ok`` and how many of each reason. A pick whose chain is verified
-    no more is taken back.
+    no more is taken back. Raises ``RunError`` where no chain is stored.
     """
+    store.check_asked()
     counts: Counter[str] = Counter()
+    by = noted(settings)
     for item in store.items():
         verdicts = [
-            verdict_on(chain.call, item.sample, settings)
+            replace(verdict_on(chain.call, item.sample, settings), settings=by)
             for chain in item.chains
             if again or chain.verdict is None
         ]
@@ -35,6 +37,11 @@ def verify(store: Store, settings: Verify, *, again: bool = False) -> Counter[st
             _keep(store, item, verdicts)
         counts.update(verdict.reason or "ok" for verdict in verdicts)
     return counts
+
+
+def noted(settings: Verify) -> str:
+    """The settings as they stand beside the verdicts that they made."""
+    return changes.noted(asdict(settings))
 
 
 def verdict_on(call: Call, sample: Sample, settings: Verify) -> Verdict:
