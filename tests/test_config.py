@@ -152,7 +152,7 @@ def test_overrides_reach_into_lists_and_merge_mappings() -> None:
         ("seed=true", "seed: found true, expected an integer"),
         ("seed=", "seed: found null, expected an integer"),
         ("seed=010", 'seed: found "010", expected an integer'),
-        ("seed=-1", "config: found -1, expected zero or more"),
+        ("seed=-1", "found -1, expected zero or more"),
         ("resume=yes", 'resume: found "yes", expected true or false'),
         (
             "name=3",
@@ -163,6 +163,7 @@ def test_overrides_reach_into_lists_and_merge_mappings() -> None:
         ("optim=3", "optim: found 3, expected a section of `key: value` lines"),
         ("optim.lr.x=3", 'optim.lr: found {"x": 3}, expected a number'),
         ("stages=3", "stages: found 3, expected a list"),
+        ("stages=x", 'stages: found "x", expected a list, as [x]'),
         ("stages=[{}]", "stages.0.steps: missing; put it in the config file or give "),
         ("source=voc", 'source: found "voc", expected a section of `key: value` lines'),
         ("source={format: synth, objects: x}", 'source.objects: found "x", expected an integer'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -97,18 +98,31 @@ _EXPECTED = {
 
 
 def _sentence(path: KeyPath, problems: list[_Problem], schema: Any) -> str:
-    key, first = ".".join(map(str, path)) or "config", problems[0]
+    key, first = ".".join(map(str, path)), problems[0]
     if first.kind == "unexpected_keyword_argument":
         return f"{key}: unknown key; {_suggestion(path, schema)}"
     if first.kind == "missing":
         return f"{key}: missing; put it in the config file or give {key}=VALUE"
     if first.kind == "value_error":
-        return f"{key}: {first.message.removeprefix('Value error, ')}"
+        said = first.message.removeprefix("Value error, ")
+        return (f"{key}: " if key else "") + said + _given(said, first.found)
     wanted = [problem.message.removeprefix("Input should be ") for problem in problems]
     if wanted[0] == first.message:
         return f"{key}: found {shorten(first.found)}: {first.message}"
     expected = " or ".join(dict.fromkeys(_EXPECTED.get(item, item) for item in wanted))
+    if expected == "a list" and isinstance(first.found, str):
+        expected += f", as [{first.found}]"
     return f"{key}: found {shorten(first.found)}, expected {expected}"
+
+
+def _given(said: str, section: Any) -> str:
+    """What was given of the keys that a sentence names, unless it says what was found itself."""
+    if not isinstance(section, dict) or re.search(r"\bfound\b", said):
+        return ""
+    words = dict.fromkeys(re.findall(r"[\w.]+", said))
+    named = {key: section[key] for key in words if key in section}
+    told = ", ".join(f"{key}={shorten(value)}" for key, value in named.items())
+    return f"; found {told}" if told else ""
 
 
 def _suggestion(path: KeyPath, schema: Any) -> str:
