@@ -369,6 +369,24 @@ def test_an_unusable_server_is_said_before_anything_is_asked(
     assert not bodies and not calls(data)
 
 
+def test_a_missing_name_is_asked_for_with_those_that_there_are(data: Path) -> None:
+    models = Response('{"object": "list", "data": [{"id": "other"}]}')
+    with serving(lambda body, _: says(CHAIN), models=models) as (url, _):
+        config = load(TeachConfig, None, [f"data={data}", f"teacher.url={url}", "store=x.db"])
+        config = replace(config, store=str(data.parent / "chains.db"))
+        with pytest.raises(EndpointError, match=f"teacher.model is missing; {url}: serves other$"):
+            asked(config)
+
+
+def test_a_wrong_address_is_soon_known(data: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(EndpointError, match="see that the address is right"):
+        asked(settings(data, "http://127.0.0.1:9/v1", "teacher.retries=8"))
+    assert time.monotonic() - begin < 5
+    with pytest.raises(EndpointError, match="expected an address such as http://127"):
+        asked(settings(data, "127.0.0.1:8000/v1"))
+
+
 def test_a_server_that_is_gone_stops_the_run(data: Path, tmp_path: Path) -> None:
     config = settings(write(tmp_path / "many.jsonl", 60), None, "teacher.retries=0")
     with serving(lambda body, _: Response("oops", 500)) as (url, bodies):

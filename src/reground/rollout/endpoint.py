@@ -23,6 +23,8 @@ _GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
 
 _PASSING = (408, 409, 429)  # and 5xx: what the same request may get past
 
+_CHECK_S = 30.0  # in which a server says what it serves
+
 # Of texts that a server may strip or rewrite: a thought, and a line break at the end.
 _SAID = "<think>a</think>\nb\n"
 
@@ -114,11 +116,20 @@ class Client:
     async def check(self) -> None:
         """Raise ``EndpointError`` where no server is, or it does not serve the model.
 
+        A wrong address is soon known: this is tried twice, however patient later requests are.
         A vLLM server is from now on asked to keep special tokens, with which some families mark
         boxes, and not to use the repetition penalty of a checkpoint's generation config.
         """
+        if not self._endpoint.url.startswith(("http://", "https://")):
+            raise EndpointError(
+                f"{self._endpoint.url}: expected an address such as http://127.0.0.1:8000/v1"
+            )
+        timeout_s = min(self._endpoint.timeout_s, _CHECK_S)
+        client = self._client.with_options(
+            max_retries=min(self._endpoint.retries, 1), timeout=timeout_s
+        )
         try:
-            served = {model.id: model async for model in self._client.models.list()}
+            served = {model.id: model async for model in client.models.list()}
         except openai.NotFoundError:  # an API of completions alone
             return
         except (ValueError, TypeError, AttributeError):  # what the client makes of another page

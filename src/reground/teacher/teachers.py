@@ -82,8 +82,18 @@ async def opened(
         retries=teacher.retries,
     )
     async with aclosing(Client(endpoint)) as client:
-        await client.check()
+        await _check(client, teacher)
         yield Server(endpoint, client, temperature=temperature, max_tokens=max_tokens)
+
+
+async def _check(client: Client, teacher: Teacher) -> None:
+    try:
+        await client.check()
+    except EndpointError as error:
+        if teacher.model != embedded.NAME:
+            raise
+        found = str(error).removesuffix(f", not {embedded.NAME}")
+        raise EndpointError(f"teacher.model is missing; {found}") from None
 
 
 class Embedded:
