@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from faults import FAULTS
 from reground.config import load
 from reground.data import synth
-from reground.errors import ConfigError
+from reground.errors import ConfigError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.families import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
@@ -378,7 +378,8 @@ def test_failed_calls_and_those_of_a_judge_are_no_chains(tmp_path: Path) -> None
                     state=state,  # type: ignore[arg-type]
                 )
             )
-        assert verify(store, Verify()) == {}
+        with pytest.raises(RunError, match="holds no chain yet"):
+            verify(store, Verify())
 
 
 # Any text.

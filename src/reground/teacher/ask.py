@@ -49,21 +49,31 @@ def open_store(config: TeachConfig) -> Store:
         if not path.exists():
             raise ConfigError(f"{path}: no such database yet; say with data= of which samples")
         return Store.open(path)
-    data, samples = ", ".join(_specs(config)), _samples(config)
+    data, samples = _source(config), _samples(config)
     if not path.exists():
         return Store.create(path, samples, data=data)
     store = Store.open(path)
-    if store.meta()["digest"] != digest(samples):
+    meta = store.meta()
+    if meta["digest"] != digest(samples):
         store.close()
         raise RunError(
-            f"{path}: holds other samples than {data} (seed {config.seed}, limit {config.limit}); "
-            "choose another store, or leave data out to go on with its own"
+            f"{path}: holds other samples than {data}; it was made of {meta['data']} at "
+            f"{meta['created']}; choose another store, or leave data out to go on with its own"
         )
     return store
 
 
 def _specs(config: TeachConfig) -> Sequence[str]:
     return (config.data,) if isinstance(config.data, str) else config.data or ()
+
+
+def _source(config: TeachConfig) -> str:
+    """Where the samples come from, as it stands in the database and on the data card."""
+    specs = _specs(config)
+    drawn = any(spec.startswith(SYNTH_PREFIX) for spec in specs)
+    chosen = {"seed": config.seed if drawn else None, "limit": config.limit}
+    told = ", ".join(f"{key}={value}" for key, value in chosen.items() if value is not None)
+    return ", ".join(specs) + (f" ({told})" if told else "")
 
 
 def _samples(config: TeachConfig) -> Iterator[Sample]:

@@ -109,6 +109,10 @@ def naming(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.ProgrammingError) or "syntax error" in str(error):
             raise
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise RunError(
+                f"{path}: not a database of chains; expected what `reground teach ask` made"
+            ) from None
         raise RunError(
             f"{path}: {error}; everything stored before is kept, so mend that and run the same "
             "command again"

@@ -150,6 +150,8 @@ class TeachConfig:
     export: Export = Export()
 
     def __post_init__(self) -> None:
+        if self.data is not None and not self.data:
+            raise ValueError("data names no samples; expected a JSONL, synth:TASK or a benchmark")
         for name, stage, teacher in (
             ("ask", self.ask, self.teacher),
             ("judge", self.judge, self.judge.teacher),
