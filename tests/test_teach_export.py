@@ -122,6 +122,7 @@ def test_the_datasets_library_reads_the_rows(data: Path, tmp_path: Path) -> None
 
 def test_simple_rows_without_thinking_get_a_file_of_their_own(data: Path, tmp_path: Path) -> None:
     done = exported(data, tmp_path, "export.direct_tasks=[rec, pair]")
+    assert done.notes == ["export.direct_tasks: pair: no row about one image"]
     assert done.rows == {"sft.jsonl": 1, "sft_direct.jsonl": 2, "sharegpt.jsonl": 3}
     out = tmp_path / "out"
     direct = open_dataset(str(out / "sft_direct.jsonl"))
@@ -132,6 +133,9 @@ def test_simple_rows_without_thinking_get_a_file_of_their_own(data: Path, tmp_pa
     assert user["content"] == "<image>" + direct_asked
     assert assistant["content"] == "(100,100),(500,500)"
     done = exported(data, tmp_path)  # without them, the file is gone
+    assert done.notes == [
+        "removed sft_direct.jsonl of an earlier export: now there is no row for it"
+    ]
     assert "sft_direct.jsonl" not in done.rows and not (out / "sft_direct.jsonl").exists()
 
 
@@ -165,7 +169,7 @@ def test_scenes_views_and_turned_photos_are_drawn_where_copies_are_asked_for(
     plain = exported(tmp_path / "rows.jsonl", tmp_path)
     assert plain.rows == {"sft.jsonl": 5, "sharegpt.jsonl": 2}
     ((reason, count),) = plain.left_out.items()
-    assert count == 3 and "--copy-images" in reason
+    assert count == 3 and "--copy-images, or the setting export.copy_images=true" in reason
     whole = exported(tmp_path / "rows.jsonl", tmp_path, "export.copy_images=true")
     assert whole.rows == {"sft.jsonl": 5, "sharegpt.jsonl": 5} and whole.left_out == {}
     (tmp_path / "out").rename(tmp_path / "moved")  # it stands by itself
@@ -236,13 +240,15 @@ def test_what_cannot_be_exported_is_one_sentence(data: Path, tmp_path: Path) -> 
             export(store, config.export)
         ask(store, config)
         verify(store, config.verify)
-        with pytest.raises(DataError, match=r"3 samples without a pick.*reground teach judge"):
+        with pytest.raises(DataError, match=r"a pick: 3\); run `reground teach judge` first"):
             export(store, config.export)
         judge(store, config)
         (data.parent / "photos").rename(data.parent / "elsewhere")
         with pytest.raises(DataError, match=r"ä one.png: no such image, .* put the images back"):
             export(store, config.export)
     assert not list((tmp_path / "out").glob("*"))
+    with pytest.raises(ConfigError, match=r"chains.db is a file, expected a folder"):
+        exported(data, tmp_path, f"export.out={tmp_path / 'chains.db'}")
 
 
 def test_a_question_with_a_placeholder_is_refused(data: Path, tmp_path: Path) -> None:
@@ -274,7 +280,7 @@ def test_the_card_counts_and_hashes(data: Path, tmp_path: Path) -> None:
         assert f"| `{name}` | {rows} | `{hashed}` |" in card
     assert "picked | leak |" in card and "| rec | 2 | 6 | 4 | 2 | 2 | 2 |" in card
     assert f"| ask | embedded | `{sha256[:12]}` | 9 | 0 | 9 | 0 | 0 | 0.0000 |" in card
-    assert "- 1 samples without a pick" in card
+    assert "- samples without a pick: 1" in card
     assert "nobody has looked" in card
 
 

@@ -94,20 +94,26 @@ def test_a_store_without_chains_is_told_so(places: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["export"], "there is no chain to export (3 samples without a verified chain); run"),
+        (["export"], "not verified yet: 3); run `reground teach verify` and"),
         (["judge"], "9 chains are not verified yet; run `reground teach verify` first"),
         (["verify", "verify.iou=1"], "verify.iou: unknown key"),
         (["judge", "judge.max_cost=1"], "judge.max_cost needs judge.teacher.prompt_price"),
         (["ask", "teacher.model=gpt-x"], "teacher.model is gpt-x, and no server is named"),
         (
             ["ask", "data=[synth:region, synth:diff]", "limit=1"],
-            "holds other samples than synth:re",
+            "holds other samples than synth:region, synth:diff (seed=41, limit=1); it was made of "
+            "synth:region (seed=41, limit=3)",
         ),
         (["ask", "data=[synth:region, synth:diff]"], "synth:region is endless; say how many"),
         (["verify", "store=none.db"], "none.db: no such database"),
         (["review", "--no-open"], "c.db: no chain is picked yet; run"),
         (["verify", "none.yaml"], "none.yaml: cannot read this config"),
         (["verify", "none.yaml", "x.yaml"], "found none.yaml and x.yaml; expected one config"),
+        (["ask", "data=[]"], "data names no samples; expected a JSONL, synth:TASK or a benchmark"),
+        (["ask", "data=", "store=new.db"], "new.db: no such database yet; say with data="),
+        (["export", "export.direct_tasks=diff"], "expected a list, as [diff]"),
+        (["ask", "ask.n=0"], "ask: n and max_tokens must be at least 1; found n=0"),
+        (["ask", "ask.max_cost=1"], "error: ask.max_cost needs teacher.prompt_price"),
         (["export", "c.db"], "found c.db, expected a config; say store=c.db"),
     ],
 )

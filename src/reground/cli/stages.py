@@ -80,7 +80,9 @@ def export(store: Store, settings: TeachConfig) -> None:
     for name, count in exported.rows.items():
         typer.echo(f"{exported.folder / name}: {count} rows")
     for reason, count in exported.left_out.items():
-        typer.echo(f"{count} {reason}")
+        typer.echo(f"{reason}: {count}")
+    for note in exported.notes:
+        typer.echo(note)
     typer.echo(f"{write_card(store, exported)}")
 
 
