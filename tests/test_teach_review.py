@@ -408,6 +408,14 @@ def test_images_are_served_one_by_one(server: Server) -> None:
     assert "unsafe" not in headers["Content-Security-Policy"]
 
 
+def test_the_address_without_its_last_slash_leads_to_the_page(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.request("GET", f"/{server.token}")
+    reply = connection.getresponse()
+    connection.close()
+    assert (reply.status, reply.headers["Location"]) == (302, f"/{server.token}/")
+
+
 def test_the_ticket_opens_the_page_once(server: Server) -> None:
     ticket = server.ticket
     assert ask(server, "wrong", token="open")[0] == 403

@@ -138,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.FORBIDDEN, "unknown address; take the one that the terminal shows"
             )
         match (method, rest):
+            case ("GET", []):
+                return self._to_page()
             case ("GET", [""]):
                 return _text(items_page(self._session), "text/html")
             case ("GET", ["review.css"]):
@@ -166,6 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.FORBIDDEN, "used already; take the address that the terminal shows"
             )
         self.server.ticket = None
+        return self._to_page()
+
+    def _to_page(self) -> _Reply:
         return _Reply(b"", "text/plain", HTTPStatus.FOUND, {"Location": f"/{self.server.token}/"})
 
     def _decided(self, index: int) -> _Reply:
