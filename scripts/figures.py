@@ -52,7 +52,7 @@ _REFINED = {
     "grpo": "+ GRPO, refinement reward",
     "grpo_iou": "+ GRPO, IoU reward",
 }
-_SERVER_COST = "cost by the server's log"
+_SERVER_COST, _LOST_COST = "cost by the server's log", "cost of answers on their way"
 _PROBES = {"correct": "right box", "wrong": "wrong box", "none": "no box"}
 
 _SCORED = {
@@ -249,7 +249,10 @@ def teacher() -> str:
             "answers on their way when a kill came",
             bad["answered, but killed before stored"],
         ],
-        ["cost, by the database and by the server", f"{bad['cost']}, {bad[_SERVER_COST]}"],
+        [
+            "cost, by the database, of answers on their way, by the server",
+            f"{bad['cost']}, {bad.get(_LOST_COST, 'not measured')}, {bad[_SERVER_COST]}",
+        ],
         ["requests a second, of a server that answers at once", fast["requests per second"]],
         ["memory of the asking process", grown],
         ["chains of the tiny model behind vLLM, which never learned to teach", verdicts],
