@@ -535,12 +535,13 @@ def test_tokens_keep_their_pace(data: Path) -> None:
 
 def test_never_more_than_concurrency_requests_run(data: Path) -> None:
     running: Counter[str] = Counter()
-    lock = threading.Lock()
+    lock, three = threading.Lock(), threading.Barrier(3, timeout=60)
 
     def respond(body: dict[str, Any], _: int) -> Response:
         with lock:
             running["now"] += 1
             running["most"] = max(running["most"], running["now"])
+        three.wait()  # each waits for two others, of twelve
         time.sleep(0.03)
         with lock:
             running["now"] -= 1
