@@ -53,7 +53,12 @@ _REFINED = {
     "grpo_iou": "+ GRPO, IoU reward",
 }
 _SERVER_COST, _LOST_COST = "cost by the server's log", "cost of answers on their way"
-_PROBES = {"correct": "right box", "wrong": "wrong box", "none": "no box"}
+_PROBES = {
+    "correct": "right box",
+    "wrong": "wrong box",
+    "none": "no box",
+    "several": "right one of several",
+}
 
 _SCORED = {
     "migician": "Migician on MIG-Bench",
@@ -192,11 +197,12 @@ def refiner() -> str:
 
 
 def refiner_probes() -> str:
-    """The same samples with a right, a wrong and no box."""
+    """The same samples with a right, a wrong, no and several boxes, and asked without a tool."""
     result = _read("refiner")
     followed = result["followed, correct box less wrong box"]
     gained = result["right with the weak tool, less with none"]
-    rows = []
+    direct = result["direct, without a tool"]
+    rows: list[list[object]] = [["start", *[""] * 8, _percent(direct["base"], "accuracy")]]
     for arm in ("sft", "grpo", "grpo_iou"):
         own = {name: result["probes"][f"{arm}, {name}"] for name in _PROBES}
         rows.append(
@@ -206,9 +212,10 @@ def refiner_probes() -> str:
                 *(_percent(own[name], "follow_rate") for name in ("correct", "wrong")),
                 _percent(followed[arm], "difference"),
                 _percent(gained[arm], "difference"),
+                _percent(direct[arm], "accuracy"),
             ]
         )
-    head = ["follows it", "follows the wrong one", "difference", "weak tool less no box"]
+    head = ["follows it", "follows the wrong one", "difference", "weak tool less no box", "direct"]
     return _table(["Acc@0.5 (%)", *_PROBES.values(), *head], rows)
 
 
