@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target, read_jsonl, write_jsonl
@@ -151,3 +152,19 @@ def test_indices_of_a_sample_are_checked() -> None:
 def test_boxes_are_those_of_the_targets() -> None:
     assert sample().boxes == (Box(1, 2, 30.5, 40, IMAGES[1].frame),)
     assert sample(targets=()).boxes == ()
+
+
+def test_paths_through_a_linked_folder_lead_to_the_same_images(tmp_path: Path) -> None:
+    """Data read by way of a link to its folder, and written there again."""
+    real, elsewhere = tmp_path / "deep" / "er" / "runs", tmp_path / "checkout"
+    (real / "data").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "runs").symlink_to(real)
+    (tmp_path / "deep" / "photo.jpg").write_bytes(b"")
+    written = elsewhere / "runs" / "data" / "one.jsonl"
+    photo = ImageRef(str(tmp_path / "deep" / "photo.jpg"), 640, 480)
+    target = Target(0, Box(1, 2, 30, 40, photo.frame))
+    save_dataset(written, [sample(images=(photo,), target_image=0, targets=(target,))])
+    save_dataset(elsewhere / "runs" / "again.jsonl", open_dataset(str(written)))
+    (again,) = open_dataset(str(elsewhere / "runs" / "again.jsonl"))
+    assert Path(again.images[0].path).exists()

@@ -87,7 +87,12 @@ def relative_to(sample: Sample, folder: Path) -> Sample:
     images = tuple(
         image
         if image.path.startswith(SYNTH_PREFIX)
-        else replace(image, path=Path(os.path.relpath(image.path, folder)).as_posix())
+        else replace(image, path=_path_from(folder, Path(image.path)))
         for image in sample.images
     )
     return replace(sample, images=images)
+
+
+def _path_from(folder: Path, image: Path) -> str:
+    """``..`` behind a link leads up from where the link points, so its folder is resolved first."""
+    return Path(os.path.relpath(image.parent.resolve() / image.name, folder)).as_posix()
