@@ -178,6 +178,22 @@ def test_relative_image_paths_follow_the_folder(
     assert paths == ["../data/cup.jpg", "/data/cup.jpg"]
 
 
+def test_relative_image_paths_hold_in_a_linked_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``..`` behind a link leads up from where the link points."""
+    (tmp_path / "far" / "off" / "runs").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "runs").symlink_to(tmp_path / "far" / "off" / "runs")
+    monkeypatch.chdir(tmp_path / "here")
+    row = predicted("", of=sample("one", path="photos/a.jpg"))
+    write_predictions(Path("runs/first"), [row], run=RUN)
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("here/runs/first"), Path("far/off/runs/first")):
+        (read,) = read_predictions(folder)
+        assert read.sample.images[0].path == "here/photos/a.jpg"
+
+
 def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     def broken() -> Any:
         yield predicted("")

@@ -8,9 +8,9 @@ to the file's folder, as in every JSONL of ReGround.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -41,6 +41,7 @@ _STRICT = ConfigDict(extra="forbid")
 _SampleField = Annotated[Sample, PlainValidator(_sample), PlainSerializer(Sample.to_json)]
 _Row = TypeVar("_Row", "Prediction", "SampleScore")
 _Kind = TypeVar("_Kind")
+_Move = Callable[[str], str]  # a relative path, seen from another folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ def read_predictions(folder: Path, name: str = PREDICTIONS) -> Iterator[Predicti
 
 def prediction_line(prediction: Prediction, *, folder: Path) -> bytes:
     """A prediction as a line of a file in ``folder``."""
-    return _line(prediction, _adapter(Prediction), _way(folder))
+    return _line(prediction, _adapter(Prediction), _outwards(folder))
 
 
 def write_scores(folder: Path, scores: Iterable[SampleScore], *, run: RunInfo) -> int:
@@ -222,18 +223,18 @@ def _write(
 ) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.partial"
-    count, way = 0, _way(folder)
+    count, move = 0, _outwards(folder)
     with partial.open("wb") as out:
         for row in rows:
-            out.write(_line(row, adapter, way))
+            out.write(_line(row, adapter, move))
             count += 1
     write_run(folder, run)
     partial.replace(folder / name)
     return count
 
 
-def _line(row: _Row, adapter: TypeAdapter[_Row], way: str) -> bytes:
-    return adapter.dump_json(_with_paths(row, way), exclude_none=True) + b"\n"
+def _line(row: _Row, adapter: TypeAdapter[_Row], move: _Move) -> bytes:
+    return adapter.dump_json(_with_paths(row, move), exclude_none=True) + b"\n"
 
 
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:
@@ -243,6 +244,7 @@ def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) 
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a folder as `{made_by}` writes it")
     seen: set[str] = set()
+    move = _inwards(folder)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             row = _parsed(line, adapter, where=f"{path}:{number}", made_by=made_by)
@@ -251,7 +253,7 @@ def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) 
                     f"{path}:{number}: sample {row.sample.id!r} stands here twice; drop one row"
                 )
             seen.add(row.sample.id)
-            yield _with_paths(row, str(folder))
+            yield _with_paths(row, move)
     if not seen:
         raise DataError(f"{path}: no rows; expected one for each sample, so run `{made_by}` again")
 
@@ -272,20 +274,33 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
-def _way(folder: Path) -> str:
-    """From ``folder`` to the working directory."""
-    return os.path.relpath(os.curdir, folder)
+def _outwards(folder: Path) -> _Move:
+    """From paths of the working directory to those of ``folder``, where links really lead."""
+    base = os.path.realpath(folder)
+    return lambda path: os.path.relpath(
+        os.path.join(_real(os.path.dirname(path)), os.path.basename(path)), base
+    )
 
 
-def _with_paths(row: _Row, base: str) -> _Row:
-    """``row`` with ``base`` before every relative path."""
+def _inwards(folder: Path) -> _Move:
+    """The inverse."""
+    base, here = os.path.realpath(folder), os.path.realpath(os.curdir)
+    return lambda path: os.path.relpath(os.path.join(base, path), here)
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _with_paths(row: _Row, move: _Move) -> _Row:
+    """``row`` with every relative path moved."""
     sample = row.sample
-    images = tuple([_moved(image, base) for image in sample.images])
+    images = tuple([_moved(image, move) for image in sample.images])
     return row if images == sample.images else replace(row, sample=replace(sample, images=images))
 
 
-def _moved(image: ImageRef, base: str) -> ImageRef:
+def _moved(image: ImageRef, move: _Move) -> ImageRef:
     if image.path.startswith("synth:") or os.path.isabs(image.path):
         return image
-    path = os.path.normpath(os.path.join(base, image.path))
-    return ImageRef(path, image.width, image.height)
+    return ImageRef(move(image.path), image.width, image.height)
