@@ -29,7 +29,7 @@ from reground.model.parts import merged_state
 transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
 ARCHITECTURES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-SHIPPED = ("tiny",)  # four million parameters, trained on drawn scenes
+SHIPPED = ("tiny", "tiny_refiner")  # four million parameters each, trained on drawn scenes
 _WEIGHTS = ("*.safetensors", "*.bin")
 SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
 
