@@ -178,6 +178,7 @@ def test_an_interrupted_command_exits_with_130() -> None:
     program = (
         "import os, signal, sys, threading\n"
         "from reground import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         "def verb():\n"
         "    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    threading.Event().wait(30)\n"
