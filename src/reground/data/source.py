@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import overload
@@ -87,12 +88,23 @@ def relative_to(sample: Sample, folder: Path) -> Sample:
     images = tuple(
         image
         if image.path.startswith(SYNTH_PREFIX)
-        else replace(image, path=_path_from(folder, Path(image.path)))
+        else replace(image, path=path_from(folder, image.path))
         for image in sample.images
     )
     return replace(sample, images=images)
 
 
-def _path_from(folder: Path, image: Path) -> str:
-    """``..`` behind a link leads up from where the link points, so its folder is resolved first."""
-    return Path(os.path.relpath(image.parent.resolve() / image.name, folder)).as_posix()
+def path_from(folder: Path, path: str) -> str:
+    """The way from ``folder``, which is resolved, to a file of the working directory.
+
+    ``..`` behind a link leads up from where the link points, so the file's folder is resolved too.
+    """
+    where, name = os.path.split(path)
+    return Path(
+        os.path.relpath(os.path.join(_resolved(os.path.join(os.getcwd(), where)), name), folder)
+    ).as_posix()
+
+
+@lru_cache(maxsize=4096)
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache, lru_cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
+from reground.data.source import path_from
 from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.families import EncodedSize
@@ -276,21 +277,13 @@ def _explain(error: ValidationError) -> str:
 
 def _outwards(folder: Path) -> _Move:
     """From paths of the working directory to those of ``folder``, where links really lead."""
-    base = os.path.realpath(folder)
-    return lambda path: os.path.relpath(
-        os.path.join(_real(os.path.dirname(path)), os.path.basename(path)), base
-    )
+    return partial(path_from, folder.resolve())
 
 
 def _inwards(folder: Path) -> _Move:
     """The inverse."""
     base, here = os.path.realpath(folder), os.path.realpath(os.curdir)
     return lambda path: os.path.relpath(os.path.join(base, path), here)
-
-
-@lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)
 
 
 def _with_paths(row: _Row, move: _Move) -> _Row:
