@@ -28,7 +28,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("results", "benchmarks", "evaluation", "scorers", "teaching")
+        for name in ("results", "benchmarks", "evaluation", "scorers", "teaching", "refining")
     ),
 )
 RESULTS = ROOT / "docs/results"
