@@ -258,7 +258,7 @@ def teacher() -> str:
         ],
         [
             "cost, by the database, of answers on their way, by the server",
-            f"{bad['cost']}, {bad.get(_LOST_COST, 'not measured')}, {bad[_SERVER_COST]}",
+            f"{bad['cost']}, {bad[_LOST_COST]}, {bad[_SERVER_COST]}",
         ],
         ["requests a second, of a server that answers at once", fast["requests per second"]],
         ["memory of the asking process", grown],
