@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from importlib import resources
 from pathlib import Path
@@ -37,6 +38,9 @@ def command(
     from reground.evaluation.reporting.report import comparison_markdown
     from reground.runs import result_header, write_json
 
+    for again in (out / "base", out / "refiner"):  # training begins anew by itself
+        if (again / "run.json").exists():
+            shutil.rmtree(again)
     begin = time.perf_counter()
     reports = _all_arms(out, samples)
     seconds = round(time.perf_counter() - begin)
