@@ -326,7 +326,8 @@ def _scores(setting: Setting, model: str, tool: str | None) -> list[SampleScore]
     scores: list[SampleScore] = []
     for task, (data, limit) in setting.held_out.items():
         name = "no-tool" if tool is None else f"{zlib.crc32(tool.encode()):08x}"
-        out = setting.runs / "results" / Path(model).name / name / task
+        arm = "start" if model == setting.start else Path(model).name
+        out = setting.runs / "results" / arm / name / task
         if not (out / "report.json").exists():
             evaluate(out, _question(setting, model, data, limit, tool))
         scores += read_scores(out)
