@@ -198,7 +198,16 @@ def refiner() -> str:
 
 def refiner_probes() -> str:
     """The same samples with a right, a wrong, no and several boxes, and asked without a tool."""
-    result = _read("refiner")
+    return _probed("refiner")
+
+
+def refiner_photos_probes() -> str:
+    """The same for blood cells."""
+    return _probed("refiner_photos")
+
+
+def _probed(name: str) -> str:
+    result = _read(name)
     followed = result["followed, correct box less wrong box"]
     gained = result["right with the weak tool, less with none"]
     direct = result["direct, without a tool"]
@@ -363,6 +372,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         refiner,
         refiner_probes,
         refiner_photos,
+        refiner_photos_probes,
         teacher,
         scorers,
         mig_bench,
