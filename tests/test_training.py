@@ -21,6 +21,7 @@ from reground.grounding.sample import Sample
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
 from reground.rollout.episode import Direct
+from reground.rollout.transformers_policy import TransformersPolicy
 from reground.runs import RunDir
 from reground.teacher.settings import TeachConfig
 from reground.training.draw import Draws
@@ -226,7 +227,9 @@ def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
     """The shortcut of one update a batch gives the loss and gradients of the long way."""
     config = world.config("grpo")
     prompter = Prompter.of(load_checkpoint(str(world.taught)))
-    method = Grpo(prompter, Draws(config.data, seed=0, total=40), Direct(), config)
+    draws = Draws(config.data, seed=0, total=40)
+    policy = TransformersPolicy(prompter.checkpoint)
+    method = Grpo(prompter, draws, Direct(), policy, config)
     batch = method.batch(1, range(4))
     assert batch.learnable
     for micro in batch.micros:

@@ -31,6 +31,10 @@ class TrainingError(UserError):
     """Training that had to stop: NaN loss, or batches from which nothing can be learned."""
 
 
+class EngineError(UserError):
+    """An engine of rollouts that disagrees with the trainer."""
+
+
 class EndpointError(UserError):
     """A server of models that cannot be used as it is."""
 

@@ -152,9 +152,12 @@ class Chat:
             for part, grid, image in zip(parts, grids, images, strict=True)
         )
 
+    def num_tokens(self, image: EncodedImage) -> int:
+        """How many image tokens stand for an image: its merged patches."""
+        return math.prod(image.grid) // int(self.image_processor.merge_size) ** 2
+
     def _patches(self, image: EncodedImage) -> list[int]:
-        num_tokens = math.prod(image.grid) // self.image_processor.merge_size**2
-        return [self.image_token_id] * num_tokens
+        return [self.image_token_id] * self.num_tokens(image)
 
     @cached_property
     def _image_marks(self) -> tuple[list[int], list[int]]:

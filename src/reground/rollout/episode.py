@@ -73,6 +73,11 @@ class Rollout:
         return tuple(chain.from_iterable(turn.weights for turn in self.turns))
 
     @property
+    def logprobs(self) -> tuple[float, ...]:
+        """The log-probs of all sampled ids."""
+        return tuple(chain.from_iterable(turn.logprobs or () for turn in self.turns))
+
+    @property
     def num_sampled(self) -> int:
         """How many ids the policy sampled."""
         return sum(len(turn.ids) for turn in self.turns if turn.logprobs is not None)

@@ -72,3 +72,13 @@ class Policy(Protocol):
         prompt. After a call with stop strings a policy may keep what it has read, for a
         next call with the very same prompts.
         """
+
+
+class TrainedPolicy(Policy, Protocol):
+    """A policy that follows a model in training."""
+
+    def sync(self, version: int) -> None:
+        """Sample with the model's weights as they are now, after ``version`` updates."""
+
+    def rest(self) -> None:
+        """Give memory back until the next ``sync``."""

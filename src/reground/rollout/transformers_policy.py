@@ -58,6 +58,14 @@ class TransformersPolicy:
                 done[place] = group
         return done
 
+    def sync(self, version: int) -> None:
+        """The weights are the model's own; what was read with older ones is forgotten."""
+        self.version, self._kept = version, []
+
+    def rest(self) -> None:
+        """Forget the keys and values of prompts."""
+        self._kept = []
+
     def _readings(
         self, prompts: Sequence[Prompt], *, goes_on: bool, keep: Sequence[str]
     ) -> Iterator[Reading]:

@@ -3,64 +3,27 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reground.grounding.answers import Answer, Status, parse
-from reground.grounding.sample import Sample
-from reground.model.chat import Prompt
+from reground.grounding.answers import parse
 from reground.model.forward import GroupBatch
 from reground.model.parts import has_adapters, without_adapters
 from reground.model.prompting import Prompter
-from reground.rollout.episode import Case, Environment, Rollout, RolloutStatus, roll_out
-from reground.rollout.policy import Sampling
-from reground.rollout.transformers_policy import TransformersPolicy
+from reground.rollout.episode import Case, Environment, Rollout, roll_out
+from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training import objective
+from reground.training.agreement import GapError, truncated
 from reground.training.draw import Draws
+from reground.training.grpo_batch import GrpoMicro, RolledGroup, batch_tally, logged
 from reground.training.method import LogProbs, StepBatch
-from reground.training.objective import Credit, GrpoTerms
-from reground.training.packing import Group, MicroBatch, Suffix, pack
-from reground.training.rewards import Score, score
+from reground.training.objective import GrpoTerms
+from reground.training.packing import MicroBatch, pack
+from reground.training.rewards import score
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
-
-_PATCHES = re.compile(r"(<\|image_pad\|>)+")
-_LOGGED = 2  # rollouts of each group that go to the rollout log: the best and the worst
-
-
-@dataclass(frozen=True, slots=True)
-class RolledGroup:
-    """One prompt with everything that its group of rollouts led to."""
-
-    item: int
-    sample: Sample
-    prompt: Prompt
-    rollouts: tuple[Rollout, ...]
-    answers: tuple[Answer, ...]
-    scores: tuple[Score, ...]
-    credit: Credit
-
-    def pack(self) -> Group:
-        """The group as training tokens: every sampled id counts, none that was told."""
-        suffixes = tuple(Suffix(each.ids, each.weights, each.images) for each in self.rollouts)
-        return Group(self.item, self.prompt, suffixes)
-
-
-@dataclass(frozen=True, slots=True)
-class GrpoMicro:
-    """A micro-batch with the credit of its tokens, flat [N], and log-probs to compare with."""
-
-    packed: MicroBatch
-    advantages: Tensor
-    phi: Tensor
-    weights: Tensor
-    old_logprobs: Tensor | None
-    reference_logprobs: Tensor | None
 
 
 class Grpo:
@@ -69,10 +32,15 @@ class Grpo:
     ahead = False
 
     def __init__(
-        self, prompter: Prompter, draws: Draws, environment: Environment, config: TrainConfig
+        self,
+        prompter: Prompter,
+        draws: Draws,
+        environment: Environment,
+        policy: TrainedPolicy,
+        config: TrainConfig,
     ) -> None:
         self._prompter, self._draws, self._config = prompter, draws, config
-        self._environment = environment
+        self._environment, self._policy = environment, policy
         self._settings = config.grpo
         chat = prompter.checkpoint.chat
         self.updates_per_batch = self._settings.updates_per_batch
@@ -81,13 +49,13 @@ class Grpo:
             temperature=self._settings.temperature,
             banned_ids=chat.banned_ids,
         )
-        self._policy = TransformersPolicy(prompter.checkpoint)
         self._reference = _Reference(self.module) if self._settings.kl > 0 else None
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Roll out the items' prompts, score them and pack what can teach."""
+        self._policy.sync((step - 1) * self.updates_per_batch)
         groups = self._roll_out(items)
-        self._policy.version = step * self.updates_per_batch
+        self._policy.rest()
         kept = [g.pack() for g in groups if g.credit.varies or self._settings.kl > 0]
         kept = kept or [groups[0].pack()]  # every rank takes part in every step, if with nothing
         chat = self._prompter.checkpoint.chat
@@ -97,23 +65,32 @@ class Grpo:
             pad_id=chat.pad_id,
             device=self._prompter.checkpoint.model.device,
         )
-        credits = {group.item: group.credit for group in groups}
-        micros = [self._with_credit(micro, credits) for micro in packed]
+        by_item = {group.item: group for group in groups}
+        micros = [
+            self._with_credit(micro, tuple(by_item[item] for item in micro.rows))
+            for micro in packed
+        ]
         tokens = sum(rollout.num_sampled for group in groups for rollout in group.rollouts)
         sequences = len(groups) * self._settings.group_size
         normaliser = float(tokens if self._settings.normalise == "token" else sequences)
         learnable = any(group.credit.varies for group in groups)
-        tally = _tally(groups)
+        tally = batch_tally(groups)
         for name, count in self._environment.counts().items():
             tally.add(f"tool/{name}", count)
-        return StepBatch(micros, normaliser, tally, _records(groups, self._prompter), learnable)
+        return StepBatch(micros, normaliser, tally, logged(groups, chat), learnable)
 
     def loss(self, module: nn.Module, micro: GrpoMicro, normaliser: float, tally: Tally) -> Tensor:
         """This micro-batch's part of the objective (facts: Eq. 4 with clip and k3 KL)."""
         logprobs = module(micro.packed.batch)
         old = micro.old_logprobs if micro.old_logprobs is not None else logprobs.detach()
+        self._compare(micro, old, tally)
         terms = GrpoTerms(
-            logprobs, old, micro.reference_logprobs, micro.advantages, micro.phi, micro.weights
+            logprobs,
+            old,
+            micro.reference_logprobs,
+            micro.advantages,
+            micro.phi * truncated(old, micro.sampled_logprobs, self._config.engine.truncate),
+            micro.weights,
         )
         loss = objective.grpo_loss(terms, clip=self._settings.clip, kl=self._settings.kl)
         tally.add("objective/kl", float(loss.kl.sum()), loss.kl.numel())
@@ -153,11 +130,21 @@ class Grpo:
         )
         return RolledGroup(item, sample, case.prompt, rollouts, answers, scores, credit)
 
-    def _with_credit(self, packed: MicroBatch, credits: dict[int, Credit]) -> GrpoMicro:
+    def _compare(self, micro: GrpoMicro, old: Tensor, tally: Tally) -> None:
+        """How far the engine that sampled is from the trainer, which is to be rounding alone."""
+        gaps = (old - micro.sampled_logprobs).abs()
+        if not len(gaps):
+            return
+        tally.add("rollout/logprob_gap", float(gaps.sum()), len(gaps))
+        tally.add_peak("rollout/logprob_gap_max", float(gaps.max()))
+        if not float(gaps.mean()) <= self._config.engine.tolerance:
+            raise GapError.of(micro, old, self._config.engine.tolerance)
+
+    def _with_credit(self, packed: MicroBatch, groups: tuple[RolledGroup, ...]) -> GrpoMicro:
         scored = packed.batch.scored
-        rows = [credits[item] for item in packed.rows]
-        advantages = torch.tensor([row.advantages for row in rows], device=scored.device)
-        phi = torch.tensor([row.phi for row in rows], device=scored.device)
+        advantages = torch.tensor([g.credit.advantages for g in groups], device=scored.device)
+        phi = torch.tensor([g.credit.phi for g in groups], device=scored.device)
+        sampled = [p for g in groups for rollout in g.rollouts for p in rollout.logprobs]
         weights = objective.token_weights(
             scored, normalise=self._settings.normalise, max_tokens=self._settings.max_tokens
         )
@@ -166,6 +153,8 @@ class Grpo:
             reference = self._reference(packed.batch) if self._reference else None
         return GrpoMicro(
             packed,
+            groups,
+            torch.tensor(sampled, device=scored.device),
             advantages[..., None].expand(scored.shape)[scored],
             phi[:, None, None].expand(scored.shape)[scored],
             weights[scored],
@@ -185,54 +174,3 @@ class _Reference:
         with without_adapters(self._module):
             logprobs: Tensor = self._module(batch)
         return logprobs
-
-
-def _tally(groups: Sequence[RolledGroup]) -> Tally:
-    tally = Tally()
-    for group in groups:
-        spread = max(group.credit.advantages) - min(group.credit.advantages)
-        tally.add("advantage/spread", spread)
-        tally.add("advantage/zero_variance", float(not group.credit.varies))
-        mean_iou = group.credit.mean_iou
-        tally.add("difficulty/easy", float(mean_iou > objective.EASY))
-        tally.add("difficulty/medium", float(objective.HARD <= mean_iou <= objective.EASY))
-        tally.add("difficulty/hard", float(mean_iou < objective.HARD))
-        tally.add("difficulty/phi", group.credit.phi)
-        for rollout, answer, own in zip(group.rollouts, group.answers, group.scores, strict=True):
-            tally.add("reward/total", own.total)
-            for name, value in own.terms.items():
-                tally.add(f"reward/{name}", value)
-            for status in Status:
-                tally.add(f"parse/{status.value}", float(answer.status is status))
-            tally.add("rollout/length", rollout.num_sampled)
-            for ending in RolloutStatus:
-                tally.add(f"rollout/{ending.value}", float(rollout.status is ending))
-    return tally
-
-
-def _records(groups: Sequence[RolledGroup], prompter: Prompter) -> list[dict[str, Any]]:
-    """The best and the worst rollout of each group, as rows that a person can read.
-
-    An image of a tool is one image token there.
-    """
-    chat, rows = prompter.checkpoint.chat, []
-    for group in groups:
-        ranked = sorted(range(len(group.scores)), key=lambda i: -group.scores[i].total)
-        for number in dict.fromkeys((*ranked[: _LOGGED - 1], ranked[-1])):
-            rows.append(
-                {
-                    "item": group.item,
-                    "sample": group.sample.id,
-                    "question": group.sample.question,
-                    "rollout": number,
-                    "text": _PATCHES.sub(r"\1", chat.decode(group.rollouts[number].ids)),
-                    "status": group.answers[number].status.value,
-                    "ending": group.rollouts[number].status.value,
-                    "reward": group.scores[number].total,
-                    **{f"reward/{k}": v for k, v in group.scores[number].terms.items()},
-                    "advantage": group.credit.advantages[number],
-                    "phi": group.credit.phi,
-                    "mean_iou": group.credit.mean_iou,
-                }
-            )
-    return rows

@@ -20,6 +20,7 @@ from reground.model.load import Checkpoint
 from reground.runs import RunDir, append_jsonl
 from reground.training import checkpoint as storage
 from reground.training import optimiser
+from reground.training.agreement import GapError
 from reground.training.method import Method, StepBatch
 from reground.training.rewards import weights
 from reground.training.settings import TrainConfig
@@ -89,7 +90,7 @@ class Trainer:
         for number, micro in enumerate(batch.micros, start=1):
             last = number == len(batch.micros)
             with nullcontext() if last else self.accelerator.no_sync(module):
-                loss = self.method.loss(module, micro, normaliser, tally)
+                loss = self._loss(step, module, micro, normaliser, tally)
                 self.accelerator.backward(loss * ranks)  # wrappers average over ranks, we sum
             total += float(loss.detach())
         norm = float(
@@ -105,6 +106,15 @@ class Trainer:
         optimizer.zero_grad()
         tally.add("loss", total if self.accelerator.is_main_process else 0.0, 1.0 / ranks)
         return norm
+
+    def _loss(
+        self, step: int, module: Any, micro: Any, normaliser: float, tally: Tally
+    ) -> torch.Tensor:
+        try:
+            return self.method.loss(module, micro, normaliser, tally)
+        except GapError as error:
+            append_jsonl(self.run.path / "engine_gap.jsonl", {"step": step} | error.record)
+            raise
 
     def _watch_for_barren(self, step: int, batch: StepBatch) -> None:
         """Count batches from which nothing can be learned, and stop after too many in a row."""

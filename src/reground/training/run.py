@@ -15,16 +15,21 @@ from reground.model import tiny
 from reground.model.load import Checkpoint, load
 from reground.model.parts import set_training
 from reground.model.prompting import Prompter
+from reground.rollout.engine.in_process import InProcess
+from reground.rollout.engine.policy import EnginePolicy
+from reground.rollout.engine.server import Server
 from reground.rollout.episode import Direct, Environment
+from reground.rollout.policy import TrainedPolicy
 from reground.rollout.think_rethink import ThinkRethink
 from reground.rollout.tools.opening import open_tool
+from reground.rollout.transformers_policy import TransformersPolicy
 from reground.runs import RunDir, start
 from reground.training.dense import Dense
 from reground.training.draw import Draws
 from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
 from reground.training.method import Method
-from reground.training.settings import TrainConfig, Tuning
+from reground.training.settings import Engine, TrainConfig, Tuning
 from reground.training.sft import Sft
 from reground.training.validation import Validator
 
@@ -138,4 +143,28 @@ def _method(
         case "sft":
             return Sft(prompter, draws, config)
         case "grpo":
-            return Grpo(prompter, draws, environment, config)
+            policy = _policy(prompter.checkpoint, config.engine)
+            return Grpo(prompter, draws, environment, policy, config)
+
+
+def _policy(checkpoint: Checkpoint, settings: Engine) -> TrainedPolicy:
+    """What samples rollouts."""
+    if settings.name == "transformers":
+        return TransformersPolicy(checkpoint)
+    if settings.url is None:
+        return EnginePolicy(
+            checkpoint,
+            InProcess(
+                checkpoint,
+                max_length=settings.max_length,
+                max_images=settings.max_images,
+                memory=settings.memory,
+            ),
+        )
+    server = Server(
+        checkpoint.chat,
+        settings.url,
+        exchange=Path(settings.exchange),
+        timeout_s=settings.timeout_s,
+    )
+    return EnginePolicy(checkpoint, server, version=-1)  # whose weights it has is not known

@@ -108,6 +108,40 @@ class Grpo:
 
 
 @config
+class Engine:
+    """What samples rollouts: the trained model itself, or vLLM.
+
+    With a ``url`` vLLM is a server there, which gets the weights in files of the folder
+    ``exchange`` and is given up after ``timeout_s`` seconds without an answer. Otherwise it runs
+    in this process, on ``memory``, a share of the GPU's, with prompts and completions of together
+    ``max_length`` tokens and ``max_images`` images. Engine and trainer round differently: the run
+    stops where their log-probs of a micro-batch differ by more than ``tolerance`` on the mean, and
+    ``truncate`` weighs tokens by the trainer's probability over the engine's, at most so much
+    (truncated importance sampling).
+    """
+
+    name: Literal["transformers", "vllm"] = "transformers"
+    url: str | None = None
+    exchange: str = "runs/exchange"
+    timeout_s: float = 600.0
+    max_length: int = 8192
+    max_images: int = 8
+    memory: float = 0.4
+    tolerance: float = 0.05
+    truncate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.url and self.name != "vllm":
+            raise ValueError(f"url is that of a vLLM server; engine.name is {self.name}")
+        if not 0 < self.memory < 1:
+            raise ValueError(f"memory is a share in (0, 1), found {self.memory}")
+        if self.tolerance <= 0:
+            raise ValueError(f"tolerance must be above 0, found {self.tolerance}")
+        if self.truncate is not None and self.truncate < 1:
+            raise ValueError(f"truncate must be at least 1, found {self.truncate}")
+
+
+@config
 class Tools:
     """The detectors that rollouts may ask, each as a spec (``reground tool run --help``).
 
@@ -181,6 +215,7 @@ class TrainConfig:
     dense: DensePretraining = DensePretraining()
     sft: Supervised = Supervised()
     grpo: Grpo = Grpo()
+    engine: Engine = Engine()
     tools: Tools = Tools()
     validation: Validation | None = None
     save_every: int = 100
@@ -192,6 +227,8 @@ class TrainConfig:
         for name, least in (("seed", 0), ("steps", 1), ("batch_size", 1)):
             if (found := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, found {found}")
+        if self.engine.name != "transformers" and self.method != "grpo":
+            raise ValueError(f"engine samples rollouts; {self.method} makes none")
         if self.tools.specs and self.method != "grpo":
             raise ValueError(f"tools are asked by rollouts; {self.method} makes none")
         if self.grpo.refinement_reward and not self.tools.specs:

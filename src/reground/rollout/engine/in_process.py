@@ -1,0 +1,107 @@
+"""A vLLM engine in this process, beside the trainer on the same device."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reground.errors import ConfigError
+from reground.model.load import Checkpoint, save
+from reground.rollout.engine import weights
+from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
+from reground.rollout.engine.pictures import collapsed, picture
+from reground.rollout.policy import Completion, Sampling
+
+
+class InProcess:
+    """Starts with the checkpoint's weights.
+
+    ``max_length`` limits prompt and completion together, ``max_images`` those of a prompt;
+    ``memory`` is the share of a GPU's memory that the engine takes, and gives back in ``rest``.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, max_length: int, max_images: int, memory: float
+    ) -> None:
+        self._chat = checkpoint.chat
+        self._banned = self._chat.tokenizer.convert_ids_to_tokens(list(self._chat.banned_ids))
+        self._sleeps = torch.cuda.is_available()
+        self._asleep = False
+        self._llm = self._started(
+            checkpoint,
+            gpu_memory_utilization=memory,
+            max_model_len=max_length,
+            limit_mm_per_prompt={"image": max_images, "video": 0},
+        )
+
+    def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
+        """Completions of each prompt; raises ``EngineError`` where other ids were read."""
+        from vllm import SamplingParams
+
+        outputs = self._llm.generate(
+            [self._request(each) for each in asked],
+            [SamplingParams(**parameters(each, sampling, self._banned)) for each in asked],
+            use_tqdm=False,
+        )
+        for each, output in zip(asked, outputs, strict=True):
+            check_ids(each, output.prompt_token_ids)
+        return [[_completion(one) for one in output.outputs] for output in outputs]
+
+    def write(self, state: Mapping[str, Tensor]) -> None:
+        """Give the weights, each parameter once, and forget what was read with others."""
+        if self._asleep:
+            self._llm.wake_up(tags=["weights"])
+        engine = self._llm.llm_engine
+        self._llm.apply_model(lambda model: weights.write(model, state, engine.model_config))
+        if self._asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+        self._llm.reset_prefix_cache()
+        engine.reset_encoder_cache()
+
+    def rest(self) -> None:
+        """Drop weights and cache on a GPU; on a CPU there is nothing to give back."""
+        if self._sleeps:
+            self._llm.sleep(level=2)
+            self._asleep = True
+
+    def _request(self, asked: Asked) -> dict[str, Any]:
+        made: dict[str, Any] = {"prompt_token_ids": collapsed(asked.ids, asked.images, self._chat)}
+        if asked.images:
+            pictures = [picture(image, self._chat) for image in asked.images]
+            made["multi_modal_data"] = {"image": pictures}
+        return made
+
+    def _started(self, checkpoint: Checkpoint, **limits: Any) -> Any:
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the model is in reach
+        try:
+            from vllm import LLM, __version__
+        except ImportError:
+            raise ConfigError(
+                "engine.name is vllm, which is not installed; pip install 'reground[vllm]'"
+            ) from None
+        check_version(__version__)
+        with tempfile.TemporaryDirectory() as folder:
+            save(checkpoint, Path(folder) / "model")
+            return LLM(
+                model=str(Path(folder) / "model"),
+                dtype=str(checkpoint.model.dtype).removeprefix("torch."),
+                enforce_eager=not torch.cuda.is_available(),
+                enable_sleep_mode=self._sleeps,
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",  # no defaults of the checkpoint's
+                mm_processor_cache_gb=0,
+                **limits,
+            )
+
+
+def _completion(output: Any) -> Completion:
+    ids = tuple(output.token_ids)
+    logprobs = (step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
+    return Completion(ids, tuple(logprobs), finish(output.finish_reason, output.stop_reason))

@@ -1,0 +1,112 @@
+"""A vLLM server as the engine: `vllm serve` with the worker extension of :mod:`.worker`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reground.errors import EngineError
+from reground.model.chat import Chat
+from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
+from reground.rollout.engine.pictures import collapsed, picture
+from reground.rollout.policy import Completion, Sampling
+
+CONCURRENCY = 64
+START = (
+    "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out --logprobs-mode processed_logprobs "
+    "--generation-config vllm --worker-extension-cls reground.rollout.engine.worker.WeightWriter"
+)
+
+
+class Server:
+    """The server at ``url``, which shares the folder ``exchange`` with the trainer.
+
+    Raises ``EngineError`` where it does not answer, was not started as ``START`` says, or takes
+    longer than ``timeout_s`` seconds.
+    """
+
+    def __init__(self, chat: Chat, url: str, *, exchange: Path, timeout_s: float) -> None:
+        self._chat, self._url, self._exchange = chat, url.removesuffix("/v1"), exchange
+        self._banned = chat.tokenizer.convert_ids_to_tokens(list(chat.banned_ids))
+        self._client = httpx2.Client(base_url=self._url, timeout=timeout_s)
+        check_version(self._sent("GET", "/version")["version"])
+        self._sent("POST", "/reset_prefix_cache")
+
+    def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
+        """Completions of each prompt; raises ``EngineError`` where other ids were read."""
+        with ThreadPoolExecutor(CONCURRENCY) as workers:
+            return list(workers.map(lambda each: self._completions(each, sampling), asked))
+
+    def write(self, state: Mapping[str, Tensor]) -> None:
+        """Hand the weights over in a file, each parameter once, and reset all caches."""
+        self._exchange.mkdir(parents=True, exist_ok=True)
+        path = self._exchange / "weights.safetensors"
+        own = {
+            name: each.detach().to("cpu", copy=True).contiguous() for name, each in state.items()
+        }
+        save_file(own, path)
+        try:
+            where = os.path.abspath(path)
+            self._sent("POST", "/collective_rpc", method="write_weights", args=[where])
+        finally:
+            path.unlink(missing_ok=True)
+        self._sent("POST", "/reset_prefix_cache")
+        self._sent("POST", "/reset_encoder_cache")
+
+    def rest(self) -> None:
+        """Nothing: the server has devices of its own."""
+
+    def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
+        parts = [{"type": "image_url", "image_url": {"url": _url(picture(image, self._chat))}}
+                 for image in asked.images]  # fmt: skip
+        answer = self._sent(
+            "POST",
+            "/inference/v1/generate",
+            token_ids=collapsed(asked.ids, asked.images, self._chat),
+            content_parts=parts or None,
+            sampling_params=parameters(asked, sampling, self._banned),
+            return_token_ids=True,
+        )
+        check_ids(asked, answer["prompt_token_ids"])
+        return [_completion(choice) for choice in answer["choices"]]
+
+    def _sent(self, verb: str, path: str, **body: Any) -> Any:
+        try:
+            reply = self._client.request(verb, path, json=body or None)
+        except httpx2.HTTPError as error:
+            raise EngineError(
+                f"{self._url}: {error or type(error).__name__}; expected a server started as\n"
+                f"  {START}\nsee to it, then resume: the last checkpoint is kept"
+            ) from None
+        if reply.status_code == 404:
+            raise EngineError(f"{self._url}: knows no {path}; expected one started as\n  {START}")
+        if reply.is_error:
+            raise EngineError(f"{self._url}{path}: {reply.status_code} {reply.text[:500]}")
+        return reply.json() if reply.content else None
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A copy in memory of its own: the file format refuses tied weights."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)  # lossless
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _completion(choice: Mapping[str, Any]) -> Completion:
+    logprobs = tuple(step["logprob"] for step in choice["logprobs"]["content"])
+    ended = finish(choice["finish_reason"], choice["stop_reason"])
+    return Completion(tuple(choice["token_ids"]), logprobs, ended)

