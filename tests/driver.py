@@ -18,12 +18,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from reground.config import load
+from reground.training import run as running
 from reground.training.run import train
 from reground.training.settings import TrainConfig
+from reground.training.sharding import shard
 from worlds import Row
 
 
@@ -77,7 +82,18 @@ def _train_as(rank: int, ranks: int, port: int, config: TrainConfig, out: Path) 
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     os.environ |= {name: str(value) for name, value in names.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    train(config, out)
+    with mock.patch.object(running, "shard", _really_sharded):
+        train(config, out)
+
+
+def _really_sharded(module: nn.Module, model: nn.Module) -> None:
+    """Weights that were not spread would train just as well."""
+    shard(module, model)
+    parameters = list(module.parameters())
+    assert all(isinstance(parameter, DTensor) for parameter in parameters)
+    own = sum(parameter.to_local().numel() for parameter in parameters)  # type: ignore[attr-defined]
+    total = sum(parameter.numel() for parameter in parameters)
+    assert own < 0.6 * total, f"this rank holds {own} of {total} numbers"
 
 
 def _killed(config: TrainConfig, out: Path, job: Job) -> Row:

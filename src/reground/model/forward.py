@@ -135,6 +135,20 @@ def encode_images(model: Any, images: Sequence[EncodedImage]) -> dict[str, Any]:
     return {"image": model.model.get_image_features(pixels, grids, return_dict=True)}
 
 
+def _idle_vision(model: Any) -> Tensor:
+    """A zero that the vision tower computed: ranks wait for its gradients and its weights."""
+    vision = model.model.visual.config
+    side, merge = vision.patch_size, vision.spatial_merge_size
+    values = 3 * vision.temporal_patch_size * side**2
+    blank = torch.zeros(merge**2, values, device=model.device)
+    grid = torch.tensor([[1, merge, merge]], device=model.device)
+    encoded = model.model.get_image_features(blank, grid, return_dict=True)
+    deeper = chain.from_iterable(getattr(encoded, "deepstack_features", None) or ())
+    return (
+        0.0 * torch.stack([each.float().sum() for each in (*encoded.pooler_output, *deeper)]).sum()
+    )
+
+
 def shared_logprobs(
     model: Any, batch: GroupBatch, *, temperature: float = 1.0, banned_ids: Sequence[int] = ()
 ) -> Tensor:
@@ -180,6 +194,8 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
         layout=batch.layout,
     )
     hidden = output.last_hidden_state
+    if not batch.images and torch.distributed.is_initialized():
+        hidden = hidden + _idle_vision(model)
     last = batch.prompt_mask.sum(1) - 1
     first = hidden[torch.arange(num_rows, device=last.device), last]
     own = hidden[:, num_prompt:].unflatten(1, (num_suffixes, length))

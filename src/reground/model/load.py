@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -106,14 +108,21 @@ def prepare(model: Any, chat: Chat) -> Checkpoint:
     return Checkpoint(model.eval(), chat, model.config.model_type, None)
 
 
-def save(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def save(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write what ``AutoModelForImageTextToText.from_pretrained`` loads (whole or not at all).
 
-    Processor files and how the model answers go along. LoRA adapters are merged into the copy.
+    Processor files and how the model answers go along. The weights are ``state``, or the model's
+    own with LoRA adapters merged into them.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    state = merged_state(checkpoint.model)
+    state = merged_state(checkpoint.model) if state is None else state
     if dtype is not None:
         state = {name: value.to(dtype) for name, value in state.items()}
     checkpoint.model.save_pretrained(partial, state_dict=state)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from reground.errors import ConfigError
 
@@ -63,7 +64,10 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights by their original names, adapters added in; the model itself stays as it is."""
+    """The weights by their original names, adapters added in; the model itself stays as it is.
+
+    Of a model that is spread over ranks the whole weights, on the CPU; every rank must call.
+    """
     deltas = {
         f"{name}.base_layer.weight": layer.get_delta_weight(adapter)
         for name, layer in model.named_modules()
@@ -71,10 +75,14 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
         for adapter in layer.active_adapters
     }
     return {
-        name.replace(".base_layer.", "."): value + deltas[name] if name in deltas else value
+        name.replace(".base_layer.", "."): _whole(value + deltas[name] if name in deltas else value)
         for name, value in model.state_dict().items()
         if "lora_" not in name
     }
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
 
 
 def _adapted(model: nn.Module) -> Iterator[Any]:

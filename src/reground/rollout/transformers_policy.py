@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
+from reground.model.parts import merged_state
 from reground.rollout.decoding import Decoding, Reading
 from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 
@@ -89,6 +91,22 @@ class TransformersPolicy:
         for first in range(0, len(order), self.max_groups):
             places = order[first : first + self.max_groups]
             yield Reading.of_prompts(self.checkpoint, [prompts[i] for i in places], places)
+
+
+@dataclass(slots=True)
+class ReplicaPolicy(TransformersPolicy):
+    """A copy of a model that is spread over ranks: each rank samples with whole weights.
+
+    ``source`` is the model in training; every rank must call ``sync``.
+    """
+
+    source: Any = None
+
+    def sync(self, version: int) -> None:
+        """Copy the weights, adapters added in."""
+        if version != self.version:
+            self.checkpoint.model.load_state_dict(merged_state(self.source))
+        TransformersPolicy.sync(self, version)
 
 
 def _goes_on(prefixes: Prefixes | None) -> bool:

@@ -8,18 +8,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 
 from reground.errors import RunError
 from reground.model.load import Checkpoint, save
+from reground.model.parts import merged_state
 from reground.runs import RunDir, sync_folder, write_json
 
 _MODEL, _STATE = "model", "trainer.pt"
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +49,27 @@ def checkpoints(run: RunDir) -> list[Saved]:
     return sorted((Saved(path, int(path.name[5:])) for path in found), key=lambda saved: saved.step)
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that a step left: ``weights`` for anyone to load, the rest for this run to go on."""
+
+    weights: dict[str, Tensor]
+    module: dict[str, Any]
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        """Whole tensors, whatever the sharding; every rank must call, and the first one has all."""
+        module_state, optimizer_state = get_state_dict(module, optimizer, options=_WHOLE)
+        return cls(merged_state(model), module_state, optimizer_state)
+
+
 def save_step(
     run: RunDir,
     step: int,
+    state: State,
     *,
     checkpoint: Checkpoint,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
     extra: dict[str, Any],
     keep: int,
 ) -> None:
@@ -56,9 +78,9 @@ def save_step(
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save(checkpoint, partial / _MODEL)
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "extra": extra}
-    torch.save(state, partial / _STATE)
+    save(checkpoint, partial / _MODEL, state=state.weights)
+    rest = {"module": state.module, "optimizer": state.optimizer, "extra": extra}
+    torch.save(rest, partial / _STATE)
     _sync(partial)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
@@ -80,8 +102,13 @@ def restore(
         return 0, {}
     state = torch.load(saved[-1].path / _STATE, map_location="cpu", weights_only=True)
     try:
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
+        set_state_dict(
+            module,
+            optimizer,
+            model_state_dict=state["module"],
+            optim_state_dict=state["optimizer"],
+            options=_WHOLE,
+        )
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"{saved[-1].path}: does not fit the model of this run ({str(error).splitlines()[0]}); "
@@ -90,9 +117,11 @@ def restore(
     return saved[-1].step, dict(state["extra"])
 
 
-def save_best(run: RunDir, checkpoint: Checkpoint, *, step: int, score: float) -> None:
-    """Keep the model with the best validation score as ``best``, with its step beside it."""
-    save(checkpoint, run.path / "best")
+def save_best(
+    run: RunDir, checkpoint: Checkpoint, state: Mapping[str, Tensor], *, step: int, score: float
+) -> None:
+    """Keep the weights with the best validation score as ``best``, with their step beside them."""
+    save(checkpoint, run.path / "best", state=state)
     write_json(run.path / "best.json", {"step": step, "validation/acc@0.5": score})
 
 

@@ -80,6 +80,7 @@ class Dense:
 
     ahead = True
     updates_per_batch = 1
+    reference: nn.Module | None = None
 
     def __init__(self, prompter: Prompter, draws: Draws, config: TrainConfig) -> None:
         checkpoint = prompter.checkpoint

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from reground.grounding.answers import parse
-from reground.model.forward import GroupBatch
 from reground.model.parts import has_adapters, without_adapters
 from reground.model.prompting import Prompter
 from reground.rollout.episode import Case, Environment, Rollout, roll_out
@@ -20,7 +19,7 @@ from reground.training.draw import Draws
 from reground.training.grpo_batch import GrpoMicro, RolledGroup, batch_tally, logged
 from reground.training.method import LogProbs, StepBatch
 from reground.training.objective import GrpoTerms
-from reground.training.packing import MicroBatch, pack
+from reground.training.packing import MicroBatch, aligned, pack
 from reground.training.rewards import score
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
@@ -49,7 +48,13 @@ class Grpo:
             temperature=self._settings.temperature,
             banned_ids=chat.banned_ids,
         )
-        self._reference = _Reference(self.module) if self._settings.kl > 0 else None
+        self.reference = self._frozen() if self._settings.kl > 0 else None
+
+    def _frozen(self) -> nn.Module:
+        """The starting weights: the model itself, to be run without its adapters, or a copy."""
+        if has_adapters(self.module):
+            return self.module
+        return copy.deepcopy(self.module).requires_grad_(False)
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Roll out the items' prompts, score them and pack what can teach."""
@@ -65,6 +70,8 @@ class Grpo:
             pad_id=chat.pad_id,
             device=self._prompter.checkpoint.model.device,
         )
+        if self._config.sharding == "full":
+            packed = aligned(packed)
         by_item = {group.item: group for group in groups}
         micros = [
             self._with_credit(micro, tuple(by_item[item] for item in micro.rows))
@@ -76,7 +83,7 @@ class Grpo:
         learnable = any(group.credit.varies for group in groups)
         tally = batch_tally(groups)
         for name, count in self._environment.counts().items():
-            tally.add(f"tool/{name}", count)
+            tally.add_count(f"tool/{name}", count)
         return StepBatch(micros, normaliser, tally, logged(groups, chat), learnable)
 
     def loss(self, module: nn.Module, micro: GrpoMicro, normaliser: float, tally: Tally) -> Tensor:
@@ -145,12 +152,14 @@ class Grpo:
         advantages = torch.tensor([g.credit.advantages for g in groups], device=scored.device)
         phi = torch.tensor([g.credit.phi for g in groups], device=scored.device)
         sampled = [p for g in groups for rollout in g.rollouts for p in rollout.logprobs]
+        sampled = sampled if bool(scored.any()) else []
         weights = objective.token_weights(
             scored, normalise=self._settings.normalise, max_tokens=self._settings.max_tokens
         )
         with torch.no_grad():
             old = self.module(packed.batch) if self.updates_per_batch > 1 else None
-            reference = self._reference(packed.batch) if self._reference else None
+            with without_adapters(self.module):
+                reference = self.reference(packed.batch) if self.reference else None
         return GrpoMicro(
             packed,
             groups,
@@ -161,16 +170,3 @@ class Grpo:
             old,
             reference,
         )
-
-
-class _Reference:
-    """Log-probs of the starting weights: the model without its adapters, or a frozen copy."""
-
-    def __init__(self, module: nn.Module) -> None:
-        adapted = has_adapters(module)
-        self._module = module if adapted else copy.deepcopy(module).requires_grad_(False)
-
-    def __call__(self, batch: GroupBatch) -> Tensor:
-        with without_adapters(self._module):
-            logprobs: Tensor = self._module(batch)
-        return logprobs

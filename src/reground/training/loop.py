@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reground.errors import TrainingError
 from reground.model.load import Checkpoint
+from reground.model.parts import merged_state
 from reground.runs import RunDir, append_jsonl
 from reground.training import checkpoint as storage
 from reground.training import optimiser
@@ -26,7 +27,7 @@ from reground.training.rewards import weights
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
 
-Validate = Callable[[], dict[str, float]]
+Validate = Callable[[int], dict[str, float]]
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class Trainer:
     validate: Validate | None = None
     _phases: dict[str, float] = field(default_factory=dict)
     _barren: int = 0
+    _best: float = -1.0
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the last step."""
@@ -49,7 +51,10 @@ class Trainer:
         start, extra = storage.restore(self.run, module=self.method.module, optimizer=optimizer)
         self._barren = int(extra.get("barren", 0))
         self.run.truncate_after(start or -1)  # step 0 is validated anew as well
-        module, optimizer = accelerator.prepare(self.method.module, optimizer)
+        self._best = storage.read_best(self.run)
+        module = self.method.module
+        if config.sharding == "none":
+            module = accelerator.prepare(module)
         if start == 0 and self.validate:
             self._log(0, self._validated(0))
         with self._batches(start) as batches, self._progress(start) as advance:
@@ -93,9 +98,7 @@ class Trainer:
                 loss = self._loss(step, module, micro, normaliser, tally)
                 self.accelerator.backward(loss * ranks)  # wrappers average over ranks, we sum
             total += float(loss.detach())
-        norm = float(
-            self.accelerator.clip_grad_norm_(module.parameters(), self.config.optim.clip_norm)
-        )
+        norm = optimiser.clip_gradients(module, self.config.optim)
         total = self._summed(total)
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
@@ -152,22 +155,24 @@ class Trainer:
 
     def _validated(self, step: int) -> dict[str, float]:
         with self._timed("validate"):
-            metrics = self.validate() if self.validate else {}
+            version = step * self.method.updates_per_batch
+            metrics = self.validate(version) if self.validate else {}
         score = metrics.get("validation/acc@0.5", 0.0)
-        if self.accelerator.is_main_process and score > storage.read_best(self.run):
-            storage.save_best(self.run, self.checkpoint, step=step, score=score)
+        if score > self._best:
+            self._best, state = score, merged_state(self.checkpoint.model)
+            if self.accelerator.is_main_process:
+                storage.save_best(self.run, self.checkpoint, state, step=step, score=score)
         return metrics
 
     def _save(self, step: int, optimizer: Any) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            with self._timed("save"):
+        with self._timed("save"):
+            state = storage.State.of(self.checkpoint.model, self.method.module, optimizer)
+            if self.accelerator.is_main_process:
                 storage.save_step(
                     self.run,
                     step,
+                    state,
                     checkpoint=self.checkpoint,
-                    module=self.method.module,
-                    optimizer=optimizer,
                     extra={"barren": self._barren},
                     keep=self.config.keep,
                 )

@@ -33,6 +33,7 @@ class Method(Protocol):
     module: nn.Module
     ahead: bool  # whether the batch of step n may be made before step n - 1 has ended
     updates_per_batch: int
+    reference: nn.Module | None  # what gradients do not reach and every rank runs besides
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Make this rank's batch of ``step``: the samples of the given items of the run."""

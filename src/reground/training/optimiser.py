@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from reground.training.settings import Optim
 
@@ -25,6 +26,12 @@ def optimizer(module: nn.Module, settings: Optim) -> torch.optim.AdamW:
         betas=settings.betas,
         fused=True,
     )
+
+
+def clip_gradients(module: nn.Module, settings: Optim) -> float:
+    """Scale gradients down to ``clip_norm`` where theirs is larger; returns the norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def learning_rate(step: int, steps: int, settings: Optim) -> float:

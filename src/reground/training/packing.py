@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -63,6 +63,20 @@ def pack(
         else:
             batches.append([group])
     return [collate(batch, pad_id=pad_id, device=device) for batch in batches]
+
+
+def aligned(micros: list[MicroBatch]) -> list[MicroBatch]:
+    """As many micro-batches on every rank: forwards of spread weights wait for each other.
+
+    What is added scores nothing. Every rank must call.
+    """
+    if not torch.distributed.is_initialized():
+        return micros
+    last = micros[-1].batch
+    most = torch.tensor(len(micros), device=last.prompt_ids.device)
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    blank = MicroBatch(replace(last, weights=torch.zeros_like(last.weights)), micros[-1].rows)
+    return micros + [blank] * (int(most) - len(micros))
 
 
 def collate(groups: Sequence[Group], *, pad_id: int, device: torch.device) -> MicroBatch:

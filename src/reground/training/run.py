@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -16,21 +17,22 @@ from reground.model.load import Checkpoint, load
 from reground.model.parts import set_training
 from reground.model.prompting import Prompter
 from reground.rollout.engine.in_process import InProcess
-from reground.rollout.engine.policy import EnginePolicy
+from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import Server
 from reground.rollout.episode import Direct, Environment
 from reground.rollout.policy import TrainedPolicy
 from reground.rollout.think_rethink import ThinkRethink
 from reground.rollout.tools.opening import open_tool
-from reground.rollout.transformers_policy import TransformersPolicy
+from reground.rollout.transformers_policy import ReplicaPolicy, TransformersPolicy
 from reground.runs import RunDir, start
 from reground.training.dense import Dense
 from reground.training.draw import Draws
 from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
 from reground.training.method import Method
-from reground.training.settings import Engine, TrainConfig, Tuning
+from reground.training.settings import TrainConfig, Tuning
 from reground.training.sft import Sft
+from reground.training.sharding import shard
 from reground.training.validation import Validator
 
 
@@ -52,14 +54,18 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
             f"batch_size is {config.batch_size} for {accelerator.num_processes} ranks; "
             "expected at least one sample for each"
         )
+    policy = _policy(checkpoint, config)
     _set_training(checkpoint, config.tuning)
     prompter = Prompter.of(checkpoint)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     environment = _environment(prompter, draws, config)
-    method = _method(prompter, draws, environment, config)
+    method = _method(prompter, draws, environment, policy, config)
+    if config.sharding == "full" and accelerator.num_processes > 1:
+        for module in {method.module, method.reference or method.module}:
+            shard(module, checkpoint.model)
     validator = None
     if config.validation:
-        validator = Validator(prompter, config.validation, environment)
+        validator = Validator(prompter, config.validation, environment, policy)
     # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
     run = RunDir(out)
     if accelerator.is_main_process:
@@ -135,7 +141,11 @@ def _environment(prompter: Prompter, draws: Draws, config: TrainConfig) -> Envir
 
 
 def _method(
-    prompter: Prompter, draws: Draws, environment: Environment, config: TrainConfig
+    prompter: Prompter,
+    draws: Draws,
+    environment: Environment,
+    policy: TrainedPolicy,
+    config: TrainConfig,
 ) -> Method:
     match config.method:
         case "dense":
@@ -143,12 +153,16 @@ def _method(
         case "sft":
             return Sft(prompter, draws, config)
         case "grpo":
-            policy = _policy(prompter.checkpoint, config.engine)
             return Grpo(prompter, draws, environment, policy, config)
 
 
-def _policy(checkpoint: Checkpoint, settings: Engine) -> TrainedPolicy:
-    """What samples rollouts."""
+def _policy(checkpoint: Checkpoint, config: TrainConfig) -> TrainedPolicy:
+    """What samples rollouts and validation."""
+    settings = config.engine
+    samples = config.method == "grpo" or config.validation is not None
+    if settings.name == "transformers" and config.sharding == "full" and samples:
+        copied = dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+        return ReplicaPolicy(copied, source=checkpoint.model)
     if settings.name == "transformers":
         return TransformersPolicy(checkpoint)
     if settings.url is None:
@@ -167,4 +181,4 @@ def _policy(checkpoint: Checkpoint, settings: Engine) -> TrainedPolicy:
         exchange=Path(settings.exchange),
         timeout_s=settings.timeout_s,
     )
-    return EnginePolicy(checkpoint, server, version=-1)  # whose weights it has is not known
+    return EnginePolicy(checkpoint, server, UNKNOWN)

@@ -196,6 +196,7 @@ class TrainConfig:
     """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (GRPO) a step.
 
     ``model`` is a folder, a hub id or ``tiny``; ``shape`` starts from random weights instead.
+    With ``sharding: full`` each of several ranks holds a part of every weight (FSDP2).
     """
 
     method: Literal["dense", "sft", "grpo"]
@@ -211,6 +212,7 @@ class TrainConfig:
     min_pixels: int | None = None
     max_pixels: int | None = None
     tuning: Tuning = Tuning()
+    sharding: Literal["none", "full"] = "none"
     optim: Optim = Optim()
     dense: DensePretraining = DensePretraining()
     sft: Supervised = Supervised()

@@ -14,7 +14,7 @@ from reground.model.chat import Prompt
 from reground.model.prompting import Prompter
 from reground.training.draw import Draws
 from reground.training.method import LogProbs, StepBatch
-from reground.training.packing import Group, MicroBatch, Suffix, pack
+from reground.training.packing import Group, MicroBatch, Suffix, aligned, pack
 from reground.training.settings import Supervised, TrainConfig
 from reground.training.tally import Tally
 
@@ -24,11 +24,12 @@ _DIGIT = re.compile(r"\s*\d\Z")
 class Sft:
     """Cross-entropy of the gold answer's tokens: a weighted mean over the global batch."""
 
-    ahead = True
     updates_per_batch = 1
+    reference: nn.Module | None = None
 
     def __init__(self, prompter: Prompter, draws: Draws, config: TrainConfig) -> None:
         self._prompter, self._draws, self._config = prompter, draws, config
+        self.ahead = config.sharding == "none"  # else ranks agree on every batch
         self._chat = prompter.checkpoint.chat
         self.module: nn.Module = LogProbs(
             prompter.checkpoint.model, temperature=1.0, banned_ids=self._chat.banned_ids
@@ -45,6 +46,8 @@ class Sft:
             pad_id=self._chat.pad_id,
             device=self._prompter.checkpoint.model.device,
         )
+        if self._config.sharding == "full":
+            micros = aligned(micros)
         total = sum(sum(suffix.weights) for group in groups for suffix in group.suffixes)
         return StepBatch(micros, total)
 

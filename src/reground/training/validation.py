@@ -10,26 +10,36 @@ from reground.grounding.sample import Sample
 from reground.grounding.scoring import score
 from reground.model.prompting import Prompter
 from reground.rollout.episode import Case, Environment, roll_out
-from reground.rollout.policy import Sampling
-from reground.rollout.transformers_policy import TransformersPolicy
+from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training.settings import Validation
 
 
 class Validator:
     """Answers the same held-out samples each time it is called."""
 
-    def __init__(self, prompter: Prompter, settings: Validation, environment: Environment) -> None:
+    def __init__(
+        self,
+        prompter: Prompter,
+        settings: Validation,
+        environment: Environment,
+        policy: TrainedPolicy,
+    ) -> None:
         self._prompter, self._settings, self._environment = prompter, settings, environment
-        self._policy = TransformersPolicy(prompter.checkpoint)
+        self._policy = policy
         self._samples: Sequence[Sample] = open_dataset(
             settings.data, seed=settings.seed, limit=settings.limit
         )[:]
 
-    def __call__(self) -> dict[str, float]:
-        """``validation/acc@0.5``, ``validation/mean_iou`` and the share of answers that parse."""
+    def __call__(self, version: int) -> dict[str, float]:
+        """``validation/acc@0.5``, ``validation/mean_iou`` and the share of answers that parse.
+
+        ``version`` counts the updates of the weights by now.
+        """
+        self._policy.sync(version)
         cases = [Case(sample, self._prompter.prompt(sample)) for sample in self._samples]
         sampling = Sampling(max_tokens=self._settings.max_tokens)
         rolled = roll_out(self._policy, self._environment, cases, n=1, sampling=sampling)
+        self._policy.rest()
         answers = [
             self._prompter.read(own[0].ids, case.prompt, target_image=case.sample.target_image)
             for own, case in zip(rolled, cases, strict=True)

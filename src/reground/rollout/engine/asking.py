@@ -48,8 +48,8 @@ class Engine(Protocol):
     def write(self, state: Mapping[str, Tensor]) -> None:
         """Sample with these weights from now on, and forget what was read with others."""
 
-    def rest(self) -> None:
-        """Give memory back until the next weights come."""
+    def rest(self) -> bool:
+        """Give memory back until the next weights come; whether those of now are lost."""
 
 
 def parameters(asked: Asked, sampling: Sampling, banned: Sequence[str]) -> dict[str, Any]:

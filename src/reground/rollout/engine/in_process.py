@@ -65,11 +65,12 @@ class InProcess:
         self._llm.reset_prefix_cache()
         engine.reset_encoder_cache()
 
-    def rest(self) -> None:
+    def rest(self) -> bool:
         """Drop weights and cache on a GPU; on a CPU there is nothing to give back."""
         if self._sleeps:
             self._llm.sleep(level=2)
             self._asleep = True
+        return self._sleeps
 
     def _request(self, asked: Asked) -> dict[str, Any]:
         made: dict[str, Any] = {"prompt_token_ids": collapsed(asked.ids, asked.images, self._chat)}

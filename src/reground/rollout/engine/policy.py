@@ -11,6 +11,8 @@ from reground.rollout.engine import weights
 from reground.rollout.engine.asking import Asked, Engine
 from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 
+UNKNOWN = -1  # the version of an engine of whose weights nothing is known
+
 
 @dataclass(slots=True)
 class EnginePolicy:
@@ -51,7 +53,8 @@ class EnginePolicy:
 
     def rest(self) -> None:
         """The engine gives memory back until the next ``sync``."""
-        self.engine.rest()
+        if self.engine.rest():
+            self.version = UNKNOWN
 
     def _completed(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
         return [

@@ -63,8 +63,9 @@ class Server:
         self._sent("POST", "/reset_prefix_cache")
         self._sent("POST", "/reset_encoder_cache")
 
-    def rest(self) -> None:
+    def rest(self) -> bool:
         """Nothing: the server has devices of its own."""
+        return False
 
     def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
         parts = [{"type": "image_url", "image_url": {"url": _url(picture(image, self._chat))}}

@@ -1,0 +1,29 @@
+"""Weights spread over all ranks, each rank holding a part of every tensor (torch's FSDP2).
+
+torch is asked directly, not through Accelerate, so that what a GPU runs is what a CPU tests.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+
+def shard(module: nn.Module, model: nn.Module) -> None:
+    """Spread ``module``, whose layers are those of ``model``, in place.
+
+    A layer's weights are whole on a rank while it is computed, in bfloat16 on a GPU; everything
+    outside the layers stays whole during a forward.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if device == "cuda" else None, reduce_dtype=torch.float32
+    )
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    layers = set(model._no_split_modules)  # type: ignore[arg-type]
+    for part in module.modules():
+        if type(part).__name__ in layers:
+            fully_shard(part, mesh=mesh, mp_policy=precision)
+    fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
