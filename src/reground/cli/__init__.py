@@ -23,6 +23,7 @@ _VERBS = (
     "tool",
     "teach",
     "train",
+    "export",
     "eval",
     "merge",
     "score",
@@ -40,6 +41,7 @@ Examples:
   reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
   reground teach ask teach.yaml teacher.url=http://127.0.0.1:8000/v1
   reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
+  reground export runs/photos --out models/photos
   reground eval --model runs/photos --data test.jsonl --out results/photos
   reground score results/photos --out results/photos
   reground report results/photos

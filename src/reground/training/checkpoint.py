@@ -100,7 +100,7 @@ def restore(
     saved = checkpoints(run)
     if not saved:
         return 0, {}
-    state = torch.load(saved[-1].path / _STATE, map_location="cpu", weights_only=True)
+    state = trainer_state(saved[-1])
     try:
         set_state_dict(
             module,
@@ -115,6 +115,12 @@ def restore(
             "resume with the code and model that wrote it, or start again with --clean"
         ) from None
     return saved[-1].step, dict(state["extra"])
+
+
+def trainer_state(saved: Saved) -> dict[str, Any]:
+    """``module``, ``optimizer`` and ``extra`` of a checkpoint, on the CPU."""
+    state: dict[str, Any] = torch.load(saved.path / _STATE, map_location="cpu", weights_only=True)
+    return state
 
 
 def save_best(

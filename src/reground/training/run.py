@@ -55,7 +55,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
             "expected at least one sample for each"
         )
     policy = _policy(checkpoint, config)
-    _set_training(checkpoint, config.tuning)
+    set_tuning(checkpoint, config.tuning)
     prompter = Prompter.of(checkpoint)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     environment = _environment(prompter, draws, config)
@@ -99,7 +99,8 @@ def starting_checkpoint(config: TrainConfig) -> Checkpoint:
     return checkpoint
 
 
-def _set_training(checkpoint: Checkpoint, tuning: Tuning) -> None:
+def set_tuning(checkpoint: Checkpoint, tuning: Tuning) -> None:
+    """Freeze, open or adapt each part of the model, in place."""
     set_training(
         checkpoint.model,
         {"vision": tuning.vision, "merger": tuning.merger, "language": tuning.language},

@@ -1,0 +1,45 @@
+"""``reground export``: a run's model as a folder that others load."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Precision(StrEnum):
+    """What weights are written in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of `reground train`.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the model.")],
+    dtype: Annotated[
+        Precision, typer.Option(help="What the weights are written in.")
+    ] = Precision.BFLOAT16,
+) -> None:
+    """Write a run's newest checkpoint as a folder for transformers and vLLM.
+
+    LoRA adapters are merged, whatever number of ranks held the weights. The folder is then loaded
+    and compared with the model as it was trained, and with the one that the run started from.
+
+    \b
+    Examples:
+      reground export runs/photos --out models/photos
+      vllm serve models/photos
+    """
+    import torch
+
+    from reground.training.export import export
+
+    done = export(run, out, dtype=getattr(torch, dtype))
+    typer.echo(
+        f"{done.folder}: step {done.step} in {dtype}; log-probs of a probe differ by at most "
+        f"{done.from_live:.2g} from the trained model's, {done.from_start:.2g} from the start's"
+    )
