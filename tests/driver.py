@@ -89,7 +89,7 @@ def _train_as(rank: int, ranks: int, port: int, config: TrainConfig, out: Path) 
 def _really_sharded(module: nn.Module, model: nn.Module) -> None:
     """Weights that were not spread would train just as well."""
     shard(module, model)
-    parameters = list(module.parameters())
+    parameters = [each for name, each in module.named_parameters() if "visual." not in name]
     assert all(isinstance(parameter, DTensor) for parameter in parameters)
     own = sum(parameter.to_local().numel() for parameter in parameters)  # type: ignore[attr-defined]
     total = sum(parameter.numel() for parameter in parameters)

@@ -19,9 +19,10 @@ from transformers import AutoModelForImageTextToText
 from reground.grounding.families import EncodedSize
 from reground.model import forward, tiny
 from reground.model.chat import Chat, EncodedImage, Prompt
-from reground.model.forward import encode_images, shared_logprobs
+from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.parts import part_of
+from reground.model.vision import encode_images
 from reground.training.packing import Group, Suffix, collate, pack
 
 TOLERANCE = 1e-5

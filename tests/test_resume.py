@@ -110,6 +110,11 @@ JOBS: dict[str, Callable[[World], tuple[TrainConfig, int, int]]] = {
         0,
     ),
     "2-ranks-refiner-sharded": lambda world: (world.refiner(*SHARDED), 2, 0),
+    "2-ranks-frozen-sharded": lambda world: (
+        world.config("grpo", *SHARDED, "tuning={vision: frozen, merger: frozen}"),
+        2,
+        0,
+    ),
     "2-ranks-refiner": lambda world: (world.refiner("steps=3"), 2, 0),
     "killed-sft": lambda world: (_saving_often(CASES["sft"](world)), 1, 7),
     "killed-grpo": lambda world: (_saving_often(CASES["grpo"](world)), 1, 7),

@@ -17,8 +17,9 @@ from transformers import AutoModelForImageTextToText
 
 from reground.model import tiny
 from reground.model.chat import Chat, Prompt
-from reground.model.forward import encode_images, shared_logprobs
+from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
+from reground.model.vision import encode_images
 from reground.rollout.episode import Rollout, RolloutStatus, Turn
 from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.scripted import ScriptedPolicy

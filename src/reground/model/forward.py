@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reground.model.attention import GroupLayout
 from reground.model.chat import EncodedImage, Prompt
+from reground.model.vision import encode_images, idle_vision, image_grids
 
 CHUNK = 2048  # answer positions whose logits exist at one time
 
@@ -119,36 +120,6 @@ def suffix_positions(
     return positions + after[:, None, None]
 
 
-def image_grids(images: Sequence[EncodedImage], device: torch.device) -> Tensor:
-    """Grids [N, 3] (time, height, width) in patches."""
-    return torch.tensor([image.grid for image in images], dtype=torch.long, device=device).view(
-        -1, 3
-    )
-
-
-def encode_images(model: Any, images: Sequence[EncodedImage]) -> dict[str, Any]:
-    """Vision features of each image, once, in the form that the model's forward accepts."""
-    if not images:
-        return {}
-    pixels = torch.cat([image.pixel_values for image in images]).to(model.device)
-    grids = image_grids(images, model.device)
-    return {"image": model.model.get_image_features(pixels, grids, return_dict=True)}
-
-
-def _idle_vision(model: Any) -> Tensor:
-    """A zero that the vision tower computed: ranks wait for its gradients and its weights."""
-    vision = model.model.visual.config
-    side, merge = vision.patch_size, vision.spatial_merge_size
-    values = 3 * vision.temporal_patch_size * side**2
-    blank = torch.zeros(merge**2, values, device=model.device)
-    grid = torch.tensor([[1, merge, merge]], device=model.device)
-    encoded = model.model.get_image_features(blank, grid, return_dict=True)
-    deeper = chain.from_iterable(getattr(encoded, "deepstack_features", None) or ())
-    return (
-        0.0 * torch.stack([each.float().sum() for each in (*encoded.pooler_output, *deeper)]).sum()
-    )
-
-
 def shared_logprobs(
     model: Any, batch: GroupBatch, *, temperature: float = 1.0, banned_ids: Sequence[int] = ()
 ) -> Tensor:
@@ -195,7 +166,7 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
     )
     hidden = output.last_hidden_state
     if not batch.images and torch.distributed.is_initialized():
-        hidden = hidden + _idle_vision(model)
+        hidden = hidden + idle_vision(model)
     last = batch.prompt_mask.sum(1) - 1
     first = hidden[torch.arange(num_rows, device=last.device), last]
     own = hidden[:, num_prompt:].unflatten(1, (num_suffixes, length))

@@ -13,14 +13,13 @@ from torch import Tensor
 from reground.model.attention import GroupLayout, SharedCache
 from reground.model.chat import Prompt
 from reground.model.forward import (
-    encode_images,
-    image_grids,
     mask_banned,
     pad_prompts,
     prompt_positions,
     suffix_positions,
 )
 from reground.model.load import Checkpoint
+from reground.model.vision import encode_images, image_grids
 from reground.rollout.policy import Completion, Finish, Prefix, Prefixes, Sampling
 
 _NUCLEUS_FLOOR = 1  # the most likely token always stays

@@ -19,8 +19,8 @@ from reground.data.images import SYNTH_PREFIX, load
 from reground.errors import DataError
 from reground.grounding.sample import Sample
 from reground.model.chat import EncodedImage
-from reground.model.forward import encode_images
 from reground.model.prompting import Prompter
+from reground.model.vision import encode_images
 from reground.training.dense_targets import Vocabulary, token_targets
 from reground.training.draw import Draws
 from reground.training.method import StepBatch

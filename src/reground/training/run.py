@@ -16,6 +16,7 @@ from reground.model import tiny
 from reground.model.load import Checkpoint, load
 from reground.model.parts import set_training
 from reground.model.prompting import Prompter
+from reground.model.vision import keep_features
 from reground.rollout.engine.in_process import InProcess
 from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import Server
@@ -30,7 +31,7 @@ from reground.training.draw import Draws
 from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
 from reground.training.method import Method
-from reground.training.settings import TrainConfig, Tuning
+from reground.training.settings import TrainConfig, Tuning, VisionCache
 from reground.training.sft import Sft
 from reground.training.sharding import shard
 from reground.training.validation import Validator
@@ -56,6 +57,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
         )
     policy = _policy(checkpoint, config)
     set_tuning(checkpoint, config.tuning)
+    if config.tuning.vision == config.tuning.merger == "frozen":
+        _keep_features(checkpoint, config.vision_cache)
     prompter = Prompter.of(checkpoint)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     environment = _environment(prompter, draws, config)
@@ -110,6 +113,16 @@ def set_tuning(checkpoint: Checkpoint, tuning: Tuning) -> None:
     if tuning.gradient_checkpointing:
         checkpoint.model.gradient_checkpointing_enable({"use_reentrant": False})
         checkpoint.model.train()  # checkpointing is off in evaluation mode; there is no dropout
+
+
+def _keep_features(checkpoint: Checkpoint, settings: VisionCache) -> None:
+    gib = 2**30
+    keep_features(
+        checkpoint.model,
+        memory=int(settings.memory * gib),
+        folder=Path(settings.folder) if settings.folder else None,
+        disk=int(settings.disk * gib),
+    )
 
 
 def _environment(prompter: Prompter, draws: Draws, config: TrainConfig) -> Environment:

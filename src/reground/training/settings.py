@@ -37,6 +37,23 @@ class Tuning:
 
 
 @config
+class VisionCache:
+    """Features of images under a tower and merger that are both frozen: computed once for each.
+
+    The latest used are in memory, and all of them in ``folder``, where there is one, for other
+    runs too; the limits are in GiB.
+    """
+
+    memory: float = 1.0
+    folder: str | None = None
+    disk: float = 50.0
+
+    def __post_init__(self) -> None:
+        if self.memory < 0 or self.disk < 0:
+            raise ValueError("memory and disk are limits in GiB, not below 0")
+
+
+@config
 class Optim:
     """AdamW with linear warm-up and a cosine down to ``final`` times the peak."""
 
@@ -212,6 +229,7 @@ class TrainConfig:
     min_pixels: int | None = None
     max_pixels: int | None = None
     tuning: Tuning = Tuning()
+    vision_cache: VisionCache = VisionCache()
     sharding: Literal["none", "full"] = "none"
     optim: Optim = Optim()
     dense: DensePretraining = DensePretraining()

@@ -15,7 +15,8 @@ def shard(module: nn.Module, model: nn.Module) -> None:
     """Spread ``module``, whose layers are those of ``model``, in place.
 
     A layer's weights are whole on a rank while it is computed, in bfloat16 on a GPU; everything
-    outside the layers stays whole during a forward.
+    outside the layers stays whole during a forward. A vision part that is all frozen stays whole on
+    every rank: what it gives may be kept, so that ranks do not run it together.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = MixedPrecisionPolicy(
@@ -23,7 +24,11 @@ def shard(module: nn.Module, model: nn.Module) -> None:
     )
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     layers = set(model._no_split_modules)  # type: ignore[arg-type]
+    vision = list(model.model.visual.parameters())  # type: ignore[union-attr]
+    whole = set() if any(each.requires_grad for each in vision) else set(vision)
     for part in module.modules():
-        if type(part).__name__ in layers:
+        if type(part).__name__ in layers and not whole.issuperset(part.parameters()):
             fully_shard(part, mesh=mesh, mp_policy=precision)
-    fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+    fully_shard(
+        module, mesh=mesh, mp_policy=precision, reshard_after_forward=False, ignored_params=whole
+    )

@@ -1,0 +1,161 @@
+"""What the vision tower makes of images; a frozen one makes it once for each image."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from reground.model.chat import EncodedImage
+
+_LOG = logging.getLogger(__name__)
+_CACHE = "vision_cache"  # the attribute of a model
+Features = tuple[Tensor, ...]  # of one image: for the input, then for deeper layers, if any
+
+
+def encode_images(model: Any, images: Sequence[EncodedImage]) -> dict[str, Any]:
+    """Vision features of each image, once, in the form that the model's forward accepts."""
+    if not images:
+        return {}
+    cache: VisionCache | None = getattr(model, _CACHE, None)
+    if cache is None:
+        return {"image": _encoded(model, images)}
+    first, *deeper = zip(*(cache.features(model, image) for image in images), strict=True)
+    return {"image": SimpleNamespace(pooler_output=first, deepstack_features=deeper or None)}
+
+
+def idle_vision(model: Any) -> Tensor:
+    """A zero that the vision tower computed: ranks wait for its gradients and its weights."""
+    vision = model.model.visual.config
+    side, merge = vision.patch_size, vision.spatial_merge_size
+    values = 3 * vision.temporal_patch_size * side**2
+    blank = torch.zeros(merge**2, values, device=model.device)
+    grid = torch.tensor([[1, merge, merge]], device=model.device)
+    encoded = model.model.get_image_features(blank, grid, return_dict=True)
+    sums = [each.float().sum() for each in (*encoded.pooler_output, *_deeper(encoded))]
+    return 0.0 * torch.stack(sums).sum()
+
+
+def image_grids(images: Sequence[EncodedImage], device: torch.device) -> Tensor:
+    """Grids [N, 3] (time, height, width) in patches."""
+    return torch.tensor([image.grid for image in images], dtype=torch.long, device=device).view(
+        -1, 3
+    )
+
+
+@dataclass(slots=True)
+class VisionCache:
+    """Features by image, the latest used in memory, all in ``folder`` up to ``disk`` bytes.
+
+    A key holds what the processor made of an image, so that other settings are other images, and a
+    folder belongs to one tower. Images are encoded one at a time: what one gives must not depend on
+    those beside it.
+    """
+
+    memory: int
+    folder: Path | None = None
+    disk: int = 0
+    computed: int = field(default=0, init=False)
+    _kept: OrderedDict[str, Features] = field(default_factory=OrderedDict, init=False)
+    _size: int = field(default=0, init=False)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a copy of the model has the same frozen tower
+
+    def features(self, model: Any, image: EncodedImage) -> Features:
+        """What the frozen tower of ``model`` gives."""
+        key = _key(image)
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = self._read(key, model.device) or self._computed(model, image, key)
+            self._size += _bytes(found)
+        self._kept[key] = found  # the latest used at the end
+        while self._size > self.memory and len(self._kept) > 1:
+            self._size -= _bytes(self._kept.popitem(last=False)[1])
+        return found
+
+    def _computed(self, model: Any, image: EncodedImage, key: str) -> Features:
+        with torch.inference_mode(False), torch.no_grad():  # training reads it too
+            output = _encoded(model, [image])
+            found = (*output.pooler_output, *_deeper(output))
+        self.computed += 1
+        self._write(key, found)
+        return found
+
+    def _read(self, key: str, device: torch.device) -> Features | None:
+        if self.folder is None or not (path := self.folder / f"{key}.pt").exists():
+            return None
+        os.utime(path)
+        return tuple(torch.load(path, map_location=device, weights_only=True))
+
+    def _write(self, key: str, found: Features) -> None:
+        if self.folder is None:
+            return
+        try:
+            partial = self.folder / f"{key}.{os.getpid()}.partial"
+            torch.save([each.cpu() for each in found], partial)
+            os.replace(partial, self.folder / f"{key}.pt")
+            self._make_room()
+        except OSError as error:
+            _LOG.warning("%s: %s; features are kept in memory alone", self.folder, error)
+            self.folder = None
+
+    def _make_room(self) -> None:
+        """Delete what was not used for longest, until the rest fits."""
+        assert self.folder is not None
+        stats = [(path, path.stat()) for path in self.folder.glob("*.pt")]
+        total = sum(stat.st_size for _, stat in stats)
+        for path, stat in sorted(stats, key=lambda each: each[1].st_mtime_ns):
+            if total <= self.disk:
+                break
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+
+
+def keep_features(model: Any, *, memory: int, folder: Path | None, disk: int) -> VisionCache:
+    """Let a model whose tower is frozen encode each image once."""
+    if folder is not None:
+        folder = folder / _tower(model)
+        folder.mkdir(parents=True, exist_ok=True)
+    cache = VisionCache(memory, folder, disk)
+    setattr(model, _CACHE, cache)
+    return cache
+
+
+def _encoded(model: Any, images: Sequence[EncodedImage]) -> Any:
+    pixels = torch.cat([image.pixel_values for image in images]).to(model.device)
+    grids = image_grids(images, model.device)
+    return model.model.get_image_features(pixels, grids, return_dict=True)
+
+
+def _deeper(output: Any) -> Sequence[Tensor]:
+    """Features for deeper layers (Qwen3-VL), of one image or of several."""
+    return list(chain.from_iterable(getattr(output, "deepstack_features", None) or ()))
+
+
+def _key(image: EncodedImage) -> str:
+    total = hashlib.blake2b(repr(image.grid).encode(), digest_size=16)
+    total.update(image.pixel_values.contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def _tower(model: Any) -> str:
+    total = hashlib.blake2b(digest_size=8)
+    for name, value in model.model.visual.state_dict().items():
+        total.update(name.encode())
+        total.update(value.detach().float().cpu().contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def _bytes(features: Features) -> int:
+    return sum(each.nbytes for each in features)
