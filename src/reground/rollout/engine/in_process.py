@@ -23,7 +23,8 @@ class InProcess:
     """Starts with the checkpoint's weights.
 
     ``max_length`` limits prompt and completion together, ``max_images`` those of a prompt;
-    ``memory`` is the share of a GPU's memory that the engine takes, and gives back in ``rest``.
+    ``memory`` is the share of a GPU's memory that the engine takes, and gives back in ``rest``. On a
+    GPU it samples in bfloat16.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class InProcess:
                 "engine.name is vllm, which is not installed; pip install 'reground[vllm]'"
             ) from None
         check_version(__version__)
+        dtype = torch.bfloat16 if torch.cuda.is_available() else checkpoint.model.dtype
         with tempfile.TemporaryDirectory() as folder:
-            save(checkpoint, Path(folder) / "model")
+            save(checkpoint, Path(folder) / "model", dtype=dtype)
             return LLM(
                 model=str(Path(folder) / "model"),
-                dtype=str(checkpoint.model.dtype).removeprefix("torch."),
+                dtype=str(dtype).removeprefix("torch."),
                 enforce_eager=not torch.cuda.is_available(),
                 enable_sleep_mode=self._sleeps,
                 logprobs_mode="processed_logprobs",
