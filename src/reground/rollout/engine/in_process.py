@@ -23,8 +23,8 @@ class InProcess:
     """Starts with the checkpoint's weights.
 
     ``max_length`` limits prompt and completion together, ``max_images`` those of a prompt;
-    ``memory`` is the share of a GPU's memory that the engine takes, and gives back in ``rest``. On a
-    GPU it samples in bfloat16.
+    ``memory`` is the share of a GPU's memory that the engine takes, and gives back in ``rest``. A
+    GPU samples in bfloat16.
     """
 
     def __init__(

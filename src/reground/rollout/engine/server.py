@@ -68,13 +68,12 @@ class Server:
         return False
 
     def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
-        parts = [{"type": "image_url", "image_url": {"url": _url(picture(image, self._chat))}}
-                 for image in asked.images]  # fmt: skip
+        urls = [_url(picture(image, self._chat)) for image in asked.images]
         answer = self._sent(
             "POST",
             "/inference/v1/generate",
             token_ids=collapsed(asked.ids, asked.images, self._chat),
-            content_parts=parts or None,
+            content_parts=[{"type": "image_url", "url": url} for url in urls] or None,
             sampling_params=parameters(asked, sampling, self._banned),
             return_token_ids=True,
         )
