@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reground.model.attention import GroupLayout, SharedCache, group_shared_attention
+from reground.model.attention import SharedCache, group_shared_attention
+from reground.model.sharing import GroupLayout, by_blocks, by_parts, kernel
 
 DIM = 8
 
@@ -90,6 +91,26 @@ def test_attention_follows_the_rule(case: tuple[list[int], int, int, int]) -> No
     states = make_states(*real.shape, kv_heads=kv_heads)
     visible = rule(layout, suffix_length) & real[:, None, :]
     torch.testing.assert_close(attend(states, layout)[real], by_the_rule(states, visible)[real])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@settings(max_examples=20, deadline=None)
+@given(layouts)
+def test_blocks_and_parts_are_the_same_attention(case: tuple[list[int], int, int, int]) -> None:
+    prompt_lengths, num_suffixes, suffix_length, kv_heads = case
+    layout = make_layout(prompt_lengths, num_suffixes)
+    real = is_real(layout, suffix_length)
+    states = make_states(*real.shape, kv_heads=kv_heads)
+    parts, blocks = (
+        run(*states, layout, DIM**-0.5).transpose(1, 2) for run in (by_parts, by_blocks)
+    )
+    assert blocks.isfinite().all()
+    torch.testing.assert_close(blocks[real], parts[real])
+
+
+@pytest.mark.parametrize(("device", "best"), [("cuda", by_blocks), ("cpu", by_parts)])
+def test_the_device_chooses_the_kernel(device: str, best: object) -> None:
+    assert kernel(torch.device(device)) is best
 
 
 @pytest.mark.parametrize("key", range(3 + 2 * 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, get_args
 
 import numpy as np
@@ -23,6 +24,7 @@ from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.parts import part_of
 from reground.model.vision import encode_images
+from reground.training.memory import within
 from reground.training.packing import Group, Suffix, collate, pack
 
 TOLERANCE = 1e-5
@@ -375,6 +377,30 @@ def test_packing_changes_no_token_weight_or_image(groups: list[Group], max_token
                 assert batch.weights[row, place].tolist() == [*suffix.weights, *rest]
             assert not batch.weights[row, len(group.suffixes) :].any()
         assert torch.equal(batch.scored, batch.weights > 0)
+
+
+@settings(max_examples=40)
+@given(steps())
+def test_halves_hold_every_token_and_image_once(groups: list[Group]) -> None:
+    (micro,) = pack(groups, max_tokens=10**6, pad_id=0, device=CPU)
+    single = list(within([micro], 0))
+    assert all(each.halves() is None for each in single)
+    whole = micro.batch
+    ids = [each.batch.suffix_ids[each.batch.scored] for each in single]
+    assert torch.equal(torch.cat(ids), whole.suffix_ids[whole.scored])
+    for row, own in groupby(single, key=lambda each: each.rows[0]):
+        place, parts = micro.rows.index(row), [each.batch for each in own]
+        for part in parts:
+            assert _same(part.prompt_images[0], whole.prompt_images[place])
+        assert len(parts) == len(whole.suffix_images[place])
+        behind = zip(
+            (part.suffix_images[0] for part in parts), whole.suffix_images[place], strict=True
+        )
+        assert all(_same(ours[0], theirs) for ours, theirs in behind)
+
+
+def _same(ours: tuple[EncodedImage, ...], theirs: tuple[EncodedImage, ...]) -> bool:
+    return [*map(id, ours)] == [*map(id, theirs)]
 
 
 def _first(count: int, table: Tensor) -> list[bool]:

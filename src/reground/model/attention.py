@@ -6,8 +6,8 @@ causally, to its own suffix; suffixes never see each other. With M-RoPE position
 starting right after the prompt, this equals G separate rows, at the cost of one prompt.
 
 Registered with transformers under ``NAME``, so that models need no change. A forward without a
-layout is plain SDPA. The rule itself is ``GroupLayout.sees``; it runs as two dense SDPA
-calls with no masked-out work between suffixes.
+layout is plain SDPA. ``model.sharing`` holds the rule and runs whole rows; here is what decoding
+adds, which reads the prompt's keys from a cache.
 """
 
 from __future__ import annotations
@@ -16,43 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from reground.model.sharing import GroupLayout, kernel
+
 NAME = "group_shared"
-
-
-@dataclass(frozen=True, slots=True)
-class GroupLayout:
-    """How a row of P + G * C tokens divides.
-
-    ``prompt_mask`` [B, P] is True on real prompt tokens (pads stand on the right).
-    """
-
-    prompt_mask: Tensor
-    num_suffixes: int
-
-    @property
-    def num_prompt(self) -> int:
-        """P, the padded length of the prompt."""
-        return self.prompt_mask.shape[1]
-
-    def sees(self, query: int, key: int, suffix_length: int) -> bool:
-        """Whether the token at ``query`` attends to the token at ``key`` (the rule itself).
-
-        >>> layout = GroupLayout(torch.ones(1, 2, dtype=torch.bool), 2)
-        >>> ["".join(".x"[layout.sees(q, k, 2)] for k in range(6)) for q in range(6)]
-        ['x.....', 'xx....', 'xxx...', 'xxxx..', 'xx..x.', 'xx..xx']
-        """
-        if key < self.num_prompt or query < self.num_prompt:
-            return key <= query
-        same = (query - self.num_prompt) // suffix_length == (
-            key - self.num_prompt
-        ) // suffix_length
-        return same and key <= query
 
 
 @dataclass(slots=True)
@@ -119,51 +90,9 @@ def group_shared_attention(
     if cache is not None and module.layer_idx in cache.prompt:
         out = _go_on(module.layer_idx, query, key, value, layout, cache, scale)  # type: ignore[arg-type]
         return out.transpose(1, 2), None
-    num_prompt = layout.num_prompt
-    out = _sdpa(query[:, :, :num_prompt], key[:, :, :num_prompt], value[:, :, :num_prompt], scale)
     if cache is not None:
         cache.prompt[module.layer_idx] = (key, value)  # type: ignore[index]
-    if query.shape[2] > num_prompt:
-        out = torch.cat([out, _suffixes(query, key, value, layout, scale)], dim=2)
-    return out.transpose(1, 2), None
-
-
-def _suffixes(
-    query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, scale: float
-) -> Tensor:
-    """Every suffix against the prompt and itself: G independent rows that share prompt keys."""
-    batch, heads, _, dim = query.shape
-    count, start = layout.num_suffixes, layout.num_prompt
-    length = (query.shape[2] - start) // count
-
-    def rows(states: Tensor, *, with_prompt: bool) -> Tensor:
-        own = states[:, :, start:].unflatten(2, (count, length)).transpose(1, 2)
-        if with_prompt:
-            shared = states[:, None, :, :start].expand(-1, count, -1, -1, -1)
-            own = torch.cat([shared, own], dim=3)
-        flat: Tensor = own.flatten(0, 1)
-        return flat
-
-    causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-    visible = layout.prompt_mask[:, None, None, :].expand(-1, count, length, -1)
-    mask = torch.cat([visible, causal.expand(batch, count, -1, -1)], dim=3).flatten(0, 1)[:, None]
-    out: Tensor = _sdpa(
-        rows(query, with_prompt=False),
-        rows(key, with_prompt=True),
-        rows(value, with_prompt=True),
-        scale,
-        mask,
-    )
-    return out.view(batch, count, heads, length, dim).transpose(1, 2).flatten(2, 3)
-
-
-def _sdpa(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
-) -> Tensor:
-    grouped = key.shape[1] != query.shape[1]
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-    )
+    return kernel(query.device)(query, key, value, layout, scale).transpose(1, 2), None
 
 
 def _go_on(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from reground.model.attention import GroupLayout
 from reground.model.chat import EncodedImage, Prompt
+from reground.model.sharing import GroupLayout
 from reground.model.vision import encode_images, idle_vision, image_grids
 
 CHUNK = 2048  # answer positions whose logits exist at one time
@@ -24,7 +24,8 @@ class GroupBatch:
 
     prompt_ids [B, P], prompt_mask [B, P]; suffix_ids [B, G, C]; weights [B, G, C] is the loss
     weight of every suffix token: 0 on pads and on tokens that were not sampled.
-    ``prompt_images`` and ``suffix_images`` are those of each row, in the order of their tokens.
+    ``prompt_images`` are those of each row and ``suffix_images`` those of each of its suffixes, in
+    the order of their tokens.
     """
 
     prompt_ids: Tensor
@@ -32,13 +33,43 @@ class GroupBatch:
     suffix_ids: Tensor
     weights: Tensor
     prompt_images: tuple[tuple[EncodedImage, ...], ...]
-    suffix_images: tuple[tuple[EncodedImage, ...], ...]
+    suffix_images: tuple[tuple[tuple[EncodedImage, ...], ...], ...]
 
     @property
     def images(self) -> tuple[EncodedImage, ...]:
         """All images in the order of their tokens: row by row, the prompt before the suffixes."""
         rows = zip(self.prompt_images, self.suffix_images, strict=True)
-        return tuple(image for row in rows for own in row for image in own)
+        return tuple(image for prompt, own in rows for part in (prompt, *own) for image in part)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the forward, padding included."""
+        return self.prompt_ids.numel() + self.suffix_ids.numel()
+
+    def halves(self) -> tuple[GroupBatch, GroupBatch] | None:
+        """The first and the second half of the rows, or of one row's suffixes; None for a single.
+
+        Scored tokens keep their order, and log-probs their values.
+        """
+        num_rows, num_suffixes, _ = self.suffix_ids.shape
+        if num_rows > 1:
+            middle = num_rows // 2
+            return self._rows(slice(middle)), self._rows(slice(middle, None))
+        if num_suffixes > 1:
+            middle = num_suffixes // 2
+            return self._suffixes(slice(middle)), self._suffixes(slice(middle, None))
+        return None
+
+    def _rows(self, rows: slice) -> GroupBatch:
+        return GroupBatch(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+    def _suffixes(self, places: slice) -> GroupBatch:
+        return replace(
+            self,
+            suffix_ids=self.suffix_ids[:, places],
+            weights=self.weights[:, places],
+            suffix_images=tuple(own[places] for own in self.suffix_images),
+        )
 
     @property
     def layout(self) -> GroupLayout:
@@ -151,9 +182,8 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
     """Hidden states that predict each suffix token, [B, G, C, hidden]."""
     num_rows, num_suffixes, length = batch.suffix_ids.shape
     num_prompt = batch.prompt_ids.shape[1]
-    in_prompts, behind = (
-        list(chain.from_iterable(own)) for own in (batch.prompt_images, batch.suffix_images)
-    )
+    in_prompts = list(chain.from_iterable(batch.prompt_images))
+    behind = [image for row in batch.suffix_images for own in row for image in own]
     grids = image_grids(in_prompts, batch.prompt_ids.device)
     positions, after = prompt_positions(model, batch.prompt_ids, batch.prompt_mask, grids)
     own_positions = suffix_positions(model, batch.suffix_ids, after, behind)

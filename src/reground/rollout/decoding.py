@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reground.model.attention import GroupLayout, SharedCache
+from reground.model.attention import SharedCache
 from reground.model.chat import Prompt
 from reground.model.forward import (
     mask_banned,
@@ -19,6 +19,7 @@ from reground.model.forward import (
     suffix_positions,
 )
 from reground.model.load import Checkpoint
+from reground.model.sharing import GroupLayout
 from reground.model.vision import encode_images, image_grids
 from reground.rollout.policy import Completion, Finish, Prefix, Prefixes, Sampling
 

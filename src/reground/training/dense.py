@@ -44,6 +44,14 @@ class DenseBatch:
     boxes: Tensor
     weights: Tensor
 
+    @property
+    def num_tokens(self) -> int:
+        """N, over all images."""
+        return len(self.names)
+
+    def halves(self) -> None:
+        """Images of a batch stay together."""
+
 
 class DenseHead(nn.Module):
     """Reads objects off image tokens: names through the tied embedding, boxes through a layer."""

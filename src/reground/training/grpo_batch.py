@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -53,6 +53,36 @@ class GrpoMicro:
     weights: Tensor
     old_logprobs: Tensor | None
     reference_logprobs: Tensor | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the forward, padding included."""
+        return self.packed.num_tokens
+
+    def halves(self) -> tuple[GrpoMicro, GrpoMicro] | None:
+        """The same tokens with the same credit in two; None for one rollout."""
+        if (parts := self.packed.halves()) is None:
+            return None
+        first, second = parts
+        cut = int(first.batch.scored.sum())
+        if len(self.groups) > 1:
+            middle = len(first.rows)
+            groups, others = self.groups[:middle], self.groups[middle:]
+        else:
+            middle, (group,) = first.batch.suffix_ids.shape[1], self.groups
+            groups = (replace(group, rollouts=group.rollouts[:middle]),)
+            others = (replace(group, rollouts=group.rollouts[middle:]),)
+        return (
+            self._part(first, groups, slice(cut)),
+            self._part(second, others, slice(cut, None)),
+        )
+
+    def _part(
+        self, packed: MicroBatch, groups: tuple[RolledGroup, ...], tokens: slice
+    ) -> GrpoMicro:
+        flat: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)[2:]}
+        own = {name: values[tokens] for name, values in flat.items() if values is not None}
+        return replace(self, packed=packed, groups=groups, **own)
 
 
 def batch_tally(groups: Sequence[RolledGroup]) -> Tally:

@@ -22,7 +22,8 @@ from reground.runs import RunDir, append_jsonl
 from reground.training import checkpoint as storage
 from reground.training import optimiser
 from reground.training.agreement import GapError
-from reground.training.method import Method, StepBatch
+from reground.training.memory import smaller, within
+from reground.training.method import Method, Micro, StepBatch
 from reground.training.rewards import weights
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
@@ -42,6 +43,7 @@ class Trainer:
     validate: Validate | None = None
     _phases: dict[str, float] = field(default_factory=dict)
     _barren: int = 0
+    _limit: int | None = None  # tokens of a micro-batch that fit, where not all did
     _best: float = -1.0
 
     def train(self) -> None:
@@ -49,7 +51,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         optimizer = optimiser.optimizer(self.method.module, config.optim)
         start, extra = storage.restore(self.run, module=self.method.module, optimizer=optimizer)
-        self._barren = int(extra.get("barren", 0))
+        self._barren, self._limit = int(extra.get("barren", 0)), extra.get("limit")
         self.run.truncate_after(start or -1)  # step 0 is validated anew as well
         self._best = storage.read_best(self.run)
         module = self.method.module
@@ -57,7 +59,10 @@ class Trainer:
             module = accelerator.prepare(module)
         if start == 0 and self.validate:
             self._log(0, self._validated(0))
-        with self._batches(start) as batches, self._progress(start) as advance:
+        with (
+            self._batches(start) as batches,
+            _progress(config, start, shown=accelerator.is_main_process) as advance,
+        ):
             for step in range(start + 1, config.steps + 1):
                 metrics = self._step(step, batches(step), module, optimizer)
                 if self.validate and (step % config.validation.every == 0 or step == config.steps):  # type: ignore[union-attr]
@@ -91,13 +96,8 @@ class Trainer:
         normaliser: float,
         tally: Tally,
     ) -> float:
-        ranks, total = self.accelerator.num_processes, 0.0
-        for number, micro in enumerate(batch.micros, start=1):
-            last = number == len(batch.micros)
-            with nullcontext() if last else self.accelerator.no_sync(module):
-                loss = self._loss(step, module, micro, normaliser, tally)
-                self.accelerator.backward(loss * ranks)  # wrappers average over ranks, we sum
-            total += float(loss.detach())
+        ranks = self.accelerator.num_processes
+        total = self._fitted(step, batch, module, normaliser, tally)
         norm = optimiser.clip_gradients(module, self.config.optim)
         total = self._summed(total)
         if not math.isfinite(total) or not math.isfinite(norm):
@@ -109,6 +109,46 @@ class Trainer:
         optimizer.zero_grad()
         tally.add("loss", total if self.accelerator.is_main_process else 0.0, 1.0 / ranks)
         return norm
+
+    def _fitted(
+        self, step: int, batch: StepBatch, module: Any, normaliser: float, tally: Tally
+    ) -> float:
+        """The gradient of all micro-batches: where memory ends, anew in smaller ones."""
+        while True:
+            micros = list(within(batch.micros, self._limit))
+            found = Tally()
+            try:
+                total = self._gradient(step, micros, module, normaliser, found)
+            except torch.OutOfMemoryError:
+                if self.accelerator.num_processes > 1:
+                    raise TrainingError(
+                        f"step {step}: out of memory on rank {self.accelerator.process_index} of "
+                        f"{self.accelerator.num_processes}, which the others cannot wait for; go "
+                        "on with --resume and half of micro_batch_tokens "
+                        f"({self.config.micro_batch_tokens})"
+                    ) from None
+                self._limit = smaller(micros, step)
+            else:
+                tally.include(found)
+                return total
+            module.zero_grad()
+            torch.cuda.empty_cache()
+            self.accelerator.print(
+                f"step {step}: out of memory; on with at most {self._limit} tokens at a time"
+            )
+
+    def _gradient(
+        self, step: int, micros: list[Micro], module: Any, normaliser: float, tally: Tally
+    ) -> float:
+        total = 0.0
+        for number, micro in enumerate(micros, start=1):
+            last = number == len(micros)
+            with nullcontext() if last else self.accelerator.no_sync(module):
+                loss = self._loss(step, module, micro, normaliser, tally)
+                # Wrappers average over ranks, we sum.
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+            total += float(loss.detach())
+        return total
 
     def _loss(
         self, step: int, module: Any, micro: Any, normaliser: float, tally: Tally
@@ -173,7 +213,7 @@ class Trainer:
                     step,
                     state,
                     checkpoint=self.checkpoint,
-                    extra={"barren": self._barren},
+                    extra={"barren": self._barren, "limit": self._limit},
                     keep=self.config.keep,
                 )
 
@@ -200,30 +240,29 @@ class Trainer:
             yield take
 
     @contextmanager
-    def _progress(self, start: int) -> Iterator[Callable[[dict[str, float]], None]]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        with Progress(*columns, disable=not self.accelerator.is_main_process) as bar:
-            task = bar.add_task(
-                self.config.method, total=self.config.steps, completed=start, figures=""
-            )
-            shown = ("loss", "reward/iou", "validation/acc@0.5")
-
-            def advance(metrics: dict[str, float]) -> None:
-                figures = "  ".join(
-                    f"{name} {metrics[name]:.3f}" for name in shown if name in metrics
-                )
-                bar.update(task, advance=1, figures=figures)
-
-            yield advance
-
-    @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
         self._phases[f"seconds/{phase}"] = time.perf_counter() - begin
+
+
+@contextmanager
+def _progress(
+    config: TrainConfig, start: int, *, shown: bool
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, disable=not shown) as bar:
+        task = bar.add_task(config.method, total=config.steps, completed=start, figures="")
+        names = ("loss", "reward/iou", "validation/acc@0.5")
+
+        def advance(metrics: dict[str, float]) -> None:
+            figures = "  ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
+            bar.update(task, advance=1, figures=figures)
+
+        yield advance

@@ -12,6 +12,17 @@ from reground.model.forward import GroupBatch, shared_logprobs
 from reground.training.tally import Tally
 
 
+class Micro(Protocol):
+    """What one forward and backward takes."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the forward, padding included."""
+
+    def halves(self) -> tuple[Micro, Micro] | None:
+        """The same tokens in two micro-batches; None where it cannot be divided."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepBatch:
     """What one rank trains on in one step.
@@ -20,7 +31,7 @@ class StepBatch:
     ``records`` are rows for the rollout log; ``learnable`` says whether anything can be learned.
     """
 
-    micros: Sequence[Any]
+    micros: Sequence[Micro]
     normaliser: float
     tally: Tally = field(default_factory=Tally)
     records: Sequence[dict[str, Any]] = ()

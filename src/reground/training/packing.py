@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import torch
 
@@ -44,6 +43,23 @@ class MicroBatch:
 
     batch: GroupBatch
     rows: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the forward, padding included."""
+        return self.batch.num_tokens
+
+    def halves(self) -> tuple[MicroBatch, MicroBatch] | None:
+        """The same tokens in two; None for one suffix of one group."""
+        if (parts := self.batch.halves()) is None:
+            return None
+        first, second = parts
+        is_split = len(self.rows) == 1
+        middle = 1 if is_split else len(first.prompt_ids)
+        return (
+            MicroBatch(first, self.rows[:middle]),
+            MicroBatch(second, self.rows if is_split else self.rows[middle:]),
+        )
 
 
 def pack(
@@ -94,9 +110,14 @@ def collate(groups: Sequence[Group], *, pad_id: int, device: torch.device) -> Mi
         ids,
         weights,
         tuple(group.prompt.images for group in groups),
-        tuple(tuple(chain.from_iterable(s.images for s in group.suffixes)) for group in groups),
+        tuple(_images(group, num_suffixes=shape[1]) for group in groups),
     )
     return MicroBatch(batch.to(device), tuple(group.index for group in groups))
+
+
+def _images(group: Group, *, num_suffixes: int) -> tuple[tuple[EncodedImage, ...], ...]:
+    own = [suffix.images for suffix in group.suffixes]
+    return (*own, *[()] * (num_suffixes - len(own)))
 
 
 def _padded(groups: Sequence[Group]) -> int:

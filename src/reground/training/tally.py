@@ -30,6 +30,15 @@ class Tally:
         before = self.parts.get(name, (0.0, 0.0))
         self.parts[name] = (before[0] + total, before[1] + count)
 
+    def include(self, other: Tally) -> None:
+        """Add everything that ``other`` holds."""
+        for name, part in other.parts.items():
+            self.add(name, *part)
+        for name, count in other.counts.items():
+            self.add_count(name, count)
+        for name, value in other.peaks.items():
+            self.add_peak(name, value)
+
     def add_count(self, name: str, count: float) -> None:
         """Add to what is summed over all ranks."""
         self.counts[name] = self.counts.get(name, 0) + count
