@@ -162,6 +162,8 @@ LOGGED = {
     "rollout/no_call",
     "rollout/tool_failed",
     "rollout/barren_batches",
+    "rollout/logprob_gap",
+    "rollout/logprob_gap_max",
     "objective/kl",
     "objective/clip_share",
     *DIFFICULTY,
