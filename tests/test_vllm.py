@@ -212,7 +212,7 @@ def test_every_parameter_is_written_or_the_run_stops(
     kept = {name: value for name, value in state.items() if lost not in name}
     assert len(kept) < len(state)
     with pytest.raises(EngineError, match=complaint):
-        engine.engine.write(kept)
+        engine.engine.write(kept, new_vision=False)
     engine.sync(engine.version + 1)
 
 

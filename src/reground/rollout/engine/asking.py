@@ -45,8 +45,11 @@ class Engine(Protocol):
     def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
         """Completions of each prompt; raises ``EngineError`` where other ids were read."""
 
-    def write(self, state: Mapping[str, Tensor]) -> None:
-        """Sample with these weights from now on, and forget what was read with others."""
+    def write(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
+        """Sample with these weights from now on, and forget what was read with others.
+
+        Features of images stay unless there is ``new_vision``.
+        """
 
     def rest(self) -> bool:
         """Give memory back until the next weights come; whether those of now are lost."""

@@ -54,7 +54,7 @@ class InProcess:
             check_ids(each, output.prompt_token_ids)
         return [[_completion(one) for one in output.outputs] for output in outputs]
 
-    def write(self, state: Mapping[str, Tensor]) -> None:
+    def write(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
         """Give the weights, each parameter once, and forget what was read with others."""
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
@@ -64,7 +64,8 @@ class InProcess:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
         self._llm.reset_prefix_cache()
-        engine.reset_encoder_cache()
+        if new_vision:
+            engine.reset_encoder_cache()
 
     def rest(self) -> bool:
         """Drop weights and cache on a GPU; on a CPU there is nothing to give back."""

@@ -48,7 +48,11 @@ class EnginePolicy:
     def sync(self, version: int) -> None:
         """Give the engine the model's weights, after so many updates."""
         if version != self.version:
-            self.engine.write(weights.checkpoint_state(self.checkpoint.model))
+            model = self.checkpoint.model
+            trained = any(part.requires_grad for part in model.model.visual.parameters())
+            self.engine.write(
+                weights.checkpoint_state(model), new_vision=trained or self.version == UNKNOWN
+            )
             self.version = version
 
     def rest(self) -> None:

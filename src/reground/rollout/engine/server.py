@@ -47,21 +47,19 @@ class Server:
         with ThreadPoolExecutor(CONCURRENCY) as workers:
             return list(workers.map(lambda each: self._completions(each, sampling), asked))
 
-    def write(self, state: Mapping[str, Tensor]) -> None:
-        """Hand the weights over in a file, each parameter once, and reset all caches."""
+    def write(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
+        """Hand the weights over in a file, each parameter once, and reset caches."""
         self._exchange.mkdir(parents=True, exist_ok=True)
         path = self._exchange / "weights.safetensors"
-        own = {
-            name: each.detach().to("cpu", copy=True).contiguous() for name, each in state.items()
-        }
-        save_file(own, path)
+        save_file({name: _alone(each) for name, each in state.items()}, path)
         try:
             where = os.path.abspath(path)
             self._sent("POST", "/collective_rpc", method="write_weights", args=[where])
         finally:
             path.unlink(missing_ok=True)
         self._sent("POST", "/reset_prefix_cache")
-        self._sent("POST", "/reset_encoder_cache")
+        if new_vision:
+            self._sent("POST", "/reset_encoder_cache")
 
     def rest(self) -> bool:
         """Nothing: the server has devices of its own."""
