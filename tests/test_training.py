@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from reground.config import load
@@ -289,6 +290,15 @@ def test_settings_that_do_not_fit_together_are_refused(
     data = 'data=[{mix: {"synth:diff": 1.0}}]'
     with pytest.raises(ConfigError, match=problem):
         load(TrainConfig, None, ["method=grpo", data, *overrides])
+
+
+def test_more_ranks_than_samples_are_refused_before_a_model_is_read(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 8))
+    config = world.config("grpo", "batch_size=4", model=tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"batch_size is 4 for 8 ranks, which is 0.5 for each"):
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

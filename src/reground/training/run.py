@@ -42,8 +42,6 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
 
     Raises ``UserError`` subclasses for everything that the user can mend.
     """
-    torch.manual_seed(config.seed)  # adapters start from random weights
-    checkpoint = starting_checkpoint(config)
     accelerator = Accelerator(
         log_with=list(config.track) or None,
         project_dir=str(out),
@@ -52,9 +50,12 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
     )
     if config.batch_size < accelerator.num_processes:
         raise ConfigError(
-            f"batch_size is {config.batch_size} for {accelerator.num_processes} ranks; "
-            "expected at least one sample for each"
+            f"batch_size is {config.batch_size} for {accelerator.num_processes} ranks, which is "
+            f"{config.batch_size / accelerator.num_processes:.2g} for each; expected at least 1 "
+            "(a prompt and all its rollouts stay on one rank)"
         )
+    torch.manual_seed(config.seed)  # adapters start from random weights
+    checkpoint = starting_checkpoint(config)
     policy = _policy(checkpoint, config)
     set_tuning(checkpoint, config.tuning)
     if config.tuning.vision == config.tuning.merger == "frozen":
