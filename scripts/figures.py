@@ -28,7 +28,15 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("results", "benchmarks", "evaluation", "scorers", "teaching", "refining")
+        for name in (
+            "results",
+            "benchmarks",
+            "evaluation",
+            "scorers",
+            "teaching",
+            "refining",
+            "scale",
+        )
     ),
 )
 RESULTS = ROOT / "docs/results"
@@ -233,6 +241,26 @@ def refiner_photos() -> str:
     return _refined("refiner_photos")
 
 
+def recipes() -> str:
+    """What the full-size recipes would need; derived, not measured."""
+    rows = [
+        [
+            f"`{name}`",
+            own["gpus"],
+            f"{own['gib']} GiB + {own['engine_gib']} for vLLM"
+            if own["engine_gib"]
+            else f"{own['gib']} GiB",
+            own["steps"],
+            " + ".join(f"{value} s" for value in own["seconds a step"].values() if value),
+            f"{own['hours']} h",
+        ]
+        for name, own in _read("recipes").items()
+        if isinstance(own, dict) and "hours" in own
+    ]
+    head = ["recipe (derived)", "GPUs", "memory of each", "steps", "a step", "in all"]
+    return _table(head, rows)
+
+
 def _refined(name: str) -> str:
     result = _read(name)
     rows: list[list[object]] = []
@@ -373,6 +401,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         refiner_probes,
         refiner_photos,
         refiner_photos_probes,
+        recipes,
         teacher,
         scorers,
         mig_bench,

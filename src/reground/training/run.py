@@ -56,7 +56,10 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
         )
     torch.manual_seed(config.seed)  # adapters start from random weights
     checkpoint = starting_checkpoint(config)
-    policy = _policy(checkpoint, config)
+    spread = config.sharding == "full" and accelerator.num_processes > 1
+    if not spread:  # else every layer goes to the devices when it is spread
+        checkpoint.model.to(accelerator.device)
+    policy = _policy(checkpoint, config, accelerator.device)
     set_tuning(checkpoint, config.tuning)
     if config.tuning.vision == config.tuning.merger == "frozen":
         _keep_features(checkpoint, config.vision_cache)
@@ -64,7 +67,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     environment = _environment(prompter, draws, config)
     method = _method(prompter, draws, environment, policy, config)
-    if config.sharding == "full" and accelerator.num_processes > 1:
+    if spread:
         for module in {method.module, method.reference or method.module}:
             shard(module, checkpoint.model)
     validator = None
@@ -98,8 +101,6 @@ def starting_checkpoint(config: TrainConfig) -> Checkpoint:
         checkpoint.chat.image_processor.size["shortest_edge"] = config.min_pixels
     if config.max_pixels:
         checkpoint.chat.image_processor.size["longest_edge"] = config.max_pixels
-    if torch.cuda.is_available():
-        checkpoint.model.to("cuda")
     return checkpoint
 
 
@@ -171,12 +172,12 @@ def _method(
             return Grpo(prompter, draws, environment, policy, config)
 
 
-def _policy(checkpoint: Checkpoint, config: TrainConfig) -> TrainedPolicy:
+def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -> TrainedPolicy:
     """What samples rollouts and validation."""
     settings = config.engine
     samples = config.method == "grpo" or config.validation is not None
     if settings.name == "transformers" and config.sharding == "full" and samples:
-        copied = dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+        copied = dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model).to(device))
         return ReplicaPolicy(copied, source=checkpoint.model)
     if settings.name == "transformers":
         return TransformersPolicy(checkpoint)

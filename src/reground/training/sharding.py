@@ -32,3 +32,4 @@ def shard(module: nn.Module, model: nn.Module) -> None:
     fully_shard(
         module, mesh=mesh, mp_policy=precision, reshard_after_forward=False, ignored_params=whole
     )
+    module.to(device)  # what stays whole

@@ -97,6 +97,8 @@ class InProcess:
                 model=str(Path(folder) / "model"),
                 dtype=str(dtype).removeprefix("torch."),
                 enforce_eager=not torch.cuda.is_available(),
+                # A seeded prompt in two chunks ends vLLM 0.32 on a CPU.
+                enable_chunked_prefill=torch.cuda.is_available(),
                 enable_sleep_mode=self._sleeps,
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",  # no defaults of the checkpoint's

@@ -54,9 +54,11 @@ class Server:
         save_file({name: _alone(each) for name, each in state.items()}, path)
         try:
             where = os.path.abspath(path)
-            self._sent("POST", "/collective_rpc", method="write_weights", args=[where])
+            reply = self._sent("POST", "/collective_rpc", method="write_weights", args=[where])
         finally:
             path.unlink(missing_ok=True)
+        for complaint in filter(None, reply["results"]):
+            raise EngineError(f"{self._url}: {complaint}")
         self._sent("POST", "/reset_prefix_cache")
         if new_vision:
             self._sent("POST", "/reset_encoder_cache")
