@@ -199,6 +199,30 @@ def speed() -> str:
     return _table(["what", "times faster (median, range)", "beside"], rows)
 
 
+def growth() -> str:
+    """How time and memory of an update grow, beside what is counted."""
+    result = _read("growth")
+    rows = [
+        [
+            f"{own['completions']}, {own['images']}, {own['parameters'] / 1e6:.0f} M",
+            _spread(own["seconds"], "s"),
+            " + ".join(f"{value:.3g}" for value in own["gflop"].values()),
+            _spread(own["seconds over FLOPs"], "times"),
+            _spread({name: mib / 1024 for name, mib in own["peak MiB"].items()}, "GiB"),
+            f"{own['counted MiB'] / 1024:.3g} GiB",
+        ]
+        for own in result["points"]
+    ]
+    flops = "GFLOP: " + " + ".join(result["points"][0]["gflop"])
+    head = ["completions, images, weights", "an update", flops, "time over FLOPs", "peak memory"]
+    config = result["config"]
+    return _table([*head, "counted tensors"], rows) + (
+        f"\nTime is within a factor of {result['furthest from FLOPs']:.2f} of what the FLOPs say, "
+        f"starting from the first row. Medians (ranges) of {config['repeats']} turns on "
+        f"{config['threads']} threads.\n"
+    )
+
+
 def refiner() -> str:
     """Scenes with a weak and a strong detector: VG-Refiner's measures of every arm."""
     return _refined("refiner")
@@ -397,6 +421,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         table5,
         demo,
         speed,
+        growth,
         refiner,
         refiner_probes,
         refiner_photos,
