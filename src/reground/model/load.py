@@ -126,15 +126,23 @@ def save(
     if dtype is not None:
         state = {name: value.to(dtype) for name, value in state.items()}
     checkpoint.model.save_pretrained(partial, state_dict=state)
+    save_description(checkpoint, partial)
     if dtype is not None:
         _set_dtype(partial / "config.json", dtype)
-    checkpoint.chat.tokenizer.save_pretrained(partial)
-    checkpoint.chat.image_processor.save_pretrained(partial)
-    answers = {"family": checkpoint.family, "prompt": checkpoint.prompt}
-    (partial / SIDE_FILE).write_text(json.dumps(answers, indent=1) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
+
+
+def save_description(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write all but the weights: config, tokenizer, processor, and how the model answers."""
+    checkpoint.model.config.architectures = [type(checkpoint.model).__name__]
+    checkpoint.model.config.save_pretrained(folder)
+    checkpoint.model.generation_config.save_pretrained(folder)
+    checkpoint.chat.tokenizer.save_pretrained(folder)
+    checkpoint.chat.image_processor.save_pretrained(folder)
+    answers = {"family": checkpoint.family, "prompt": checkpoint.prompt}
+    (folder / SIDE_FILE).write_text(json.dumps(answers, indent=1) + "\n")
 
 
 def _resolve(path: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reground.errors import ConfigError
-from reground.model.load import Checkpoint, save
+from reground.model.load import Checkpoint, save_description
 from reground.rollout.engine import weights
 from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
 from reground.rollout.engine.pictures import collapsed, picture
@@ -92,9 +92,10 @@ class InProcess:
         check_version(__version__)
         dtype = torch.bfloat16 if torch.cuda.is_available() else checkpoint.model.dtype
         with tempfile.TemporaryDirectory() as folder:
-            save(checkpoint, Path(folder) / "model", dtype=dtype)
+            save_description(checkpoint, Path(folder))  # every rank of a run has its own engine
             return LLM(
-                model=str(Path(folder) / "model"),
+                model=folder,
+                load_format=weights.load_format(weights.checkpoint_state(checkpoint.model)),
                 dtype=str(dtype).removeprefix("torch."),
                 enforce_eager=not torch.cuda.is_available(),
                 # A seeded prompt in two chunks ends vLLM 0.32 on a CPU.

@@ -18,6 +18,22 @@ def checkpoint_state(model: Any) -> dict[str, Tensor]:
     return state
 
 
+def load_format(state: Mapping[str, Tensor]) -> str:
+    """The name under which engines that start in this process take their weights from ``state``."""
+    from vllm.model_executor.model_loader import register_model_loader
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+    class FromTrainer(BaseModelLoader):  # type: ignore[misc]
+        def download_model(self, model_config: Any) -> None:
+            """Nothing: they are in memory."""
+
+        def load_weights(self, model: nn.Module, model_config: Any) -> None:
+            _load(model, state)
+
+    register_model_loader("trainer")(FromTrainer)
+    return "trainer"
+
+
 def write(engine_model: nn.Module, state: Mapping[str, Tensor], model_config: Any) -> None:
     """Load ``state`` into the model of a vLLM worker, through vLLM's reload of processed weights.
 
@@ -27,22 +43,31 @@ def write(engine_model: nn.Module, state: Mapping[str, Tensor], model_config: An
     from vllm.model_executor.model_loader import reload
 
     reload.initialize_layerwise_reload(engine_model)  # parameters have their loaded shapes again
-    expected = {
-        f"{where}.{name}": _room(module, parameter)
+    try:
+        _load(engine_model, state)
+    finally:
+        reload.finalize_layerwise_reload(engine_model, model_config)
+
+
+def _load(engine_model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Every parameter once, or an ``EngineError``."""
+    places = {
+        f"{where}.{name}": (module, parameter)
         for where, module in engine_model.named_modules()
         for name, parameter in module.named_parameters(recurse=False)
     }
+    expected = sum(_room(module, parameter) for module, parameter in places.values())
     given = Counted(state)
     written = set(cast(Any, engine_model).load_weights(iter(given)))
-    reload.finalize_layerwise_reload(engine_model, model_config)
-    if missing := sorted(set(expected) - written):
+    reached = {id(places[name][1]) for name in written & set(places)}  # tied ones by one name
+    if missing := sorted(n for n, (_, parameter) in places.items() if id(parameter) not in reached):
         raise EngineError(
             f"{len(missing)} parameters of the engine got no weights, {missing[0]} first; expected "
             "a name for each; compare the architectures of trainer and engine"
         )
-    if given.numel != sum(expected.values()):
+    if given.numel != expected:
         raise EngineError(
-            f"the engine's parameters hold {sum(expected.values())} numbers and {given.numel} were "
+            f"the engine's parameters hold {expected} numbers and {given.numel} were "
             "given; expected each to be written once"
         )
 
