@@ -69,11 +69,13 @@ def serving(
     models: Response | None = None,
     question: Callable[[dict[str, Any]], str] = question,
     headers: list[dict[str, str]] | None = None,
+    port: int = 0,
 ) -> Iterator[tuple[str, list[Any]]]:
     """Serve ``respond(body, how often this question came before)``; the URL, and all bodies.
 
     ``models`` answers who is served; without it the server does not know that address.
     ``question`` tells what a body asks; the ``headers`` of requests are added to that list.
+    ``port`` 0 is any free one.
     """
     bodies: list[Any] = []
     lock = threading.Lock()
@@ -83,7 +85,7 @@ def serving(
             self._send(models or Response("{}", 404))
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "null")
             with lock:
                 before = sum(question(other) == question(body) for other in bodies)
                 bodies.append(body)
@@ -106,7 +108,7 @@ def serving(
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()

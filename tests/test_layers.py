@@ -27,7 +27,7 @@ LAYERS = (
     {"model"},
     {"data"},
     {"grounding"},
-    {"config", "config_problems", "patience", "runs", "errors"},
+    {"config", "config_problems", "disk", "patience", "runs", "errors"},
 )
 
 HEAVY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors", "vllm"}

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import random
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import driver
 from driver import Job
 from reground.config import dump, load
 from reground.errors import TrainingError
@@ -32,13 +29,13 @@ from worlds import (
     METHODS,
     Row,
     World,
+    assert_same_bytes,
     column,
     poison,
     rows,
     same_weights,
 )
 
-DRIVER = Path(__file__).with_name("driver.py")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -133,19 +130,8 @@ def driven(world: World) -> Mapping[str, Row]:
         config, ranks, kills = job(world)
         path = world.folder / f"{name}.yaml"
         path.write_text(dump(config))
-        jobs[name] = dataclasses.asdict(Job(str(path), str(world.folder / name), ranks, kills))
-    plan = world.folder / "jobs.json"
-    plan.write_text(json.dumps(jobs))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(plan)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Row] = json.loads((world.folder / "report.json").read_text())
-    for name, outcome in report.items():
-        outcome["stderr"] = done.stderr
-        outcome["run"] = RunDir(world.folder / name)
-    return report
+        jobs[name] = Job(str(path), str(world.folder / name), ranks, kills)
+    return driver.driven(world.folder, jobs)
 
 
 @pytest.mark.parametrize("name", [name for name in JOBS if name.startswith("2-ranks")])
@@ -181,20 +167,9 @@ def test_kills_leave_no_trace(
     outcome = driven[f"killed-{method}"]
     assert outcome["deaths"] >= 5, "too few kills to prove anything"
     assert outcome["statuses"] == [0], outcome["stderr"]
-    _assert_same_bytes(outcome["run"], whole[method])
+    assert_same_bytes(outcome["run"], whole[method])
     left = sorted(path.name for path in outcome["run"].checkpoints.iterdir())
     assert left == ["step-000009", "step-000010"]
-
-
-def _assert_same_bytes(found: RunDir, want: RunDir) -> None:
-    assert found.metrics.read_text() == want.metrics.read_text()
-    if want.rollouts.exists():
-        assert found.rollouts.read_text() == want.rollouts.read_text()
-    weights = [checkpoints(run)[-1].model / "model.safetensors" for run in (found, want)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-    if (want.path / "best").exists():
-        best = [run.path / "best" / "model.safetensors" for run in (found, want)]
-        assert best[0].read_bytes() == best[1].read_bytes()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -218,7 +193,7 @@ def test_nan_stops_the_run_and_resume_equals_an_undisturbed_one(
     parameters = load_checkpoint(str(kept.model)).model.parameters()
     assert all(bool(parameter.isfinite().all()) for parameter in parameters)
     train(config, run.path, resume=True)
-    _assert_same_bytes(run, whole[case])
+    assert_same_bytes(run, whole[case])
 
 
 def test_a_rate_that_blows_up_is_noticed(world: World, tmp_path: Path) -> None:
@@ -247,7 +222,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
         train(config, tmp_path / "run")
     run = train(config, tmp_path / "run", resume=True)
     assert [row["step"] for row in rows(run.metrics)] == [0, 1, 2, 3]
-    _assert_same_bytes(run, want)
+    assert_same_bytes(run, want)
 
 
 def test_an_unfinished_checkpoint_is_neither_resumed_nor_loaded(

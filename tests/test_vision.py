@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from reground.model import tiny
-from reground.model import vision as vision_module
 from reground.model.chat import EncodedImage
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
@@ -103,14 +102,17 @@ def test_a_full_disk_is_told_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def full(*_: object) -> None:
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
     checkpoint = tiny.make(tokenizer=tokenizer)
     keep_features(checkpoint.model, memory=2**20, folder=tmp_path, disk=2**20)
-    monkeypatch.setattr(vision_module.torch, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     encode_images(checkpoint.model, noise(checkpoint, 3))
     assert caplog.text.count("No space left on device") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo"])

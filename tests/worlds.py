@@ -26,6 +26,7 @@ from reground.model.load import save
 from reground.rollout.tools.oracle import Oracle
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
+from reground.training.checkpoint import checkpoints
 from reground.training.grpo import Grpo
 from reground.training.run import train
 from reground.training.settings import TrainConfig
@@ -171,3 +172,15 @@ def poison(patch: pytest.MonkeyPatch, method: type[Sft] | type[Grpo], *, step: i
 def same_weights(first: Path, second: Path) -> bool:
     states = [load_checkpoint(str(path)).model.state_dict() for path in (first, second)]
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def assert_same_bytes(found: RunDir, want: RunDir) -> None:
+    """A run that was disturbed left what an undisturbed one did."""
+    assert found.metrics.read_text() == want.metrics.read_text()
+    if want.rollouts.exists():
+        assert found.rollouts.read_text() == want.rollouts.read_text()
+    weights = [checkpoints(run)[-1].model / "model.safetensors" for run in (found, want)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    if (want.path / "best").exists():
+        best = [run.path / "best" / "model.safetensors" for run in (found, want)]
+        assert best[0].read_bytes() == best[1].read_bytes()

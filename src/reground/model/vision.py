@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 from collections import OrderedDict
@@ -101,12 +102,15 @@ class VisionCache:
     def _write(self, key: str, found: Features) -> None:
         if self.folder is None:
             return
+        content = io.BytesIO()
+        torch.save([each.cpu() for each in found], content)
+        partial = self.folder / f"{key}.{os.getpid()}.partial"
         try:
-            partial = self.folder / f"{key}.{os.getpid()}.partial"
-            torch.save([each.cpu() for each in found], partial)
+            partial.write_bytes(content.getvalue())
             os.replace(partial, self.folder / f"{key}.pt")
             self._make_room()
         except OSError as error:
+            partial.unlink(missing_ok=True)
             _LOG.warning("%s: %s; features are kept in memory alone", self.folder, error)
             self.folder = None
 

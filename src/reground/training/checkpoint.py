@@ -80,7 +80,8 @@ def save_step(
     partial.mkdir(parents=True)
     save(checkpoint, partial / _MODEL, state=state.weights)
     rest = {"module": state.module, "optimizer": state.optimizer, "extra": extra}
-    torch.save(rest, partial / _STATE)
+    with (partial / _STATE).open("wb") as file:  # a path would hide why a write failed
+        torch.save(rest, file)
     _sync(partial)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)

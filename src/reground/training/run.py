@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from reground.config import dump
+from reground.disk import room_in
 from reground.errors import ConfigError
 from reground.grounding.families import Form
 from reground.model import tiny
@@ -31,6 +34,7 @@ from reground.training.draw import Draws
 from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
 from reground.training.method import Method
+from reground.training.ranks import together
 from reground.training.settings import TrainConfig, Tuning, VisionCache
 from reground.training.sft import Sft
 from reground.training.sharding import shard
@@ -47,7 +51,17 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
         project_dir=str(out),
         cpu=not torch.cuda.is_available(),  # else ranks without a GPU would not find each other
         mixed_precision="bf16" if torch.cuda.is_available() else "no",
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.collective_timeout_s))
+        ],
     )
+    with room_in(out), together(accelerator, out, timeout_s=config.collective_timeout_s):
+        return _train(config, out, accelerator, resume=resume, clean=clean)
+
+
+def _train(
+    config: TrainConfig, out: Path, accelerator: Accelerator, *, resume: bool, clean: bool
+) -> RunDir:
     if config.batch_size < accelerator.num_processes:
         raise ConfigError(
             f"batch_size is {config.batch_size} for {accelerator.num_processes} ranks, which is "

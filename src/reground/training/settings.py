@@ -213,7 +213,9 @@ class TrainConfig:
     """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (GRPO) a step.
 
     ``model`` is a folder, a hub id or ``tiny``; ``shape`` starts from random weights instead.
-    With ``sharding: full`` each of several ranks holds a part of every weight (FSDP2).
+    With ``sharding: full`` each of several ranks holds a part of every weight (FSDP2). A rank waits
+    for the others for at most ``collective_timeout_s`` seconds: longer than their rollouts may
+    differ, and longer than the first one writes a checkpoint.
     """
 
     method: Literal["dense", "sft", "grpo"]
@@ -231,6 +233,7 @@ class TrainConfig:
     tuning: Tuning = Tuning()
     vision_cache: VisionCache = VisionCache()
     sharding: Literal["none", "full"] = "none"
+    collective_timeout_s: float = 1800.0
     optim: Optim = Optim()
     dense: DensePretraining = DensePretraining()
     sft: Supervised = Supervised()
@@ -247,6 +250,10 @@ class TrainConfig:
         for name, least in (("seed", 0), ("steps", 1), ("batch_size", 1)):
             if (found := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, found {found}")
+        if self.collective_timeout_s <= 0:
+            raise ValueError(
+                f"collective_timeout_s must be above 0, found {self.collective_timeout_s}"
+            )
         if self.engine.name != "transformers" and self.method != "grpo":
             raise ValueError(f"engine samples rollouts; {self.method} makes none")
         if self.tools.specs and self.method != "grpo":

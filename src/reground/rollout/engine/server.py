@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from reground.disk import room_in
 from reground.errors import EngineError
 from reground.model.chat import Chat
 from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
@@ -22,6 +23,7 @@ from reground.rollout.engine.pictures import collapsed, picture
 from reground.rollout.policy import Completion, Sampling
 
 CONCURRENCY = 64
+CONNECT_S = 30.0  # a machine that is gone does not even refuse
 START = (
     "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out --logprobs-mode processed_logprobs "
     "--generation-config vllm --worker-extension-cls reground.rollout.engine.worker.WeightWriter"
@@ -38,7 +40,8 @@ class Server:
     def __init__(self, chat: Chat, url: str, *, exchange: Path, timeout_s: float) -> None:
         self._chat, self._url, self._exchange = chat, url.removesuffix("/v1"), exchange
         self._banned = chat.tokenizer.convert_ids_to_tokens(list(chat.banned_ids))
-        self._client = httpx2.Client(base_url=self._url, timeout=timeout_s)
+        patience = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
+        self._client = httpx2.Client(base_url=self._url, timeout=patience)
         check_version(self._sent("GET", "/version")["version"])
         self._sent("POST", "/reset_prefix_cache")
 
@@ -51,7 +54,9 @@ class Server:
         """Hand the weights over in a file, each parameter once, and reset caches."""
         self._exchange.mkdir(parents=True, exist_ok=True)
         path = self._exchange / "weights.safetensors"
-        save_file({name: _alone(each) for name, each in state.items()}, path)
+        own = {name: _alone(each) for name, each in state.items()}
+        with room_in(self._exchange):
+            save_file(own, path)
         try:
             where = os.path.abspath(path)
             reply = self._sent("POST", "/collective_rpc", method="write_weights", args=[where])
@@ -84,15 +89,19 @@ class Server:
         try:
             reply = self._client.request(verb, path, json=body or None)
         except httpx2.HTTPError as error:
-            raise EngineError(
-                f"{self._url}: {error or type(error).__name__}; expected a server started as\n"
-                f"  {START}\nsee to it, then resume: the last checkpoint is kept"
-            ) from None
+            raise self._failed(path, str(error) or type(error).__name__) from None
         if reply.status_code == 404:
             raise EngineError(f"{self._url}: knows no {path}; expected one started as\n  {START}")
         if reply.is_error:
-            raise EngineError(f"{self._url}{path}: {reply.status_code} {reply.text[:500]}")
+            raise self._failed(path, f"{reply.status_code} {reply.text[:500]}")
         return reply.json() if reply.content else None
+
+    def _failed(self, path: str, how: str) -> EngineError:
+        return EngineError(
+            f"{self._url}{path}: {how}; see in the server's output why, start it again as\n"
+            f"  {START}\nand give the same command again, with --resume where the run had begun: "
+            "what was saved before is whole"
+        )
 
 
 def _alone(tensor: Tensor) -> Tensor:
