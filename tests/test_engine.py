@@ -94,6 +94,9 @@ class Other:
         self.calls.append("rest")
         self.inner.rest()
 
+    def close(self) -> None:
+        self.calls.append("close")
+
 
 @pytest.fixture
 def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[Other]]:
@@ -102,7 +105,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[Other]]:
     def spoil(excess: float) -> list[Other]:
         made: list[Other] = []
 
-        def make(checkpoint: Any, settings: Any) -> Other:
+        def make(checkpoint: Any, *_: Any) -> Other:
             made.append(Other(TransformersPolicy(checkpoint), excess))
             return made[-1]
 
@@ -135,7 +138,7 @@ def test_small_differences_are_logged_and_weigh_tokens(
 
     made = other(0.04)
     plain, weighted = norms("plain"), norms("weighted", "engine.truncate=2")
-    assert made[0].calls == ["sync 0", "rest", "sync 1", "rest"]
+    assert made[0].calls == ["sync 0", "rest", "sync 1", "rest", "close"]
     assert weighted[0] == pytest.approx(plain[0] * np.exp(-0.04), rel=1e-3)
     assert plain[0] > 0
 

@@ -82,3 +82,6 @@ class TrainedPolicy(Policy, Protocol):
 
     def rest(self) -> None:
         """Give memory back until the next ``sync``."""
+
+    def close(self) -> None:
+        """End what runs beside the model: nothing is sampled any more."""

@@ -68,6 +68,9 @@ class TransformersPolicy:
         """Forget the keys and values of prompts."""
         self._kept = []
 
+    def close(self) -> None:
+        """Nothing runs beside the model."""
+
     def _readings(
         self, prompts: Sequence[Prompt], *, goes_on: bool, keep: Sequence[str]
     ) -> Iterator[Reading]:

@@ -95,6 +95,7 @@ def _train(
     if config.track:
         accelerator.init_trackers("reground", config=None)
     Trainer(config, method, checkpoint, run, accelerator, validator).train()
+    policy.close()
     accelerator.end_training()
     return run
 

@@ -54,6 +54,9 @@ class Engine(Protocol):
     def rest(self) -> bool:
         """Give memory back until the next weights come; whether those of now are lost."""
 
+    def close(self) -> None:
+        """End it, or the connection to it."""
+
 
 def parameters(asked: Asked, sampling: Sampling, banned: Sequence[str]) -> dict[str, Any]:
     """vLLM's sampling parameters. Log-probs are processed ones, so that bans and temperature count.

@@ -74,6 +74,10 @@ class InProcess:
             self._asleep = True
         return self._sleeps
 
+    def close(self) -> None:
+        """End the engine while the ranks of a run can still talk, which it is told to stop."""
+        self._llm.llm_engine.engine_core.shutdown()
+
     def _request(self, asked: Asked) -> dict[str, Any]:
         made: dict[str, Any] = {"prompt_token_ids": collapsed(asked.ids, asked.images, self._chat)}
         if asked.images:

@@ -60,6 +60,10 @@ class EnginePolicy:
         if self.engine.rest():
             self.version = UNKNOWN
 
+    def close(self) -> None:
+        """End the engine, or the connection to it."""
+        self.engine.close()
+
     def _completed(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
         return [
             [replace(each, policy_version=self.version) for each in group]

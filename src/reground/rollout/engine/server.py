@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -51,7 +52,17 @@ class Server:
             return list(workers.map(lambda each: self._completions(each, sampling), asked))
 
     def write(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
-        """Hand the weights over in a file, each parameter once, and reset caches."""
+        """Hand the weights over in a file, each parameter once, and reset caches.
+
+        All ranks of a run call, and the first one does it.
+        """
+        several = torch.distributed.is_initialized()
+        if not several or torch.distributed.get_rank() == 0:
+            self._hand_over(state, new_vision=new_vision)
+        if several:
+            torch.distributed.barrier()
+
+    def _hand_over(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
         self._exchange.mkdir(parents=True, exist_ok=True)
         path = self._exchange / "weights.safetensors"
         own = {name: _alone(each) for name, each in state.items()}
@@ -71,6 +82,10 @@ class Server:
     def rest(self) -> bool:
         """Nothing: the server has devices of its own."""
         return False
+
+    def close(self) -> None:
+        """Hang up; the server goes on."""
+        self._client.close()
 
     def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
         urls = [_url(picture(image, self._chat)) for image in asked.images]
