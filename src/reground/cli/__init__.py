@@ -24,6 +24,7 @@ _VERBS = (
     "teach",
     "train",
     "export",
+    "bench",
     "eval",
     "merge",
     "score",

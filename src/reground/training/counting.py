@@ -12,20 +12,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-# Parts of the model by the names of their modules. Within `visual` and `language_model` torch tells
-# what belongs to which module in the backward pass only where tensors are given by position.
-PARTS = {
-    "vision": r"\.visual\.(patch_embed|blocks\.\d+|merger)$",
-    "language": r"\.language_model\.layers\.\d+$",
-    "lm_head": r"\.lm_head$",
-}
+# Modules by their names. Of larger ones torch tells what belongs to them in the backward pass only
+# where tensors are given by position.
+_LAYERS, _HEAD = r"\.language_model\.layers\.\d+$", r"\.lm_head$"
 
 
 def counted(module: nn.Module, update: Callable[[], object]) -> dict[str, Any]:
     """GFLOPs of an update by part of the model; MiB of weights' companions and saved tensors.
 
-    The companions are the gradient and AdamW's two moments of each weight, in float32. Tensors are
-    saved by autograd for the backward pass; those that share memory count once.
+    The companions are the gradient and AdamW's two moments of each trained weight, in float32.
+    Tensors are saved by autograd for the backward pass; those that share memory count once.
     """
     owned = {own.untyped_storage().data_ptr() for own in module.parameters()}
     saved: dict[int, int] = {}
@@ -39,30 +35,27 @@ def counted(module: nn.Module, update: Callable[[], object]) -> dict[str, Any]:
     flops = FlopCounterMode(display=False, custom_mapping=ATTENTION)
     with flops, saved_tensors_hooks(note, lambda tensor: tensor):
         update()
-    companions = 3 * 4 * sum(own.numel() for own in module.parameters())
+    trained = sum(own.numel() for own in module.parameters() if own.requires_grad)
     return {
         "gflop": by_part(flops),
-        "counted MiB": round((companions + sum(saved.values())) / 2**20, 1),
+        "counted MiB": round((3 * 4 * trained + sum(saved.values())) / 2**20, 1),
     }
 
 
 def by_part(flops: FlopCounterMode) -> dict[str, float]:
     """GFLOPs of vision (its attention included), linear layers, attention and lm_head."""
     counts = flops.get_flop_counts()
-    parts = {
-        part: [own for name, own in counts.items() if re.search(pattern, name)]
-        for part, pattern in PARTS.items()
-    }
-    totals = {part: sum(sum(own.values()) for own in found) for part, found in parts.items()}
-    assert sum(totals.values()) == flops.get_total_flops(), totals
-    attention = sum(own.get(kind, 0) for own in parts["language"] for kind in ATTENTION)
+    layers = [own for name, own in counts.items() if re.search(_LAYERS, name)]
+    attention = sum(own.get(kind, 0) for own in layers for kind in ATTENTION)
+    language = sum(sum(own.values()) for own in layers)
+    head = sum(sum(own.values()) for name, own in counts.items() if re.search(_HEAD, name))
     totals = {
-        "vision": totals["vision"],
-        "linear": totals["language"] - attention,
+        "vision": flops.get_total_flops() - language - head,
+        "linear": language - attention,
         "attention": attention,
-        "lm_head": totals["lm_head"],
+        "lm_head": head,
     }
-    return {part: round(total / 1e9, 2) for part, total in totals.items()}
+    return {part: round(total / 1e9, 4) for part, total in totals.items()}
 
 
 def _forward(

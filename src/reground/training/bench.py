@@ -1,0 +1,147 @@
+"""What one update of GRPO costs on this machine: seconds, memory, and FLOPs that are counted."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+
+from reground.errors import ConfigError
+from reground.model.chat import Chat
+from reground.training import objective, optimiser
+from reground.training.counting import counted
+from reground.training.method import LogProbs
+from reground.training.objective import GrpoTerms
+from reground.training.packing import Group, MicroBatch, Suffix, collate
+from reground.training.run import set_tuning, starting_checkpoint
+from reground.training.settings import TrainConfig
+
+QUESTION = "find the red circle that is left of the large blue square, and answer with a box"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One prompt with ``grpo.group_size`` completions; credit is flat [N], a value a token."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    packed: MicroBatch
+    advantages: Tensor
+    weights: Tensor
+
+    def __call__(self) -> None:
+        """Forward, loss, backward pass, clipping and AdamW, as training does them."""
+        logprobs = self.module(self.packed.batch)
+        old, ones = logprobs.detach(), torch.ones_like(self.advantages)
+        terms = GrpoTerms(logprobs, old, None, self.advantages, ones, self.weights)
+        loss = objective.grpo_loss(terms, clip=self.config.grpo.clip, kl=0.0).total
+        self.accelerator.backward(loss / self.config.grpo.group_size)
+        optimiser.clip_gradients(self.module, self.config.optim)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def bench(config: TrainConfig, *, images: int, side: int, repeats: int) -> dict[str, Any]:
+    """Measure updates of ``config``'s model on a prompt with random images of ``side`` pixels.
+
+    Completions have ``grpo.max_tokens`` random tokens; there is no reference model. Memory is by
+    how much the first two updates raise its peak: of the GPU, or of this process. Raises
+    ``ConfigError`` where the config is not GRPO's.
+    """
+    update = prepared(config, images=images, side=side)
+    before = _peak_mib()
+    seconds = [_seconds(update) for _ in range(2)][1:]  # the first one makes the moments
+    peak = _peak_mib() - before
+    seconds += [_seconds(update) for _ in range(repeats - 1)]
+    counts = counted(update.module, update)
+    batch = update.packed.batch
+    return {
+        "parameters": sum(own.numel() for own in update.module.parameters()),
+        "trained": sum(own.numel() for own in update.module.parameters() if own.requires_grad),
+        "prompt tokens": batch.prompt_ids.shape[1],
+        "completion tokens": batch.suffix_ids.numel(),
+        "seconds": spread(seconds),
+        "peak MiB": round(peak, 1),
+        "GFLOP a second": round(sum(counts["gflop"].values()) / statistics.median(seconds), 1),
+        **counts,
+    }
+
+
+def prepared(config: TrainConfig, *, images: int, side: int) -> Update:
+    """A model as the config trains it, random images and completions, random advantages."""
+    if config.method != "grpo":
+        raise ConfigError(f"method is {config.method}; expected grpo: give a config of it")
+    on_gpu = torch.cuda.is_available()
+    accelerator = Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
+    torch.manual_seed(config.seed)
+    checkpoint = starting_checkpoint(config)
+    set_tuning(checkpoint, config.tuning)
+    chat = checkpoint.chat
+    module = LogProbs(
+        checkpoint.model, temperature=config.grpo.temperature, banned_ids=chat.banned_ids
+    )
+    group = _drawn(chat, config, images=images, side=side)
+    packed = collate([group], pad_id=chat.pad_id, device=accelerator.device)
+    length = config.grpo.max_tokens
+    weights = objective.token_weights(
+        packed.batch.scored, normalise=config.grpo.normalise, max_tokens=length
+    )
+    rng = np.random.default_rng(config.seed)
+    advantages = torch.from_numpy(rng.standard_normal(config.grpo.group_size, dtype=np.float32))
+    wrapped = accelerator.prepare(module)
+    return Update(
+        config,
+        accelerator,
+        wrapped,
+        optimiser.optimizer(wrapped, config.optim),
+        packed,
+        advantages.repeat_interleave(length).to(accelerator.device),
+        weights.flatten(),
+    )
+
+
+def _drawn(chat: Chat, config: TrainConfig, *, images: int, side: int) -> Group:
+    rng = np.random.default_rng(config.seed)
+    noise = rng.integers(0, 255, (images, side, side, 3), dtype=np.uint8)
+    prompt = chat.prompt([Image.fromarray(pixels) for pixels in noise], QUESTION)
+    known = sorted(
+        set(range(len(chat.tokenizer))) - {*chat.tokenizer.all_special_ids, *chat.banned_ids}
+    )
+    drawn = rng.choice(known, (config.grpo.group_size, config.grpo.max_tokens)).tolist()
+    suffixes = tuple(Suffix(tuple(ids), (1.0,) * len(ids)) for ids in drawn)
+    return Group(0, prompt, suffixes)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range.
+
+    >>> spread([3.0, 1.0, 2.0])
+    {'median': 2.0, 'min': 1.0, 'max': 3.0}
+    """
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _seconds(update: Update) -> float:
+    begin = time.perf_counter()
+    update()
+    return time.perf_counter() - begin
+
+
+def _peak_mib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
