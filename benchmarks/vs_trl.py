@@ -42,7 +42,7 @@ CASES = {"one image": (1, 672), "four images": (4, 532)}  # how many, and their 
 QUESTION = (
     "find the red circle that is left of the large blue square and " * 3 + "answer with a box"
 )
-G, C, STEPS = 8, 96, 4
+G, C, STEPS = 8, 96, 2
 
 
 def main() -> None:
