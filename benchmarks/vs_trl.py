@@ -27,22 +27,19 @@ from typing import Any
 import numpy as np
 import torch
 from common import parser, publish
+from grpo_update import QUESTION, C, G, make_checkpoint
 from PIL import Image
 
 from reground.config import load
 from reground.data.source import save_dataset
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, Sample, Target
-from reground.model import tiny
 from reground.model.load import save
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 
 CASES = {"one image": (1, 672), "four images": (4, 532)}  # how many, and their side in pixels
-QUESTION = (
-    "find the red circle that is left of the large blue square and " * 3 + "answer with a box"
-)
-G, C, STEPS = 8, 96, 2
+STEPS = 2  # of which the first is left out
 
 
 def main() -> None:
@@ -96,17 +93,7 @@ def _in_own_process(side: str, case: str) -> dict[str, float]:
 
 def _measured(side: str, case: str, folder: Path) -> dict[str, float]:
     """Medians over steps: seconds of an update and a step, by how much memory rose at its peak."""
-    checkpoint = tiny.make(
-        "qwen2_5_vl",
-        hidden=512,
-        layers=8,
-        heads=8,
-        head_dim=64,
-        vision_hidden=256,
-        vision_depth=4,
-        vision_heads=8,
-        max_pixels=672 * 672,
-    )
+    checkpoint = make_checkpoint()
     save(checkpoint, folder / "model")
     del checkpoint
     count, length = CASES[case]
