@@ -265,6 +265,46 @@ def refiner_photos() -> str:
     return _refined("refiner_photos")
 
 
+def vs_trl() -> str:
+    """A GRPO step here and of TRL's GRPOTrainer."""
+    rows = []
+    for case in ("one image", "four images"):
+        own = _read("vs_trl")[case]
+        ours, theirs = own["reground"], own["trl"]
+        for what, name, unit in (
+            ("update, times faster", "update_s", "s"),
+            ("step with generation, times faster", "step_s", "s"),
+            ("peak memory, times less", "peak_mib", "MiB"),
+        ):
+            row = own[what]
+            ratio = f"{row['median']} ({row['min']}-{row['max']})"
+            label = f"{case}, {theirs['prompt']:.0f} prompt tokens: {what}"
+            rows.append([label, ratio, f"{ours[name]:.4g} {unit}", f"{theirs[name]:.4g} {unit}"])
+    return _table(["what", "ratio (median, range)", "ReGround", "TRL"], rows)
+
+
+def vllm() -> str:
+    """A real vLLM beside the trainer."""
+    forms = {"in process": _read("vllm"), "server": _read("vllm_server")}
+    rows: list[list[object]] = []
+    for form, own in forms.items():
+        greedy, probs, run = own["greedy"], own["log-probs"], own["grpo"]
+        gaps = [f"{probs[part][at]['largest']:.1g}" for part in probs for at in probs[part]]
+        rows.append(
+            [
+                form,
+                f"{greedy['equal']} of {greedy['answers']}",
+                f"{gaps[0]} to {gaps[1]}",
+                f"{gaps[2]} to {gaps[3]}",
+                f"{max(run['largest gap']):.1g} in {len(run['largest gap'])} steps",
+                " and ".join(f"{rate:.0f}" for rate in own["rollouts"].values()),
+            ]
+        )
+    head = ["vLLM", "greedy answers equal", "language moved: largest gap, old to new weights"]
+    head += ["vision moved", "a run of GRPO", "tokens/s of vLLM and of the trainer's policy"]
+    return _table(head, rows)
+
+
 def recipes() -> str:
     """What the full-size recipes would need; derived, not measured."""
     rows = [
@@ -427,6 +467,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
         refiner_photos,
         refiner_photos_probes,
         recipes,
+        vllm,
+        vs_trl,
         teacher,
         scorers,
         mig_bench,
