@@ -173,7 +173,7 @@ def _run(url: str | None, folder: Path) -> dict[str, Any]:
         for name in ("metrics", "timings")
     )
     return {
-        "config": config.read_text().splitlines(),
+        "config": config.read_text().replace(str(folder), "FOLDER").splitlines(),
         "reward": [row["reward/total"] for row in rows],
         "mean gap": [row["rollout/logprob_gap"] for row in rows],
         "largest gap": [row["rollout/logprob_gap_max"] for row in rows],
