@@ -292,6 +292,19 @@ def test_settings_that_do_not_fit_together_are_refused(
         load(TrainConfig, None, ["method=grpo", data, *overrides])
 
 
+def test_prompts_side_by_side_are_those_one_by_one(world: World) -> None:
+    prompter = Prompter.of(load_checkpoint(str(world.random)))
+    samples = list(open_dataset("synth:diff", seed=5, limit=9)[:])
+    for ours, theirs in zip(prompter.each(samples), map(prompter.prompt, samples), strict=True):
+        assert ours.ids == theirs.ids
+        for one, two in zip(ours.images, theirs.images, strict=True):
+            assert torch.equal(one.pixel_values, two.pixel_values)
+    gone = dataclasses.replace(samples[3].images[0], path="gone.png")
+    samples[3] = dataclasses.replace(samples[3], images=(gone, *samples[3].images[1:]))
+    with pytest.raises(DataError, match=r"gone\.png"):
+        prompter.each(samples)
+
+
 def test_more_ranks_than_samples_are_refused_before_a_model_is_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,9 @@ differ in wording, frame or parser.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image
@@ -48,6 +50,11 @@ class Prompter:
     def prompt(self, sample: Sample) -> Prompt:
         """The prompt of a sample; its images are loaded here."""
         return self.prompts([sample])[0]
+
+    def each(self, samples: Sequence[Sample]) -> list[Prompt]:
+        """A prompt for every sample, their images loaded and encoded side by side."""
+        with ThreadPoolExecutor(min(len(samples), os.cpu_count() or 1)) as workers:
+            return list(workers.map(self.prompt, samples))
 
     def prompts(
         self, samples: Sequence[Sample], *, images: Sequence[Image.Image] | None = None

@@ -106,7 +106,8 @@ class Grpo:
 
     def _roll_out(self, items: Sequence[int]) -> list[RolledGroup]:
         samples = [self._draws.sample(item) for item in items]
-        cases = [Case(sample, self._prompter.prompt(sample)) for sample in samples]
+        prompts = self._prompter.each(samples)
+        cases = [Case(sample, prompt) for sample, prompt in zip(samples, prompts, strict=True)]
         rolled = roll_out(
             self._policy,
             self._environment,

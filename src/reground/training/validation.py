@@ -36,7 +36,8 @@ class Validator:
         ``version`` counts the updates of the weights by now.
         """
         self._policy.sync(version)
-        cases = [Case(sample, self._prompter.prompt(sample)) for sample in self._samples]
+        prompts = self._prompter.each(self._samples)
+        cases = [Case(*pair) for pair in zip(self._samples, prompts, strict=True)]
         sampling = Sampling(max_tokens=self._settings.max_tokens)
         rolled = roll_out(self._policy, self._environment, cases, n=1, sampling=sampling)
         self._policy.rest()
