@@ -9,7 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.nn.attention.flex_attention import flex_attention
 
+from reground.model import sharing
 from reground.model.attention import SharedCache, group_shared_attention
 from reground.model.sharing import GroupLayout, by_blocks, by_parts, kernel
 
@@ -106,6 +109,23 @@ def test_blocks_and_parts_are_the_same_attention(case: tuple[list[int], int, int
     )
     assert blocks.isfinite().all()
     torch.testing.assert_close(blocks[real], parts[real])
+
+
+def test_blocks_of_other_sizes_are_not_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled as for a GPU but for the last step; more than eight graphs would not be kept."""
+    compiled = torch.compile(flex_attention, dynamic=True, backend="aot_eager")
+    monkeypatch.setattr(sharing, "_compiled", lambda device: compiled)
+    graphs = counters["stats"]["unique_graphs"]
+    for prompt, num_suffixes, suffix_length in ((40, 3, 9), (57, 3, 12), (33, 2, 30), (80, 4, 7)):
+        layout = make_layout([prompt, prompt - 5], num_suffixes)
+        real = is_real(layout, suffix_length)
+        states = make_states(*real.shape)
+        with torch.no_grad():
+            parts, blocks = (
+                run(*states, layout, DIM**-0.5).transpose(1, 2) for run in (by_parts, by_blocks)
+            )
+        torch.testing.assert_close(blocks[real], parts[real])
+    assert counters["stats"]["unique_graphs"] - graphs == 1
 
 
 @pytest.mark.parametrize(("device", "best"), [("cuda", by_blocks), ("cpu", by_parts)])
