@@ -75,7 +75,7 @@ def derived(recipe: Recipe) -> dict[str, Any]:
     return {
         "gpus": f"{GPUS} x 80 GB",
         "gib": round(_bytes(config, recipe.model, has_reference=has_reference) / 2**30),
-        "engine_gib": round(80 * config.engine.memory) if config.engine.name == "vllm" else 0,
+        "engine_gib": round(80 * config.engine.vllm.memory) if config.engine.vllm else 0,
         "seconds a step": {name: round(value, 2) for name, value in seconds.items()},
         "steps": config.steps,
         "hours": round(sum(seconds.values()) * config.steps / 3600, 1),

@@ -137,7 +137,7 @@ def _serve(config: TrainConfig, kind: str, number: int) -> int:
 
     def serve() -> None:
         engine = FakeEngine(config.model, kind, number)
-        port = int(str(config.engine.url).rpartition(":")[2])
+        port = int(str(config.engine.server.url).rpartition(":")[2])
         version = Response('{"version": "0.32.0"}')
         with serving(engine, models=version, question=lambda _: "", port=port):
             os.write(writing, b"\n")

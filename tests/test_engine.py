@@ -146,10 +146,11 @@ def test_small_differences_are_logged_and_weigh_tokens(
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ("{memory: 1.5}", "memory is a share in (0, 1), found 1.5"),
+        ("{vllm: {memory: 1.5}}", "memory is a share in (0, 1), found 1.5"),
         ("{tolerance: 0}", "tolerance must be above 0"),
         ("{truncate: 0.5}", "truncate must be at least 1, found 0.5"),
-        ("{url: 'http://127.0.0.1:8000'}", "url is that of a vLLM server"),
+        ("{vllm: {}, server: {url: a}}", "vllm and server are both set"),
+        ("{server: {url: a, memory: 0.5}}", "engine.server.memory: unknown key"),
     ],
 )
 def test_settings_of_engines_are_checked_at_the_start(settings: str, complaint: str) -> None:
@@ -159,11 +160,11 @@ def test_settings_of_engines_are_checked_at_the_start(settings: str, complaint: 
 
 def test_an_engine_is_for_rollouts() -> None:
     with pytest.raises(ConfigError, match="engine samples rollouts; sft makes none"):
-        load(TrainConfig, None, ["method=sft", "data=[{mix: {a: 1}}]", "engine={name: vllm}"])
+        load(TrainConfig, None, ["method=sft", "data=[{mix: {a: 1}}]", "engine={vllm: {}}"])
 
 
 def test_a_server_that_is_not_there_is_one_sentence(world: World, tmp_path: Path) -> None:
-    config = world.config("grpo", "engine={name: vllm, url: 'http://127.0.0.1:9', timeout_s: 5}")
+    config = world.config("grpo", "engine={server: {url: 'http://127.0.0.1:9', timeout_s: 5}}")
     with pytest.raises(EngineError, match="vllm serve MODEL"):
         running.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

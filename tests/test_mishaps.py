@@ -40,7 +40,7 @@ def _by_ranks(world: World, *overrides: str) -> Any:
 def _served(world: World) -> Any:
     url = f"http://127.0.0.1:{free_port()}"
     exchange = world.folder / f"exchange-{url[-5:]}"
-    engine = f"engine={{name: vllm, url: '{url}', exchange: {exchange}}}"
+    engine = f"engine={{server: {{url: '{url}', exchange: {exchange}}}}}"
     return world.config("grpo", "steps=4", "save_every=1", engine)
 
 

@@ -221,13 +221,15 @@ def test_every_parameter_is_written_or_the_run_stops(
 def test_a_run_of_grpo_samples_with_the_engine(
     tmp_path: Path, request: pytest.FixtureRequest, form: str
 ) -> None:
-    url = request.getfixturevalue("server") if form == "server" else None
+    engine = "vllm: {max_length: 1024}"
+    if form == "server":
+        engine = f"server: {{url: '{request.getfixturevalue('server')}', exchange: {tmp_path}}}"
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if "two" in form else []
     config = tmp_path / "grpo.yaml"
     config.write_text(
         "method: grpo\nmodel: tiny\ndata: [{mix: {'synth:diff': 1}}]\nsteps: 3\nbatch_size: 2\n"
         "optim: {lr: 1.0e-3}\ngrpo: {group_size: 4, max_tokens: 96}\n"
-        f"engine: {{name: vllm, max_length: 1024, url: {url or 'null'}, exchange: {tmp_path}}}\n"
+        f"engine: {{{engine}}}\n"
         f"sharding: {'full' if launcher else 'none'}\n"
     )
     command = [

@@ -189,27 +189,23 @@ def _method(
 
 def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -> TrainedPolicy:
     """What samples rollouts and validation."""
-    settings = config.engine
-    samples = config.method == "grpo" or config.validation is not None
-    if settings.name == "transformers" and config.sharding == "full" and samples:
+    if own := config.engine.vllm:
+        engine = InProcess(
+            checkpoint,
+            max_length=own.max_length,
+            max_images=own.max_images,
+            memory=own.memory,
+        )
+        return EnginePolicy(checkpoint, engine)
+    if there := config.engine.server:
+        server = Server(
+            checkpoint.chat,
+            there.url,
+            exchange=Path(there.exchange),
+            timeout_s=there.timeout_s,
+        )
+        return EnginePolicy(checkpoint, server, UNKNOWN)
+    if config.sharding == "full" and (config.method == "grpo" or config.validation):
         copied = dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model).to(device))
         return ReplicaPolicy(copied, source=checkpoint.model)
-    if settings.name == "transformers":
-        return TransformersPolicy(checkpoint)
-    if settings.url is None:
-        return EnginePolicy(
-            checkpoint,
-            InProcess(
-                checkpoint,
-                max_length=settings.max_length,
-                max_images=settings.max_images,
-                memory=settings.memory,
-            ),
-        )
-    server = Server(
-        checkpoint.chat,
-        settings.url,
-        exchange=Path(settings.exchange),
-        timeout_s=settings.timeout_s,
-    )
-    return EnginePolicy(checkpoint, server, UNKNOWN)
+    return TransformersPolicy(checkpoint)

@@ -125,33 +125,50 @@ class Grpo:
 
 
 @config
-class Engine:
-    """What samples rollouts: the trained model itself, or vLLM.
+class VllmInProcess:
+    """vLLM in the trainer's process, on ``memory``, a share of the GPU's.
 
-    With a ``url`` vLLM is a server there, which gets the weights in files of the folder
-    ``exchange`` and is given up after ``timeout_s`` seconds without an answer. Otherwise it runs
-    in this process, on ``memory``, a share of the GPU's, with prompts and completions of together
-    ``max_length`` tokens and ``max_images`` images. Engine and trainer round differently: the run
-    stops where their log-probs of a micro-batch differ by more than ``tolerance`` on the mean, and
-    ``truncate`` weighs tokens by the trainer's probability over the engine's, at most so much
-    (truncated importance sampling).
+    A prompt and its completion have at most ``max_length`` tokens and ``max_images`` images.
     """
 
-    name: Literal["transformers", "vllm"] = "transformers"
-    url: str | None = None
-    exchange: str = "runs/exchange"
-    timeout_s: float = 600.0
     max_length: int = 8192
     max_images: int = 8
     memory: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.memory < 1:
+            raise ValueError(f"memory is a share in (0, 1), found {self.memory}")
+
+
+@config
+class VllmServer:
+    """vLLM at ``url``, given up after ``timeout_s`` seconds without an answer.
+
+    It gets the weights in files of the folder ``exchange``, which both see.
+    """
+
+    url: str
+    exchange: str = "runs/exchange"
+    timeout_s: float = 600.0
+
+
+@config
+class Engine:
+    """What samples rollouts: vLLM in this process (``vllm``), a ``server``, or the model itself.
+
+    Engine and trainer round differently: the run stops where their log-probs of a micro-batch
+    differ by more than ``tolerance`` on the mean, and ``truncate`` weighs tokens by the trainer's
+    probability over the engine's, at most so much (truncated importance sampling).
+    """
+
+    vllm: VllmInProcess | None = None
+    server: VllmServer | None = None
     tolerance: float = 0.05
     truncate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.url and self.name != "vllm":
-            raise ValueError(f"url is that of a vLLM server; engine.name is {self.name}")
-        if not 0 < self.memory < 1:
-            raise ValueError(f"memory is a share in (0, 1), found {self.memory}")
+        if self.vllm and self.server:
+            raise ValueError("vllm and server are both set; expected one engine")
         if self.tolerance <= 0:
             raise ValueError(f"tolerance must be above 0, found {self.tolerance}")
         if self.truncate is not None and self.truncate < 1:
@@ -254,7 +271,7 @@ class TrainConfig:
             raise ValueError(
                 f"collective_timeout_s must be above 0, found {self.collective_timeout_s}"
             )
-        if self.engine.name != "transformers" and self.method != "grpo":
+        if (self.engine.vllm or self.engine.server) and self.method != "grpo":
             raise ValueError(f"engine samples rollouts; {self.method} makes none")
         if self.tools.specs and self.method != "grpo":
             raise ValueError(f"tools are asked by rollouts; {self.method} makes none")

@@ -91,7 +91,7 @@ class InProcess:
             from vllm import LLM, __version__
         except ImportError:
             raise ConfigError(
-                "engine.name is vllm, which is not installed; pip install 'reground[vllm]'"
+                "engine.vllm is set and vLLM is not installed; pip install 'reground[vllm]'"
             ) from None
         check_version(__version__)
         dtype = torch.bfloat16 if torch.cuda.is_available() else checkpoint.model.dtype
