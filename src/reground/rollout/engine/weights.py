@@ -19,16 +19,21 @@ def checkpoint_state(model: Any) -> dict[str, Tensor]:
 
 
 def load_format(state: Mapping[str, Tensor]) -> str:
-    """The name under which engines that start in this process take their weights from ``state``."""
+    """The name under which the next engine of this process takes its weights from ``state``.
+
+    vLLM keeps the loader for good, and the loader keeps the weights only until it has given them.
+    """
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+    held = [state]
 
     class FromTrainer(BaseModelLoader):  # type: ignore[misc]
         def download_model(self, model_config: Any) -> None:
             """Nothing: they are in memory."""
 
         def load_weights(self, model: nn.Module, model_config: Any) -> None:
-            _load(model, state)
+            _load(model, held.pop())
 
     register_model_loader("trainer")(FromTrainer)
     return "trainer"
