@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from reground.bench.peer import QUESTION
 from reground.model import tiny
 from reground.model.chat import Prompt
 from reground.model.forward import GroupBatch, shared_logprobs
@@ -33,9 +34,6 @@ from reground.model.load import Checkpoint
 from reground.training.packing import Group, Suffix, collate
 
 SIDE = 672  # pixels; 576 image tokens
-QUESTION = (
-    "find the red circle that is left of the large blue square and " * 3 + "answer with a box"
-)
 G, C = 8, 96
 
 

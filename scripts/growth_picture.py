@@ -32,9 +32,9 @@ STYLE: dict[Any, object] = {
 }
 # What each column varies, how it is labelled, and in what unit it is shown.
 COLUMNS = {
-    "completions": ("completions of a group", "completions", 1),
-    "images": ("images of the prompt", "images", 1),
-    "scale": ("weights, millions", "parameters", 1e6),
+    "completions": ("completions of a group", 1),
+    "images": ("images of the prompt", 1),
+    "parameters": ("weights, millions", 1e6),
 }
 
 
@@ -44,12 +44,11 @@ def main() -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 4.6), layout="constrained")
         grid = figure.subplots(2, len(COLUMNS), sharex="col", sharey="row")
-        for (name, (label, field, unit)), (above, below) in zip(
-            COLUMNS.items(), grid.T, strict=True
-        ):
-            points = _varying(result, name)
-            values = [point[field] / unit for point in points]
-            _draw(above, values, [point["seconds"] for point in points], _by_flops(result, points))
+        for (name, (label, unit)), (above, below) in zip(COLUMNS.items(), grid.T, strict=True):
+            points = _varying(result["points"], name)
+            values = [point[name] / unit for point in points]
+            flops = _by_flops(result["points"][0], points)
+            _draw(above, values, [point["seconds"] for point in points], flops)
             memory = [point["counted MiB"] / 1024 for point in points]
             _draw(below, values, [_gib(point["peak MiB"]) for point in points], memory)
             below.set(xlabel=label, xticks=values, xlim=(0, 1.08 * values[-1]))
@@ -63,17 +62,15 @@ def main() -> None:
     print(OUT.relative_to(ROOT))
 
 
-def _varying(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """The points that differ from the base in ``name`` alone, and the base."""
-    others = {key: own for key, own in result["config"]["base"].items() if key != name}
-    found = [own for own in result["points"] if all(own[key] == others[key] for key in others)]
-    return sorted(found, key=lambda point: point[name])
+def _varying(points: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    """The points that differ from the first one in ``name`` alone, and the first one."""
+    others = set(COLUMNS) - {name}
+    found = [own for own in points if all(own[key] == points[0][key] for key in others)]
+    return sorted(found, key=lambda point: float(point[name]))
 
 
-def _by_flops(result: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Seconds of the base point times how much more FLOPs there are."""
-    base = result["config"]["base"]
-    start = next(own for own in result["points"] if all(own[key] == base[key] for key in base))
+def _by_flops(start: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds of the first point times how much more FLOPs there are."""
     second = start["seconds"]["median"] / sum(start["gflop"].values())
     return [second * sum(point["gflop"].values()) for point in points]
 

@@ -9,8 +9,11 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner
 
+from reground.bench import growth as growing
+from reground.bench.growth import Point, growth, points
+from reground.bench.peer import _measured, why_not
+from reground.bench.update import measure, prepared
 from reground.cli import app
-from reground.training.bench import bench, prepared
 from worlds import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,7 +24,7 @@ SIDE = 112
 def test_flops_are_those_of_a_formula(world: World) -> None:
     config = world.config("grpo", "grpo={group_size: 3, max_tokens: 27}")
     update = prepared(config, images=2, side=SIDE)
-    found = bench(config, images=2, side=SIDE, repeats=1)
+    found = measure(config, images=2, side=SIDE, repeats=1)
     batch = update.packed.batch
     language = update.module.model.model.language_model  # type: ignore[union-attr]
     linear = sum(
@@ -51,8 +54,8 @@ def config_heads(language: nn.Module) -> int:
 def test_what_is_frozen_costs_less(world: World) -> None:
     frozen = "tuning={vision: frozen, merger: frozen, language: lora, lora_rank: 2}"
     sizes = ("grpo={group_size: 4, max_tokens: 16}",)
-    whole = bench(world.config("grpo", *sizes), images=1, side=SIDE, repeats=2)
-    part = bench(world.config("grpo", *sizes, frozen), images=1, side=SIDE, repeats=2)
+    whole = measure(world.config("grpo", *sizes), images=1, side=SIDE, repeats=2)
+    part = measure(world.config("grpo", *sizes, frozen), images=1, side=SIDE, repeats=2)
     assert part["trained"] < whole["trained"] == whole["parameters"]
     assert part["counted MiB"] < whole["counted MiB"]
     assert sum(part["gflop"].values()) < sum(whole["gflop"].values())
@@ -79,3 +82,64 @@ def test_a_config_of_another_method_is_refused(world: World, tmp_path: Path) -> 
     config.write_text(f"method: sft\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n")
     done = CliRunner().invoke(app, ["bench", str(config)])
     assert "method is sft; expected grpo" in str(done.exception)
+
+
+def test_growth_changes_one_thing_at_a_time(world: World) -> None:
+    start = Point(world.config("grpo", "grpo={group_size: 8}"), 1)
+    found = [(own.config.grpo.group_size, own.images) for own in points(start)]
+    assert found == [(8, 1), (4, 1), (16, 1), (32, 1), (8, 2), (8, 4), (8, 8)]
+    few = Point(world.config("grpo", "grpo={group_size: 2}"), 2)
+    found = [(own.config.grpo.group_size, own.images) for own in points(few)]
+    assert found == [(2, 2), (4, 2), (8, 2), (2, 1), (2, 4), (2, 8)]
+
+
+def test_growth_is_told_beside_the_flops(world: World) -> None:
+    start = Point(world.config("grpo", "grpo={group_size: 2, max_tokens: 8}"), 1)
+    calls: list[None] = []
+    found = growth(
+        [start, start.sized(completions=4)],
+        side=SIDE,
+        repeats=1,
+        advance=lambda: calls.append(None),
+    )
+    first, second = found["points"]
+    assert len(calls) == 2
+    assert first["seconds over FLOPs"]["median"] == 1.0
+    assert (second["completions"], second["completion tokens"]) == (4, 4 * 8)
+    grown = sum(second["gflop"].values()) / sum(first["gflop"].values())
+    assert second["seconds over FLOPs"]["median"] == pytest.approx(
+        second["seconds"]["median"] / first["seconds"]["median"] / grown, rel=0.02
+    )
+
+
+def test_all_of_it_is_one_json(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "points", lambda start: (start,))
+    config = tmp_path / "grpo.yaml"
+    config.write_text(
+        f"method: grpo\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n"
+        "grpo: {group_size: 2, max_tokens: 8}\ntuning: {vision: frozen}\n"
+    )
+    words = ["bench", str(config), "--side", str(SIDE), "--all", "--repeats", "1"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "found.json")])
+    assert done.exit_code == 0, done.output
+    kept = json.loads((tmp_path / "found.json").read_text())
+    assert len(kept["growth"]["points"]) == 1
+    assert set(kept["beside TRL"]) == {"not measured"}
+    assert kept["command"].endswith("--all")
+
+
+def test_trl_stands_only_beside_what_it_can_do(world: World) -> None:
+    frozen = world.config("grpo", "tuning={vision: frozen}")
+    if missing := why_not(world.config("grpo")):
+        assert "not installed; pip install" in missing
+    else:
+        assert "train all weights" in str(why_not(frozen))
+
+
+def test_our_side_of_the_comparison(world: World) -> None:
+    config = world.config("grpo", "grpo={group_size: 2, max_tokens: 8}")
+    found = _measured("reground", config, 2, SIDE)
+    assert 0 < found["update_s"] < found["step_s"]
+    assert 0 < found["completion"] <= 8

@@ -22,6 +22,7 @@ LAYERS = (
     {"serving"},
     {"teacher"},
     {"evaluation"},
+    {"bench"},
     {"training"},
     {"rollout"},
     {"model"},
@@ -31,7 +32,7 @@ LAYERS = (
 )
 
 HEAVY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors", "vllm"}
-MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training")
+MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training", "reground.bench")
 MAY_BE_HEAVY_TOO = ("reground.evaluation.predicting.local",)  # a model in this process answers
 # These reach heavy modules, but inside functions only: importing them costs nothing.
 HEAVY_WHEN_CALLED = (

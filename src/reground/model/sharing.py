@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -69,11 +70,6 @@ class GroupLayout:
 Kernel = Callable[[Tensor, Tensor, Tensor, GroupLayout, float], Tensor]
 
 
-def kernel(device: torch.device) -> Kernel:
-    """What runs whole rows best: FlexAttention, which is compiled, on CUDA, and SDPA elsewhere."""
-    return by_blocks if device.type == "cuda" else by_parts
-
-
 def by_parts(
     query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, scale: float
 ) -> Tensor:
@@ -104,6 +100,26 @@ def by_blocks(
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return out
+
+
+# By the kind of device; by_parts for any other.
+BEST: dict[str, Kernel] = {"cuda": by_blocks}
+
+
+def kernel(device: torch.device) -> Kernel:
+    """What runs whole rows best: FlexAttention, which is compiled, on CUDA, and SDPA elsewhere."""
+    return BEST.get(device.type, by_parts)
+
+
+@contextmanager
+def sdpa_alone() -> Iterator[None]:
+    """Any device computes with SDPA, to be compared with what suits it best."""
+    best = BEST.copy()
+    BEST.clear()
+    try:
+        yield
+    finally:
+        BEST.update(best)
 
 
 @cache

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +11,12 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from reground.bench import device
+from reground.bench.counting import counted
 from reground.errors import ConfigError
+from reground.model import sharing
 from reground.model.chat import Chat
 from reground.training import objective, optimiser
-from reground.training.counting import counted
 from reground.training.method import LogProbs
 from reground.training.objective import GrpoTerms
 from reground.training.packing import Group, MicroBatch, Suffix, collate
@@ -50,32 +48,45 @@ class Update:
         optimiser.clip_gradients(self.module, self.config.optim)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on one."""
+        return bool(self.accelerator.device.type == "cuda")
 
 
-def bench(config: TrainConfig, *, images: int, side: int, repeats: int) -> dict[str, Any]:
+def measure(config: TrainConfig, *, images: int, side: int, repeats: int) -> dict[str, Any]:
     """Measure updates of ``config``'s model on a prompt with random images of ``side`` pixels.
 
     Completions have ``grpo.max_tokens`` random tokens; there is no reference model. Memory is by
-    how much the first two updates raise its peak: of the GPU, or of this process. Raises
-    ``ConfigError`` where the config is not GRPO's.
+    how much the first two updates raise its peak: of the GPU, or of this process. Utilisation is
+    by the speed of one large matrix product. A GPU's two kernels of attention are both timed, and
+    FLOPs are counted with SDPA, whose numbers torch knows. Raises ``ConfigError`` where the config
+    is not GRPO's.
     """
     update = prepared(config, images=images, side=side)
-    before = _peak_mib()
-    seconds = [_seconds(update) for _ in range(2)][1:]  # the first one makes the moments
-    peak = _peak_mib() - before
-    seconds += [_seconds(update) for _ in range(repeats - 1)]
-    counts = counted(update.module, update)
+    before = device.peak_mib()
+    taken = [device.seconds(update) for _ in range(2)][1:]  # the first one makes the moments
+    peak = device.peak_mib() - before
+    taken += [device.seconds(update) for _ in range(repeats - 1)]
+    with sharing.sdpa_alone():
+        counts = counted(update.module, update)
+        plain = [device.seconds(update) for _ in range(repeats)] if update.on_gpu else []
+    speed = sum(counts["gflop"].values()) / device.spread(taken)["median"]
+    best = device.best_gflops()
     batch = update.packed.batch
     return {
+        "device": device.name(),
         "parameters": sum(own.numel() for own in update.module.parameters()),
         "trained": sum(own.numel() for own in update.module.parameters() if own.requires_grad),
         "prompt tokens": batch.prompt_ids.shape[1],
         "completion tokens": batch.suffix_ids.numel(),
-        "seconds": spread(seconds),
+        "seconds": device.spread(taken),
+        **({"seconds with SDPA": device.spread(plain)} if plain else {}),
         "peak MiB": round(peak, 1),
-        "GFLOP a second": round(sum(counts["gflop"].values()) / statistics.median(seconds), 1),
+        "GFLOP a second": round(speed, 1),
+        "GFLOP a second of a matrix product": round(best, 1),
+        "utilisation": round(speed / best, 3),
         **counts,
     }
 
@@ -123,25 +134,3 @@ def _drawn(chat: Chat, config: TrainConfig, *, images: int, side: int) -> Group:
     drawn = rng.choice(known, (config.grpo.group_size, config.grpo.max_tokens)).tolist()
     suffixes = tuple(Suffix(tuple(ids), (1.0,) * len(ids)) for ids in drawn)
     return Group(0, prompt, suffixes)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and range.
-
-    >>> spread([3.0, 1.0, 2.0])
-    {'median': 2.0, 'min': 1.0, 'max': 3.0}
-    """
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 3) for name, value in found.items()}
-
-
-def _seconds(update: Update) -> float:
-    begin = time.perf_counter()
-    update()
-    return time.perf_counter() - begin
-
-
-def _peak_mib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
