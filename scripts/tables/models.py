@@ -1,0 +1,120 @@
+"""Tables of docs/results.md: the shipped model, blood cells, ablations, the demo, speed."""
+
+from __future__ import annotations
+
+from reground.data import synth
+from tables.common import over_seeds, percent, ratio, read, table
+
+_CLASSES = {"WBC": "white cell", "Platelets": "platelet", "RBC": "leftmost red cell"}
+_ARMS = {
+    "tiny": "shipped model, no training",
+    "pure_rl": "GRPO without cold start",
+    "box_sft": "SFT on coordinates alone",
+    "cot_sft": "CoT-SFT",
+    "more_sft": "CoT-SFT, then more SFT",
+    "grpo": "CoT-SFT, then GRPO (phi = none)",
+    "grpo_exp": "CoT-SFT, then GRPO with phi = exp",
+    "grpo_log": "CoT-SFT, then GRPO with phi = log",
+    "grpo_square": "CoT-SFT, then GRPO with phi = square",
+}
+
+
+def tiny() -> str:
+    """The shipped model by task, with images and with grey ones in their place."""
+    result = read("tiny")
+    rows = []
+    for task, seen in result["seen"].items():
+        rows.append([f"`synth:{task}`", percent(seen), percent(result["blank"][task]), seen["n"]])
+        if task == "referring":
+            for stratum, own in seen["strata"].items():
+                if stratum.startswith(("kind=", "objects=")):
+                    rows.append([stratum.replace("=", ": "), percent(own), "", own["n"]])
+    return table(["scenes", "Acc@0.5 (%)", "images blanked", "n"], rows)
+
+
+def tasks() -> str:
+    """What each task of the scene world asks: its first question of seed 0."""
+    drawn = [synth.sample(task, seed=0, index=0) for task in synth.TASKS]
+    rows = ([f"`synth:{own.task}`", own.question, len(own.images)] for own in drawn)
+    return table(["task", "a question", "images"], rows)
+
+
+def bccd() -> str:
+    """Blood cells by class: what needs no training, and each arm over its seeds."""
+    result = read("bccd")
+    seeds = [own for name, own in result.items() if name.startswith("seed ")]
+    classes = [f"class={name}" for name in _CLASSES]
+    rows = [
+        ["best constant box", *(percent(result["constant_box"][name]) for name in classes)],
+        ["before training", *(percent(result["before"][name]) for name in classes)],
+    ]
+    arms = {
+        "sft": "CoT-SFT",
+        "grpo": "+ GRPO",
+        "direct": "direct SFT (boxes alone)",
+        "blank": "+ GRPO, images blanked",
+    }
+    for arm, label in arms.items():
+        cells = [over_seeds([seed[arm][name] for seed in seeds]) for name in classes]
+        rows.append([label, *cells])
+    leads = result["above constant box"]["grpo"]
+    rows.append(["+ GRPO less constant box", *(percent(leads[name]) for name in classes)])
+    counts = [result["before"][name]["n"] for name in classes]
+    return table(["Acc@0.5 (%)", *_CLASSES.values()], [*rows, ["n (test photos)", *counts]])
+
+
+def table4() -> str:
+    """UniVG-R1's Table 4 in miniature."""
+    return _ablation("table 4", with_start=True)
+
+
+def table5() -> str:
+    """UniVG-R1's Table 5 in miniature."""
+    return _ablation("table 5", with_start=False)
+
+
+def _ablation(name: str, *, with_start: bool) -> str:
+    result = read("ablation")
+    rows = {"tiny": result["arms"]["tiny"]["macro"]} if with_start else {}
+    rows |= result[name]
+    return table(
+        ["arm", "mean Acc@0.5 over tasks (%)", "n"],
+        ([_ARMS[arm], percent(own), own["n"]] for arm, own in rows.items()),
+    )
+
+
+def demo() -> str:
+    """What ``make demo`` printed."""
+    rows = read("demo")["arms"]
+    return table(
+        ["arm", "Acc@0.5 (%)", "mean IoU (%)", "n"],
+        ([name, percent(own), percent(own, "mean_iou"), own["n"]] for name, own in rows.items()),
+    )
+
+
+def speed() -> str:
+    """Ratios of the two performance benchmarks."""
+    update, rollout = read("grpo_update"), read("rollout")
+    rows = [
+        [
+            f"GRPO update, P {update['P']}, C {update['C']}, G {update['G']}",
+            ratio(update),
+            f"peak memory {update['peak_memory_ratio']} times less; gradient within "
+            f"{update['gradient_relative_error']:.0e}",
+        ],
+        [
+            f"rollout, P {rollout['P']}, C {rollout['C']}, {rollout['n']} samples",
+            ratio(rollout),
+            "against `generate(num_return_sequences=8)`",
+        ],
+    ]
+    turns = rollout["think_rethink"]
+    cost = f"{turns['cost_ratio']} ({turns['cost_ratio_min']}-{turns['cost_ratio_max']})"
+    rows.append(
+        [
+            f"think-rethink, {turns['prompts']} prompts by {turns['n']}, a sampled token",
+            f"costs {cost} times",
+            f"a direct one; {turns['told_tokens']} tokens of the tool are read besides",
+        ]
+    )
+    return table(["what", "times faster (median, range)", "beside"], rows)

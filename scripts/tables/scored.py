@@ -1,0 +1,138 @@
+"""Tables of scorers, families, parsing, endpoints, benchmarks and teaching."""
+
+from __future__ import annotations
+
+from reground.data import benchmarks as known
+from reground.data.tasks import MIG_BENCH_COLUMNS
+from reground.grounding.boxes import Box
+from reground.grounding.families import FAMILIES, EncodedSize
+from tables.common import percent, points, read, spread, table
+
+_SCORED = {
+    "migician": "Migician on MIG-Bench",
+    "qwen2_vl": "Qwen2-VL on MIG-Bench",
+    "rec_results_refcoco_val_qwen2_5vl_3b_instruct_r1_600": "3B, GRPO 600 steps",
+    "rec_results_refcoco_val_qwen2_5vl_3b_instruct_sft_200": "3B, SFT 200 steps",
+    "vlmr1_7b_untrained_refcoco_val": "7B, untrained",
+    "vlmr1_7b_lora_step5000_refcoco_val": "7B, GRPO 5,000 steps",
+}
+_WHY = {
+    "no_answer": "without an answer block",
+    "unparsable": "unparsable",
+    "out_of_bounds": "outside the image",
+    "degenerate": "without area",
+    "several boxes": "with several boxes",
+    "another box": "by another box",
+    "same box, other IoU": "by another IoU",
+}
+_SERVER_COST, _LOST_COST = "cost by the server's log", "cost of answers on their way"
+
+
+def scorers() -> str:
+    """Our score and the peers' of answers that other projects stored."""
+    rows = []
+    for name in _SCORED:
+        own = dict(read("scorers")["files"][name]["scorers"])
+        ours = own.pop("reground")
+        for peer, row in own.items():
+            extra = ", ".join(f"{count} {_WHY[why]}" for why, count in row["only peer"].items())
+            cells = [_SCORED[name], f"`{peer}`", points(row), points(ours)]
+            rows.append([*cells, extra or "none", row["only ours"]])
+    head = ["answers", "scorer", "its Acc@0.5 (%)", "ours", "only it counts", "only we count"]
+    return table(head, rows)
+
+
+def mig_bench() -> str:
+    """Stored answers on MIG-Bench by task, in the paper's columns, by its rules and by ours."""
+    files = read("scorers")["files"]
+    rows = [
+        [_SCORED[name].split()[0], f"`{scorer}`"]
+        + [f"{100 * own['tasks'][task]:.2f}" for task in MIG_BENCH_COLUMNS]
+        + [f"{100 * own['macro@0.5']:.2f}"]
+        for name in ("migician", "qwen2_vl")
+        for scorer, own in reversed(files[name]["scorers"].items())
+    ]
+    return table(["model", "scorer", *MIG_BENCH_COLUMNS.values(), "AVG"], rows)
+
+
+def pizza() -> str:
+    """A correction of a wrong tool box, as VG-Refiner measures and rewards it."""
+    own = read("scorers")["pizza"]
+    cells = [f"{own[name]:.3f}" for name in ("tool IoU", "answer IoU")]
+    row = [*cells, f"{own['reward']:.1f}", f"{100 * own['ccr']:.0f}"]
+    return table(["IoU of the tool's box", "of the answer", "reward", "CCR (%)"], [row])
+
+
+def families() -> str:
+    """Every family: its frame, a gold answer, and the prompt it is asked with."""
+    size = EncodedSize(640, 480, 644, 476)
+    box = Box(64, 120, 320, 360, size.pixels)
+    rows = []
+    for own in FAMILIES.values():
+        answer = own.render([box], size=size, think="...", rethink="...").replace("\n", " ")
+        rows.append([f"`{own.name}`", own.frame.value, f"`{answer}`", f"`{own.prompt}`"])
+    return table(["family", "frame", "an answer", "prompt"], rows)
+
+
+def scoring() -> str:
+    """What scoring costs."""
+    own = read("scoring")["scoring"]
+    slowest = max(row["seconds at 100 KB"] for row in own["hostile"].values())
+    growth = max(max(row["growth when doubled"]) for row in own["hostile"].values())
+    rows = [
+        ["`reground score`, 4,276 answers, start to exit", spread(own["command"], "s")],
+        ["one parse, mean of those answers", spread(own["microseconds a parse"], "µs")],
+        ["slowest of seven hostile texts of 100 KB", f"{1e3 * slowest:.1f} ms"],
+        ["growth when such a text is doubled, at most", f"{growth} times"],
+    ]
+    return table(["what", "median (range)"], rows)
+
+
+def endpoint() -> str:
+    """The shipped model in process and behind a server."""
+    rows = [
+        [
+            f"`synth:{task}`",
+            percent(own["in process"]),
+            percent(own["server"]),
+            f"{own['same texts']} of {own['server']['n']}",
+        ]
+        for task, own in read("endpoint")["tasks"].items()
+    ]
+    return table(["scenes", "in process, Acc@0.5 (%)", "server", "same texts"], rows)
+
+
+def benchmarks() -> str:
+    """Every benchmark: what it is, how many samples it has, how it is scored."""
+    rows = (
+        [f"`{own.name}`", own.title, own.samples or "unknown", own.metric]
+        for own in known.table().values()
+    )
+    return table(["name", "what", "samples", "metric"], rows)
+
+
+def teacher() -> str:
+    """Asking for chains: what a misbehaving server and ten kills left, and how fast it goes."""
+    result = read("teacher")
+    bad, fast, real = result["misbehaving"], result["instant"], result["real server"]
+    faults = ", ".join(f"{name}: {count}" for name, count in bad["faults"].items())
+    memory = list(fast["resident MiB after requests"].items())
+    grown = "; ".join(f"{mib} MiB after {count}" for count, mib in (memory[0], memory[-1]))
+    verdicts = ", ".join(f"{name}: {count}" for name, count in real["verdicts"].items())
+    rows = [
+        ["chains asked for, stored, verified", f"{bad['answered']}, {bad['kills']} kills"],
+        ["faults of the server", faults],
+        ["stored chains asked for again", bad["asked again though stored"]],
+        [
+            "answers on their way when a kill came",
+            bad["answered, but killed before stored"],
+        ],
+        [
+            "cost, by the database, of answers on their way, by the server",
+            f"{bad['cost']}, {bad[_LOST_COST]}, {bad[_SERVER_COST]}",
+        ],
+        ["requests a second, of a server that answers at once", fast["requests per second"]],
+        ["memory of the asking process", grown],
+        ["chains of the tiny model behind vLLM, which never learned to teach", verdicts],
+    ]
+    return table(["what", "found"], rows)
