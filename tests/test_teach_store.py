@@ -18,7 +18,7 @@ from reground.errors import DataError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.families import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
-from reground.teacher import store as store_module
+from reground.teacher import reading
 from reground.teacher.rows import Call, Pick, Reason, Review, Verdict
 from reground.teacher.store import Store
 
@@ -180,7 +180,7 @@ def test_counts_add_everything_up(store: Store) -> None:
 def test_iterators_hold_a_page_and_may_be_written_under(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "PAGE", 3)
+    monkeypatch.setattr(reading, "PAGE", 3)
     rows = [sample(f"s{n}") for n in range(8)]
     with Store.create(tmp_path / "s.db", rows, data="x") as made:
         for todo in made.todo(stage="ask", n=1, model="m", prompt_sha256="p"):
