@@ -46,7 +46,7 @@ def by_part(flops: FlopCounterMode) -> dict[str, float]:
     """GFLOPs of vision (its attention included), linear layers, attention and lm_head."""
     counts = flops.get_flop_counts()
     layers = [own for name, own in counts.items() if re.search(_LAYERS, name)]
-    attention = sum(own.get(kind, 0) for own in layers for kind in ATTENTION)
+    attention = sum(n for own in layers for kind, n in own.items() if "attention" in str(kind))
     language = sum(sum(own.values()) for own in layers)
     head = sum(sum(own.values()) for name, own in counts.items() if re.search(_HEAD, name))
     totals = {
