@@ -96,6 +96,15 @@ def test_a_folder_is_bounded(tokenizer: Any, tmp_path: Path) -> None:
     assert sum(sizes) <= 30_000
 
 
+def test_what_another_rank_deleted_is_no_fault(tokenizer: Any, tmp_path: Path) -> None:
+    checkpoint = tiny.make(tokenizer=tokenizer)
+    cache = keep_features(checkpoint.model, memory=0, folder=tmp_path, disk=2**20)
+    assert cache.folder is not None
+    (cache.folder / "listed.pt").symlink_to("and-gone.pt")
+    encode_images(checkpoint.model, noise(checkpoint, 1))
+    assert cache.folder is not None
+
+
 def test_a_full_disk_is_told_once(
     tokenizer: Any,
     tmp_path: Path,

@@ -8,6 +8,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -117,9 +118,12 @@ class VisionCache:
     def _make_room(self) -> None:
         """Delete what was not used for longest, until the rest fits."""
         assert self.folder is not None
-        stats = [(path, path.stat()) for path in self.folder.glob("*.pt")]
-        total = sum(stat.st_size for _, stat in stats)
-        for path, stat in sorted(stats, key=lambda each: each[1].st_mtime_ns):
+        stats = {}
+        for path in self.folder.glob("*.pt"):
+            with suppress(FileNotFoundError):  # another rank makes room as well
+                stats[path] = path.stat()
+        total = sum(stat.st_size for stat in stats.values())
+        for path, stat in sorted(stats.items(), key=lambda each: each[1].st_mtime_ns):
             if total <= self.disk:
                 break
             path.unlink(missing_ok=True)
