@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -96,13 +97,26 @@ def test_a_folder_is_bounded(tokenizer: Any, tmp_path: Path) -> None:
     assert sum(sizes) <= 30_000
 
 
-def test_what_another_rank_deleted_is_no_fault(tokenizer: Any, tmp_path: Path) -> None:
+def test_what_another_rank_deleted_is_no_fault(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = tiny.make(tokenizer=tokenizer)
     cache = keep_features(checkpoint.model, memory=0, folder=tmp_path, disk=2**20)
     assert cache.folder is not None
     (cache.folder / "listed.pt").symlink_to("and-gone.pt")
-    encode_images(checkpoint.model, noise(checkpoint, 1))
+    first, second = noise(checkpoint, 1), noise(checkpoint, 1, seed=1)
+    encode_images(checkpoint.model, first)
+    encode_images(checkpoint.model, second)  # the first is in the folder alone
+    touch = os.utime
+
+    def deleted_before(path: Path) -> None:
+        path.unlink()
+        touch(path)
+
+    monkeypatch.setattr(os, "utime", deleted_before)
+    encode_images(checkpoint.model, first)
     assert cache.folder is not None
+    assert cache.computed == 3
 
 
 def test_a_full_disk_is_told_once(

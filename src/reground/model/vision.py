@@ -95,10 +95,13 @@ class VisionCache:
         return found
 
     def _read(self, key: str, device: torch.device) -> Features | None:
-        if self.folder is None or not (path := self.folder / f"{key}.pt").exists():
+        if self.folder is None:
             return None
-        os.utime(path)
-        return tuple(torch.load(path, map_location=device, weights_only=True))
+        path = self.folder / f"{key}.pt"
+        with suppress(FileNotFoundError):  # of other images, or deleted by another rank just now
+            os.utime(path)
+            return tuple(torch.load(path, map_location=device, weights_only=True))
+        return None
 
     def _write(self, key: str, found: Features) -> None:
         if self.folder is None:
