@@ -187,6 +187,9 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
     grids = image_grids(in_prompts, batch.prompt_ids.device)
     positions, after = prompt_positions(model, batch.prompt_ids, batch.prompt_mask, grids)
     own_positions = suffix_positions(model, batch.suffix_ids, after, behind)
+    ranks = torch.distributed.is_initialized()
+    # Before the language model, as images are: ranks wait for each other's weights in one order.
+    idle = idle_vision(model) if ranks and not batch.images else None
     output = model.model(
         input_ids=torch.cat([batch.prompt_ids, batch.suffix_ids.flatten(1)], dim=1),
         position_ids=torch.cat([positions, own_positions.flatten(2)], dim=2),
@@ -195,8 +198,8 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
         layout=batch.layout,
     )
     hidden = output.last_hidden_state
-    if not batch.images and torch.distributed.is_initialized():
-        hidden = hidden + idle_vision(model)
+    if idle is not None:
+        hidden = hidden + idle
     last = batch.prompt_mask.sum(1) - 1
     first = hidden[torch.arange(num_rows, device=last.device), last]
     own = hidden[:, num_prompt:].unflatten(1, (num_suffixes, length))

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from reground.errors import ConfigError
+from reground.model.spread import is_spread, whole
 
 Part = Literal["vision", "merger", "language"]
 Training = Literal["full", "lora", "frozen"]
@@ -63,26 +64,30 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+@torch.no_grad()
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights by their original names, adapters added in; the model itself stays as it is.
 
     Of a model that is spread over ranks the whole weights, on the CPU; every rank must call.
     """
-    deltas = {
-        f"{name}.base_layer.weight": layer.get_delta_weight(adapter)
+    adapted = {
+        f"{name}.base_layer.weight": layer
         for name, layer in model.named_modules()
         if hasattr(layer, "lora_A")
-        for adapter in layer.active_adapters
     }
     return {
-        name.replace(".base_layer.", "."): _whole(value + deltas[name] if name in deltas else value)
-        for name, value in model.state_dict().items()
+        name.replace(".base_layer.", "."): _merged(weight, adapted.get(name))
+        for name, weight in model.state_dict(keep_vars=True).items()
         if "lora_" not in name
     }
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+def _merged(weight: Tensor, layer: Any) -> Tensor:
+    value = whole(weight)
+    for adapter in layer.active_adapters if layer else ():
+        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        value = value + whole(up) @ whole(down) * layer.scaling[adapter]
+    return value.cpu() if is_spread(weight) else value
 
 
 def _adapted(model: nn.Module) -> Iterator[Any]:

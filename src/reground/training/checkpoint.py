@@ -15,19 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
 from reground.errors import RunError
 from reground.model.load import Checkpoint, save
-from reground.model.parts import merged_state
 from reground.runs import RunDir, sync_folder, write_json
 
 _MODEL, _STATE = "model", "trainer.pt"
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +46,11 @@ def checkpoints(run: RunDir) -> list[Saved]:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that a step left: ``weights`` for anyone to load, the rest for this run to go on."""
+    """All that a step left, whole: ``weights`` for anyone to load, the rest to go on from."""
 
     weights: dict[str, Tensor]
     module: dict[str, Any]
     optimizer: dict[str, Any]
-
-    @classmethod
-    def of(cls, model: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-        """Whole tensors, whatever the sharding; every rank must call, and the first one has all."""
-        module_state, optimizer_state = get_state_dict(module, optimizer, options=_WHOLE)
-        return cls(merged_state(model), module_state, optimizer_state)
 
 
 def save_step(
@@ -108,7 +97,7 @@ def restore(
             optimizer,
             model_state_dict=state["module"],
             optim_state_dict=state["optimizer"],
-            options=_WHOLE,
+            options=WHOLE,
         )
     except (RuntimeError, ValueError) as error:
         raise RunError(

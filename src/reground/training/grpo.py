@@ -70,7 +70,7 @@ class Grpo:
             pad_id=chat.pad_id,
             device=self._prompter.checkpoint.model.device,
         )
-        if self._config.sharding == "full":
+        if self._config.sharding != "none":
             packed = aligned(packed)
         by_item = {group.item: group for group in groups}
         micros = [

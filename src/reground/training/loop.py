@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from reground.training.method import Method, Micro, StepBatch
 from reground.training.rewards import weights
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
+from reground.training.updates import Updates, opened
 
 Validate = Callable[[int], dict[str, float]]
 
@@ -54,9 +55,7 @@ class Trainer:
         self._barren, self._limit = int(extra.get("barren", 0)), extra.get("limit")
         self.run.truncate_after(start or -1)  # step 0 is validated anew as well
         self._best = storage.read_best(self.run)
-        module = self.method.module
-        if config.sharding == "none":
-            module = accelerator.prepare(module)
+        updates = opened(config, self.method, optimizer, accelerator)
         if start == 0 and self.validate:
             self._log(0, self._validated(0))
         with (
@@ -64,26 +63,24 @@ class Trainer:
             _progress(config, start, shown=accelerator.is_main_process) as advance,
         ):
             for step in range(start + 1, config.steps + 1):
-                metrics = self._step(step, batches(step), module, optimizer)
+                metrics = self._step(step, batches(step), updates)
                 if self.validate and (step % config.validation.every == 0 or step == config.steps):  # type: ignore[union-attr]
                     metrics |= self._validated(step)
                 self._log(step, metrics)
                 if step % config.save_every == 0 or step == config.steps:
-                    self._save(step, optimizer)
+                    self._save(step, updates)
                 advance(metrics)
 
-    def _step(self, step: int, batch: StepBatch, module: Any, optimizer: Any) -> dict[str, float]:
+    def _step(self, step: int, batch: StepBatch, updates: Updates) -> dict[str, float]:
         """Gradients of the global batch, accumulated over micro-batches, and the update."""
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self._watch_for_barren(step, batch)
         tally = batch.tally
         normaliser = self._summed(batch.normaliser)
         rate = optimiser.learning_rate(step - 1, self.config.steps, self.config.optim)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         with self._timed("update"):
             for _ in range(self.method.updates_per_batch):
-                norm = self._update(step, batch, module, optimizer, normaliser, tally)
+                norm = self._update(step, batch, updates, rate, normaliser, tally)
         self._record(step, batch)
         return {"lr": rate, "grad_norm": norm, **tally.reduced(self.accelerator)}
 
@@ -91,34 +88,31 @@ class Trainer:
         self,
         step: int,
         batch: StepBatch,
-        module: Any,
-        optimizer: Any,
+        updates: Updates,
+        rate: float,
         normaliser: float,
         tally: Tally,
     ) -> float:
         ranks = self.accelerator.num_processes
-        total = self._fitted(step, batch, module, normaliser, tally)
-        norm = optimiser.clip_gradients(module, self.config.optim)
-        total = self._summed(total)
+        total = self._summed(self._fitted(step, batch, updates, normaliser, tally))
+        norm = updates.step(rate) if math.isfinite(total) else math.nan
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
                 f"step {step}: loss {total} with gradient norm {norm}; the last good checkpoint is "
                 f"kept in {self.run.checkpoints}; lower optim.lr or look at this step's samples"
             )
-        optimizer.step()
-        optimizer.zero_grad()
         tally.add("loss", total if self.accelerator.is_main_process else 0.0, 1.0 / ranks)
         return norm
 
     def _fitted(
-        self, step: int, batch: StepBatch, module: Any, normaliser: float, tally: Tally
+        self, step: int, batch: StepBatch, updates: Updates, normaliser: float, tally: Tally
     ) -> float:
         """The gradient of all micro-batches: where memory ends, anew in smaller ones."""
         while True:
             micros = list(within(batch.micros, self._limit))
             found = Tally()
             try:
-                total = self._gradient(step, micros, module, normaliser, found)
+                total = self._gradient(step, micros, updates, normaliser, found)
             except torch.OutOfMemoryError:
                 if self.accelerator.num_processes > 1:
                     raise TrainingError(
@@ -131,22 +125,25 @@ class Trainer:
             else:
                 tally.include(found)
                 return total
-            module.zero_grad()
+            updates.reset()
             torch.cuda.empty_cache()
             self.accelerator.print(
                 f"step {step}: out of memory; on with at most {self._limit} tokens at a time"
             )
 
     def _gradient(
-        self, step: int, micros: list[Micro], module: Any, normaliser: float, tally: Tally
+        self,
+        step: int,
+        micros: list[Micro],
+        updates: Updates,
+        normaliser: float,
+        tally: Tally,
     ) -> float:
         total = 0.0
         for number, micro in enumerate(micros, start=1):
-            last = number == len(micros)
-            with nullcontext() if last else self.accelerator.no_sync(module):
-                loss = self._loss(step, module, micro, normaliser, tally)
-                # Wrappers average over ranks, we sum.
-                self.accelerator.backward(loss * self.accelerator.num_processes)
+            with updates.part(last=number == len(micros)):
+                loss = self._loss(step, updates.module, micro, normaliser, tally)
+                updates.backward(loss)
             total += float(loss.detach())
         return total
 
@@ -204,9 +201,9 @@ class Trainer:
                 storage.save_best(self.run, self.checkpoint, state, step=step, score=score)
         return metrics
 
-    def _save(self, step: int, optimizer: Any) -> None:
+    def _save(self, step: int, updates: Updates) -> None:
         with self._timed("save"):
-            state = storage.State.of(self.checkpoint.model, self.method.module, optimizer)
+            state = storage.State(merged_state(self.checkpoint.model), *updates.state())
             if self.accelerator.is_main_process:
                 storage.save_step(
                     self.run,

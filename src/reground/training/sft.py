@@ -46,7 +46,7 @@ class Sft:
             pad_id=self._chat.pad_id,
             device=self._prompter.checkpoint.model.device,
         )
-        if self._config.sharding == "full":
+        if self._config.sharding != "none":
             micros = aligned(micros)
         total = sum(sum(suffix.weights) for group in groups for suffix in group.suffixes)
         return StepBatch(micros, total)
