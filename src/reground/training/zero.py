@@ -52,7 +52,7 @@ class ZeroUpdates:
             name: {"weight": weight.detach().clone().cpu()} | dict(optimizer.state.pop(weight, {}))
             for name, weight in self._trained.items()
         }
-        self.module = _engine(module, stage, optimizer, gradient_clipping=settings.clip_norm)
+        self.module = _engine(module, stage, optimizer, settings.clip_norm)
         self._take_over(before)
 
     @contextmanager
@@ -104,8 +104,10 @@ class ZeroUpdates:
     def _take_over(self, before: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Give the parts of this rank the values that the whole weights and moments had."""
         zero = self.module.optimizer
-        flat = zero.fp32_partitioned_groups_flat if self._stage == 3 else (
-            zero.single_partition_of_fp32_groups
+        flat = (
+            zero.fp32_partitioned_groups_flat
+            if self._stage == 3
+            else (zero.single_partition_of_fp32_groups)
         )
         step = next(iter(before.values())).get("step", torch.tensor(0.0))
         for each in flat:
@@ -132,8 +134,12 @@ def _dtype() -> torch.dtype:
 
 
 def _engine(
-    module: Any, stage: Stage, optimizer: torch.optim.Optimizer | None = None, **settings: Any
+    module: Any,
+    stage: Stage,
+    optimizer: torch.optim.Optimizer | None = None,
+    clip_norm: float = 0.0,
 ) -> Any:
+    """DeepSpeed around the module, which has ``model`` in it."""
     import deepspeed
 
     hidden = module.model.config.get_text_config().hidden_size
@@ -143,30 +149,36 @@ def _engine(
         "bf16": {"enabled": _dtype() is torch.bfloat16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
+        "gradient_clipping": clip_norm,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": stage,
             "stage3_param_persistence_threshold": 10 * hidden,  # norms and biases stay whole
-            # Ranks do not always call the same layers as in the step before, and what is fetched
-            # ahead, or kept, is guessed from that step.
-            "stage3_prefetch_bucket_size": 0,
-            "stage3_max_reuse_distance": 0,
         },
-        **settings,
     }
-    parts = module.model.model
-    vision = parts.visual
+    vision = module.model.model.visual
     if stage == 3:
-        # Ranks call it for as many chunks of positions as they have: it stays during a forward.
+        # It is called without hooks, as often as a rank has chunks: fetched with the outermost.
         deepspeed.zero.register_external_parameter(module, module.model.lm_head.weight)
         if not any(each.requires_grad for each in vision.parameters()):
-            parts.visual = nn.Identity()  # what it gives may be kept: ranks do not run it together
+            _hide_vision(module.model.model)
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=config, dist_init_required=False
     )
-    if parts.visual is not vision:
-        parts.visual = vision.to(engine.device)
+    vision.to(engine.device)
     return engine
+
+
+def _hide_vision(parts: nn.Module) -> None:
+    """Keep a frozen vision part whole: what it gives may be kept, so ranks do not run it together.
+
+    DeepSpeed spreads every module that it finds; this one stays an attribute, and in the state.
+    """
+    vision: Any = parts._modules.pop("visual")
+    vars(parts)["visual"] = vision
+    parts.register_state_dict_post_hook(
+        lambda _, state, prefix, __: state.update(vision.state_dict(prefix=f"{prefix}visual."))
+    )
 
 
 def _set(weight: Any, value: Tensor, key: str | None) -> None:

@@ -1,0 +1,102 @@
+"""DeepSpeed's ZeRO: two ranks give the figures of one, and a run goes on with any sharding."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+import driver
+from driver import Job
+from reground.config import dump
+from reground.errors import ConfigError
+from reground.training import zero
+from reground.training.run import train
+from reground.training.settings import TrainConfig
+from test_resume import assert_same_training
+from worlds import LORA, Row, World, assert_same_bytes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="pip install 'reground[deepspeed]'"
+)
+
+SAVED = ("steps=3", "save_every=2")
+FROZEN = "tuning={vision: frozen, merger: frozen}"
+SCENES = 'data=[{mix: {"synth:listing@2-3": 1.0}}]'
+SPREAD: dict[str, tuple[str, Callable[[World], TrainConfig]]] = {
+    "sft-2": ("zero2", lambda world: _sft(world)),
+    "sft-3": ("zero3", lambda world: _sft(world)),
+    "dense-3": ("zero3", lambda world: world.config("dense", *SAVED, SCENES)),
+    "grpo-2": ("zero2", lambda world: world.config("grpo", *SAVED)),
+    "grpo-3": ("zero3", lambda world: world.config("grpo", *SAVED)),
+    "twice-3": ("zero3", lambda world: world.config("grpo", *SAVED, "grpo.updates_per_batch=2")),
+    "lora-2": ("zero2", lambda world: world.config("grpo", *SAVED, LORA)),
+    "lora-3": ("zero3", lambda world: world.config("grpo", *SAVED, LORA)),
+    "frozen-3": ("zero3", lambda world: world.config("grpo", *SAVED, FROZEN)),
+    "refiner-3": ("zero3", lambda world: world.refiner(*SAVED)),
+}
+RESUMED = {  # of what, by how many ranks, with which sharding
+    "the same two, ZeRO-2": ("sft-2", 2, "zero2"),
+    "the same two, ZeRO-3": ("lora-3", 2, "zero3"),
+    "one that holds all": ("sft-2", 1, "none"),
+    "one, of ZeRO-3": ("grpo-3", 1, "zero3"),
+    "ZeRO-3 after ZeRO-2": ("grpo-2", 2, "zero3"),
+    "ZeRO-2 after ZeRO-3": ("sft-3", 2, "zero2"),
+    "ZeRO-3 after FSDP2": ("sft-full", 2, "zero3"),
+    "FSDP2 after ZeRO-3": ("frozen-3", 2, "full"),
+}
+
+
+def _sft(world: World) -> TrainConfig:
+    """Ranks with two micro-batches and one."""
+    return world.config(
+        "sft", *SAVED, "batch_size=3", "micro_batch_tokens=1", world.validation(every=2)
+    )
+
+
+@pytest.fixture(scope="module")
+def driven(world: World) -> Mapping[str, Row]:
+    configs = {
+        name: dataclasses.replace(make(world), sharding=how)  # type: ignore[arg-type]
+        for name, (how, make) in SPREAD.items()
+    }
+    configs["sft-full"] = dataclasses.replace(_sft(world), sharding="full")
+    jobs = {name: _job(world, name, config) for name, config in configs.items()}
+    for name, (before, ranks, how) in RESUMED.items():
+        config = dataclasses.replace(configs[before], sharding=how)  # type: ignore[arg-type]
+        jobs[name] = _job(world, name, config, ranks=ranks, after=jobs[before].out)
+    return driver.driven(world.folder, jobs)
+
+
+def _job(world: World, name: str, config: TrainConfig, *, ranks: int = 2, after: str = "") -> Job:
+    path = world.folder / f"zero {name}.yaml"
+    path.write_text(dump(config))
+    return Job(str(path), str(path.with_suffix("")), ranks, after=after)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("name", SPREAD)
+def test_two_ranks_equal_one(
+    world: World, driven: Mapping[str, Row], tmp_path: Path, name: str
+) -> None:
+    assert driven[name]["statuses"] == [0, 0], driven[name]["stderr"]
+    assert_same_training(driven[name]["run"], train(SPREAD[name][1](world), tmp_path / "one"))
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_goes_on_with_other_ranks(driven: Mapping[str, Row], name: str) -> None:
+    before, ranks, _ = RESUMED[name]
+    assert driven[name]["statuses"] == [0] * ranks, driven[name]["stderr"]
+    same = assert_same_bytes if "same" in name else assert_same_training
+    same(driven[name]["run"], driven[before]["run"])
+
+
+def test_without_deepspeed_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"not installed; pip install 'reground\[deepspeed\]'"):
+        zero.check_installed()
