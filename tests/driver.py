@@ -83,8 +83,10 @@ _LONGEST = 120  # seconds that a child may live
 def drive(plan: Path) -> None:
     """Do the jobs of ``plan`` and write how each ended beside it."""
     report = {}
-    for name, values in json.loads(plan.read_text()).items():
-        job = Job(**values)
+    jobs = {name: Job(**values) for name, values in json.loads(plan.read_text()).items()}
+    if any("sharding: zero" in Path(job.config).read_text() for job in jobs.values()):
+        _prepare_zero()
+    for name, job in jobs.items():
         config, out = load(TrainConfig, Path(job.config)), Path(job.out)
         if job.mishap:
             report[name] = MISHAPS[job.mishap](job)
@@ -116,8 +118,6 @@ def _train_as(
     rank: int, *, ranks: int, port: int, config: TrainConfig, out: Path, resume: bool
 ) -> None:
     become_rank(rank, ranks, port)
-    if config.sharding.startswith("zero"):
-        _prepare_zero()
     with mock.patch.object(running, "shard", _really_sharded):
         train(config, out, resume=resume)
 

@@ -31,7 +31,16 @@ LAYERS = (
     {"config", "config_problems", "disk", "patience", "runs", "errors"},
 )
 
-HEAVY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors", "vllm"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "safetensors",
+    "vllm",
+}
 MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training", "reground.bench")
 MAY_BE_HEAVY_TOO = ("reground.evaluation.predicting.local",)  # a model in this process answers
 # These reach heavy modules, but inside functions only: importing them costs nothing.
