@@ -8,13 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import driver
 from driver import Job
 from reground.config import dump
 from reground.errors import ConfigError
+from reground.model.forward import shared_logprobs
+from reground.model.load import load
 from reground.training import zero
 from reground.training.checkpoint import checkpoints
+from reground.training.packing import Group, Suffix, collate
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 from test_resume import assert_same_training
@@ -25,6 +30,7 @@ needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="pip install 'reground[deepspeed]'"
 )
 
+CPU = torch.device("cpu")
 SAVED = ("steps=3", "save_every=2")
 FROZEN = "tuning={vision: frozen, merger: frozen, gradient_checkpointing: true}"
 SCENES = 'data=[{mix: {"synth:listing@2-3": 1.0}}]'
@@ -99,6 +105,24 @@ def test_a_run_goes_on_with_other_ranks(driven: Mapping[str, Row], name: str) ->
 def test_a_rate_that_blows_up_is_noticed(driven: Mapping[str, Row]) -> None:
     assert "lower optim.lr or look at this step's samples" in driven["blown"]["stderr"]
     assert not checkpoints(driven["blown"]["run"])
+
+
+@pytest.mark.parametrize("has_images", [True, False])
+def test_ranks_run_vision_first(
+    world: World, monkeypatch: pytest.MonkeyPatch, has_images: bool
+) -> None:
+    """Whether they have images or not: they wait for each other's weights in one order."""
+    checkpoint = load(str(world.random))
+    parts, chat, order = checkpoint.model.model, checkpoint.chat, []
+    for name in ("visual", "language_model"):
+        module = getattr(parts, name)
+        module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+    images = [Image.new("RGB", (56, 56))] if has_images else []
+    prompt = chat.prompt(images, "the red one")
+    packed = collate([Group(0, prompt, (Suffix((7,), (1.0,)),))], pad_id=chat.pad_id, device=CPU)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    shared_logprobs(checkpoint.model, packed.batch)
+    assert order == ["visual", "language_model"]
 
 
 def test_without_deepspeed_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

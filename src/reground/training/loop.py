@@ -125,7 +125,7 @@ class Trainer:
             else:
                 tally.include(found)
                 return total
-            updates.reset()
+            updates.module.zero_grad()
             torch.cuda.empty_cache()
             self.accelerator.print(
                 f"step {step}: out of memory; on with at most {self._limit} tokens at a time"

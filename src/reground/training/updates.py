@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -28,9 +27,6 @@ class Updates(Protocol):
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's part of the loss."""
-
-    def reset(self) -> None:
-        """Forget the gradient."""
 
     def step(self, rate: float) -> float:
         """Change the weights by the clipped gradient, if it is finite; returns its norm before."""
@@ -65,20 +61,14 @@ class TorchUpdates:
         self._own, self._optimizer = module, optimizer
         self._settings, self._accelerator = config.optim, accelerator
 
-    @contextmanager
-    def part(self, *, last: bool) -> Iterator[None]:
+    def part(self, *, last: bool) -> AbstractContextManager[None]:
         """Around a micro-batch: DDP reduces at the last one."""
-        with nullcontext() if last else self._accelerator.no_sync(self.module):
-            yield
+        return nullcontext() if last else self._accelerator.no_sync(self.module)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's part of the loss."""
         # Wrappers average over ranks, we sum.
         self._accelerator.backward(loss * self._accelerator.num_processes)
-
-    def reset(self) -> None:
-        """Forget the gradient."""
-        self.module.zero_grad()
 
     def step(self, rate: float) -> float:
         """Clip, and step where the norm is finite."""

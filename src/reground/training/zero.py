@@ -66,10 +66,6 @@ class ZeroUpdates:
         # DeepSpeed averages over ranks, we sum.
         self.module.backward(loss * self._accelerator.num_processes)
 
-    def reset(self) -> None:
-        """Forget the gradient."""
-        self.module.optimizer.zero_grad()
-
     def step(self, rate: float) -> float:
         """Clip and step; DeepSpeed leaves a step out whose norm is not finite."""
         for group in self._optimizer.param_groups:
@@ -107,7 +103,7 @@ class ZeroUpdates:
         flat = (
             zero.fp32_partitioned_groups_flat
             if self._stage == 3
-            else (zero.single_partition_of_fp32_groups)
+            else zero.single_partition_of_fp32_groups
         )
         step = next(iter(before.values())).get("step", torch.tensor(0.0))
         for each in flat:
