@@ -218,6 +218,5 @@ def mask_banned(logits: Tensor, banned_ids: Sequence[int]) -> Tensor:
 def _logprobs(
     head: Any, states: Tensor, ids: Tensor, temperature: float, banned: tuple[int, ...]
 ) -> Tensor:
-    # Without hooks: DeepSpeed wants every rank to call as many modules, and chunks differ.
-    logits = mask_banned(head.forward(states).float() / temperature, banned)
+    logits = mask_banned(head(states).float() / temperature, banned)
     return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)

@@ -154,7 +154,6 @@ def _engine(
     }
     vision = module.model.model.visual
     if stage == 3:
-        # It is called without hooks, as often as a rank has chunks: fetched with the outermost.
         deepspeed.zero.register_external_parameter(module, module.model.lm_head.weight)
         if not any(each.requires_grad for each in vision.parameters()):
             _hide_vision(module.model.model)
@@ -162,7 +161,20 @@ def _engine(
         model=module, optimizer=optimizer, config=config, dist_init_required=False
     )
     vision.to(engine.device)
+    # Ranks must call as many modules that fetch weights, and have not as many chunks of positions.
+    _unhook(module.model.lm_head)
     return engine
+
+
+def _unhook(head: nn.Module) -> None:
+    """Let it fetch nothing: its weight comes with the outermost module."""
+    for hooks in (
+        head._forward_pre_hooks,
+        head._forward_hooks,
+        head._backward_pre_hooks,
+        head._backward_hooks,
+    ):
+        hooks.clear()
 
 
 def _hide_vision(parts: nn.Module) -> None:
