@@ -55,7 +55,7 @@ def main() -> None:
     drawn = [open_dataset(f"synth:{task}", seed=3, limit=EACH) for task in TASKS]
     prompts = [prompter.prompt(sample) for sample in chain(*drawn)]
     with tempfile.TemporaryDirectory() as folder:
-        engine, own = _engine(checkpoint, asked.url, Path(folder)), TransformersPolicy(checkpoint)
+        engine, own = _engine(checkpoint, asked.url), TransformersPolicy(checkpoint)
         result = {
             "greedy": _same(engine, own, prompts),
             "rollouts": _timed(engine, own, prompts, asked.repeats),
@@ -72,11 +72,11 @@ def main() -> None:
     publish(result, out=asked.out, config=config, seed=3)
 
 
-def _engine(checkpoint: Checkpoint, url: str | None, exchange: Path) -> EnginePolicy:
+def _engine(checkpoint: Checkpoint, url: str | None) -> EnginePolicy:
     if url is None:
         own = InProcess(checkpoint, max_length=1024, max_images=8, memory=0.5)
         return EnginePolicy(checkpoint, own)
-    server = Server(checkpoint.chat, url, exchange=exchange, timeout_s=300)
+    server = Server(checkpoint.chat, url, device=torch.device("cpu"), timeout_s=300)
     made = EnginePolicy(checkpoint, server)
     made.sync(1)
     return made
@@ -160,7 +160,7 @@ def _gaps(
 
 def _run(url: str | None, folder: Path) -> dict[str, Any]:
     config = folder / "grpo.yaml"
-    engine = f"server: {{url: '{url}', exchange: {folder}}}" if url else "vllm: {max_length: 1024}"
+    engine = f"server: {{url: '{url}'}}" if url else "vllm: {max_length: 1024}"
     config.write_text(
         "method: grpo\nmodel: tiny\nseed: 1\n"
         f"data: [{{mix: {{'synth:diff': 1, 'synth:referring': 1}}}}]\nsteps: {STEPS}\n"

@@ -87,15 +87,12 @@ def _wait_for(url: str, running: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["in process", "server"])
-def engine(
-    request: pytest.FixtureRequest, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
-) -> EnginePolicy:
+def engine(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> EnginePolicy:
     if request.param == "in process":
         own = InProcess(checkpoint, max_length=1024, max_images=8, memory=0.5)
         return EnginePolicy(checkpoint, own)
     url = request.getfixturevalue("server")
-    exchange = tmp_path_factory.mktemp("exchange")
-    server = Server(checkpoint.chat, url, exchange=exchange, timeout_s=300)
+    server = Server(checkpoint.chat, url, device=torch.device("cpu"), timeout_s=300)
     return EnginePolicy(checkpoint, server)
 
 
@@ -223,7 +220,7 @@ def test_a_run_of_grpo_samples_with_the_engine(
 ) -> None:
     engine = "vllm: {max_length: 1024}"
     if form == "server":
-        engine = f"server: {{url: '{request.getfixturevalue('server')}', exchange: {tmp_path}}}"
+        engine = f"server: {{url: '{request.getfixturevalue('server')}'}}"
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if "two" in form else []
     config = tmp_path / "grpo.yaml"
     config.write_text(

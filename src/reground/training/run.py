@@ -204,7 +204,7 @@ def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -
         server = Server(
             checkpoint.chat,
             there.url,
-            exchange=Path(there.exchange),
+            device=device,
             timeout_s=there.timeout_s,
         )
         return EnginePolicy(checkpoint, server, UNKNOWN)

@@ -144,11 +144,10 @@ class VllmInProcess:
 class VllmServer:
     """vLLM at ``url``, given up after ``timeout_s`` seconds without an answer.
 
-    It gets the weights in files of the folder ``exchange``, which both see.
+    Its workers fetch weights from the trainer's first rank, which they have to reach.
     """
 
     url: str
-    exchange: str = "runs/exchange"
     timeout_s: float = 600.0
 
 

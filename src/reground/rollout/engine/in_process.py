@@ -59,7 +59,8 @@ class InProcess:
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
         engine = self._llm.llm_engine
-        self._llm.apply_model(lambda model: weights.write(model, state, engine.model_config))
+        named = state.items()
+        self._llm.apply_model(lambda model: weights.write(model, named, engine.model_config))
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False

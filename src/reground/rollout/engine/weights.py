@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from reground.errors import EngineError
 from reground.model.parts import merged_state
+
+Named = Iterable[tuple[str, Tensor]]
 
 
 def checkpoint_state(model: Any) -> dict[str, Tensor]:
@@ -33,14 +35,14 @@ def load_format(state: Mapping[str, Tensor]) -> str:
             """Nothing: they are in memory."""
 
         def load_weights(self, model: nn.Module, model_config: Any) -> None:
-            _load(model, held.pop())
+            _load(model, held.pop().items())
 
     register_model_loader("trainer")(FromTrainer)
     return "trainer"
 
 
-def write(engine_model: nn.Module, state: Mapping[str, Tensor], model_config: Any) -> None:
-    """Load ``state`` into the model of a vLLM worker, through vLLM's reload of processed weights.
+def write(engine_model: nn.Module, named: Named, model_config: Any) -> None:
+    """Load these weights into the model of a vLLM worker, through vLLM's reload of processed ones.
 
     Raises ``EngineError`` where a parameter is left out, or fewer or more numbers are given than
     the parameters hold.
@@ -49,12 +51,12 @@ def write(engine_model: nn.Module, state: Mapping[str, Tensor], model_config: An
 
     reload.initialize_layerwise_reload(engine_model)  # parameters have their loaded shapes again
     try:
-        _load(engine_model, state)
+        _load(engine_model, named)
     finally:
         reload.finalize_layerwise_reload(engine_model, model_config)
 
 
-def _load(engine_model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _load(engine_model: nn.Module, named: Named) -> None:
     """Every parameter once, or an ``EngineError``."""
     places = {
         f"{where}.{name}": (module, parameter)
@@ -62,7 +64,7 @@ def _load(engine_model: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, parameter in module.named_parameters(recurse=False)
     }
     expected = sum(_room(module, parameter) for module, parameter in places.values())
-    given = Counted(state)
+    given = Counted(named)
     written = set(cast(Any, engine_model).load_weights(iter(given)))
     reached = {id(places[name][1]) for name in written & set(places)}  # tied ones by one name
     if missing := sorted(n for n, (_, parameter) in places.items() if id(parameter) not in reached):
@@ -86,11 +88,11 @@ def _room(module: nn.Module, parameter: Tensor) -> int:
 class Counted:
     """Named weights, and how many numbers were taken of them."""
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self._state = state
+    def __init__(self, named: Named) -> None:
+        self._named = named
         self.numel = 0
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self._state.items():
+        for name, tensor in self._named:
             self.numel += tensor.numel()
             yield name, tensor

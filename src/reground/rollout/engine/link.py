@@ -1,0 +1,182 @@
+"""The way of weights to the workers of a server: a process group that trainer and workers join."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import (  # type: ignore[attr-defined]
+    BroadcastOptions,
+    ProcessGroupGloo,
+    TCPStore,
+)
+
+CONNECT_S = 30.0
+_GRACE_S = 1.0  # what the other end did last may still be under way
+_LOOK_S = 0.2  # between two looks whether the other end is there
+_PAUSE_S = 1e-4
+
+Gone = Callable[[], bool]
+
+
+class Lost(Exception):
+    """The other end is gone, or nothing came from it for too long."""
+
+
+class Link:
+    """One end of the link. Rank 0 is the trainer, which keeps the store; the others are workers.
+
+    NCCL carries tensors where each end has a GPU of its own, gloo elsewhere. ``gone`` says here and
+    below whether the other end has left; workers look at the store, which ends with the trainer.
+    ``Lost`` is raised then, or after ``timeout_s`` seconds.
+    """
+
+    def __init__(
+        self,
+        store: TCPStore,
+        *,
+        rank: int,
+        size: int,
+        device: torch.device,
+        timeout_s: float,
+        gone: Gone | None = None,
+    ) -> None:
+        self._store, self._rank, self._size = store, rank, size
+        self._timeout_s = timeout_s
+        self.tell("device", _identity(device))
+        devices = [self.told("device", each, gone) for each in range(size)]
+        with _lost():
+            if "cpu" not in devices and len(set(devices)) == size:
+                self.device = device
+                self._group = _nccl(store, rank, size, timeout_s)
+            else:
+                self.device = torch.device("cpu")
+                self._group = _gloo(store, rank, size, timeout_s)
+        self.broadcast(torch.zeros(1, device=self.device), gone)  # whether it carries
+
+    def broadcast(self, tensor: Tensor, gone: Gone | None = None) -> None:
+        """Send a tensor from the trainer; to a worker, the numbers of one on ``device``."""
+        if self._rank == 0:
+            tensor = tensor.detach().to(self.device).contiguous()
+        options = BroadcastOptions()
+        options.rootRank = options.rootTensor = 0
+        with _lost():
+            work = self._group.broadcast([tensor.view(-1).view(torch.uint8)], options)
+            self._until(work.is_completed, gone)
+            work.wait()
+
+    def tell(self, what: str, text: str) -> None:
+        """Leave a text for the other end."""
+        with _lost():
+            self._store.set(f"{what}/{self._rank}", text)
+
+    def told(self, what: str, rank: int, gone: Gone | None = None) -> str:
+        """The text that this rank left, or will leave."""
+        key = f"{what}/{rank}"
+        with _lost():
+            self._until(lambda: bool(self._store.check([key])), gone)
+            text: bytes = self._store.get(key)
+        return text.decode()
+
+    def close(self) -> None:
+        """Leave; the other end notices."""
+        self._group.abort()
+        del self._group, self._store
+
+    def _until(self, done: Callable[[], bool], gone: Gone | None) -> None:
+        gone = gone or self._store_gone
+        begin = look = time.monotonic()
+        patience = self._timeout_s
+        while not done():
+            now = time.monotonic()
+            if now - begin > patience:
+                raise Lost(f"the other end of the link is gone, or hung for {patience:g} seconds")
+            if now > look:
+                look = now + _LOOK_S
+                if patience > _GRACE_S and gone():
+                    begin, patience = now, _GRACE_S
+            time.sleep(_PAUSE_S)
+
+    def _store_gone(self) -> bool:
+        try:
+            self._store.check(["device/0"])
+        except RuntimeError:
+            return True
+        return False
+
+
+def offered(address: str) -> TCPStore:
+    """The store of a link, on a free port of this machine, which others reach at ``address``."""
+    return TCPStore(
+        address, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=CONNECT_S)
+    )
+
+
+def joined(address: str, port: int) -> TCPStore:
+    """The trainer's store; raises ``Lost`` where it cannot be reached."""
+    with _lost():
+        return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=CONNECT_S))
+
+
+def own_address(peer: str, port: int) -> str:
+    """The address of this machine at which that one reaches it."""
+    family, kind, protocol, _, where = socket.getaddrinfo(peer, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as unsent:
+        unsent.connect(where)
+        address: str = unsent.getsockname()[0]
+        return address
+
+
+def _identity(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "cpu"
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def _gloo(store: TCPStore, rank: int, size: int, timeout_s: float) -> Any:
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    # The route to the store, and not what the machine's name resolves to.
+    address = store.host if rank == 0 else own_address(store.host, store.port)
+    options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+    options._timeout = timedelta(seconds=timeout_s)
+    return ProcessGroupGloo(store, rank, size, options)
+
+
+def _nccl(store: TCPStore, rank: int, size: int, timeout_s: float) -> Any:
+    from torch.distributed import ProcessGroupNCCL  # not in every build of torch
+
+    options = ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=timeout_s)
+    with _blocking_wait():
+        return ProcessGroupNCCL(store, rank, size, options)
+
+
+@contextmanager
+def _blocking_wait() -> Iterator[None]:
+    """A group that is made here raises where it fails; others end their process."""
+    name = "TORCH_NCCL_BLOCKING_WAIT"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """What torch raises where a connection breaks, as ``Lost``."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Lost(str(error).splitlines()[0][:300]) from error

@@ -1,0 +1,102 @@
+"""The trainer's end of vLLM's weight transfer: the requests to the server, and the weights."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+
+from reground.errors import EngineError
+from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address
+
+UNFINISHED = "being written"  # the version of weights that a lost trainer left
+
+
+class Requests(Protocol):
+    """How a server is asked."""
+
+    url: str
+
+    def ask(self, verb: str, path: str, **body: Any) -> Any:
+        """The reply of a path; raises ``EngineError``."""
+
+    def failed(self, path: str, how: str) -> EngineError:
+        """What to raise where a path failed."""
+
+
+class Sender:
+    """Connects with all workers of the server, which forget the trainer of before."""
+
+    def __init__(self, server: Requests, *, device: torch.device, timeout_s: float) -> None:
+        self._server, self._turn, self._link_id = server, 0, secrets.token_hex(8)
+        self._workers = int(server.ask("GET", "/get_world_size")["world_size"])
+        if server.ask("GET", "/weight_info")["weight_version"] == UNFINISHED:
+            server.ask("POST", "/finish_weight_update")
+        where = urlsplit(server.url)
+        address = own_address(where.hostname or "", where.port or 80)
+        store, size = offered(address), 1 + self._workers
+        info = {"address": address, "port": store.port, "size": size, "timeout_s": timeout_s}
+        with self._meanwhile(
+            "/init_weight_transfer_engine", init_info={**info, "link_id": self._link_id}
+        ) as gone:
+            self._link = Link(
+                store, rank=0, size=size, device=device, timeout_s=timeout_s, gone=gone
+            )
+
+    def send(self, state: Mapping[str, Tensor]) -> None:
+        """Give every worker these weights; raises ``EngineError`` where they are not its own."""
+        self._turn += 1
+        self._server.ask("POST", "/start_weight_update")
+        self._server.ask("POST", "/update_weight_version", new_version=UNFINISHED)
+        info = {
+            "link_id": self._link_id,
+            "turn": self._turn,
+            "names": list(state),
+            "dtypes": [str(each.dtype).removeprefix("torch.") for each in state.values()],
+            "shapes": [list(each.shape) for each in state.values()],
+        }
+        with self._meanwhile("/update_weights", update_info=info) as gone:
+            self._told("ready", gone)
+            for tensor in state.values():
+                self._link.broadcast(tensor, gone)
+            complaints = self._told("written", gone)
+        version = f"{self._link_id}/{self._turn}"
+        self._server.ask("POST", "/finish_weight_update", weight_version=version)
+        for complaint in filter(None, complaints):
+            raise EngineError(f"{self._server.url}: {complaint}")
+
+    def close(self) -> None:
+        """Hang up; the server goes on."""
+        self._link.close()
+
+    def _told(self, what: str, gone: Gone) -> list[str]:
+        what = f"{what}/{self._turn}"
+        return [self._link.told(what, 1 + worker, gone) for worker in range(self._workers)]
+
+    @contextmanager
+    def _meanwhile(self, path: str, **body: Any) -> Iterator[Gone]:
+        """Ask in a thread; gives whether the answer is there, and waits for it at the end."""
+        reply: Future[Any] = Future()
+
+        def ask() -> None:
+            try:
+                reply.set_result(self._server.ask("POST", path, **body))
+            except BaseException as error:
+                reply.set_exception(error)
+
+        # A daemon, so that nothing waits for a server that hangs.
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            yield reply.done
+        except Lost as lost:
+            if reply.done():
+                reply.result()  # which may say why
+            raise self._server.failed(path, str(lost)) from lost
+        reply.result()
