@@ -93,15 +93,15 @@ class Link:
     def _until(self, done: Callable[[], bool], gone: Gone | None) -> None:
         gone = gone or self._store_gone
         begin = look = time.monotonic()
-        patience = self._timeout_s
+        left: float | None = None
         while not done():
             now = time.monotonic()
-            if now - begin > patience:
-                raise Lost(f"the other end of the link is gone, or hung for {patience:g} seconds")
-            if now > look:
-                look = now + _LOOK_S
-                if patience > _GRACE_S and gone():
-                    begin, patience = now, _GRACE_S
+            if now - begin > self._timeout_s:
+                raise Lost(f"nothing came for {self._timeout_s:g} seconds")
+            if left and now - left > _GRACE_S:
+                raise Lost("the other end has left")
+            if not left and now > look:
+                left, look = now if gone() else None, now + _LOOK_S
             time.sleep(_PAUSE_S)
 
     def _store_gone(self) -> bool:

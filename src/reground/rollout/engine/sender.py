@@ -16,7 +16,7 @@ from torch import Tensor
 from reground.errors import EngineError
 from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address
 
-UNFINISHED = "being written"  # the version of weights that a lost trainer left
+UNFINISHED = "unfinished"  # begins the version of weights that a lost trainer left
 
 
 class Requests(Protocol):
@@ -37,7 +37,7 @@ class Sender:
     def __init__(self, server: Requests, *, device: torch.device, timeout_s: float) -> None:
         self._server, self._turn, self._link_id = server, 0, secrets.token_hex(8)
         self._workers = int(server.ask("GET", "/get_world_size")["world_size"])
-        if server.ask("GET", "/weight_info")["weight_version"] == UNFINISHED:
+        if self._version().startswith(UNFINISHED):
             server.ask("POST", "/finish_weight_update")
         where = urlsplit(server.url)
         address = own_address(where.hostname or "", where.port or 80)
@@ -49,12 +49,21 @@ class Sender:
             self._link = Link(
                 store, rank=0, size=size, device=device, timeout_s=timeout_s, gone=gone
             )
+        server.ask("POST", "/update_weight_version", new_version=self._name())
 
     def send(self, state: Mapping[str, Tensor]) -> None:
         """Give every worker these weights; raises ``EngineError`` where they are not its own."""
+        if (found := self._version()) != self._name():
+            raise EngineError(
+                f"{self._server.url}: its weights are {found}; expected those of this run, "
+                f"{self._name()}; another run has connected, or the server was started again: give "
+                "each run a server of its own, and the same command again with --resume"
+            )
         self._turn += 1
         self._server.ask("POST", "/start_weight_update")
-        self._server.ask("POST", "/update_weight_version", new_version=UNFINISHED)
+        self._server.ask(
+            "POST", "/update_weight_version", new_version=f"{UNFINISHED} {self._name()}"
+        )
         info = {
             "link_id": self._link_id,
             "turn": self._turn,
@@ -67,14 +76,19 @@ class Sender:
             for tensor in state.values():
                 self._link.broadcast(tensor, gone)
             complaints = self._told("written", gone)
-        version = f"{self._link_id}/{self._turn}"
-        self._server.ask("POST", "/finish_weight_update", weight_version=version)
+        self._server.ask("POST", "/finish_weight_update", weight_version=self._name())
         for complaint in filter(None, complaints):
             raise EngineError(f"{self._server.url}: {complaint}")
 
     def close(self) -> None:
         """Hang up; the server goes on."""
         self._link.close()
+
+    def _name(self) -> str:
+        return f"{self._link_id}/{self._turn}"
+
+    def _version(self) -> str:
+        return str(self._server.ask("GET", "/weight_info")["weight_version"])
 
     def _told(self, what: str, gone: Gone) -> list[str]:
         what = f"{what}/{self._turn}"

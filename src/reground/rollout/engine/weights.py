@@ -45,15 +45,28 @@ def write(engine_model: nn.Module, named: Named, model_config: Any) -> None:
     """Load these weights into the model of a vLLM worker, through vLLM's reload of processed ones.
 
     Raises ``EngineError`` where a parameter is left out, or fewer or more numbers are given than
-    the parameters hold.
+    the parameters hold. Right weights can be written after that, as after any error.
     """
     from vllm.model_executor.model_loader import reload
 
     reload.initialize_layerwise_reload(engine_model)  # parameters have their loaded shapes again
     try:
         _load(engine_model, named)
-    finally:
         reload.finalize_layerwise_reload(engine_model, model_config)
+    except Exception:
+        _forget(engine_model)
+        reload.finalize_layerwise_reload(engine_model, model_config)
+        raise
+
+
+def _forget(engine_model: nn.Module) -> None:
+    """Layers that wait for weights keep those of before: what they were given does not fit."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    for module in engine_model.modules():
+        info = layerwise.get_layerwise_info(module)
+        info.loaded_weights.clear()
+        info.load_numel = 0
 
 
 def _load(engine_model: nn.Module, named: Named) -> None:
