@@ -20,7 +20,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 
 CONNECT_S = 30.0
 _GRACE_S = 1.0  # what the other end did last may still be under way
-_LOOK_S = 0.2  # between two looks whether the other end is there
+_LOOK_S = 1.0  # between two looks whether the other end is there
 _PAUSE_S = 1e-4
 
 Gone = Callable[[], bool]
@@ -91,18 +91,7 @@ class Link:
         del self._group, self._store
 
     def _until(self, done: Callable[[], bool], gone: Gone | None) -> None:
-        gone = gone or self._store_gone
-        begin = look = time.monotonic()
-        left: float | None = None
-        while not done():
-            now = time.monotonic()
-            if now - begin > self._timeout_s:
-                raise Lost(f"nothing came for {self._timeout_s:g} seconds")
-            if left and now - left > _GRACE_S:
-                raise Lost("the other end has left")
-            if not left and now > look:
-                left, look = now if gone() else None, now + _LOOK_S
-            time.sleep(_PAUSE_S)
+        until(done, gone=gone or self._store_gone, timeout_s=self._timeout_s)
 
     def _store_gone(self) -> bool:
         try:
@@ -110,6 +99,21 @@ class Link:
         except RuntimeError:
             return True
         return False
+
+
+def until(done: Callable[[], bool], *, gone: Gone, timeout_s: float) -> None:
+    """Wait; raises ``Lost`` where the other end has left, or after so many seconds."""
+    begin = look = time.monotonic()
+    left: float | None = None
+    while not done():
+        now = time.monotonic()
+        if now - begin > timeout_s:
+            raise Lost(f"nothing came for {timeout_s:g} seconds")
+        if left and now - left > _GRACE_S:
+            raise Lost("the other end has left")
+        if not left and now - look > _LOOK_S:
+            left, look = now if gone() else None, now
+        time.sleep(_PAUSE_S)
 
 
 def offered(address: str) -> TCPStore:
@@ -179,4 +183,5 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Lost(str(error).splitlines()[0][:300]) from error
+        words, _, _ = str(error).partition(". This is typically")  # a trailer of gloo's
+        raise Lost(words.splitlines()[0].rpartition("] ")[2][:300]) from error

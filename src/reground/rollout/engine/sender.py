@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reground.errors import EngineError
-from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address
+from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address, until
 
 UNFINISHED = "unfinished"  # begins the version of weights that a lost trainer left
 
@@ -23,6 +23,9 @@ class Requests(Protocol):
     """How a server is asked."""
 
     url: str
+
+    def healthy(self) -> bool:
+        """Whether the server's engine lives."""
 
     def ask(self, verb: str, path: str, **body: Any) -> Any:
         """The reply of a path; raises ``EngineError``."""
@@ -35,7 +38,8 @@ class Sender:
     """Connects with all workers of the server, which forget the trainer of before."""
 
     def __init__(self, server: Requests, *, device: torch.device, timeout_s: float) -> None:
-        self._server, self._turn, self._link_id = server, 0, secrets.token_hex(8)
+        self._server, self._timeout_s = server, timeout_s
+        self._turn, self._link_id = 0, secrets.token_hex(8)
         self._workers = int(server.ask("GET", "/get_world_size")["world_size"])
         if self._version().startswith(UNFINISHED):
             server.ask("POST", "/finish_weight_update")
@@ -96,7 +100,10 @@ class Sender:
 
     @contextmanager
     def _meanwhile(self, path: str, **body: Any) -> Iterator[Gone]:
-        """Ask in a thread; gives whether the answer is there, and waits for it at the end."""
+        """Ask in a thread, and wait for the answer at the end.
+
+        Gives whether nothing is to be expected any more: vLLM does not answer for a dead engine.
+        """
         reply: Future[Any] = Future()
 
         def ask() -> None:
@@ -105,12 +112,17 @@ class Sender:
             except BaseException as error:
                 reply.set_exception(error)
 
+        def gone() -> bool:
+            return reply.done() or not self._server.healthy()
+
         # A daemon, so that nothing waits for a server that hangs.
         threading.Thread(target=ask, daemon=True).start()
         try:
-            yield reply.done
+            yield gone
+            until(reply.done, gone=gone, timeout_s=self._timeout_s)
         except Lost as lost:
-            if reply.done():
-                reply.result()  # which may say why
-            raise self._server.failed(path, str(lost)) from lost
+            if not reply.done():  # which may say why
+                raise self._server.failed(path, str(lost)) from lost
+            reply.result()
+            raise self._server.failed(path, f"answered too early ({lost})") from lost
         reply.result()

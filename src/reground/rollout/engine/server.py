@@ -22,6 +22,7 @@ from reground.rollout.engine.sender import Sender
 from reground.rollout.policy import Completion, Sampling
 
 CONCURRENCY = 64
+_HEALTH_S = 5.0
 START = (
     "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out --logprobs-mode processed_logprobs "
     "--generation-config vllm --weight-transfer-config.backend reground"
@@ -100,6 +101,15 @@ class Server:
         if reply.is_error:
             raise self.failed(path, f"{reply.status_code} {reply.text[:500]}")
         return reply.json() if reply.content else None
+
+    def healthy(self) -> bool:
+        """Whether the server's engine lives, as far as it says."""
+        try:
+            return not self._client.get("/health", timeout=_HEALTH_S).is_error
+        except httpx2.TimeoutException:
+            return True
+        except httpx2.HTTPError:
+            return False
 
     def failed(self, path: str, how: str) -> EngineError:
         """What to raise where a path failed."""

@@ -109,7 +109,7 @@ class Receiver(WeightTransferEngine):  # type: ignore[misc]
             complaint = str(error)
         except Exception as error:
             _LOG.exception("weights were not taken")
-            complaint = f"{str(error)[:300]}; expected the weights of its own model"
+            complaint = f"{str(error)[:200]}; expected the weights of its own model"
         for _ in coming:  # the trainer sends them all
             pass
         return complaint
