@@ -15,16 +15,21 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from driver import Job, become_rank, fork, free_port
 from reground import cli
@@ -33,6 +38,8 @@ from reground.errors import RunError
 from reground.model.chat import Prompt
 from reground.model.load import load as load_checkpoint
 from reground.model.load import save
+from reground.rollout.engine import weights, worker
+from reground.rollout.engine.worker import Announced, Invitation, Receiver
 from reground.rollout.policy import Completion, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.training.draw import Draws
@@ -138,8 +145,7 @@ def _serve(config: TrainConfig, kind: str, number: int) -> int:
     def serve() -> None:
         engine = FakeEngine(config.model, kind, number)
         port = int(str(config.engine.server.url).rpartition(":")[2])
-        version = Response('{"version": "0.32.0"}')
-        with serving(engine, models=version, question=lambda _: "", port=port):
+        with serving(engine, models=engine.facts, question=lambda _: "", port=port):
             os.write(writing, b"\n")
             signal.pause()
 
@@ -149,34 +155,52 @@ def _serve(config: TrainConfig, kind: str, number: int) -> int:
 
 
 class FakeEngine:
-    """Answers as a vLLM server with the worker extension does, from a model on the CPU.
+    """Answers as a vLLM server with our weight transfer does, from a model on the CPU.
 
-    It dies over request ``number`` of a kind: "generate" or "write_weights".
+    It dies over request ``number`` of a kind: "generate", or "write", where weights have begun to
+    come. All that it is asked with GET is in ``facts``.
     """
 
     def __init__(self, model: str, kind: str, number: int) -> None:
-        self._dies, self._seen = (kind, number), {"generate": 0, "write_weights": 0}
+        self._dies, self._seen = (kind, number), {"generate": 0, "write": 0}
         self._policy = TransformersPolicy(load_checkpoint(model))
-        self._lock = threading.Lock()
+        self._receiver, self._lock = FakeReceiver(self._written), threading.Lock()
+        self.facts = Response("")
+        self._weights_are("default")
 
     def __call__(self, body: dict[str, Any] | None, _: int) -> Response:
-        if body is None:
-            return Response("")  # a cache is reset
-        kind = body.get("method", "generate")
         with self._lock:
-            self._seen[kind] += 1
-            if (kind, self._seen[kind]) == self._dies:
-                die()
-            if kind == "write_weights":
-                return self._written(Path(body["args"][0]))
-            return Response(json.dumps(self._generated(body)))
+            match body:
+                case {"init_info": init_info}:
+                    self._receiver.init_transfer_engine(Invitation(**init_info))
+                case {"update_info": update_info}:
+                    self._receiver.receive_weights(Announced(**update_info))
+                case {"new_version": version} | {"weight_version": version}:
+                    self._weights_are(version)
+                case {"token_ids": _}:
+                    self._one_more("generate")
+                    return Response(json.dumps(self._generated(body)))
+        return Response("")  # of an update that begins, or a cache that is reset
 
-    def _written(self, weights: Path) -> Response:
-        folder = weights.parent / "engine"
-        save(self._policy.checkpoint, folder)
-        save_file(load_file(weights), folder / "model.safetensors", {"format": "pt"})
-        self._policy = TransformersPolicy(load_checkpoint(str(folder)))
-        return Response('{"results": [null]}')
+    def _weights_are(self, version: str) -> None:
+        self.facts.body = json.dumps(
+            {"version": "0.32.0", "world_size": 1, "weight_version": version}
+        )
+
+    def _one_more(self, kind: str) -> None:
+        self._seen[kind] += 1
+        if (kind, self._seen[kind]) == self._dies:
+            die()
+
+    def _written(self, named: Iterator[tuple[str, torch.Tensor]]) -> None:
+        state = dict(islice(named, 10))
+        self._one_more("write")
+        state |= named
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            save(self._policy.checkpoint, folder)
+            save_file(state, folder / "model.safetensors", {"format": "pt"})
+            self._policy = TransformersPolicy(load_checkpoint(str(folder)))
 
     def _generated(self, body: Row) -> Row:
         chat, asked = self._policy.checkpoint.chat, body["sampling_params"]
@@ -194,6 +218,17 @@ class FakeEngine:
             [Prompt(ids, images)], n=asked["n"], sampling=sampling, keys=[asked["seed"]]
         )
         return {"prompt_token_ids": ids, "choices": [_choice(each) for each in group]}
+
+
+class FakeReceiver(Receiver):
+    """The worker's end as it is, but for the model, which is not vLLM's."""
+
+    def __init__(self, write: Callable[[Iterator[tuple[str, torch.Tensor]]], None]) -> None:
+        self.device = torch.device("cpu")
+        self.parallel_config = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
+        self.model = self.model_config = None
+        mock.patch.object(weights, "write", lambda model, named, config: write(named)).start()
+        mock.patch.object(worker, "as_launched", nullcontext).start()
 
 
 def _choice(completion: Completion) -> Row:
@@ -264,8 +299,6 @@ MISHAPS: Mapping[str, Callable[[Job], Row]] = {
     "a rank hangs": partial(lose_rank, last=hang),
     "the server lives": keep_server,
     "the server is killed while it answers": partial(lose_server, kind="generate", number=10),
-    "the server is killed while it takes weights": partial(
-        lose_server, kind="write_weights", number=3
-    ),
+    "the server is killed while it takes weights": partial(lose_server, kind="write", number=3),
     "the disk is full": fill_disk,
 }

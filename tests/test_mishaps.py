@@ -38,9 +38,7 @@ def _by_ranks(world: World, *overrides: str) -> Any:
 
 
 def _served(world: World) -> Any:
-    url = f"http://127.0.0.1:{free_port()}"
-    exchange = world.folder / f"exchange-{url[-5:]}"
-    engine = f"engine={{server: {{url: '{url}', exchange: {exchange}}}}}"
+    engine = f"engine={{server: {{url: 'http://127.0.0.1:{free_port()}'}}}}"
     return world.config("grpo", "steps=4", "save_every=1", engine)
 
 
@@ -76,7 +74,7 @@ def driven(world: World) -> Mapping[str, Row]:
         (BUSY, None, ["rank 2 is gone", "rank 0 is gone"]),
         (HANGS, "two ranks", ["another rank is gone, or did not come for 5 seconds"]),
         (ANSWERING, "a server", ["http://.*/inference/v1/generate: .*; see in the server's out"]),
-        (WRITING, "a server", ["http://.*/collective_rpc: .*; see in the server's output why"]),
+        (WRITING, "a server", ["http://.*/update_weights: .*; see in the server's output why"]),
     ],
 )
 def test_a_lost_partner_is_one_sentence_and_leaves_no_trace(

@@ -7,6 +7,7 @@ takes the second one's error for the answer to the next request.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from logging import getLogger
 from typing import Any
@@ -58,13 +59,11 @@ class Receiver(WeightTransferEngine):  # type: ignore[misc]
 
     def init_transfer_engine(self, init_info: Invitation) -> None:
         """Join the trainer, and forget the one of before."""
-        from vllm.utils.nccl import unpinned_nccl_env
-
         self.shutdown()
         own = self.parallel_config
         rank = 1 + own.data_parallel_index * own.world_size + own.rank
         store = joined(init_info.address, init_info.port)
-        with unpinned_nccl_env():
+        with as_launched():
             self._link = Link(
                 store,
                 rank=rank,
@@ -113,6 +112,14 @@ class Receiver(WeightTransferEngine):  # type: ignore[misc]
         for _ in coming:  # the trainer sends them all
             pass
         return complaint
+
+
+def as_launched() -> AbstractContextManager[None]:
+    """NCCL's settings without those that vLLM adds, which the trainer does not have."""
+    from vllm.utils.nccl import unpinned_nccl_env
+
+    settings: AbstractContextManager[None] = unpinned_nccl_env()
+    return settings
 
 
 def _coming(link: Link, announced: Announced) -> Iterator[tuple[str, Tensor]]:
