@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -23,13 +24,14 @@ import torch
 
 from reground.data.source import open_dataset
 from reground.errors import EngineError
+from reground.model import tiny
 from reground.model.chat import Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint, load, save
 from reground.model.prompting import Prompter
 from reground.rollout.engine import weights
 from reground.rollout.engine.in_process import InProcess
-from reground.rollout.engine.policy import EnginePolicy
+from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import START, Server
 from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
@@ -48,8 +50,14 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def server(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with the checkpoint's weights, started as people start it."""
-    folder = tmp_path_factory.mktemp("served")
+    """The address of a server with the checkpoint's weights."""
+    with serving(checkpoint, tmp_path_factory.mktemp("served")) as url:
+        yield url
+
+
+@contextmanager
+def serving(checkpoint: Checkpoint, folder: Path, *more: str) -> Iterator[str]:
+    """A server, started as people start it."""
     save(checkpoint, folder / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -59,7 +67,7 @@ def server(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     options += " --no-enable-chunked-prefill"  # with seeds, on a CPU, it ends vLLM 0.32
     # The CPU build has another name, for which `vllm serve` looks in vain: this is what it calls.
     words = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "model")]
-    words += [*START.partition("MODEL")[2].split(), *options.split()]
+    words += [*START.partition("MODEL")[2].split(), *options.split(), *more]
     with (folder / "log").open("w") as log:
         running = subprocess.Popen(
             [sys.executable, *words, "--limit-mm-per-prompt", images],
@@ -92,8 +100,11 @@ def engine(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> EnginePoli
         own = InProcess(checkpoint, max_length=1024, max_images=8, memory=0.5)
         return EnginePolicy(checkpoint, own)
     url = request.getfixturevalue("server")
-    server = Server(checkpoint.chat, url, device=torch.device("cpu"), timeout_s=300)
-    return EnginePolicy(checkpoint, server)
+    return EnginePolicy(checkpoint, connected(checkpoint, url))
+
+
+def connected(checkpoint: Checkpoint, url: str) -> Server:
+    return Server(checkpoint.chat, url, device=torch.device("cpu"), timeout_s=300)
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +170,17 @@ def test_completions_do_not_depend_on_what_is_sampled_beside_them(
 def changed(checkpoint: Checkpoint, request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a part whose weights are others for the time of a test."""
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
+    change(checkpoint, request.param)
+    yield request.param
+    checkpoint.model.load_state_dict(before)
+
+
+def change(checkpoint: Checkpoint, part: str, *, by: float = 0.03) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         for name, value in checkpoint.model.named_parameters():
-            if request.param in name:
-                value.add_(torch.randn_like(value) * value.std().nan_to_num() * 0.03)
-    yield request.param
-    checkpoint.model.load_state_dict(before)
+            if part in name:
+                value.add_(torch.randn_like(value) * value.std().nan_to_num() * by)
 
 
 def gap(checkpoint: Checkpoint, prompts: Sequence[Prompt], sampled: Groups) -> float:
@@ -245,3 +260,71 @@ def test_a_run_of_grpo_samples_with_the_engine(
     gaps = [json.loads(line)["rollout/logprob_gap_max"] for line in lines]
     assert len(gaps) == 3
     assert all(value < 1e-3 for value in gaps)
+
+
+def test_a_server_takes_right_weights_after_wrong_ones_and_another_run_after_one(
+    server: str, checkpoint: Checkpoint, prompts: list[Prompt]
+) -> None:
+    first = connected(checkpoint, server)
+    state = weights.checkpoint_state(checkpoint.model)
+    name = next(name for name in state if name.endswith("q_proj.weight"))
+    for wrong in ({"model.none": torch.zeros(2, 3)}, {name: state[name].T[:-1].contiguous()}):
+        with pytest.raises(EngineError, match=f"^{server}: .*; expected the weights of its own"):
+            first.write(state | wrong, new_vision=True)
+    engine = EnginePolicy(checkpoint, first, UNKNOWN)
+    engine.sync(1)
+    assert gap(checkpoint, prompts, engine.generate(prompts, n=1, sampling=WARM)) < 1e-3
+    second = connected(checkpoint, server)
+    second.write(state, new_vision=True)
+    with pytest.raises(EngineError, match="another run has connected"):
+        first.write(state, new_vision=True)
+    engine = EnginePolicy(checkpoint, second, UNKNOWN)
+    engine.sync(1)
+    assert gap(checkpoint, prompts, engine.generate(prompts, n=1, sampling=WARM)) < 1e-3
+
+
+def test_a_trainer_that_is_killed_as_it_sends_leaves_a_server_for_the_next(
+    server: str, checkpoint: Checkpoint, prompts: list[Prompt]
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, server], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    engine = EnginePolicy(checkpoint, connected(checkpoint, server), UNKNOWN)
+    engine.sync(1)
+    assert gap(checkpoint, prompts, engine.generate(prompts, n=1, sampling=WARM)) < 1e-3
+
+
+KILLED = """
+import os, signal, sys, torch
+from reground.model.load import load
+from reground.rollout.engine import weights
+from reground.rollout.engine.server import Server
+from torch import Tensor
+
+class Deadly(Tensor):
+    def detach(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint = load("tiny")
+state = weights.checkpoint_state(checkpoint.model)
+state[list(state)[20]].__class__ = Deadly
+server = Server(checkpoint.chat, sys.argv[1], device=torch.device("cpu"), timeout_s=300)
+server.write(state, new_vision=True)
+"""
+
+
+def test_two_workers_share_what_they_are_sent(tmp_path: Path) -> None:
+    checkpoint = tiny.make(heads=2)  # with one head of keys and values, which both hold
+    (sample,) = open_dataset("synth:diff", seed=3, limit=1)
+    prompts = [Prompter.of(checkpoint).prompt(sample)]
+    sampling = Sampling(temperature=0.9, max_tokens=8)
+    with serving(checkpoint, tmp_path, "--tensor-parallel-size", "2") as url:
+        engine = EnginePolicy(checkpoint, connected(checkpoint, url))
+        change(checkpoint, "", by=0.3)
+        stale = gap(checkpoint, prompts, engine.generate(prompts, n=4, sampling=sampling))
+        state = weights.checkpoint_state(checkpoint.model)
+        kept = {name: value for name, value in state.items() if "visual.merger" not in name}
+        with pytest.raises(EngineError, match="got no weights"):
+            engine.engine.write(kept, new_vision=True)
+        engine.sync(1)
+        sampled = engine.generate(prompts, n=4, sampling=sampling)
+        assert gap(checkpoint, prompts, sampled) < 1e-3 < 0.01 < stale

@@ -93,9 +93,22 @@ def _load(engine_model: nn.Module, named: Named) -> None:
 
 
 def _room(module: nn.Module, parameter: Tensor) -> int:
-    """How many numbers a parameter takes; vLLM pads the rows of a vocabulary."""
-    rows = getattr(module, "org_vocab_size", parameter.shape[0])
-    return int(rows) * parameter[0].numel()
+    """How many numbers of a checkpoint a parameter takes, of which a worker may hold a part.
+
+    vLLM pads the rows of a vocabulary, and gives a key-value head to several workers.
+    """
+    part: Any = module
+    rows, columns = parameter.shape[0], parameter[0].numel()
+    if hasattr(part, "org_vocab_size"):
+        rows = part.org_vocab_size
+    elif hasattr(part, "output_size_per_partition"):
+        rows *= part.output_size // part.output_size_per_partition
+        if hasattr(part, "total_num_kv_heads"):
+            keys_and_values = part.total_num_kv_heads * (part.head_size + part.v_head_size)
+            rows = part.total_num_heads * part.head_size + keys_and_values
+        if parameter.dim() > 1:
+            columns *= part.input_size // part.input_size_per_partition
+    return int(rows) * int(columns)
 
 
 class Counted:
