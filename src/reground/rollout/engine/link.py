@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ CONNECT_S = 30.0
 _GRACE_S = 1.0  # what the other end did last may still be under way
 _LOOK_S = 1.0  # between two looks whether the other end is there
 _PAUSE_S = 1e-4
+_PLACE = re.compile(r"^\[[^]]*\] |\. This is typically.*")  # what gloo puts around its words
 
 Gone = Callable[[], bool]
 
@@ -69,7 +71,11 @@ class Link:
         options.rootRank = options.rootTensor = 0
         with _lost():
             work = self._group.broadcast([tensor.view(-1).view(torch.uint8)], options)
-            self._until(work.is_completed, gone)
+            try:
+                self._until(work.is_completed, gone)
+            except Lost:
+                self._group.abort()  # else a GPU would wait for ever
+                raise
             work.wait()
 
     def tell(self, what: str, text: str) -> None:
@@ -183,5 +189,4 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        words, _, _ = str(error).partition(". This is typically")  # a trailer of gloo's
-        raise Lost(words.splitlines()[0].rpartition("] ")[2][:300]) from error
+        raise Lost(_PLACE.sub("", str(error)).partition("\n")[0][:300]) from error
