@@ -313,9 +313,7 @@ server.write(state, new_vision=True)
 
 
 def test_two_workers_share_what_they_are_sent(tmp_path: Path) -> None:
-    checkpoint = tiny.make(
-        heads=2, head_dim=32
-    )  # one of keys and values, for both
+    checkpoint = tiny.make(heads=2, head_dim=32)  # one of keys and values, for both
     (sample,) = open_dataset("synth:diff", seed=3, limit=1)
     prompts = [Prompter.of(checkpoint).prompt(sample)]
     sampling = Sampling(temperature=0.9, max_tokens=8)
