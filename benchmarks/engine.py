@@ -28,7 +28,6 @@ from common import measured, parser, publish
 
 from reground.data.source import open_dataset
 from reground.model.chat import Prompt
-from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint, load
 from reground.model.prompting import Prompter
 from reground.rollout.engine.in_process import InProcess
@@ -36,7 +35,7 @@ from reground.rollout.engine.policy import EnginePolicy
 from reground.rollout.engine.server import Server
 from reground.rollout.policy import Completion, Policy, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
-from reground.training.packing import Group, Suffix, collate
+from reground.training.agreement import gaps
 
 TASKS, EACH, N, STEPS = ("diff", "referring"), 12, 8, 5
 GREEDY, WARM = Sampling(max_tokens=96), Sampling(temperature=0.9, max_tokens=96)
@@ -85,7 +84,7 @@ def _engine(checkpoint: Checkpoint, url: str | None) -> EnginePolicy:
 def _same(engine: Policy, own: Policy, prompts: Sequence[Prompt]) -> dict[str, Any]:
     groups = [each.generate(prompts, n=1, sampling=GREEDY) for each in (engine, own)]
     pairs = [(one[0], two[0]) for one, two in zip(*groups, strict=True)]
-    gaps = [
+    differences = [
         abs(ours - theirs)
         for one, two in pairs
         for ours, theirs in zip(one.logprobs, two.logprobs, strict=False)
@@ -94,7 +93,7 @@ def _same(engine: Policy, own: Policy, prompts: Sequence[Prompt]) -> dict[str, A
         "answers": len(pairs),
         "equal": sum(one.ids == two.ids for one, two in pairs),
         "tokens": sum(len(one.ids) for one, _ in pairs),
-        "largest log-prob gap": max(gaps),
+        "largest log-prob gap": max(differences),
     }
 
 
@@ -140,21 +139,7 @@ def _followed(
 def _gaps(
     checkpoint: Checkpoint, prompts: Sequence[Prompt], sampled: Sequence[Sequence[Completion]]
 ) -> dict[str, float]:
-    gaps = []
-    for prompt, group in zip(prompts, sampled, strict=True):
-        suffixes = tuple(Suffix(each.ids, (1.0,) * len(each.ids)) for each in group)
-        packed = collate(
-            [Group(0, prompt, suffixes)], pad_id=checkpoint.chat.pad_id, device=torch.device("cpu")
-        )
-        with torch.no_grad():
-            ours = shared_logprobs(
-                checkpoint.model,
-                packed.batch,
-                temperature=WARM.temperature,
-                banned_ids=checkpoint.chat.banned_ids,
-            )
-        gaps.append((ours - torch.tensor([p for each in group for p in each.logprobs])).abs())
-    every = torch.cat(gaps)
+    every = gaps(checkpoint, prompts, sampled, temperature=WARM.temperature)
     return {"tokens": len(every), "mean": float(every.mean()), "largest": float(every.max())}
 
 

@@ -26,7 +26,6 @@ from reground.data.source import open_dataset
 from reground.errors import EngineError
 from reground.model import tiny
 from reground.model.chat import Prompt
-from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint, load, save
 from reground.model.prompting import Prompter
 from reground.rollout.engine import weights
@@ -35,7 +34,7 @@ from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import START, Server
 from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
-from reground.training.packing import Group, Suffix, collate
+from reground.training.agreement import gaps
 
 GREEDY = Sampling(max_tokens=64)
 STOPPED = Sampling(max_tokens=64, stop=("</think>",))
@@ -185,22 +184,7 @@ def change(checkpoint: Checkpoint, part: str, *, by: float = 0.03) -> None:
 
 def gap(checkpoint: Checkpoint, prompts: Sequence[Prompt], sampled: Groups) -> float:
     """The largest difference of log-probs between engine and trainer."""
-    worst = 0.0
-    for prompt, group in zip(prompts, sampled, strict=True):
-        suffixes = tuple(Suffix(each.ids, (1.0,) * len(each.ids)) for each in group)
-        packed = collate(
-            [Group(0, prompt, suffixes)], pad_id=checkpoint.chat.pad_id, device=torch.device("cpu")
-        )
-        with torch.no_grad():
-            ours = shared_logprobs(
-                checkpoint.model,
-                packed.batch,
-                temperature=WARM.temperature,
-                banned_ids=checkpoint.chat.banned_ids,
-            )
-        theirs = torch.tensor([value for each in group for value in each.logprobs])
-        worst = max(worst, float((ours - theirs).abs().max()))
-    return worst
+    return float(gaps(checkpoint, prompts, sampled, temperature=WARM.temperature).max())
 
 
 @pytest.mark.parametrize("changed", ["language_model", "visual"], indirect=True)
@@ -257,9 +241,9 @@ def test_a_run_of_grpo_samples_with_the_engine(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    gaps = [json.loads(line)["rollout/logprob_gap_max"] for line in lines]
-    assert len(gaps) == 3
-    assert all(value < 1e-3 for value in gaps)
+    logged = [json.loads(line)["rollout/logprob_gap_max"] for line in lines]
+    assert len(logged) == 3
+    assert all(value < 1e-3 for value in logged)
 
 
 def test_a_server_takes_right_weights_after_wrong_ones_and_another_run_after_one(

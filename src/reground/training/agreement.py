@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from reground.errors import EngineError
+from reground.model.chat import Prompt
+from reground.model.forward import shared_logprobs
+from reground.model.load import Checkpoint
+from reground.rollout.policy import Completion
 from reground.training.grpo_batch import GrpoMicro
+from reground.training.packing import Group, Suffix, collate
 
 
 def truncated(trainer: Tensor, engine: Tensor, most: float | None) -> Tensor:
@@ -20,6 +26,29 @@ def truncated(trainer: Tensor, engine: Tensor, most: float | None) -> Tensor:
     if most is None:
         return torch.ones_like(trainer)
     return torch.exp(trainer - engine).clamp(max=most)
+
+
+@torch.no_grad()
+def gaps(
+    checkpoint: Checkpoint,
+    prompts: Sequence[Prompt],
+    sampled: Sequence[Sequence[Completion]],
+    *,
+    temperature: float,
+) -> Tensor:
+    """Absolute differences in log-prob of all sampled tokens, the checkpoint's model asked now."""
+    chat, found = checkpoint.chat, []
+    for prompt, group in zip(prompts, sampled, strict=True):
+        suffixes = tuple(Suffix(each.ids, (1.0,) * len(each.ids)) for each in group)
+        packed = collate(
+            [Group(0, prompt, suffixes)], pad_id=chat.pad_id, device=checkpoint.model.device
+        )
+        ours = shared_logprobs(
+            checkpoint.model, packed.batch, temperature=temperature, banned_ids=chat.banned_ids
+        )
+        theirs = torch.tensor([value for each in group for value in each.logprobs])
+        found.append((ours.cpu() - theirs).abs())
+    return torch.cat(found)
 
 
 class GapError(EngineError):
