@@ -99,7 +99,6 @@ def _by_ranks(config: TrainConfig, out: Path, job: Job) -> Row:
     port = free_port()
     if job.after:
         shutil.copytree(job.after, out)
-        shutil.copy(job.config, out / "config.yaml")
         shutil.rmtree(checkpoints(RunDir(out))[-1].path)
     train_as = partial(_train_as, ranks=job.ranks, port=port, config=config, out=out)
     children = [fork(partial(train_as, rank, resume=bool(job.after))) for rank in range(job.ranks)]

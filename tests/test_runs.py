@@ -109,6 +109,19 @@ def test_resume_with_another_config_names_the_keys(tmp_path: Path) -> None:
     assert "seed" not in str(caught.value)
 
 
+def test_resume_may_change_how_figures_come_about_and_says_so(tmp_path: Path) -> None:
+    runs.start(tmp_path, "seed: 1\ncache: {memory: 1, disk: 2}\ncached: 3\n")
+    changed = "seed: 1\ncache: {memory: 4, disk: 2}\ncached: 3\n"
+    with pytest.raises(RunError, match=r"\(cache\.memory: 1 -> 4\)"):
+        runs.start(tmp_path, changed, resume=True)
+    run = runs.start(tmp_path, changed, resume=True, changeable=["cache"])
+    assert run.config.read_text() == changed
+    runs.start(tmp_path, changed, resume=True, changeable=["cache"])
+    assert (tmp_path / "resumed.jsonl").read_text() == '{"changed": ["cache.memory: 1 -> 4"]}\n'
+    with pytest.raises(RunError, match=r"\(cached: 3 -> 5\)"):
+        runs.start(tmp_path, changed.replace("3", "5"), resume=True, changeable=["cache"])
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_resume_needs_a_run(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "none"

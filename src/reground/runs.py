@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,20 @@ class RunDir:
                 _truncate(path, step)
 
 
-def start(folder: Path, config_text: str, *, resume: bool = False, clean: bool = False) -> RunDir:
+def start(
+    folder: Path,
+    config_text: str,
+    *,
+    resume: bool = False,
+    clean: bool = False,
+    changeable: Sequence[str] = (),
+) -> RunDir:
     """Make the folder of a new run, or reopen it.
 
-    ``resume`` goes on with the run in ``folder``, which must have the same configuration. ``clean``
-    deletes a run in ``folder`` first, and nothing but a run. Raises ``RunError`` where the folder
-    does not allow what was asked.
+    ``resume`` goes on with the run in ``folder``, which must have the same configuration but for
+    the ``changeable`` keys and those below them: what changes is added to ``resumed.jsonl``.
+    ``clean`` deletes a run in ``folder`` first, and nothing but a run. Raises ``RunError`` where
+    the folder does not allow what was asked.
     """
     if resume and clean:
         raise RunError("--resume and --clean exclude each other; give one of them")
@@ -78,7 +86,9 @@ def start(folder: Path, config_text: str, *, resume: bool = False, clean: bool =
         raise RunError(f"{folder}: found a file or a link, expected a folder or nothing; move it")
     run = RunDir(folder)
     if resume:
-        _check_resumable(run, config_text)
+        if changes := _checked_changes(run, config_text, changeable):
+            append_jsonl(folder / "resumed.jsonl", {"changed": changes})
+            write_text(run.config, config_text)
         return run
     if clean and folder.exists():
         _delete(folder)
@@ -144,16 +154,20 @@ def result_header(*, command: str, config: Mapping[str, Any], seed: int) -> dict
     }
 
 
-def _check_resumable(run: RunDir, config_text: str) -> None:
+def _checked_changes(run: RunDir, config_text: str, changeable: Sequence[str]) -> list[str]:
+    """What the new configuration changes; raises ``RunError`` where a run cannot go on with it."""
     from reground.config import differing_keys  # pydantic and yaml: only a resume needs them
 
     if not (run.path / MARKER).is_file() or not run.config.is_file():
         raise RunError(f"{run.path}: found no run to resume; start it without --resume")
-    if changes := differing_keys(run.config.read_text(encoding="utf-8"), config_text):
+    changes = differing_keys(run.config.read_text(encoding="utf-8"), config_text)
+    free = tuple(f"{key}{end}" for key in changeable for end in (":", "."))
+    if wrong := [change for change in changes if not change.startswith(free)]:
         raise RunError(
-            f"{run.path}: cannot resume with another configuration ({'; '.join(changes)}); "
+            f"{run.path}: cannot resume with another configuration ({'; '.join(wrong)}); "
             "resume with the old values, or choose another --out"
         )
+    return changes
 
 
 def _delete(folder: Path) -> None:

@@ -35,7 +35,7 @@ from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
 from reground.training.method import Method
 from reground.training.ranks import together
-from reground.training.settings import TrainConfig, Tuning, VisionCache
+from reground.training.settings import CHANGEABLE, TrainConfig, Tuning, VisionCache
 from reground.training.sft import Sft
 from reground.training.sharding import shard
 from reground.training.validation import Validator
@@ -93,7 +93,7 @@ def _train(
     # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
     run = RunDir(out)
     if accelerator.is_main_process:
-        run = start(out, dump(config), resume=resume, clean=clean)
+        run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
     accelerator.wait_for_everyone()
     if config.track:
         accelerator.init_trackers("reground", config=None)

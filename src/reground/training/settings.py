@@ -6,6 +6,22 @@ from typing import Literal
 
 from reground.config import config
 
+# What a run may be resumed with otherwise: how its figures come about, and not which.
+CHANGEABLE = (
+    "micro_batch_tokens",
+    "sharding",
+    "tuning.gradient_checkpointing",
+    "vision_cache",
+    "collective_timeout_s",
+    "engine.vllm.memory",
+    "engine.server.url",
+    "engine.server.timeout_s",
+    "tools.cache",
+    "save_every",
+    "keep",
+    "track",
+)
+
 
 @config
 class Phase:
