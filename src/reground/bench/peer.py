@@ -201,7 +201,7 @@ def why_not(config: TrainConfig) -> str | None:
     """Why TRL cannot stand beside this config here, if it cannot."""
     missing = [name for name in ("trl", "datasets", "torchvision") if find_spec(name) is None]
     if missing:
-        return f"{', '.join(missing)} is not installed; pip install {' '.join(missing)}"
+        return f"found no {', '.join(missing)}; pip install {' '.join(missing)}"
     parts = {config.tuning.vision, config.tuning.merger, config.tuning.language}
     if parts != {"full"} or config.tuning.gradient_checkpointing:
         return "tuning is not full; TRL is compared where both train all weights"
