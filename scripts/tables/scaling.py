@@ -41,7 +41,7 @@ def vs_trl() -> str:
             ("peak memory, times less", "peak_mib", "MiB"),
         ):
             row = own[what]
-            ratio = f"{row['median']} ({row['min']}-{row['max']})"
+            ratio = f"{row['median']:.3g} ({row['min']:.3g}-{row['max']:.3g})"
             label = f"{case}, {theirs['prompt']:.0f} prompt tokens: {what}"
             rows.append([label, ratio, f"{ours[name]:.4g} {unit}", f"{theirs[name]:.4g} {unit}"])
     return table(["what", "ratio (median, range)", "ReGround", "TRL"], rows)
