@@ -12,7 +12,6 @@ vLLM is a server there, started as docs/scale.md says with the model `reground e
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ from reground.rollout.engine.policy import EnginePolicy
 from reground.rollout.engine.server import Server
 from reground.rollout.policy import Completion, Policy, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
+from reground.runs import read_jsonl
 from reground.training.agreement import gaps
 
 TASKS, EACH, N, STEPS = ("diff", "referring"), 12, 8, 5
@@ -154,10 +154,7 @@ def _run(url: str | None, folder: Path) -> dict[str, Any]:
     )
     command = [sys.executable, "-m", "reground", "train", str(config), "--out", str(folder / "run")]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    rows, times = (
-        [json.loads(line) for line in (folder / "run" / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("metrics", "timings")
-    )
+    rows, times = (read_jsonl(folder / "run" / f"{name}.jsonl") for name in ("metrics", "timings"))
     return {
         "config": config.read_text().replace(str(folder), "FOLDER").splitlines(),
         "reward": [row["reward/total"] for row in rows],

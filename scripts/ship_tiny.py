@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from reground.model.load import load, save
+from reground.runs import read_jsonl
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "src/reground/model/assets"
@@ -42,7 +43,7 @@ def main() -> None:
 def _record(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     shutil.copy(run / "config.yaml", folder)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(run / "metrics.jsonl")
     kept = [row for row in rows if row["step"] % EVERY == 0 or "validation/acc@0.5" in row]
     lines = (json.dumps(row) + "\n" for row in kept)
     (folder / "metrics.jsonl").write_text("".join(lines))

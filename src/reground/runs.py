@@ -113,6 +113,11 @@ def append_jsonl(path: Path, *rows: Mapping[str, Any]) -> None:
         os.fsync(out.fileno())
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSONL that this package wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: readers see the old text or the new one."""
     temporary = path.with_name(path.name + ".partial")

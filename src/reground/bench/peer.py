@@ -8,7 +8,6 @@ once. Every side runs in a process of its own, turn by turn; the first step of e
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from reground.data.source import save_dataset
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.model.load import save
+from reground.runs import read_jsonl
 from reground.training.run import starting_checkpoint, train
 from reground.training.settings import Phase, TrainConfig
 
@@ -98,10 +98,6 @@ def reground_steps(
     before = peak_mib()
     run = train(own, folder / "run")
     rise = peak_mib() - before
-    timings, metrics = (
-        [json.loads(line) for line in path.read_text().splitlines()]
-        for path in (run.timings, run.metrics)
-    )
     return [
         {
             "update_s": times["seconds/update"],
@@ -109,7 +105,7 @@ def reground_steps(
             "peak_mib": rise,
             "completion": row["rollout/length"],
         }
-        for times, row in zip(timings, metrics, strict=True)
+        for times, row in zip(read_jsonl(run.timings), read_jsonl(run.metrics), strict=True)
     ]
 
 

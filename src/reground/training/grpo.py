@@ -19,7 +19,7 @@ from reground.training.draw import Draws
 from reground.training.grpo_batch import GrpoMicro, RolledGroup, batch_tally, logged
 from reground.training.method import LogProbs, StepBatch
 from reground.training.objective import GrpoTerms
-from reground.training.packing import MicroBatch, aligned, pack
+from reground.training.packing import MicroBatch, micro_batches
 from reground.training.rewards import score
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
@@ -64,14 +64,7 @@ class Grpo:
         kept = [g.pack() for g in groups if g.credit.varies or self._settings.kl > 0]
         kept = kept or [groups[0].pack()]  # every rank takes part in every step, if with nothing
         chat = self._prompter.checkpoint.chat
-        packed = pack(
-            kept,
-            max_tokens=self._config.micro_batch_tokens,
-            pad_id=chat.pad_id,
-            device=self._prompter.checkpoint.model.device,
-        )
-        if self._config.sharding != "none":
-            packed = aligned(packed)
+        packed = micro_batches(kept, self._prompter.checkpoint, self._config)
         by_item = {group.item: group for group in groups}
         micros = [
             self._with_credit(micro, tuple(by_item[item] for item in micro.rows))

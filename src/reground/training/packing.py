@@ -9,6 +9,8 @@ import torch
 
 from reground.model.chat import EncodedImage, Prompt
 from reground.model.forward import GroupBatch, pad_prompts
+from reground.model.load import Checkpoint
+from reground.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,19 @@ def pack(
         else:
             batches.append([group])
     return [collate(batch, pad_id=pad_id, device=device) for batch in batches]
+
+
+def micro_batches(
+    groups: Sequence[Group], checkpoint: Checkpoint, config: TrainConfig
+) -> list[MicroBatch]:
+    """A rank's groups, packed for its device; where weights are spread, as many on every rank."""
+    micros = pack(
+        groups,
+        max_tokens=config.micro_batch_tokens,
+        pad_id=checkpoint.chat.pad_id,
+        device=checkpoint.model.device,
+    )
+    return micros if config.sharding == "none" else aligned(micros)
 
 
 def aligned(micros: list[MicroBatch]) -> list[MicroBatch]:

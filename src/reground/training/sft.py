@@ -14,7 +14,7 @@ from reground.model.chat import Prompt
 from reground.model.prompting import Prompter
 from reground.training.draw import Draws
 from reground.training.method import LogProbs, StepBatch
-from reground.training.packing import Group, MicroBatch, Suffix, aligned, pack
+from reground.training.packing import Group, MicroBatch, Suffix, micro_batches
 from reground.training.settings import Supervised, TrainConfig
 from reground.training.tally import Tally
 
@@ -40,14 +40,7 @@ class Sft:
         """Prompts and gold answers of the items."""
         limit = self._config.sft.questions_per_image
         groups = [self._group(item, self._draws.samples(item, limit)) for item in items]
-        micros = pack(
-            groups,
-            max_tokens=self._config.micro_batch_tokens,
-            pad_id=self._chat.pad_id,
-            device=self._prompter.checkpoint.model.device,
-        )
-        if self._config.sharding != "none":
-            micros = aligned(micros)
+        micros = micro_batches(groups, self._prompter.checkpoint, self._config)
         total = sum(sum(suffix.weights) for group in groups for suffix in group.suffixes)
         return StepBatch(micros, total)
 

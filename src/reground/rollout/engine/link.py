@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import time
@@ -160,27 +159,14 @@ def _gloo(store: TCPStore, rank: int, size: int, timeout_s: float) -> Any:
 
 
 def _nccl(store: TCPStore, rank: int, size: int, timeout_s: float) -> Any:
+    from accelerate.utils import patch_environment
     from torch.distributed import ProcessGroupNCCL  # not in every build of torch
 
     options = ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=timeout_s)
-    with _blocking_wait():
+    # A group that is made so raises where it fails; others end their process.
+    with patch_environment(TORCH_NCCL_BLOCKING_WAIT=1):
         return ProcessGroupNCCL(store, rank, size, options)
-
-
-@contextmanager
-def _blocking_wait() -> Iterator[None]:
-    """A group that is made here raises where it fails; others end their process."""
-    name = "TORCH_NCCL_BLOCKING_WAIT"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @contextmanager
