@@ -28,7 +28,7 @@ LAYERS = (
     {"model"},
     {"data"},
     {"grounding"},
-    {"config", "config_problems", "disk", "patience", "runs", "errors"},
+    {"config", "config_problems", "disk", "patience", "plugins", "runs", "errors"},
 )
 
 HEAVY = {
