@@ -27,8 +27,8 @@ from reground.rollout.episode import Case, Direct, Rollout, RolloutStatus, roll_
 from reground.rollout.policy import Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.think_rethink import ThinkRethink
-from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.precomputed import Precomputed
+from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, Tool, ToolError
 from reground.rollout.transformers_policy import TransformersPolicy
 
@@ -187,7 +187,7 @@ def test_a_slow_tool_is_asked_while_the_first_turn_is_sampled(prompter: Prompter
 
 
 def test_a_late_tool_is_unavailable_and_the_rollout_goes_on(prompter: Prompter) -> None:
-    never = Desk(Hangs(), cache=None, timeout_s=0.2, batch_size=4)
+    never = ToolRunner(Hangs(), cache=None, timeout_s=0.2, batch_size=4)
     own = ThinkRethink({"reftool_1": never}, prompter.checkpoint.chat, FAMILY)
     cases = cases_of(prompter, [asked(0), asked(1)])
     begin = time.monotonic()

@@ -35,8 +35,8 @@ from reground.data.images import load
 from reground.errors import ModelError
 from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.load import fingerprint
-from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.opening import open_tool
+from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, ToolError
 from reground.rollout.tools.zero_shot import ZeroShotDetector
 
@@ -283,15 +283,15 @@ def test_a_photo_that_is_gone_fails_alone(
 
 
 def test_a_detector_is_opened_by_its_folder(folder: Path, samples: list[Sample]) -> None:
-    tool = open_tool(str(folder))
+    tool = open_tool(str(folder), samples=[])
     assert (tool.name, tool.by_image) == (str(folder), True)
     usual = "0.25" if "dino" in str(folder) else "0.1"
     assert tool.settings == (
         f"weights {fingerprint(str(folder))}, threshold {usual}, text threshold 0.25, "
         "at most 8 boxes"
     )
-    desk = Desk(tool, cache=None, timeout_s=60, batch_size=2)
-    replies = desk.ask([Request(row, row.question) for row in samples])
+    runner = ToolRunner(tool, cache=None, timeout_s=60, batch_size=2)
+    replies = runner.ask([Request(row, row.question) for row in samples])
     assert [reply.problem for reply in replies] == [None] * 4
     assert all(each.box.overhang() == 0 for reply in replies for each in reply.detections)
 
@@ -300,4 +300,4 @@ def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"qwen3_vl.*expected one of grounding-dino, .*owlv2"):
         ZeroShotDetector.load(str(Path(fingerprint.__code__.co_filename).parent / "assets/tiny"))
     with pytest.raises(ModelError, match="no zero-shot detector could be read"):
-        open_tool(str(tmp_path))
+        open_tool(str(tmp_path), samples=[])

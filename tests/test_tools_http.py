@@ -26,9 +26,9 @@ from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
-from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.http import KEY, MAX_REPLY, HttpDetector
 from reground.rollout.tools.opening import open_tool
+from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Reply, Request
 from server import Response, serving
 
@@ -52,14 +52,14 @@ def says(*boxes: Any, **more: Any) -> Response:
 
 
 def ask(
-    respond: Respond, sample: Sample, *, desk_s: float = 30.0, **changes: Any
+    respond: Respond, sample: Sample, *, runner_s: float = 30.0, **changes: Any
 ) -> tuple[Reply, int, float]:
     """The reply to one question, how often the server was asked, and the seconds it took."""
     with serving(respond, question=expression) as (url, bodies):
         tool = HttpDetector(url=url, **{"timeout_s": 5.0, "retries": 0} | changes)
-        desk = Desk(tool, cache=None, timeout_s=desk_s, batch_size=8)
+        runner = ToolRunner(tool, cache=None, timeout_s=runner_s, batch_size=8)
         start = time.perf_counter()
-        (reply,) = desk.ask([Request(sample, "the cup")])
+        (reply,) = runner.ask([Request(sample, "the cup")])
         return reply, len(bodies), time.perf_counter() - start
 
 
@@ -70,7 +70,7 @@ def test_a_server_is_sent_the_very_pixels_and_gives_boxes_in_them(sample: Sample
         {"box": [5, 5, 9, 9]},
     ]
     with serving(lambda body, _: says(*boxes, took=3), question=expression) as (url, bodies):
-        (found,) = open_tool(url).detect([Request(sample, 'the "cup" \ud83c\udf75')])
+        (found,) = open_tool(url, samples=[]).detect([Request(sample, 'the "cup" \ud83c\udf75')])
     frame = sample.images[0].frame
     assert found == (
         Detection(0, Box(10, 8, 50.5, 40, frame), "cup", 0.25),
@@ -191,7 +191,7 @@ def test_retry_after_is_waited_for(form: str, sample: Sample) -> None:
 
 def test_no_server_is_a_reply_too(sample: Sample) -> None:
     tool = HttpDetector(url="http://127.0.0.1:9/x", retries=1)
-    (reply,) = Desk(tool, cache=None, timeout_s=30, batch_size=1).ask([Request(sample, "x")])
+    (reply,) = ToolRunner(tool, cache=None, timeout_s=30, batch_size=1).ask([Request(sample, "x")])
     assert re.match("ConnectError: .*", reply.problem or "")
 
 
@@ -205,7 +205,7 @@ def test_a_server_that_hangs_is_left_in_time(sample: Sample) -> None:
     try:
         reply, _, seconds = ask(respond, sample, timeout_s=0.3)
         assert (reply.problem, seconds < 5) == ("no reply within 0.3 s", True)
-        reply, _, seconds = ask(respond, sample, desk_s=0.3)
+        reply, _, seconds = ask(respond, sample, runner_s=0.3)
         assert (reply.problem, seconds < 5) == ("no result within 0.3 s", True)
     finally:
         stop.set()
@@ -242,7 +242,9 @@ def test_the_key_is_sent_and_never_shown(
 
     with serving(respond, question=expression, headers=headers) as (url, _):
         tool = HttpDetector(url=url)
-        (reply,) = Desk(tool, cache=None, timeout_s=9, batch_size=1).ask([Request(sample, "x")])
+        (reply,) = ToolRunner(tool, cache=None, timeout_s=9, batch_size=1).ask(
+            [Request(sample, "x")]
+        )
     assert headers[0]["Authorization"] == "Bearer sk-very-secret"
     assert reply.problem == "status 401: no such key: ***"
     assert "secret" not in caplog.text + repr(tool) + tool.name + tool.settings

@@ -154,8 +154,8 @@ class Grounder:
         sample: Sample,
         loaded: Sequence[Image.Image],
     ) -> tuple[Detection, ...]:
-        from reground.rollout.tools.desk import Desk
         from reground.rollout.tools.opening import open_tool
+        from reground.rollout.tools.runner import ToolRunner
         from reground.rollout.tools.tool import Request
 
         if not self.sees_tools:
@@ -169,7 +169,7 @@ class Grounder:
             found = tuple(Detection(sample.target_image, box) for box in boxes)
             sample, tool = replace(sample, tool_results=found), "precomputed"
         opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
-        desk = Desk(opened, cache=None, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
+        desk = ToolRunner(opened, cache=None, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
         (reply,) = desk.ask([Request(sample, sample.question, tuple(loaded))])
         if reply.problem is not None:
             raise DataError(f"tool {opened.name}: {reply.problem}")

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from reground.grounding.sample import Sample
-    from reground.rollout.tools.desk import Desk
     from reground.rollout.tools.precomputed import Filled
+    from reground.rollout.tools.runner import ToolRunner
 
 command = typer.Typer(
     help="Ask detectors, whose boxes a model then checks.",
@@ -71,14 +71,14 @@ def run(
     import shutil
 
     from reground.data.source import read_dataset, save_dataset
-    from reground.rollout.tools.desk import Desk
     from reground.rollout.tools.opening import open_tool
+    from reground.rollout.tools.runner import ToolRunner
 
     samples = read_dataset(data, seed=seed, limit=limit)
     kept = cache or out.with_name(f"{out.name}.cache")
     opened = open_tool(tool, samples=samples)
-    desk = Desk(opened, cache=kept, timeout_s=timeout, batch_size=batch_size)
-    rows = _fill(samples, desk, batch_size)
+    runner = ToolRunner(opened, cache=kept, timeout_s=timeout, batch_size=batch_size)
+    rows = _fill(samples, runner, batch_size)
     failed = [row for row in rows if row.problem is not None]
     for line in _failures(rows):
         typer.echo(line, err=True)
@@ -87,7 +87,7 @@ def run(
         raise typer.Exit(1)
     save_dataset(out, (row.sample for row in rows))
     typer.echo(f"{out}: {_summary([row.sample for row in rows if row.problem is None])}")
-    if line := _dropped(desk.counts):
+    if line := _dropped(runner.counts):
         typer.echo(line)
     if failed:
         typer.echo(f"{len(failed)} without an answer; the same command asks them again", err=True)
@@ -131,14 +131,14 @@ def chains(
     typer.echo(f"{out}: {len(samples)} chains; the tool: {told}")
 
 
-def _fill(samples: list[Sample], desk: Desk, batch_size: int) -> list[Filled]:
+def _fill(samples: list[Sample], runner: ToolRunner, batch_size: int) -> list[Filled]:
     """Every sample with its answer, beside a bar of progress."""
     from rich.console import Console
     from rich.progress import track
 
     from reground.rollout.tools.precomputed import fill
 
-    filled = fill(samples, desk, at_a_time=batch_size)
+    filled = fill(samples, runner, at_a_time=batch_size)
     console = Console(stderr=True)
     bar = track(filled, "asking", total=len(samples), console=console, transient=True)
     return list(bar)

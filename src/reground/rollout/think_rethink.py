@@ -14,8 +14,8 @@ from reground.grounding.sample import Detection, Sample
 from reground.grounding.tool_turn import CLOSING, OPENING, refusal_text, tool_text
 from reground.model.chat import Chat, EncodedImage
 from reground.rollout.episode import Case, Direct, Environment, Pending, Told
-from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.precomputed import Precomputed
+from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Reply, Request, Tool
 from reground.rollout.zoom import Zoom
 
@@ -33,7 +33,7 @@ class ThinkRethink:
     told what is wrong with it. Calls beyond ``max_answers`` are not answered.
     """
 
-    desks: Mapping[str, Desk]
+    desks: Mapping[str, ToolRunner]
     chat: Chat
     family: Family
     max_answers: int = 1
@@ -58,7 +58,9 @@ class ThinkRethink:
     ) -> ThinkRethink:
         """With a desk before every tool, which are called reftool_1, reftool_2 ... ."""
         desks = {
-            f"reftool_{number}": Desk(tool, cache=cache, timeout_s=timeout_s, batch_size=BATCH)
+            f"reftool_{number}": ToolRunner(
+                tool, cache=cache, timeout_s=timeout_s, batch_size=BATCH
+            )
             for number, tool in enumerate(tools, start=1)
         }
         look = Zoom(chat, family) if zoom else None

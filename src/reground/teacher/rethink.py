@@ -15,9 +15,9 @@ from reground.grounding.answers import Answer, parse
 from reground.grounding.families import get_family
 from reground.grounding.rethink import with_rethink
 from reground.grounding.sample import Sample
-from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.precomputed import fill
+from reground.rollout.tools.runner import ToolRunner
 
 BATCH = 16
 
@@ -31,10 +31,10 @@ def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) ->
     firsts = list(first_answers(answers))
     samples = [sample for sample, _ in firsts]
     own = {sample.id: answer for sample, answer in firsts}
-    desk = Desk(
+    runner = ToolRunner(
         open_tool(tool, samples=samples), cache=cache, timeout_s=timeout_s, batch_size=BATCH
     )
-    for filled in fill(samples, desk, at_a_time=BATCH):
+    for filled in fill(samples, runner, at_a_time=BATCH):
         if filled.problem is None:
             first = own[filled.sample.id]
             yield with_rethink(

@@ -9,9 +9,9 @@ from rich.progress import track
 
 from reground.evaluation.predicting.question import ToolUse
 from reground.grounding.sample import Sample
-from reground.rollout.tools.desk import Desk
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.precomputed import fill
+from reground.rollout.tools.runner import ToolRunner
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ def asked_tool(samples: Sequence[Sample], use: ToolUse) -> list[Sample]:
     failing.
     """
     tool = open_tool(use.spec, samples=samples)
-    desk = Desk(tool, cache=use.cache, timeout_s=use.timeout_s, batch_size=BATCH)
-    rows = fill(samples, desk, at_a_time=BATCH)
+    runner = ToolRunner(tool, cache=use.cache, timeout_s=use.timeout_s, batch_size=BATCH)
+    rows = fill(samples, runner, at_a_time=BATCH)
     filled = list(track(rows, "asking the tool", total=len(samples), transient=True))
     if failed := [row for row in filled if row.problem is not None]:
         _LOG.warning(

@@ -10,7 +10,7 @@ from reground.errors import DataError, UserError
 from reground.grounding.sample import Detection, Sample
 from reground.patience import Patience
 from reground.rollout.tools.cleaning import clean
-from reground.rollout.tools.desk import Desk
+from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, ToolError
 
 
@@ -46,12 +46,12 @@ def check(samples: Iterable[Sample]) -> None:
 
 
 def result(sample: Sample) -> tuple[Detection, ...] | None:
-    """The reply that a desk before :class:`Precomputed` gives; None for one with a problem."""
+    """The reply that a runner before :class:`Precomputed` gives; None for one with a problem."""
     found = _stored(sample)
     return None if isinstance(found, ToolError) else clean(found, sample, Counter())
 
 
-def fill(samples: Sequence[Sample], desk: Desk, *, at_a_time: int) -> Iterator[Filled]:
+def fill(samples: Sequence[Sample], runner: ToolRunner, *, at_a_time: int) -> Iterator[Filled]:
     """Each sample with what the tool says to its question, ``at_a_time`` asked together.
 
     Raises ``UserError`` where too many samples in a row got no answer.
@@ -59,7 +59,7 @@ def fill(samples: Sequence[Sample], desk: Desk, *, at_a_time: int) -> Iterator[F
     patience = Patience("samples", "the tool", UserError)
     for start in range(0, len(samples), at_a_time):
         part = samples[start : start + at_a_time]
-        replies = desk.ask([Request(sample, sample.question) for sample in part])
+        replies = runner.ask([Request(sample, sample.question) for sample in part])
         for sample, reply in zip(part, replies, strict=True):
             boxes = reply.detections if reply.problem is None else None
             yield Filled(replace(sample, tool_results=boxes), reply.problem)

@@ -1,7 +1,7 @@
-"""What stands between rollouts and a tool: every request gets a reply, in time and fit to be used.
+"""Asks tools: every request gets a reply, in time and fit to be used.
 
 Tools are other people's programs: they hang, raise, or answer with anything. None of that leaves
-:meth:`Desk.ask`.
+:meth:`ToolRunner.ask`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 from reground.errors import UserError
 from reground.grounding.sample import Detection
@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 _Found = Sequence[tuple[Detection | None, ...] | ToolError]
 
 
-class Desk:
+class ToolRunner:
     """Asks ``tool`` in batches of ``batch_size``, one after another, and cleans what it returns.
 
     A batch without a result within ``timeout_s`` seconds gets replies that say so, as does the
@@ -48,7 +48,7 @@ class Desk:
         self._cache = Cache(cache) if cache and tool.by_image else None
         self._timeout_s = timeout_s
         self._batch_size = batch_size
-        self._worker = _Worker()
+        self._busy = threading.Lock()
         self._logged: set[str] = set()
 
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
@@ -111,18 +111,27 @@ class Desk:
 
     def _batch(self, batch: dict[str, Request]) -> dict[str, Reply] | None:
         """Replies by key; None where none came in time."""
-        requests = list(batch.values())
-        call = self._worker.start(lambda: self.tool.detect(requests))
+        call: Future[_Found] = Future()
+        # A daemon: one that hangs keeps no program alive.
+        Thread(target=self._detect, args=[list(batch.values()), call], daemon=True).start()
         if not wait([call], timeout=self._timeout_s).done:
-            call.cancel()  # where it stands behind one that hangs, it is not made any more
+            call.cancel()  # while it waits for one that hangs, it is not begun any more
             return None
         error = call.exception()
         found = [] if error else call.result()
-        if not error and not (isinstance(found, tuple | list) and len(found) == len(requests)):
-            error = ToolError(f"did not give one answer for each of {len(requests)} questions")
+        if not error and not (isinstance(found, tuple | list) and len(found) == len(batch)):
+            error = ToolError(f"did not give one answer for each of {len(batch)} questions")
         if error:
             return {key: self._failed(error) for key in batch}
         return {key: self._reply(batch[key], each) for key, each in zip(batch, found, strict=True)}
+
+    def _detect(self, requests: list[Request], call: Future[_Found]) -> None:
+        with self._busy:
+            if call.set_running_or_notify_cancel():
+                try:
+                    call.set_result(self.tool.detect(requests))
+                except BaseException as error:  # a tool may even call sys.exit
+                    call.set_exception(error)
 
     def _reply(self, request: Request, found: object) -> Reply:
         if isinstance(found, ToolError):
@@ -151,36 +160,6 @@ class Desk:
             self._cache.put({key: encode(reply.detections) for key, reply in good.items()})
 
 
-class _Worker:
-    """One daemon thread that makes calls in order: one that hangs blocks nobody, nor the exit."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Future[_Found], Callable[[], _Found]]]
-        self._thread: threading.Thread | None = None
-
-    def start(self, call: Callable[[], _Found]) -> Future[_Found]:
-        """The call's result, later."""
-        if self._thread is None or not self._thread.is_alive():  # or left behind by a fork
-            self._calls = queue.SimpleQueue()
-            self._thread = threading.Thread(target=_work, args=[self._calls], daemon=True)
-            self._thread.start()
-        future: Future[_Found] = Future()
-        self._calls.put((future, call))
-        return future
-
-
-def _work(calls: queue.SimpleQueue[tuple[Future[_Found], Callable[[], _Found]]]) -> None:
-    while True:
-        future, call = calls.get()
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            future.set_result(call())
-        except BaseException as error:  # a tool may even call sys.exit
-            future.set_exception(error)
-        del future, call  # and the images in it
-
-
 def _batches(firsts: dict[str, Request], size: int) -> Iterator[dict[str, Request]]:
     items = list(firsts.items())
     for start in range(0, len(items), size):
@@ -190,6 +169,4 @@ def _batches(firsts: dict[str, Request], size: int) -> Iterator[dict[str, Reques
 def _moved(reply: Reply, request: Request) -> Reply:
     """The reply to the same question about the same image, in this request's sample."""
     image = request.sample.target_image
-    if all(each.image == image for each in reply.detections):
-        return reply
     return replace(reply, detections=tuple(replace(each, image=image) for each in reply.detections))
