@@ -25,8 +25,8 @@ from common import Cost, compared, measured, median_seconds, parser, publish
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
+from vs_trl import QUESTION
 
-from reground.bench.peer import QUESTION
 from reground.model import tiny
 from reground.model.chat import Prompt
 from reground.model.forward import GroupBatch, shared_logprobs

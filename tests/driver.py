@@ -27,11 +27,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from reground.config import load
-from reground.model import forward
 from reground.runs import RunDir
 from reground.training import run as running
-from reground.training import zero
-from reground.training.checkpoint import checkpoints
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 from reground.training.sharding import shard
@@ -42,8 +39,7 @@ from worlds import Row
 class Job:
     """What the driver is asked for: a run by several ranks, or one that is killed and resumed.
 
-    With the name of a ``mishap`` it is one that stops with an error, and is resumed. With another
-    run in ``after`` it goes on from the last checkpoint but one of that.
+    With the name of a ``mishap`` it is one that stops with an error, and is resumed.
     """
 
     config: str
@@ -51,7 +47,6 @@ class Job:
     ranks: int = 1
     kills: int = 0
     mishap: str = ""
-    after: str = ""
 
 
 def driven(folder: Path, jobs: Mapping[str, Job]) -> dict[str, Row]:
@@ -84,8 +79,6 @@ def drive(plan: Path) -> None:
     """Do the jobs of ``plan`` and write how each ended beside it."""
     report = {}
     jobs = {name: Job(**values) for name, values in json.loads(plan.read_text()).items()}
-    if any("sharding: zero" in Path(job.config).read_text() for job in jobs.values()):
-        _prepare_zero()
     for name, job in jobs.items():
         config, out = load(TrainConfig, Path(job.config)), Path(job.out)
         if job.mishap:
@@ -97,11 +90,8 @@ def drive(plan: Path) -> None:
 
 def _by_ranks(config: TrainConfig, out: Path, job: Job) -> Row:
     port = free_port()
-    if job.after:
-        shutil.copytree(job.after, out)
-        shutil.rmtree(checkpoints(RunDir(out))[-1].path)
     train_as = partial(_train_as, ranks=job.ranks, port=port, config=config, out=out)
-    children = [fork(partial(train_as, rank, resume=bool(job.after))) for rank in range(job.ranks)]
+    children = [fork(partial(train_as, rank, resume=False)) for rank in range(job.ranks)]
     statuses = []
     for _ in range(job.ranks):
         child, status = os.wait()
@@ -119,15 +109,6 @@ def _train_as(
     become_rank(rank, ranks, port)
     with mock.patch.object(running, "shard", _really_sharded):
         train(config, out, resume=resume)
-
-
-def _prepare_zero() -> None:
-    """Gloo instead of a kernel to compile, ranks that call lm_head unlike often, and a check."""
-    from deepspeed import ops
-
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    forward.CHUNK = 32
-    zero._engine = partial(_really_spread, zero._engine)
 
 
 def become_rank(rank: int, ranks: int, port: int) -> None:
@@ -152,22 +133,6 @@ def _really_sharded(module: nn.Module, model: nn.Module) -> None:
     own = sum(parameter.to_local().numel() for parameter in parameters)  # type: ignore[attr-defined]
     total = sum(parameter.numel() for parameter in parameters)
     assert own < 0.6 * total, f"this rank holds {own} of {total} numbers"
-
-
-def _really_spread(engine: Callable[..., Any], module: Any, stage: int, *others: Any) -> Any:
-    """What a rank holds of the trained moments (ZeRO-2), or of all weights but a frozen tower."""
-    made = engine(module, stage, *others)
-    weights = [each for each in module.parameters() if stage == 3 or each.requires_grad]
-    if stage == 3:
-        parts = [each.ds_tensor for each in weights]
-        total = sum(each.ds_numel for each in weights)
-        assert sum(each.numel() for each in weights) < 0.1 * total, "weights are whole"
-    else:
-        parts = made.optimizer.single_partition_of_fp32_groups
-        total = sum(each.numel() for each in weights)
-    own = sum(each.numel() for each in parts)
-    assert own < 0.6 * total, f"this rank holds {own} of {total} numbers"
-    return made
 
 
 def _killed(config: TrainConfig, out: Path, job: Job) -> Row:

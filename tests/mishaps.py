@@ -61,10 +61,10 @@ def command(config: str, out: str, log: Path, *flags: str) -> None:
 Mishap = Callable[[], None]
 
 
-def lose_rank(job: Job, *, last: Mishap, others: Mishap | None = None) -> Row:
-    """What happens to the last rank, and to the others, as step 3's first sample is drawn (SFT)."""
+def lose_rank(job: Job, *, last: Mishap) -> Row:
+    """What happens to the last rank as step 3's first sample is drawn (SFT)."""
     port, logs = free_port(), [Path(f"{job.out}-{rank}.log") for rank in range(job.ranks)]
-    mishaps = [others] * (job.ranks - 1) + [last]
+    mishaps = [None] * (job.ranks - 1) + [last]
     children = [
         fork(partial(_rank, rank, job, port, logs[rank], mishap))
         for rank, mishap in enumerate(mishaps)
@@ -293,9 +293,6 @@ def _mounted(folder: Path, kib: int, *, again: bool = False) -> str | None:
 MISHAPS: Mapping[str, Callable[[Job], Row]] = {
     "none": resumed,
     "a rank is killed": partial(lose_rank, last=die),
-    "a rank is killed while others are busy": partial(
-        lose_rank, last=die, others=partial(time.sleep, 100)
-    ),
     "a rank hangs": partial(lose_rank, last=hang),
     "the server lives": keep_server,
     "the server is killed while it answers": partial(lose_server, kind="generate", number=10),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import update
+from growth import Point, growth, points
 from torch import nn
-from typer.testing import CliRunner
+from update import measure, prepared
+from vs_trl import _measured, why_not
 
-from reground.bench import growth as growing
-from reground.bench.growth import Point, growth, points
-from reground.bench.peer import _measured, why_not
-from reground.bench.update import measure, prepared
-from reground.cli import app
+from reground.errors import ConfigError
 from worlds import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,25 +63,29 @@ def test_what_is_frozen_costs_less(world: World) -> None:
     assert whole["completion tokens"] == 4 * 16
 
 
-def test_the_command_prints_and_keeps_json(world: World, tmp_path: Path) -> None:
+def test_the_script_prints_and_keeps_json(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     config = tmp_path / "grpo.yaml"
     config.write_text(
         f"method: grpo\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n"
     )
-    words = ["bench", str(config), "grpo.group_size=2", "grpo.max_tokens=8", "--side", str(SIDE)]
-    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "found.json")])
-    assert done.exit_code == 0, done.output
-    kept = json.loads((tmp_path / "found.json").read_text())
-    assert json.loads(done.stdout).items() <= kept.items()
+    words = [str(config), "grpo.group_size=2", "--side", str(SIDE), "grpo.max_tokens=8"]
+    out = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks/update.py", *words, "--out", str(out)])
+    update.main()
+    kept = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == kept
     assert kept["completion tokens"] == 16
-    assert "reground bench" in kept["command"]
+    assert "benchmarks/update.py" in kept["command"]
 
 
-def test_a_config_of_another_method_is_refused(world: World, tmp_path: Path) -> None:
-    config = tmp_path / "sft.yaml"
-    config.write_text(f"method: sft\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n")
-    done = CliRunner().invoke(app, ["bench", str(config)])
-    assert "method is sft; expected grpo" in str(done.exception)
+def test_a_config_of_another_method_is_refused(world: World) -> None:
+    with pytest.raises(ConfigError, match="method is sft; expected grpo"):
+        measure(world.config("sft"), images=1, side=SIDE, repeats=1)
 
 
 def test_growth_changes_one_thing_at_a_time(world: World) -> None:
@@ -95,15 +99,8 @@ def test_growth_changes_one_thing_at_a_time(world: World) -> None:
 
 def test_growth_is_told_beside_the_flops(world: World) -> None:
     start = Point(world.config("grpo", "grpo={group_size: 2, max_tokens: 8}"), 1)
-    calls: list[None] = []
-    found = growth(
-        [start, start.sized(completions=4)],
-        side=SIDE,
-        repeats=1,
-        advance=lambda: calls.append(None),
-    )
+    found = growth([start, start.sized(completions=4)], side=SIDE, repeats=1)
     first, second = found["points"]
-    assert len(calls) == 2
     assert first["seconds over FLOPs"]["median"] == 1.0
     assert (second["completions"], second["completion tokens"]) == (4, 4 * 8)
     grown = sum(second["gflop"].values()) / sum(first["gflop"].values())
@@ -112,30 +109,11 @@ def test_growth_is_told_beside_the_flops(world: World) -> None:
     )
 
 
-def test_all_of_it_is_one_json(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(growing, "points", lambda start: (start,))
-    config = tmp_path / "grpo.yaml"
-    config.write_text(
-        f"method: grpo\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n"
-        "grpo: {group_size: 2, max_tokens: 8}\ntuning: {vision: frozen}\n"
+def test_without_trl_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vs_trl.find_spec", lambda name: None)
+    assert why_not() == (
+        "found no trl, datasets, torchvision; pip install trl datasets torchvision"
     )
-    words = ["bench", str(config), "--side", str(SIDE), "--all", "--repeats", "1"]
-    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "found.json")])
-    assert done.exit_code == 0, done.output
-    kept = json.loads((tmp_path / "found.json").read_text())
-    assert len(kept["growth"]["points"]) == 1
-    assert set(kept["beside TRL"]) == {"not measured"}
-    assert kept["command"].endswith("--all")
-
-
-def test_trl_stands_only_beside_what_it_can_do(world: World) -> None:
-    frozen = world.config("grpo", "tuning={vision: frozen}")
-    if missing := why_not(world.config("grpo")):
-        assert missing.startswith("found no") and "; pip install " in missing
-    else:
-        assert "train all weights" in str(why_not(frozen))
 
 
 def test_our_side_of_the_comparison(world: World) -> None:

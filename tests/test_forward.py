@@ -405,3 +405,26 @@ def _same(ours: tuple[EncodedImage, ...], theirs: tuple[EncodedImage, ...]) -> b
 
 def _first(count: int, table: Tensor) -> list[bool]:
     return [place < count for place in range(table.shape[1])]
+
+
+@pytest.mark.parametrize("has_images", [True, False])
+def test_ranks_run_vision_first(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, has_images: bool
+) -> None:
+    """Whether they have images or not: under FSDP2 they wait for one another in one order."""
+    checkpoint, order = pair.checkpoint, []
+    handles = [
+        getattr(checkpoint.model.model, name).register_forward_pre_hook(
+            lambda *_, name=name: order.append(name)
+        )
+        for name in ("visual", "language_model")
+    ]
+    images = [Image.new("RGB", (56, 56))] if has_images else []
+    prompt = checkpoint.chat.prompt(images, "the red one")
+    group = Group(0, prompt, (Suffix((7,), (1.0,)),))
+    packed = collate([group], pad_id=checkpoint.chat.pad_id, device=CPU)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    shared_logprobs(checkpoint.model, packed.batch)
+    for handle in handles:
+        handle.remove()
+    assert order == ["visual", "language_model"]

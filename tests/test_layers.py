@@ -22,7 +22,6 @@ LAYERS = (
     {"serving"},
     {"teacher"},
     {"evaluation"},
-    {"bench"},
     {"training"},
     {"rollout"},
     {"model"},
@@ -36,12 +35,11 @@ HEAVY = {
     "torchvision",
     "transformers",
     "accelerate",
-    "deepspeed",
     "peft",
     "safetensors",
     "vllm",
 }
-MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training", "reground.bench")
+MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training")
 MAY_BE_HEAVY_TOO = ("reground.evaluation.predicting.local",)  # a model in this process answers
 # These reach heavy modules, but inside functions only: importing them costs nothing.
 HEAVY_WHEN_CALLED = (

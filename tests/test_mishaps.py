@@ -26,7 +26,6 @@ from worlds import CASES, Row, World, assert_same_bytes
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 KILLED = "a rank is killed"
-BUSY = "a rank is killed while others are busy"
 HANGS = "a rank hangs"
 ANSWERING = "the server is killed while it answers"
 WRITING = "the server is killed while it takes weights"
@@ -46,7 +45,6 @@ def _served(world: World) -> Any:
 JOBS: dict[str, tuple[str, Callable[[World], Any], int]] = {
     "two ranks": ("none", _by_ranks, 2),
     KILLED: (KILLED, _by_ranks, 2),
-    BUSY: (BUSY, _by_ranks, 3),
     HANGS: (HANGS, lambda world: _by_ranks(world, "collective_timeout_s=5"), 2),
     "a server": ("the server lives", _served, 1),
     ANSWERING: (ANSWERING, _served, 1),
@@ -71,7 +69,6 @@ def driven(world: World) -> Mapping[str, Row]:
     ("name", "undisturbed", "sentences"),
     [
         (KILLED, "two ranks", ["another rank is gone, or did not come for 1800 seconds"]),
-        (BUSY, None, ["rank 2 is gone", "rank 0 is gone"]),
         (HANGS, "two ranks", ["another rank is gone, or did not come for 5 seconds"]),
         (ANSWERING, "a server", ["http://.*/inference/v1/generate: .*; see in the server's out"]),
         (WRITING, "a server", ["http://.*/update_weights: .*; see in the server's output why"]),

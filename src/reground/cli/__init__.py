@@ -24,7 +24,6 @@ _VERBS = (
     "teach",
     "train",
     "export",
-    "bench",
     "eval",
     "merge",
     "score",

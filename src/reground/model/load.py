@@ -29,8 +29,6 @@ from reground.model.chat import Chat
 from reground.model.parts import merged_state
 
 transformers_logging.disable_progress_bar()  # its bars would tear ours apart
-if not torch.cuda.is_available():  # DeepSpeed, which saving loads where it is installed, would warn
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 ARCHITECTURES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SHIPPED = ("tiny", "tiny_refiner")  # four million parameters each, trained on drawn scenes

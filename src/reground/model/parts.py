@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from reground.errors import ConfigError
-from reground.model.spread import is_spread, whole
 
 Part = Literal["vision", "merger", "language"]
 Training = Literal["full", "lora", "frozen"]
@@ -68,7 +68,7 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights by their original names, adapters added in; the model itself stays as it is.
 
-    Of a model that is spread over ranks the whole weights, on the CPU; every rank must call.
+    Of a sharded model the gathered weights, on the CPU; every rank must call.
     """
     adapted = {
         f"{name}.base_layer.weight": layer
@@ -83,11 +83,15 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _merged(weight: Tensor, layer: Any) -> Tensor:
-    value = whole(weight)
+    value = _gathered(weight)
     for adapter in layer.active_adapters if layer else ():
         down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-        value = value + whole(up) @ whole(down) * layer.scaling[adapter]
-    return value.cpu() if is_spread(weight) else value
+        value = value + _gathered(up) @ _gathered(down) * layer.scaling[adapter]
+    return value.cpu() if isinstance(weight, DTensor) else value
+
+
+def _gathered(weight: Tensor) -> Tensor:
+    return (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach()
 
 
 def _adapted(model: nn.Module) -> Iterator[Any]:

@@ -27,7 +27,7 @@ from reground.training.method import Method, Micro, StepBatch
 from reground.training.rewards import weights
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
-from reground.training.updates import Updates, opened
+from reground.training.updates import Updates
 
 Validate = Callable[[int], dict[str, float]]
 
@@ -55,7 +55,7 @@ class Trainer:
         self._barren, self._limit = int(extra.get("barren", 0)), extra.get("limit")
         self.run.truncate_after(start or -1)  # step 0 is validated anew as well
         self._best = storage.read_best(self.run)
-        updates = opened(config, self.method, optimizer, accelerator)
+        updates = Updates(self.method.module, optimizer, config, accelerator)
         if start == 0 and self.validate:
             self._log(0, self._validated(0))
         with (

@@ -39,7 +39,6 @@ from reground.training.settings import CHANGEABLE, TrainConfig, Tuning, VisionCa
 from reground.training.sft import Sft
 from reground.training.sharding import shard
 from reground.training.validation import Validator
-from reground.training.zero import check_installed
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool = False) -> RunDir:
@@ -56,7 +55,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.collective_timeout_s))
         ],
     )
-    with room_in(out), together(accelerator, out, timeout_s=config.collective_timeout_s):
+    with room_in(out), together(out, timeout_s=config.collective_timeout_s):
         return _train(config, out, accelerator, resume=resume, clean=clean)
 
 
@@ -71,10 +70,8 @@ def _train(
         )
     torch.manual_seed(config.seed)  # adapters start from random weights
     checkpoint = starting_checkpoint(config)
-    spread = config.sharding != "none" and accelerator.num_processes > 1
-    if spread and config.sharding != "full":
-        check_installed()
-    if not spread:  # else every layer goes to the devices when it is spread
+    sharded = config.sharding == "full" and accelerator.num_processes > 1
+    if not sharded:  # else every layer goes to the devices when it is sharded
         checkpoint.model.to(accelerator.device)
     policy = _policy(checkpoint, config, accelerator.device)
     set_tuning(checkpoint, config.tuning)
@@ -84,7 +81,7 @@ def _train(
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     environment = _environment(prompter, draws, config)
     method = _method(prompter, draws, environment, policy, config)
-    if spread and config.sharding == "full":
+    if sharded:
         for module in {method.module, method.reference or method.module}:
             shard(module, checkpoint.model)
     validator = None
@@ -208,7 +205,7 @@ def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -
             timeout_s=there.timeout_s,
         )
         return EnginePolicy(checkpoint, server, UNKNOWN)
-    if config.sharding in ("full", "zero3") and (config.method == "grpo" or config.validation):
+    if config.sharding == "full" and (config.method == "grpo" or config.validation):
         copied = dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model).to(device))
         return ReplicaPolicy(copied, source=checkpoint.model)
     return TransformersPolicy(checkpoint)

@@ -245,8 +245,7 @@ class TrainConfig:
     """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (GRPO) a step.
 
     ``model`` is a folder, a hub id or ``tiny``; ``shape`` starts from random weights instead.
-    With ``sharding: full`` each of several ranks holds a part of every weight (FSDP2), with
-    ``zero2`` and ``zero3`` DeepSpeed spreads all but the weights, or the weights too. A rank waits
+    With ``sharding: full`` each of several ranks holds a part of every weight (FSDP2). A rank waits
     for the others for at most ``collective_timeout_s`` seconds: longer than their rollouts may
     differ, and longer than the first one writes a checkpoint.
     """
@@ -265,7 +264,7 @@ class TrainConfig:
     max_pixels: int | None = None
     tuning: Tuning = Tuning()
     vision_cache: VisionCache = VisionCache()
-    sharding: Literal["none", "full", "zero2", "zero3"] = "none"
+    sharding: Literal["none", "full"] = "none"
     collective_timeout_s: float = 1800.0
     optim: Optim = Optim()
     dense: DensePretraining = DensePretraining()

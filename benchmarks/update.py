@@ -1,18 +1,29 @@
-"""What one update of GRPO costs on this machine: seconds, memory, and FLOPs that are counted."""
+"""What one GRPO update of a config costs on this machine: seconds, peak memory, counted FLOPs.
+
+The model is the config's, with what it trains; images and completions are random. ``utilisation``
+is the share of the speed of one large matrix product on the same device. A GPU computes in
+bfloat16 and is timed with both kernels of attention.
+
+    python benchmarks/update.py configs/bench/30m.yaml grpo.group_size=16 --images 4
+    python benchmarks/update.py configs/univg_r1/qwen2_vl_7b_grpo.yaml --out update.json
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import device
 import numpy as np
 import torch
 from accelerate import Accelerator
+from common import parser, publish
+from counting import counted
 from PIL import Image
 from torch import Tensor, nn
 
-from reground.bench import device
-from reground.bench.counting import counted
+from reground.config import load
 from reground.errors import ConfigError
 from reground.model import sharing
 from reground.model.chat import Chat
@@ -53,6 +64,21 @@ class Update:
     def on_gpu(self) -> bool:
         """Whether it runs on one."""
         return bool(self.accelerator.device.type == "cuda")
+
+
+def main() -> None:
+    """Measure the config that the command line names."""
+    command_line = parser(__doc__)
+    command_line.add_argument("config", type=Path, help="a config of GRPO (YAML)")
+    command_line.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="other settings")
+    command_line.add_argument("--images", type=int, default=1, help="of the prompt")
+    command_line.add_argument("--side", type=int, default=448, help="of an image, in pixels")
+    command_line.add_argument("--repeats", type=int, default=3)
+    asked = command_line.parse_intermixed_args()
+    settings = load(TrainConfig, asked.config, asked.overrides)
+    size = {"images": asked.images, "side": asked.side, "repeats": asked.repeats}
+    about = {"config": str(asked.config), "overrides": asked.overrides, **size}
+    publish(measure(settings, **size), out=asked.out, config=about, seed=settings.seed)
 
 
 def measure(config: TrainConfig, *, images: int, side: int, repeats: int) -> dict[str, Any]:
@@ -134,3 +160,7 @@ def _drawn(chat: Chat, config: TrainConfig, *, images: int, side: int) -> Group:
     drawn = rng.choice(known, (config.grpo.group_size, config.grpo.max_tokens)).tolist()
     suffixes = tuple(Suffix(tuple(ids), (1.0,) * len(ids)) for ids in drawn)
     return Group(0, prompt, suffixes)
+
+
+if __name__ == "__main__":
+    main()

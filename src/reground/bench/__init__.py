@@ -1,1 +1,0 @@
-"""What training costs on a machine: measured, counted, and beside a peer."""
