@@ -31,7 +31,7 @@ from reground.training import objective, optimiser
 from reground.training.method import LogProbs
 from reground.training.objective import GrpoTerms
 from reground.training.packing import Group, MicroBatch, Suffix, collate
-from reground.training.run import set_tuning, starting_checkpoint
+from reground.training.run import runtime_for, set_tuning, starting_checkpoint
 from reground.training.settings import TrainConfig
 
 QUESTION = "find the red circle that is left of the large blue square, and answer with a box"
@@ -121,10 +121,10 @@ def prepared(config: TrainConfig, *, images: int, side: int) -> Update:
     """A model as the config trains it, random images and completions, random advantages."""
     if config.method != "grpo":
         raise ConfigError(f"method is {config.method}; expected grpo: give a config of it")
-    on_gpu = torch.cuda.is_available()
-    accelerator = Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
+    runtime = runtime_for(config)
+    accelerator = Accelerator(cpu=runtime.device.type == "cpu", mixed_precision="no")
     torch.manual_seed(config.seed)
-    checkpoint = starting_checkpoint(config)
+    checkpoint = starting_checkpoint(config, runtime)
     set_tuning(checkpoint, config.tuning)
     chat = checkpoint.chat
     module = LogProbs(

@@ -32,6 +32,7 @@ from reground.data.source import save_dataset
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.model.load import save
+from reground.model.runtime import Runtime
 from reground.runs import read_jsonl
 from reground.training.run import starting_checkpoint, train
 from reground.training.settings import Phase, TrainConfig
@@ -99,7 +100,7 @@ def _measured(name: str, config: TrainConfig, images: int, side: int) -> dict[st
     noise = np.random.default_rng(0).integers(0, 255, (images, side, side, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        save(starting_checkpoint(config), folder / "model")
+        save(starting_checkpoint(config, Runtime()), folder / "model")
         rows = SIDES[name](config, folder, [Image.fromarray(pixels) for pixels in noise])
     return _medians(rows[1:])
 

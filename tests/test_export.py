@@ -53,7 +53,7 @@ def test_another_model_than_the_trained_one_is_refused(
 ) -> None:
     run = train(world.config("sft", "steps=3"), tmp_path / "run")
     other = load(str(world.taught))
-    monkeypatch.setattr(exporting, "load", lambda path, dtype: other)
+    monkeypatch.setattr(exporting, "load", lambda path, runtime: other)
     with pytest.raises(ModelError, match=r"differ by .* from the trained one's"):
         export(run.path, tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -87,12 +87,21 @@ def group_shared_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    query, key, value = _in_one_dtype(query, key, value)
     if cache is not None and module.layer_idx in cache.prompt:
         out = _go_on(module.layer_idx, query, key, value, layout, cache, scale)  # type: ignore[arg-type]
         return out.transpose(1, 2), None
     if cache is not None:
         cache.prompt[module.layer_idx] = (key, value)  # type: ignore[index]
     return kernel(query.device)(query, key, value, layout, scale).transpose(1, 2), None
+
+
+def _in_one_dtype(*states: Tensor) -> list[Tensor]:
+    """As autocast casts for SDPA: norms and rotations leave other dtypes than projections do."""
+    kind = states[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return list(states)
+    return [each.to(torch.get_autocast_dtype(kind)) for each in states]
 
 
 def _go_on(

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from reground.model.attention import SharedCache
 from reground.model.chat import EncodedImage, Prompt
+from reground.model.runtime import precision
 from reground.model.sharing import GroupLayout
 from reground.model.vision import encode_images, idle_vision, image_grids
 
@@ -164,7 +166,7 @@ def shared_logprobs(
     chunks = [
         checkpoint(
             _logprobs,
-            model.lm_head,
+            model,
             states,
             ids,
             temperature,
@@ -172,7 +174,7 @@ def shared_logprobs(
             use_reentrant=False,
         )
         if torch.is_grad_enabled() and len(wanted) > CHUNK
-        else _logprobs(model.lm_head, states, ids, temperature, tuple(banned_ids))
+        else _logprobs(model, states, ids, temperature, tuple(banned_ids))
         for states, ids in zip(wanted.split(CHUNK), targets.split(CHUNK), strict=True)
     ]
     return torch.cat(chunks) if chunks else hidden.new_zeros(0)
@@ -190,20 +192,52 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
     ranks = torch.distributed.is_initialized()
     # Before the language model, as images are: ranks wait for each other's weights in one order.
     idle = idle_vision(model) if ranks and not batch.images else None
-    output = model.model(
-        input_ids=torch.cat([batch.prompt_ids, batch.suffix_ids.flatten(1)], dim=1),
-        position_ids=torch.cat([positions, own_positions.flatten(2)], dim=2),
-        mm_encoder_outputs=encode_images(model, batch.images),
-        use_cache=False,
+    hidden = hidden_states(
+        model,
+        torch.cat([batch.prompt_ids, batch.suffix_ids.flatten(1)], dim=1),
+        torch.cat([positions, own_positions.flatten(2)], dim=2),
         layout=batch.layout,
+        features=encode_images(model, batch.images),
     )
-    hidden = output.last_hidden_state
     if idle is not None:
         hidden = hidden + idle
     last = batch.prompt_mask.sum(1) - 1
     first = hidden[torch.arange(num_rows, device=last.device), last]
     own = hidden[:, num_prompt:].unflatten(1, (num_suffixes, length))
     return torch.cat([first[:, None, None].expand(-1, num_suffixes, -1, -1), own[:, :, :-1]], dim=2)
+
+
+def hidden_states(
+    model: Any,
+    ids: Tensor,
+    positions: Tensor,
+    *,
+    layout: GroupLayout,
+    features: dict[str, Any] | None = None,
+    cache: SharedCache | None = None,
+) -> Tensor:
+    """The last hidden states [B, L, hidden] of ``ids`` [B, L]; whoever runs a model runs this.
+
+    ``positions`` are [3, B, L], ``features`` those that :func:`encode_images` gives.
+    """
+    with precision(model):
+        output = model.model(
+            input_ids=ids,
+            position_ids=positions,
+            mm_encoder_outputs=features,
+            use_cache=False,
+            layout=layout,
+            cache=cache,
+        )
+    found: Tensor = output.last_hidden_state
+    return found
+
+
+def logits(model: Any, states: Tensor) -> Tensor:
+    """Logits [..., V] of the tokens that follow hidden states [..., hidden], in float32."""
+    with precision(model):
+        found: Tensor = model.lm_head(states).float()
+    return found
 
 
 def mask_banned(logits: Tensor, banned_ids: Sequence[int]) -> Tensor:
@@ -216,7 +250,7 @@ def mask_banned(logits: Tensor, banned_ids: Sequence[int]) -> Tensor:
 
 
 def _logprobs(
-    head: Any, states: Tensor, ids: Tensor, temperature: float, banned: tuple[int, ...]
+    model: Any, states: Tensor, ids: Tensor, temperature: float, banned: tuple[int, ...]
 ) -> Tensor:
-    logits = mask_banned(head(states).float() / temperature, banned)
-    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+    scores = mask_banned(logits(model, states) / temperature, banned)
+    return scores.gather(-1, ids[:, None])[:, 0] - scores.logsumexp(-1)

@@ -26,7 +26,8 @@ from transformers.utils import logging as transformers_logging
 from reground.errors import ModelError, did_you_mean
 from reground.model import attention
 from reground.model.chat import Chat
-from reground.model.parts import merged_state
+from reground.model.parts import full_state
+from reground.model.runtime import Runtime
 
 transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
@@ -55,13 +56,14 @@ def load(
     *,
     family: str | None = None,
     prompt: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    runtime: Runtime | None = None,
 ) -> Checkpoint:
     """Load a folder, a run (its newest checkpoint), a hub id, or a shipped model (``SHIPPED``).
 
-    Raises ``ModelError`` where there is no checkpoint, an incomplete one, or one of an unknown
-    architecture.
+    Weights are read straight to the runtime's device, in its dtype. Raises ``ModelError`` where
+    there is no checkpoint, an incomplete one, or one of an unknown architecture.
     """
+    runtime = runtime or Runtime.resolve()
     source = _resolve(path)
     config = _read(AutoConfig, source, path)
     if config.model_type not in ARCHITECTURES:
@@ -69,12 +71,14 @@ def load(
             f"{path}: architecture {config.model_type!r} is not known; "
             f"expected one of {', '.join(ARCHITECTURES)}"
         )
-    model = _read(AutoModelForImageTextToText, source, path, dtype=dtype)
+    placed = {} if runtime.device.type == "cpu" else {"device_map": {"": runtime.device}}
+    dtype = runtime.dtype or "auto"
+    model = _read(AutoModelForImageTextToText, source, path, dtype=dtype, **placed)
     tokenizer = _read(AutoTokenizer, source, path)
     processor = read_processor(path)
     chat = Chat(tokenizer, processor, image_token_id=config.image_token_id)
     remembered = _side_file(Path(source))
-    loaded = prepare(model, chat)
+    loaded = prepare(model, chat, runtime=runtime)
     usual = remembered.get("family") or loaded.family
     own = (
         remembered.get("prompt") if family in (None, usual) else None
@@ -101,11 +105,11 @@ def fingerprint(path: str) -> str | None:
     return total.hexdigest()
 
 
-def prepare(model: Any, chat: Chat) -> Checkpoint:
+def prepare(model: Any, chat: Chat, *, runtime: Runtime = Runtime()) -> Checkpoint:  # noqa: B008
     """Set the group-shared attention on the language part; the vision tower keeps SDPA."""
     model.model.language_model.config._attn_implementation = attention.NAME
     model.config.get_text_config()._attn_implementation = attention.NAME
-    return Checkpoint(model.eval(), chat, model.config.model_type, None)
+    return Checkpoint(runtime.of(model.eval()), chat, model.config.model_type, None)
 
 
 def save(
@@ -122,7 +126,7 @@ def save(
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    state = merged_state(checkpoint.model) if state is None else state
+    state = full_state(checkpoint.model) if state is None else state
     if dtype is not None:
         state = {name: value.to(dtype) for name, value in state.items()}
     checkpoint.model.save_pretrained(partial, state_dict=state)

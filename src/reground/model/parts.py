@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from reground.errors import ConfigError
+from reground.model.runtime import runtime_of
 
 Part = Literal["vision", "merger", "language"]
 Training = Literal["full", "lora", "frozen"]
@@ -40,6 +42,8 @@ def set_training(model: Any, how: Mapping[Part, Training], *, rank: int, alpha: 
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or how[part_of(name)] == "full")
+        if parameter.requires_grad:  # an update is smaller than what bfloat16 can add
+            parameter.data = parameter.data.float()
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
             "tuning: every part is frozen; set vision, merger or language to full or lora"
@@ -64,22 +68,64 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-@torch.no_grad()
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights by their original names, adapters added in; the model itself stays as it is.
+def full_state(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """What :func:`merged_state` gives; nothing where it is not to be kept, but ranks still meet."""
+    return {name: value for name, value in merged_state(model) if keep}
 
-    Of a sharded model the gathered weights, on the CPU; every rank must call.
+
+@torch.no_grad()
+def merged_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights by their original names, one by one, adapters added in; the model is unchanged.
+
+    Of a sharded model the gathered weights, on the CPU; every rank must take all of them.
     """
     adapted = {
         f"{name}.base_layer.weight": layer
         for name, layer in model.named_modules()
         if hasattr(layer, "lora_A")
     }
-    return {
-        name.replace(".base_layer.", "."): _merged(weight, adapted.get(name))
-        for name, weight in model.state_dict(keep_vars=True).items()
-        if "lora_" not in name
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if "lora_" not in name:
+            yield name.replace(".base_layer.", "."), _merged(weight, adapted.get(name))
+
+
+def reference_copy(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """The module as it is now, not to be trained: trained weights are copied, the rest is shared.
+
+    Weights of linear layers are copied in ``dtype``, in which autocast multiplies them (None: their
+    own): the copy computes the same to the bit, in half the memory.
+    """
+    linear = {id(each.weight) for each in module.modules() if isinstance(each, nn.Linear)}
+    linear -= {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
+
+    def converted(weight: Tensor) -> Tensor:
+        if not weight.requires_grad:
+            return weight
+        own = weight.dtype if dtype is None or id(weight) not in linear else dtype
+        return weight.detach().to(own, copy=True)
+
+    return _copied(module, converted)
+
+
+def replica(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy on ``device`` that computes as the model does when FSDP gathers its weights.
+
+    They are gathered in the dtype in which they are multiplied, and kept in it here.
+    """
+    dtype = runtime_of(model).autocast
+
+    def converted(weight: Tensor) -> Tensor:
+        return weight.detach().to(device, dtype or weight.dtype, copy=True)
+
+    return _copied(model, converted).to(device)  # buffers as well
+
+
+def _copied(module: nn.Module, converted: Callable[[Tensor], Tensor]) -> nn.Module:
+    memo: dict[int, Any] = {
+        id(weight): nn.Parameter(converted(weight), requires_grad=False)
+        for weight in module.parameters()
     }
+    return copy.deepcopy(module, memo)
 
 
 def _merged(weight: Tensor, layer: Any) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from reground.model.chat import EncodedImage
+from reground.model.runtime import precision
 
 _LOG = logging.getLogger(__name__)
 _CACHE = "vision_cache"  # the attribute of a model
@@ -43,7 +44,8 @@ def idle_vision(model: Any) -> Tensor:
     values = 3 * vision.temporal_patch_size * side**2
     blank = torch.zeros(merge**2, values, device=model.device)
     grid = torch.tensor([[1, merge, merge]], device=model.device)
-    encoded = model.model.get_image_features(blank, grid, return_dict=True)
+    with precision(model):
+        encoded = model.model.get_image_features(blank, grid, return_dict=True)
     sums = [each.float().sum() for each in (*encoded.pooler_output, *_deeper(encoded))]
     return 0.0 * torch.stack(sums).sum()
 
@@ -144,9 +146,11 @@ def keep_features(model: Any, *, memory: int, folder: Path | None, disk: int) ->
 
 
 def _encoded(model: Any, images: Sequence[EncodedImage]) -> Any:
-    pixels = torch.cat([image.pixel_values for image in images]).to(model.device)
+    dtype = next(model.model.visual.parameters()).dtype
+    pixels = torch.cat([image.pixel_values for image in images]).to(model.device, dtype)
     grids = image_grids(images, model.device)
-    return model.model.get_image_features(pixels, grids, return_dict=True)
+    with precision(model):
+        return model.model.get_image_features(pixels, grids, return_dict=True)
 
 
 def _deeper(output: Any) -> Sequence[Tensor]:

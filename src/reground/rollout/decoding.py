@@ -13,6 +13,8 @@ from torch import Tensor
 from reground.model.attention import SharedCache
 from reground.model.chat import Prompt
 from reground.model.forward import (
+    hidden_states,
+    logits,
     mask_banned,
     pad_prompts,
     prompt_positions,
@@ -52,16 +54,16 @@ class Reading:
         images = [image for prompt in prompts for image in prompt.images]
         positions, after = prompt_positions(model, ids, mask, image_grids(images, model.device))
         cache = SharedCache(0)
-        hidden = model.model(
-            input_ids=ids,
-            position_ids=positions,
-            use_cache=False,
+        hidden = hidden_states(
+            model,
+            ids,
+            positions,
             layout=GroupLayout(mask, 1),
+            features=encode_images(model, images),
             cache=cache,
-            mm_encoder_outputs=encode_images(model, images),
-        ).last_hidden_state
+        )
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
-        return cls(places, prompts, mask, after, model.lm_head(last).float(), cache.prompt)
+        return cls(places, prompts, mask, after, logits(model, last), cache.prompt)
 
     def of(self, rows: list[int]) -> Reading:
         """Some of the prompts."""
@@ -122,9 +124,9 @@ class Decoding:
         ]
         uniforms = torch.from_numpy(self._uniforms())
         alive = list(range(len(groups)))
-        logits, positions = self._begin()
+        scores, positions = self._begin()
         for step in range(self.sampling.max_tokens):
-            tokens, logprobs = self._choose(logits, uniforms[alive, :, step])
+            tokens, logprobs = self._choose(scores, uniforms[alive, :, step])
             for row, index in enumerate(alive):
                 self._extend(groups[index], tokens[row].tolist(), logprobs[row].tolist())
             rows = [row for row, index in enumerate(alive) if groups[index].is_open]
@@ -133,7 +135,7 @@ class Decoding:
             if len(rows) < len(alive):
                 tokens, positions = self._keep(rows, tokens, positions)
                 alive = [alive[row] for row in rows]
-            logits = self._advance(tokens[..., None], positions[..., None] + step)
+            scores = self._advance(tokens[..., None], positions[..., None] + step)
         return [group.completions(version) for group in groups]
 
     def _uniforms(self) -> np.ndarray:
@@ -170,8 +172,8 @@ class Decoding:
         images = [image for own in self.prefixes for each in own if each for image in each.images]
         positions = suffix_positions(model, ids, reading.after, images, pads=pads)
         features = encode_images(model, images) if images else None
-        logits = self._advance(ids, positions, features)
-        return logits, positions.amax(dim=(0, 3)) + 1
+        scores = self._advance(ids, positions, features)
+        return scores, positions.amax(dim=(0, 3)) + 1
 
     def _padded_prefixes(self) -> tuple[Tensor, Tensor]:
         """Prefixes [B, n, T], padded on the left, and how many pads each has, [B, n]."""
@@ -192,17 +194,16 @@ class Decoding:
         ``positions`` are [B, n, T] or [3, B, n, T], ``features`` those of images among the tokens.
         """
         model = self.checkpoint.model
-        hidden = model.model(
-            input_ids=tokens.flatten(1),
-            position_ids=positions.flatten(-2).expand(3, -1, -1),
-            use_cache=False,
+        hidden = hidden_states(
+            model,
+            tokens.flatten(1),
+            positions.flatten(-2).expand(3, -1, -1),
             layout=GroupLayout(self._mask, self.n),
+            features=features,
             cache=self._cache,
-            mm_encoder_outputs=features,
-        ).last_hidden_state
+        )
         self._cache.length += tokens.shape[2]
-        logits: Tensor = model.lm_head(hidden.unflatten(1, tokens.shape[1:])[:, :, -1]).float()
-        return logits
+        return logits(model, hidden.unflatten(1, tokens.shape[1:])[:, :, -1])
 
     def _keep(self, rows: list[int], tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Go on with the groups that have an open completion."""
@@ -211,16 +212,16 @@ class Decoding:
         self._mask = self._mask[kept]
         return tokens[kept], positions[kept]
 
-    def _choose(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """The next tokens and their log-probs, [B, n] each."""
         temperature = self.sampling.temperature or 1.0
-        logits = mask_banned(logits / temperature, self.checkpoint.chat.banned_ids)
-        logprobs = logits.log_softmax(-1)
+        scores = mask_banned(scores / temperature, self.checkpoint.chat.banned_ids)
+        logprobs = scores.log_softmax(-1)
         if self.sampling.temperature == 0:
-            tokens = logits.argmax(-1)
+            tokens = scores.argmax(-1)
         else:
             tokens = _inverse_cdf(
-                _nucleus(logprobs, self.sampling.top_p), uniforms.to(logits.device)
+                _nucleus(logprobs, self.sampling.top_p), uniforms.to(scores.device)
             )
         return tokens, logprobs.gather(-1, tokens[..., None])[..., 0]
 

@@ -11,6 +11,7 @@ import torch
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
 from reground.model.parts import merged_state
+from reground.model.runtime import precision, runtime_of
 from reground.rollout.decoding import Decoding, Reading
 from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 
@@ -19,13 +20,12 @@ from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 class TransformersPolicy:
     """The checkpoint's own model as a policy; ``version`` counts the updates it has seen.
 
-    ``max_groups`` prompts are decoded together. Completions depend on their prompt, prefix, key and
-    number alone, not on what is decoded beside them. After a call with stop strings the keys and
-    values of its prompts stay in memory until the next call.
+    As many prompts are decoded together as the runtime's budget of tokens allows. Completions
+    depend on their prompt, prefix, key and number alone, not on what is decoded beside them. After
+    a call with stop strings the keys and values of its prompts stay in memory until the next call.
     """
 
     checkpoint: Checkpoint
-    max_groups: int = 64
     version: int = 0
     _kept: list[Reading] = field(default_factory=list)
 
@@ -42,7 +42,10 @@ class TransformersPolicy:
         """``n`` completions of each prompt; without ``keys`` the prompts' numbers seed them."""
         keys = list(keys) if keys is not None else list(range(len(prompts)))
         done = [(DONE,) * n] * len(prompts)
-        for reading in self._readings(prompts, goes_on=prefixes is not None, keep=sampling.stop):
+        behind = n * sampling.max_tokens
+        for reading in self._readings(
+            prompts, behind=behind, goes_on=prefixes is not None, keep=sampling.stop
+        ):
             own = [None if prefixes is None else prefixes[place] for place in reading.places]
             rows = [row for row, mine in enumerate(own) if _goes_on(mine)]
             if not rows:
@@ -56,7 +59,9 @@ class TransformersPolicy:
                 sampling,
                 None if prefixes is None else [prefixes[place] for place in part.places],
             )
-            for place, group in zip(part.places, batch.run(self.version), strict=True):
+            with precision(self.checkpoint.model):  # weights are cast once, not for each token
+                completed = batch.run(self.version)
+            for place, group in zip(part.places, completed, strict=True):
                 done[place] = group
         return done
 
@@ -72,7 +77,7 @@ class TransformersPolicy:
         """Nothing runs beside the model."""
 
     def _readings(
-        self, prompts: Sequence[Prompt], *, goes_on: bool, keep: Sequence[str]
+        self, prompts: Sequence[Prompt], *, behind: int, goes_on: bool, keep: Sequence[str]
     ) -> Iterator[Reading]:
         """The prompts as the model has read them, some at a time."""
         kept, self._kept = self._kept, []
@@ -84,15 +89,14 @@ class TransformersPolicy:
         same = len(known) == len(prompts) and all(known[i] is own for i, own in enumerate(prompts))
         if not (goes_on and same):
             kept = []
-        for reading in kept or self._read(prompts):
+        for reading in kept or self._read(prompts, behind):
             if keep:
                 self._kept.append(reading)
             yield reading
 
-    def _read(self, prompts: Sequence[Prompt]) -> Iterator[Reading]:
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
-        for first in range(0, len(order), self.max_groups):
-            places = order[first : first + self.max_groups]
+    def _read(self, prompts: Sequence[Prompt], behind: int) -> Iterator[Reading]:
+        most = runtime_of(self.checkpoint.model).batch_tokens
+        for places in within([len(prompt.ids) + behind for prompt in prompts], most):
             yield Reading.of_prompts(self.checkpoint, [prompts[i] for i in places], places)
 
 
@@ -108,8 +112,26 @@ class ReplicaPolicy(TransformersPolicy):
     def sync(self, version: int) -> None:
         """Copy the weights, adapters added in."""
         if version != self.version:
-            self.checkpoint.model.load_state_dict(merged_state(self.source))
+            own = self.checkpoint.model.state_dict()
+            for name, weight in merged_state(self.source):
+                own[name].copy_(weight)
         TransformersPolicy.sync(self, version)
+
+
+def within(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Places of rows in batches of at most ``most`` tokens, padded to the longest; of one at least.
+
+    >>> list(within([5, 1, 2, 3], 6))
+    [[1, 2], [3], [0]]
+    """
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[place] > most:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 def _goes_on(prefixes: Prefixes | None) -> bool:

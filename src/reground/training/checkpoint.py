@@ -109,7 +109,9 @@ def restore(
 
 def trainer_state(saved: Saved) -> dict[str, Any]:
     """``module``, ``optimizer`` and ``extra`` of a checkpoint, on the CPU."""
-    state: dict[str, Any] = torch.load(saved.path / _STATE, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(
+        saved.path / _STATE, map_location="cpu", weights_only=True, mmap=True
+    )
     return state
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from reground.model.load import Checkpoint, load, save
 from reground.runs import RunDir
 from reground.training.checkpoint import checkpoints, trainer_state
 from reground.training.packing import Group, Suffix, collate
-from reground.training.run import set_tuning, starting_checkpoint
+from reground.training.run import runtime_for, set_tuning, starting_checkpoint
 from reground.training.settings import TrainConfig
 
 # How far a reloaded model may be from the live one: sums in another order, and fewer bits.
@@ -50,13 +50,14 @@ def export(run: Path, out: Path, *, dtype: torch.dtype = torch.float32) -> Expor
     if not found:
         raise RunError(f"{run}: no run of `reground train` that has saved a checkpoint")
     config = load_config(TrainConfig, RunDir(run).config)
-    live = starting_checkpoint(config)
+    runtime = runtime_for(config)
+    live = starting_checkpoint(config, runtime)
     started = _probe(live)
     set_tuning(live, config.tuning)
     _restore(live.model, trainer_state(found[-1])["module"])
     trained = _probe(live)
     save(live, out, dtype=dtype)
-    written = _probe(load(str(out), dtype=dtype))
+    written = _probe(load(str(out), runtime=replace(runtime, dtype=dtype, autocast=None)))
     exported = Exported(out, found[-1].step, _gap(written, trained), _gap(written, started))
     if problem := _problem(exported.from_live, _gap(trained, started), dtype):
         shutil.rmtree(out)

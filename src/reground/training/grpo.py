@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from reground.grounding.answers import parse
-from reground.model.parts import has_adapters, without_adapters
+from reground.model.parts import has_adapters, reference_copy, without_adapters
 from reground.model.prompting import Prompter
+from reground.model.runtime import runtime_of
 from reground.rollout.episode import Case, Environment, Rollout, roll_out
 from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training import objective
@@ -54,7 +54,8 @@ class Grpo:
         """The starting weights: the model itself, to be run without its adapters, or a copy."""
         if has_adapters(self.module):
             return self.module
-        return copy.deepcopy(self.module).requires_grad_(False)
+        model = self._prompter.checkpoint.model
+        return reference_copy(self.module, runtime_of(model).autocast)
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Roll out the items' prompts, score them and pack what can teach."""

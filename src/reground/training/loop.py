@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reground.errors import TrainingError
 from reground.model.load import Checkpoint
-from reground.model.parts import merged_state
+from reground.model.parts import full_state
 from reground.runs import RunDir, append_jsonl
 from reground.training import checkpoint as storage
 from reground.training import optimiser
@@ -196,15 +196,18 @@ class Trainer:
             metrics = self.validate(version) if self.validate else {}
         score = metrics.get("validation/acc@0.5", 0.0)
         if score > self._best:
-            self._best, state = score, merged_state(self.checkpoint.model)
-            if self.accelerator.is_main_process:
+            main = self.accelerator.is_main_process
+            self._best, state = score, full_state(self.checkpoint.model, keep=main)
+            if main:
                 storage.save_best(self.run, self.checkpoint, state, step=step, score=score)
         return metrics
 
     def _save(self, step: int, updates: Updates) -> None:
         with self._timed("save"):
-            state = storage.State(merged_state(self.checkpoint.model), *updates.state())
-            if self.accelerator.is_main_process:
+            main = self.accelerator.is_main_process
+            weights = full_state(self.checkpoint.model, keep=main)
+            state = storage.State(weights, *updates.state())
+            if main:
                 storage.save_step(
                     self.run,
                     step,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from datetime import timedelta
 from pathlib import Path
@@ -17,8 +16,9 @@ from reground.errors import ConfigError
 from reground.grounding.families import Form
 from reground.model import tiny
 from reground.model.load import Checkpoint, load
-from reground.model.parts import set_training
+from reground.model.parts import replica, set_training
 from reground.model.prompting import Prompter
+from reground.model.runtime import Runtime
 from reground.model.vision import keep_features
 from reground.rollout.engine.in_process import InProcess
 from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
@@ -46,21 +46,36 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
 
     Raises ``UserError`` subclasses for everything that the user can mend.
     """
+    runtime = runtime_for(config)  # first: a device may not be there
     accelerator = Accelerator(
         log_with=list(config.track) or None,
         project_dir=str(out),
-        cpu=not torch.cuda.is_available(),  # else ranks without a GPU would not find each other
-        mixed_precision="bf16" if torch.cuda.is_available() else "no",
+        cpu=runtime.device.type == "cpu",  # else ranks without a GPU would not find each other
+        mixed_precision="no",  # the model's own forward casts, whoever calls it
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.collective_timeout_s))
         ],
     )
     with room_in(out), together(out, timeout_s=config.collective_timeout_s):
-        return _train(config, out, accelerator, resume=resume, clean=clean)
+        runtime = dataclasses.replace(runtime, device=accelerator.device)
+        return _train(config, out, accelerator, runtime, resume=resume, clean=clean)
+
+
+def runtime_for(config: TrainConfig) -> Runtime:
+    """Where a run computes; raises ``ConfigError`` for a device that is not there."""
+    own = config.runtime
+    found = Runtime.resolve(device=own.device, dtype=own.dtype, batch_tokens=own.batch_tokens)
+    return found.for_training()
 
 
 def _train(
-    config: TrainConfig, out: Path, accelerator: Accelerator, *, resume: bool, clean: bool
+    config: TrainConfig,
+    out: Path,
+    accelerator: Accelerator,
+    runtime: Runtime,
+    *,
+    resume: bool,
+    clean: bool,
 ) -> RunDir:
     if config.batch_size < accelerator.num_processes:
         raise ConfigError(
@@ -69,10 +84,11 @@ def _train(
             "(a prompt and all its rollouts stay on one rank)"
         )
     torch.manual_seed(config.seed)  # adapters start from random weights
-    checkpoint = starting_checkpoint(config)
     sharded = config.sharding == "full" and accelerator.num_processes > 1
-    if not sharded:  # else every layer goes to the devices when it is sharded
-        checkpoint.model.to(accelerator.device)
+    # Sharded, every layer goes to the devices on its own.
+    at_first = dataclasses.replace(runtime, device=torch.device("cpu")) if sharded else runtime
+    checkpoint = starting_checkpoint(config, at_first)
+    runtime.of(checkpoint.model)
     policy = _policy(checkpoint, config, accelerator.device)
     set_tuning(checkpoint, config.tuning)
     if config.tuning.vision == config.tuning.merger == "frozen":
@@ -100,16 +116,17 @@ def _train(
     return run
 
 
-def starting_checkpoint(config: TrainConfig) -> Checkpoint:
+def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:
     """The model that a run begins with: loaded, or of random weights."""
     if config.shape is None:
-        checkpoint = load(config.model, family=config.family, prompt=config.prompt)
+        checkpoint = load(config.model, family=config.family, prompt=config.prompt, runtime=runtime)
     else:
         checkpoint = tiny.make(
             **dataclasses.asdict(config.shape),
             seed=config.seed,
             tokenizer=tiny.make_tokenizer(tiny.corpus()),
         )
+        runtime.of(checkpoint.model.to(runtime.device))
         family = config.family or checkpoint.family
         checkpoint = dataclasses.replace(checkpoint, family=family, prompt=config.prompt)
     if config.min_pixels:
@@ -206,6 +223,6 @@ def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -
         )
         return EnginePolicy(checkpoint, server, UNKNOWN)
     if config.sharding == "full" and (config.method == "grpo" or config.validation):
-        copied = dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model).to(device))
+        copied = dataclasses.replace(checkpoint, model=replica(checkpoint.model, device))
         return ReplicaPolicy(copied, source=checkpoint.model)
     return TransformersPolicy(checkpoint)

@@ -9,6 +9,7 @@ from reground.config import config
 # What a run may be resumed with otherwise: how its figures come about, and not which.
 CHANGEABLE = (
     "micro_batch_tokens",
+    "runtime.batch_tokens",
     "sharding",
     "tuning.gradient_checkpointing",
     "vision_cache",
@@ -226,6 +227,24 @@ class Validation:
 
 
 @config
+class RuntimeSettings:
+    """Where a run computes, and in what precision: by itself on the GPU where there is one.
+
+    There, weights that are trained are kept in float32 and multiplied in bfloat16, others are in
+    the checkpoint's dtype; with ``dtype: float32``, and on a CPU, all are in float32. Rollouts and
+    validation decode at most ``batch_tokens`` tokens together, padding included.
+    """
+
+    device: Literal["cpu", "cuda"] | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+    batch_tokens: int = 65_536
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, found {self.batch_tokens}")
+
+
+@config
 class Shape:
     """A fresh model of random weights: the real architecture at a size that two cores can train."""
 
@@ -262,6 +281,7 @@ class TrainConfig:
     micro_batch_tokens: int = 16_384
     min_pixels: int | None = None
     max_pixels: int | None = None
+    runtime: RuntimeSettings = RuntimeSettings()
     tuning: Tuning = Tuning()
     vision_cache: VisionCache = VisionCache()
     sharding: Literal["none", "full"] = "none"

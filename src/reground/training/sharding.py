@@ -10,18 +10,20 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from reground.model.runtime import runtime_of
+
 
 def shard(module: nn.Module, model: nn.Module) -> None:
     """Spread ``module``, whose layers are those of ``model``, in place.
 
-    A layer's weights are whole on a rank while it is computed, in bfloat16 on a GPU; everything
-    outside the layers stays whole during a forward. A vision part that is all frozen stays whole on
-    every rank: what it gives may be kept, so that ranks do not run it together.
+    A layer's weights are whole on a rank while it is computed, in the dtype in which they are
+    multiplied; everything outside the layers stays whole during a forward. A vision part that is
+    all frozen stays whole on every rank: what it gives may be kept, so that ranks do not run it
+    together.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if device == "cuda" else None, reduce_dtype=torch.float32
-    )
+    runtime = runtime_of(model)
+    device = runtime.device.type
+    precision = MixedPrecisionPolicy(param_dtype=runtime.autocast, reduce_dtype=torch.float32)
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     layers = set(model._no_split_modules)  # type: ignore[arg-type]
     vision = list(model.model.visual.parameters())  # type: ignore[union-attr]

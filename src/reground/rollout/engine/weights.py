@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from reground.errors import EngineError
-from reground.model.parts import merged_state
+from reground.model.parts import full_state
 
 Named = Iterable[tuple[str, Tensor]]
 
 
 def checkpoint_state(model: Any) -> dict[str, Tensor]:
     """The weights by the names under which checkpoints store them, adapters added in."""
-    state: dict[str, Tensor] = revert_weight_conversion(model, merged_state(model))
+    state: dict[str, Tensor] = revert_weight_conversion(model, full_state(model))
     return state
 
 
