@@ -16,6 +16,7 @@ from reground.errors import DataError, ModelError
 from reground.grounding.families import EncodedSize
 from reground.model import tiny
 from reground.model.chat import Chat, EncodedImage
+from reground.model.qwen import QwenVL
 
 # The template of the Qwen2-VL checkpoints on the hub, in its use for one user turn.
 WITH_SYSTEM_TURN = (
@@ -142,7 +143,7 @@ def test_ids_and_images_agree(chat: Chat, sides: list[tuple[int, int]]) -> None:
     for (width, height), image in zip(sides, prompt.images, strict=True):
         _, rows, columns = image.grid
         assert image.size == EncodedSize(width, height, columns * 14, rows * 14)
-        assert image.size.input_width % chat.factor == image.size.input_height % chat.factor == 0
+        assert image.size.input_width % 28 == image.size.input_height % 28 == 0
         assert image.size.input_width * image.size.input_height <= 100 * 28 * 28
         assert len(image.pixel_values) == rows * columns
     expected = [image.grid[1] * image.grid[2] // 4 for image in prompt.images]
@@ -193,7 +194,6 @@ def test_policies_never_sample_vision_tokens(chat: Chat) -> None:
 @pytest.mark.parametrize(("patch_size", "factor"), [(14, 28), (16, 32)])
 def test_the_size_factor_is_that_of_the_processor(chat: Chat, patch_size: int, factor: int) -> None:
     made = tiny.make("qwen3_vl", tokenizer=chat.tokenizer, patch_size=patch_size).chat
-    assert made.factor == factor
     size = made.encode_images([grey(3 * factor + 2, factor)])[0].size
     assert (size.input_width, size.input_height) == (3 * factor, factor)
 
@@ -205,8 +205,8 @@ def grey(width: int, height: int, shade: int = 128) -> Image.Image:
 def with_template(chat: Chat, template: str) -> Chat:
     tokenizer = tiny.make_tokenizer(["a few words"], size=300)
     tokenizer.chat_template = template
-    (pad,) = ids_of(Chat(tokenizer, None, image_token_id=0), "<|image_pad|>")
-    return Chat(tokenizer, chat.image_processor, image_token_id=pad)
+    (pad,) = ids_of(Chat(tokenizer, None, chat.adapter), "<|image_pad|>")
+    return Chat(tokenizer, chat.image_processor, QwenVL(pad, 2))
 
 
 def runs(ids: tuple[int, ...], wanted: int) -> list[int]:

@@ -20,7 +20,7 @@ from reground.errors import ConfigError, EngineError
 from reground.model import tiny
 from reground.model.prompting import Prompter
 from reground.rollout.engine.asking import Asked, check_ids, check_version
-from reground.rollout.engine.pictures import collapsed, picture
+from reground.rollout.engine.pictures import collapsed
 from reground.rollout.policy import Completion
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.training import run as running
@@ -38,7 +38,7 @@ def test_pictures_are_the_pixels_that_the_trainer_encoded(
     chat = tiny.make(architecture, tokenizer=tokenizer).chat
     noise = np.random.default_rng(0).integers(0, 256, (90, 131, 3), dtype=np.uint8)
     (encoded,) = chat.encode_images([Image.fromarray(noise)])
-    sent = picture(encoded, chat)
+    sent = chat.picture(encoded)
     (again,) = chat.encode_images([sent])
     assert again.grid == encoded.grid
     torch.testing.assert_close(again.pixel_values, encoded.pixel_values, rtol=0, atol=1e-6)

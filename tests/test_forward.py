@@ -22,7 +22,7 @@ from reground.model import forward, tiny
 from reground.model.chat import Chat, EncodedImage, Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
-from reground.model.parts import part_of
+from reground.model.qwen import QwenVL
 from reground.model.vision import encode_images
 from reground.training.memory import within
 from reground.training.packing import Group, Suffix, collate, pack
@@ -240,8 +240,8 @@ def check_equal(pair: Pair, groups: list[Group], **options: Any) -> None:
     own = gradients(pair.checkpoint.model, (ours * weights).sum())
     other = gradients(pair.plain, (theirs * weights).sum())
     assert own.keys() == other.keys()
-    for part in {part_of(name) for name in own}:
-        names = [name for name in own if part_of(name) == part]
+    for part in {QwenVL(0, 2).part_of(name) for name in own}:
+        names = [name for name in own if QwenVL(0, 2).part_of(name) == part]
         ours, theirs = (
             torch.cat([grads[name].flatten() for name in names]) for grads in (own, other)
         )

@@ -23,14 +23,15 @@ from reground.model.parts import (
     Part,
     Training,
     has_adapters,
-    part_of,
     set_training,
     without_adapters,
 )
+from reground.model.qwen import QwenVL
 from reground.training.optimiser import optimizer
 from reground.training.packing import Group, Suffix, collate
 from reground.training.settings import Optim
 
+part_of = QwenVL(0, 2).part_of
 Modes = tuple[Training, Training, Training]  # of vision, merger and language
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 from collections.abc import Sequence
@@ -10,33 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from reground.data.images import MAX_ASPECT
 from reground.errors import DataError, ModelError
-from reground.grounding.families import EncodedSize
-
-_MARK_NAMES = {"<|box_start|>", "<|box_end|>", "<|object_ref_start|>", "<|object_ref_end|>"}
-_MARKS = re.compile("(" + "|".join(re.escape(name) for name in sorted(_MARK_NAMES)) + ")")
+from reground.model.adapter import EncodedImage as EncodedImage
+from reground.model.adapter import ModelAdapter
 
 # Private-use characters: no template, tokenizer or user writes them.
 _SLOT = "\ue000reground\ue001"
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """What the vision tower gets for one image.
-
-    ``pixel_values`` [num_patches, patch_dim] float32; ``grid`` is (time, height, width) in patches;
-    ``size`` is the recorded size before and after resizing.
-    """
-
-    pixel_values: Tensor
-    grid: tuple[int, int, int]
-    size: EncodedSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +34,37 @@ class Prompt:
 class Chat:
     """Renders conversations for one checkpoint, by that checkpoint's own template and processor.
 
-    ``tokenizer`` and ``image_processor`` are those of transformers; ``image_token_id`` is read
-    from the model's config.
+    ``tokenizer`` and ``image_processor`` are those of transformers; ``end_ids`` end a turn beside
+    the tokenizer's own end.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any, *, image_token_id: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        image_processor: Any,
+        adapter: ModelAdapter,
+        *,
+        end_ids: Sequence[int] = (),
+    ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.image_token_id = image_token_id
+        self.adapter = adapter
+        self.end_ids = frozenset((self.end_id, *end_ids))
         self._lock = threading.Lock()
 
     @property
-    def factor(self) -> int:
-        """Sides of encoded images are multiples of this many pixels."""
-        return int(self.image_processor.patch_size * self.image_processor.merge_size)
+    def image_token_id(self) -> int:
+        """The token that stands for a piece of an image."""
+        return self.adapter.image_token_id
+
+    def picture(self, image: EncodedImage) -> Image.Image:
+        """The RGB image that was encoded, after resizing: encoding it again changes nothing."""
+        return self.adapter.picture(self.image_processor, image)
+
+    @property
+    def pixel_limits(self) -> tuple[int, int]:
+        """The fewest and most pixels that an image is encoded at."""
+        return self.adapter.limits(self.image_processor)
 
     @property
     def end_id(self) -> int:
@@ -82,15 +80,8 @@ class Chat:
     @cached_property
     def banned_ids(self) -> tuple[int, ...]:
         """Vision tokens, which a policy must never sample: they would stand for absent pixels."""
-        names = (
-            "<|vision_start|>",
-            "<|vision_end|>",
-            "<|vision_pad|>",
-            "<|image_pad|>",
-            "<|video_pad|>",
-        )
-        vocabulary = self.tokenizer.get_vocab()
-        return tuple(sorted(vocabulary[name] for name in names if name in vocabulary))
+        known = self.tokenizer.get_vocab()
+        return tuple(sorted(known[name] for name in self.adapter.banned if name in known))
 
     def prompt(self, images: Sequence[Image.Image], text: str) -> Prompt:
         """One user turn: the images in order, then ``text``, which cannot inject special tokens."""
@@ -101,7 +92,7 @@ class Chat:
         pieces = self._template(len(encoded)).split(_SLOT)
         before: list[int] = []
         for image, piece in zip(encoded, pieces[:-2], strict=True):
-            before += [*self._encode_template(piece), *self._patches(image)]
+            before += [*self._encode_template(piece), *self._slot_ids(image)]
         before += self._encode_template(pieces[-2])
         after = self._encode_template(pieces[-1])
         return [Prompt((*before, *self.encode(text), *after), tuple(encoded)) for text in texts]
@@ -109,7 +100,7 @@ class Chat:
     def image_ids(self, image: EncodedImage) -> list[int]:
         """Ids of one image outside a prompt, between the marks that the template puts around it."""
         start, end = self._image_marks
-        return [*start, *self._patches(image), *end]
+        return [*start, *self._slot_ids(image), *end]
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; strings such as ``<|im_end|>`` in it become ordinary text."""
@@ -121,9 +112,10 @@ class Chat:
         That is how checkpoints with such tokens write their boxes; never for user or tool text.
         """
         ids: list[int] = []
-        for piece in _MARKS.split(text):
-            mark = self.tokenizer.convert_tokens_to_ids(piece) if piece in _MARK_NAMES else None
-            ids += self.encode(piece) if mark is None else [mark]
+        known = self.tokenizer.get_added_vocab()
+        for piece in self._marks.split(text):
+            is_mark = piece in self.adapter.marks and piece in known
+            ids += [known[piece]] if is_mark else self.encode(piece)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -134,7 +126,7 @@ class Chat:
         return text
 
     def encode_images(self, images: Sequence[Image.Image]) -> tuple[EncodedImage, ...]:
-        """Resize and cut RGB images into patches, as the checkpoint's processor does.
+        """Resize and cut RGB images, as the checkpoint's processor does.
 
         Raises ``DataError`` for an image longer than 200 times its short side.
         """
@@ -142,22 +134,18 @@ class Chat:
             return ()
         for image in images:
             _check_aspect(image)
-        out = self.image_processor(images=list(images), return_tensors="np")
-        values = torch.from_numpy(np.ascontiguousarray(out["pixel_values"], dtype=np.float32))
-        grids = [tuple(int(side) for side in grid) for grid in out["image_grid_thw"]]
-        parts = values.split([t * h * w for t, h, w in grids])
-        patch = self.image_processor.patch_size
-        return tuple(
-            EncodedImage(part, grid, EncodedSize(*image.size, grid[2] * patch, grid[1] * patch))  # type: ignore[arg-type]
-            for part, grid, image in zip(parts, grids, images, strict=True)
-        )
+        return tuple(self.adapter.encode(self.image_processor, images))
 
     def num_tokens(self, image: EncodedImage) -> int:
-        """How many image tokens stand for an image: its merged patches."""
-        return math.prod(image.grid) // int(self.image_processor.merge_size) ** 2
+        """How many image tokens stand for an image."""
+        return self.adapter.num_tokens(image)
 
-    def _patches(self, image: EncodedImage) -> list[int]:
-        return [self.image_token_id] * self.num_tokens(image)
+    def _slot_ids(self, image: EncodedImage) -> list[int]:
+        return self.adapter.image_ids(self.tokenizer, image)
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        return re.compile("(" + "|".join(re.escape(mark) for mark in self.adapter.marks) + ")")
 
     @cached_property
     def _image_marks(self) -> tuple[list[int], list[int]]:
@@ -166,7 +154,7 @@ class Chat:
         if not between.startswith(end):
             raise ModelError(
                 f"the chat template writes {end!r} behind its last image and {between!r} between "
-                "two; expected the same end of every image, as in Qwen-VL templates"
+                "two; expected the same end of every image"
             )
         start = between.removeprefix(end)
         return self._encode_template(start), self._encode_template(end)
@@ -189,11 +177,11 @@ class Chat:
         rendered: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        rendered = rendered.replace("<|image_pad|>", _SLOT)
+        rendered = rendered.replace(self.adapter.slot, _SLOT)
         if rendered.count(_SLOT) != num_images + 1:
             raise ModelError(
                 f"the chat template made {rendered.count(_SLOT) - 1} image places for {num_images} "
-                "images; expected one <|image_pad|> for each, as in Qwen-VL templates"
+                f"images; expected one {self.adapter.slot} for each"
             )
         return rendered
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from reground.model.adapter import EncodedImage, adapter_of
 from reground.model.attention import SharedCache
-from reground.model.chat import EncodedImage, Prompt
+from reground.model.chat import Prompt
 from reground.model.runtime import precision
 from reground.model.sharing import GroupLayout
-from reground.model.vision import encode_images, idle_vision, image_grids
+from reground.model.vision import dummy_vision, encode_images
 
 CHUNK = 2048  # answer positions whose logits exist at one time
 
@@ -110,16 +111,10 @@ def pad_prompts(prompts: Sequence[Prompt], *, pad_id: int) -> tuple[Tensor, Tens
 
 
 def prompt_positions(
-    model: Any, prompt_ids: Tensor, mask: Tensor, grids: Tensor
+    model: Any, prompt_ids: Tensor, mask: Tensor, images: Sequence[EncodedImage]
 ) -> tuple[Tensor, Tensor]:
-    """M-RoPE positions [3, B, P] by the model's own rule, and the next free position [B]."""
-    kinds = (prompt_ids == model.config.image_token_id).int()
-    positions, _ = model.model.get_rope_index(
-        prompt_ids,
-        mm_token_type_ids=kinds,
-        image_grid_thw=grids if len(grids) else None,
-        attention_mask=mask.long(),
-    )
+    """Positions [axes, B, P] by the model's own rule, and the next free position [B]."""
+    positions = adapter_of(model).positions(model, prompt_ids, mask, images)
     after = positions.masked_fill(~mask, -1).amax(dim=(0, 2)) + 1
     return positions, after
 
@@ -132,7 +127,7 @@ def suffix_positions(
     *,
     pads: Tensor | None = None,
 ) -> Tensor:
-    """M-RoPE positions [3, B, G, C] of suffixes ``ids`` behind prompts that end before ``after``.
+    """Positions [axes, B, G, C] of suffixes ``ids`` behind prompts that end before ``after``.
 
     ``after`` is [B]; ``images`` are those of all suffixes, in the order of their tokens; ``pads``
     [B, G] stand on the left of each suffix. The model's own rule counts on from any position
@@ -140,16 +135,11 @@ def suffix_positions(
     """
     places = torch.arange(ids.shape[2], device=ids.device).expand(ids.shape)
     places = places if pads is None else places - pads[..., None]
-    positions = places.clamp(min=0).repeat(3, 1, 1, 1)
+    adapter = adapter_of(model)
+    positions = places.clamp(min=0).repeat(adapter.axes, 1, 1, 1)
     if images:
-        is_image = ids == model.config.image_token_id
-        rows = is_image.any(-1)
-        positions[:, rows], _ = model.model.get_rope_index(
-            ids[rows],
-            mm_token_type_ids=is_image[rows].int(),
-            image_grid_thw=image_grids(images, ids.device),
-            attention_mask=(places >= 0)[rows].long(),
-        )
+        rows = (ids == adapter.image_token_id).any(-1)
+        positions[:, rows] = adapter.positions(model, ids[rows], (places >= 0)[rows], images)
     return positions + after[:, None, None]
 
 
@@ -186,12 +176,11 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
     num_prompt = batch.prompt_ids.shape[1]
     in_prompts = list(chain.from_iterable(batch.prompt_images))
     behind = [image for row in batch.suffix_images for own in row for image in own]
-    grids = image_grids(in_prompts, batch.prompt_ids.device)
-    positions, after = prompt_positions(model, batch.prompt_ids, batch.prompt_mask, grids)
+    positions, after = prompt_positions(model, batch.prompt_ids, batch.prompt_mask, in_prompts)
     own_positions = suffix_positions(model, batch.suffix_ids, after, behind)
     ranks = torch.distributed.is_initialized()
     # Before the language model, as images are: ranks wait for each other's weights in one order.
-    idle = idle_vision(model) if ranks and not batch.images else None
+    dummy = dummy_vision(model) if ranks and not batch.images else None
     hidden = hidden_states(
         model,
         torch.cat([batch.prompt_ids, batch.suffix_ids.flatten(1)], dim=1),
@@ -199,8 +188,8 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
         layout=batch.layout,
         features=encode_images(model, batch.images),
     )
-    if idle is not None:
-        hidden = hidden + idle
+    if dummy is not None:
+        hidden = hidden + dummy
     last = batch.prompt_mask.sum(1) - 1
     first = hidden[torch.arange(num_rows, device=last.device), last]
     own = hidden[:, num_prompt:].unflatten(1, (num_suffixes, length))
@@ -218,8 +207,10 @@ def hidden_states(
 ) -> Tensor:
     """The last hidden states [B, L, hidden] of ``ids`` [B, L]; whoever runs a model runs this.
 
-    ``positions`` are [3, B, L], ``features`` those that :func:`encode_images` gives.
+    ``positions`` are [axes, B, L] or [B, L], ``features`` those that :func:`encode_images` gives.
     """
+    axes = adapter_of(model).axes
+    positions = positions.expand(axes, -1, -1) if axes > 1 else positions.view(ids.shape)
     with precision(model):
         output = model.model(
             input_ids=ids,

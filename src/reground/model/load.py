@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -19,19 +19,23 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    Qwen2VLImageProcessorPil,
 )
 from transformers.utils import logging as transformers_logging
 
 from reground.errors import ModelError, did_you_mean
-from reground.model import attention
+from reground.model import attention, internvl, qwen
+from reground.model.adapter import ModelAdapter, adapt
 from reground.model.chat import Chat
 from reground.model.parts import full_state
 from reground.model.runtime import Runtime
+from reground.plugins import installed
 
 transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
-ARCHITECTURES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+_ADAPTERS: dict[str, Callable[[Any], ModelAdapter]] = {
+    **dict.fromkeys(qwen.MODEL_TYPES, qwen.QwenVL.of),
+    **dict.fromkeys(internvl.MODEL_TYPES, internvl.InternVL.of),
+}
 SHIPPED = ("tiny", "tiny_refiner")  # four million parameters each, trained on drawn scenes
 _WEIGHTS = ("*.safetensors", "*.bin")
 SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
@@ -66,17 +70,14 @@ def load(
     runtime = runtime or Runtime.resolve()
     source = _resolve(path)
     config = _read(AutoConfig, source, path)
-    if config.model_type not in ARCHITECTURES:
-        raise ModelError(
-            f"{path}: architecture {config.model_type!r} is not known; "
-            f"expected one of {', '.join(ARCHITECTURES)}"
-        )
+    adapter = adapter_for(config, path)
     placed = {} if runtime.device.type == "cpu" else {"device_map": {"": runtime.device}}
     dtype = runtime.dtype or "auto"
     model = _read(AutoModelForImageTextToText, source, path, dtype=dtype, **placed)
     tokenizer = _read(AutoTokenizer, source, path)
-    processor = read_processor(path)
-    chat = Chat(tokenizer, processor, image_token_id=config.image_token_id)
+    processor = _read_processor(adapter, source, path)
+    ends = model.generation_config.eos_token_id or []
+    chat = Chat(tokenizer, processor, adapter, end_ids=[ends] if isinstance(ends, int) else ends)
     remembered = _side_file(Path(source))
     loaded = prepare(model, chat, runtime=runtime)
     usual = remembered.get("family") or loaded.family
@@ -86,9 +87,24 @@ def load(
     return replace(loaded, family=family or usual, prompt=prompt or own)
 
 
-def read_processor(path: str) -> Any:
-    """The image processor of what :func:`load` loads; raises ``ModelError`` as that does."""
-    return _read(Qwen2VLImageProcessorPil, _resolve(path), path)
+def adapter_for(config: Any, path: str) -> ModelAdapter:
+    """The adapter of the model type in ``config``; raises ``ModelError`` for an unknown one."""
+    kind, others = config.model_type, installed("models")
+    if kind not in _ADAPTERS and kind not in others:
+        raise ModelError(
+            f"{path}: model type {kind!r} is not known; expected one of "
+            f"{', '.join([*_ADAPTERS, *others])}"
+        )
+    make = _ADAPTERS[kind] if kind in _ADAPTERS else others[kind].load()
+    made: ModelAdapter = make(config)
+    return made
+
+
+def read_processor(path: str) -> tuple[ModelAdapter, Any]:
+    """Adapter and image processor of what :func:`load` loads; raises ``ModelError`` as it does."""
+    source = _resolve(path)
+    adapter = adapter_for(_read(AutoConfig, source, path), path)
+    return adapter, _read_processor(adapter, source, path)
 
 
 def fingerprint(path: str) -> str | None:
@@ -109,6 +125,7 @@ def prepare(model: Any, chat: Chat, *, runtime: Runtime = Runtime()) -> Checkpoi
     """Set the group-shared attention on the language part; the vision tower keeps SDPA."""
     model.model.language_model.config._attn_implementation = attention.NAME
     model.config.get_text_config()._attn_implementation = attention.NAME
+    adapt(model, chat.adapter)
     return Checkpoint(runtime.of(model.eval()), chat, model.config.model_type, None)
 
 
@@ -166,9 +183,17 @@ def _resolve(path: str) -> str:
     return str(max(steps, key=lambda folder: int(folder.parent.name[5:]))) if steps else path
 
 
+def _read_processor(adapter: ModelAdapter, source: str, path: str) -> Any:
+    return _reading(lambda: adapter.read_processor(source), path)
+
+
 def _read(kind: Any, source: str, path: str, **options: Any) -> Any:
+    return _reading(lambda: kind.from_pretrained(source, **options), path)
+
+
+def _reading(read: Callable[[], Any], path: str) -> Any:
     try:
-        return kind.from_pretrained(source, **options)
+        return read()
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(

@@ -12,21 +12,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from reground.errors import ConfigError
+from reground.model.adapter import Part, adapter_of
 from reground.model.runtime import runtime_of
 
-Part = Literal["vision", "merger", "language"]
 Training = Literal["full", "lora", "frozen"]
-
-
-def part_of(name: str) -> Part:
-    """Which part of the model a parameter or module belongs to.
-
-    >>> part_of("model.visual.merger.linear_fc1.weight"), part_of("lm_head.weight")
-    ('merger', 'language')
-    """
-    if "visual." not in name:
-        return "language"
-    return "merger" if "merger" in name else "vision"
 
 
 def set_training(model: Any, how: Mapping[Part, Training], *, rank: int, alpha: int) -> None:
@@ -34,6 +23,7 @@ def set_training(model: Any, how: Mapping[Part, Training], *, rank: int, alpha: 
 
     Raises ``ConfigError`` when nothing is left to train.
     """
+    part_of = adapter_of(model).part_of
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     targets = [name for name in linear if name != "lm_head" and how[part_of(name)] == "lora"]
     if targets:

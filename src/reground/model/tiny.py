@@ -24,6 +24,7 @@ from transformers import (
 from reground.data import synth
 from reground.model.chat import Chat
 from reground.model.load import Checkpoint, prepare
+from reground.model.qwen import QwenVL
 
 Architecture = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
@@ -147,7 +148,7 @@ def make(
         model = AutoModelForImageTextToText.from_config(config)
     _start_matching(model)
     processor = _image_processor(patch_size, max_pixels)
-    return prepare(model, Chat(tokenizer, processor, image_token_id=config.image_token_id))
+    return prepare(model, Chat(tokenizer, processor, QwenVL.of(model.config)))
 
 
 @torch.no_grad()

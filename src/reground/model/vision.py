@@ -10,20 +10,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from reground.model.chat import EncodedImage
+from reground.model.adapter import EncodedImage, Features, adapter_of
 from reground.model.runtime import precision
 
 _LOG = logging.getLogger(__name__)
 _CACHE = "vision_cache"  # the attribute of a model
-Features = tuple[Tensor, ...]  # of one image: for the input, then for deeper layers, if any
 
 
 def encode_images(model: Any, images: Sequence[EncodedImage]) -> dict[str, Any]:
@@ -33,28 +30,15 @@ def encode_images(model: Any, images: Sequence[EncodedImage]) -> dict[str, Any]:
     cache: VisionCache | None = getattr(model, _CACHE, None)
     if cache is None:
         return {"image": _encoded(model, images)}
-    first, *deeper = zip(*(cache.features(model, image) for image in images), strict=True)
-    return {"image": SimpleNamespace(pooler_output=first, deepstack_features=deeper or None)}
+    found = [cache.features(model, image) for image in images]
+    return {"image": adapter_of(model).joined(found)}
 
 
-def idle_vision(model: Any) -> Tensor:
+def dummy_vision(model: Any) -> Tensor:
     """A zero that the vision tower computed: ranks wait for its gradients and its weights."""
-    vision = model.model.visual.config
-    side, merge = vision.patch_size, vision.spatial_merge_size
-    values = 3 * vision.temporal_patch_size * side**2
-    blank = torch.zeros(merge**2, values, device=model.device)
-    grid = torch.tensor([[1, merge, merge]], device=model.device)
-    with precision(model):
-        encoded = model.model.get_image_features(blank, grid, return_dict=True)
-    sums = [each.float().sum() for each in (*encoded.pooler_output, *_deeper(encoded))]
-    return 0.0 * torch.stack(sums).sum()
-
-
-def image_grids(images: Sequence[EncodedImage], device: torch.device) -> Tensor:
-    """Grids [N, 3] (time, height, width) in patches."""
-    return torch.tensor([image.grid for image in images], dtype=torch.long, device=device).view(
-        -1, 3
-    )
+    adapter = adapter_of(model)
+    features = adapter.features(_encoded(model, [adapter.blank(model)]))
+    return 0.0 * torch.stack([each.float().sum() for each in features]).sum()
 
 
 @dataclass(slots=True)
@@ -90,8 +74,7 @@ class VisionCache:
 
     def _computed(self, model: Any, image: EncodedImage, key: str) -> Features:
         with torch.inference_mode(False), torch.no_grad():  # training reads it too
-            output = _encoded(model, [image])
-            found = (*output.pooler_output, *_deeper(output))
+            found = adapter_of(model).features(_encoded(model, [image]))
         self.computed += 1
         self._write(key, found)
         return found
@@ -146,16 +129,8 @@ def keep_features(model: Any, *, memory: int, folder: Path | None, disk: int) ->
 
 
 def _encoded(model: Any, images: Sequence[EncodedImage]) -> Any:
-    dtype = next(model.model.visual.parameters()).dtype
-    pixels = torch.cat([image.pixel_values for image in images]).to(model.device, dtype)
-    grids = image_grids(images, model.device)
     with precision(model):
-        return model.model.get_image_features(pixels, grids, return_dict=True)
-
-
-def _deeper(output: Any) -> Sequence[Tensor]:
-    """Features for deeper layers (Qwen3-VL), of one image or of several."""
-    return list(chain.from_iterable(getattr(output, "deepstack_features", None) or ()))
+        return adapter_of(model).see(model, images)
 
 
 def _key(image: EncodedImage) -> str:
@@ -166,9 +141,10 @@ def _key(image: EncodedImage) -> str:
 
 def _tower(model: Any) -> str:
     total = hashlib.blake2b(digest_size=8)
-    for name, value in model.model.visual.state_dict().items():
-        total.update(name.encode())
-        total.update(value.detach().float().cpu().contiguous().numpy().data)
+    for module in adapter_of(model).tower(model):
+        for name, value in module.state_dict().items():
+            total.update(name.encode())
+            total.update(value.detach().float().cpu().contiguous().numpy().data)
     return total.hexdigest()
 
 

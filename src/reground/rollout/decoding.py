@@ -22,7 +22,7 @@ from reground.model.forward import (
 )
 from reground.model.load import Checkpoint
 from reground.model.sharing import GroupLayout
-from reground.model.vision import encode_images, image_grids
+from reground.model.vision import encode_images
 from reground.rollout.policy import Completion, Finish, Prefix, Prefixes, Sampling
 
 _NUCLEUS_FLOOR = 1  # the most likely token always stays
@@ -52,7 +52,7 @@ class Reading:
         padded = pad_prompts(prompts, pad_id=checkpoint.chat.pad_id)
         ids, mask = (tensor.to(model.device) for tensor in padded)
         images = [image for prompt in prompts for image in prompt.images]
-        positions, after = prompt_positions(model, ids, mask, image_grids(images, model.device))
+        positions, after = prompt_positions(model, ids, mask, images)
         cache = SharedCache(0)
         hidden = hidden_states(
             model,
@@ -191,13 +191,14 @@ class Decoding:
     ) -> Tensor:
         """Append T tokens [B, n, T] to every completion; logits [B, n, V] of the next.
 
-        ``positions`` are [B, n, T] or [3, B, n, T], ``features`` those of images among the tokens.
+        ``positions`` are [B, n, T] or [axes, B, n, T], ``features`` those
+        of images among the tokens.
         """
         model = self.checkpoint.model
         hidden = hidden_states(
             model,
             tokens.flatten(1),
-            positions.flatten(-2).expand(3, -1, -1),
+            positions.flatten(-2),
             layout=GroupLayout(self._mask, self.n),
             features=features,
             cache=self._cache,
@@ -234,7 +235,7 @@ class Decoding:
 
     def _end(self, ids: list[int]) -> Finish | None:
         chat = self.checkpoint.chat
-        if ids[-1] == chat.end_id:
+        if ids[-1] in chat.end_ids:
             return "stop"
         # A stop string is at most as many tokens long as it has bytes.
         stops = self.sampling.stop

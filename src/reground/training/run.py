@@ -129,10 +129,8 @@ def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:
         runtime.of(checkpoint.model.to(runtime.device))
         family = config.family or checkpoint.family
         checkpoint = dataclasses.replace(checkpoint, family=family, prompt=config.prompt)
-    if config.min_pixels:
-        checkpoint.chat.image_processor.size["shortest_edge"] = config.min_pixels
-    if config.max_pixels:
-        checkpoint.chat.image_processor.size["longest_edge"] = config.max_pixels
+    chat = checkpoint.chat
+    chat.adapter.set_limits(chat.image_processor, config.min_pixels, config.max_pixels)
     return checkpoint
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from reground.model.adapter import adapter_of
 from reground.model.runtime import runtime_of
 
 
@@ -26,7 +27,7 @@ def shard(module: nn.Module, model: nn.Module) -> None:
     precision = MixedPrecisionPolicy(param_dtype=runtime.autocast, reduce_dtype=torch.float32)
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     layers = set(model._no_split_modules)  # type: ignore[arg-type]
-    vision = list(model.model.visual.parameters())  # type: ignore[union-attr]
+    vision = [each for part in adapter_of(model).tower(model) for each in part.parameters()]
     whole = set() if any(each.requires_grad for each in vision) else set(vision)
     for part in module.modules():
         if type(part).__name__ in layers and not whole.issuperset(part.parameters()):

@@ -75,8 +75,7 @@ class LocalModel:
     @property
     def pixel_limits(self) -> tuple[int, int]:
         """The fewest and most pixels that an image is encoded at."""
-        size = self.prompter.checkpoint.chat.image_processor.size
-        return size["shortest_edge"], size["longest_edge"]
+        return self.prompter.checkpoint.chat.pixel_limits
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
         """Greedy answers in the order of ``samples``.

@@ -15,7 +15,7 @@ from reground.errors import ConfigError
 from reground.model.load import Checkpoint, save_description
 from reground.rollout.engine import weights
 from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
-from reground.rollout.engine.pictures import collapsed, picture
+from reground.rollout.engine.pictures import collapsed
 from reground.rollout.policy import Completion, Sampling
 
 
@@ -82,7 +82,7 @@ class InProcess:
     def _request(self, asked: Asked) -> dict[str, Any]:
         made: dict[str, Any] = {"prompt_token_ids": collapsed(asked.ids, asked.images, self._chat)}
         if asked.images:
-            pictures = [picture(image, self._chat) for image in asked.images]
+            pictures = [self._chat.picture(image) for image in asked.images]
             made["multi_modal_data"] = {"image": pictures}
         return made
 

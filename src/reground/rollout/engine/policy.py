@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from reground.model.adapter import adapter_of
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
 from reground.rollout.engine import weights
@@ -49,7 +50,8 @@ class EnginePolicy:
         """Give the engine the model's weights, after so many updates."""
         if version != self.version:
             model = self.checkpoint.model
-            trained = any(part.requires_grad for part in model.model.visual.parameters())
+            tower = adapter_of(model).tower(model)
+            trained = any(each.requires_grad for part in tower for each in part.parameters())
             self.engine.write(
                 weights.checkpoint_state(model), new_vision=trained or self.version == UNKNOWN
             )

@@ -17,7 +17,7 @@ from reground.errors import EngineError
 from reground.model.chat import Chat
 from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
 from reground.rollout.engine.link import CONNECT_S
-from reground.rollout.engine.pictures import collapsed, picture
+from reground.rollout.engine.pictures import collapsed
 from reground.rollout.engine.sender import Sender
 from reground.rollout.policy import Completion, Sampling
 
@@ -78,7 +78,7 @@ class Server:
         self._client.close()
 
     def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
-        urls = [_url(picture(image, self._chat)) for image in asked.images]
+        urls = [_url(self._chat.picture(image)) for image in asked.images]
         answer = self.ask(
             "POST",
             "/inference/v1/generate",
