@@ -4,7 +4,7 @@
         --limit-mm-per-prompt '{"image": 8}'
     python benchmarks/endpoint.py http://127.0.0.1:8000/v1 --out docs/results/endpoint.json
 
-FOLDER is the shipped model, ``src/reground/model/assets/tiny`` in the repository. With
+FOLDER is the shipped model, ``src/reground/tinyworld/assets/tiny`` in the repository. With
 ``--refiner FOLDER`` it is one that ``reground train`` made for think-rethink, and a noisy oracle is
 the tool.
 """

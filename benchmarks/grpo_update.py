@@ -27,10 +27,10 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 from vs_trl import QUESTION
 
-from reground.model import tiny
 from reground.model.chat import Prompt
 from reground.model.forward import GroupBatch, shared_logprobs
 from reground.model.load import Checkpoint
+from reground.tinyworld import models as tiny
 from reground.training.packing import Group, Suffix, collate
 
 SIDE = 672  # pixels; 576 image tokens

@@ -9,7 +9,7 @@ import time
 
 from common import parser, publish
 
-from reground.data import synth
+from reground.tinyworld import scenes as synth
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from common import parser, publish
 
-from reground.data import synth
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.question import Question
+from reground.tinyworld import scenes as synth
 
 SEED = 7
 KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr", "status")

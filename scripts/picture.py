@@ -13,10 +13,10 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from reground.api import Grounder, Grounding
-from reground.data import synth
 from reground.data.images import load
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Sample
+from reground.tinyworld import scenes as synth
 
 OUT = Path(__file__).parents[1] / "docs/picture.png"
 TASKS = ("attribute", "relation", "diff", "refer_grounding")

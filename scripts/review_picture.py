@@ -13,7 +13,6 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from reground.data import synth
 from reground.errors import RunError
 from reground.grounding.boxes import Box, iou
 from reground.grounding.families import EncodedSize, get_family
@@ -22,6 +21,7 @@ from reground.teacher.review.server import Server
 from reground.teacher.review.session import Session
 from reground.teacher.rows import Call, Pick, Verdict
 from reground.teacher.store import Store
+from reground.tinyworld import scenes as synth
 
 OUT = Path(__file__).parents[1] / "docs/review.png"
 TASKS = ("object_tracking", "referring", "diff", "region", "group_grounding")

@@ -20,7 +20,7 @@ from reground.model.load import load, save
 from reground.runs import read_jsonl
 
 ROOT = Path(__file__).parents[1]
-ASSETS = ROOT / "src/reground/model/assets"
+ASSETS = ROOT / "src/reground/tinyworld/assets"
 EVERY = 50
 LIMIT_MB = 12
 

@@ -21,7 +21,9 @@ settings.load_profile("reground")
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     """A small tokenizer for tiny models; a module's own, for tokenizers keep state."""
-    from reground.model import tiny  # torch: tests of the layers without it start sooner
+    from reground.tinyworld import (
+        models as tiny,  # torch: tests of the layers without it start sooner
+    )
 
     return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
 

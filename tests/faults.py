@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable, Mapping
 
-from reground.data.synth.chains import ORDINALS
+from reground.data.convert.mentions import ORDINALS
 from reground.grounding.boxes import THOUSAND, Box, set_iou
 from reground.grounding.sample import Sample
 from reground.teacher.rows import Reason

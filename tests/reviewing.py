@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reground.data import synth
 from reground.grounding.families import EncodedSize, get_family
 from reground.grounding.sample import Sample
 from reground.teacher.review.server import Server
 from reground.teacher.review.session import Session
 from reground.teacher.rows import Call, Pick, Verdict
 from reground.teacher.store import Store
+from reground.tinyworld import scenes as synth
 
 FAMILY = get_family("univg_r1")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from reground.api import Grounder
-from reground.data import synth
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Status
 from reground.grounding.boxes import iou
 from reground.grounding.families import CALL
 from reground.rollout.scripted import ScriptedPolicy
+from reground.tinyworld import scenes as synth
 
 SAMPLE = synth.sample("referring", seed=3, index=1)
 IMAGE = synth.render(SAMPLE.images[0].path)

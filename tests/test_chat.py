@@ -14,9 +14,9 @@ from PIL import Image
 
 from reground.errors import DataError, ModelError
 from reground.grounding.families import EncodedSize
-from reground.model import tiny
 from reground.model.chat import Chat, EncodedImage
 from reground.model.qwen import QwenVL
+from reground.tinyworld import models as tiny
 
 # The template of the Qwen2-VL checkpoints on the hub, in its use for one user turn.
 WITH_SYSTEM_TURN = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reground.data import synth
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, Sample, Target
-from reground.training.dense_targets import Seen, Vocabulary, token_targets
+from reground.tinyworld import scenes as synth
+from reground.tinyworld.dense_targets import Seen, Vocabulary, token_targets
 
 PHOTO = ImageRef("cells.png", 80, 40)
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.data import synth
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef, Sample
+from reground.tinyworld import scenes as synth
 from reground.training.draw import Draws
 from reground.training.settings import Phase
 

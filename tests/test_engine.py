@@ -17,12 +17,12 @@ from PIL import Image
 from reground.config import load
 from reground.data.source import open_dataset
 from reground.errors import ConfigError, EngineError
-from reground.model import tiny
 from reground.model.prompting import Prompter
 from reground.rollout.engine.asking import Asked, check_ids, check_version
 from reground.rollout.engine.pictures import collapsed
 from reground.rollout.policy import Completion
 from reground.rollout.transformers_policy import TransformersPolicy
+from reground.tinyworld import models as tiny
 from reground.training import run as running
 from reground.training.agreement import truncated
 from reground.training.settings import TrainConfig

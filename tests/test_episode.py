@@ -13,13 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.data import synth
 from reground.grounding.answers import Status, parse
 from reground.grounding.boxes import Box
 from reground.grounding.families import CALL, EncodedSize, get_family
 from reground.grounding.sample import Detection, Sample
 from reground.grounding.tool_turn import tool_text
-from reground.model import tiny
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
@@ -31,6 +29,8 @@ from reground.rollout.tools.precomputed import Precomputed
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, Tool, ToolError
 from reground.rollout.transformers_policy import TransformersPolicy
+from reground.tinyworld import models as tiny
+from reground.tinyworld import scenes as synth
 
 FAMILY = get_family("qwen3_vl/refiner")
 SIZE = EncodedSize(640, 480, 640, 480)

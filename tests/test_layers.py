@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = (
     {"__main__", "cli"},
     {"api"},
+    {"tinyworld"},
     {"serving"},
     {"teacher"},
     {"evaluation"},
@@ -39,7 +40,12 @@ HEAVY = {
     "safetensors",
     "vllm",
 }
-MAY_BE_HEAVY = ("reground.model", "reground.rollout", "reground.training")
+MAY_BE_HEAVY = (
+    "reground.model",
+    "reground.rollout",
+    "reground.training",
+    "reground.tinyworld",
+)
 MAY_BE_HEAVY_TOO = ("reground.evaluation.predicting.local",)  # a model in this process answers
 # These reach heavy modules, but inside functions only: importing them costs nothing.
 HEAVY_WHEN_CALLED = (

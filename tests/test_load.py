@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from reground.errors import ConfigError, ModelError
-from reground.model import tiny
 from reground.model.chat import Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import SIDE_FILE, Checkpoint, load, save
@@ -27,6 +26,7 @@ from reground.model.parts import (
     without_adapters,
 )
 from reground.model.qwen import QwenVL
+from reground.tinyworld import models as tiny
 from reground.training.optimiser import optimizer
 from reground.training.packing import Group, Suffix, collate
 from reground.training.settings import Optim

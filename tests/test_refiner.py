@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from reground.data import synth
 from reground.data.convert import convert
 from reground.data.source import open_dataset, save_dataset
 from reground.evaluation.evaluate import evaluate
@@ -27,14 +26,15 @@ from reground.grounding.boxes import Box, iou, place
 from reground.grounding.families import CALL, EncodedSize, get_family
 from reground.grounding.rethink import Verdict, settled, verdict, with_rethink
 from reground.grounding.sample import Detection, Sample
-from reground.model import tiny
 from reground.model.prompting import Prompter
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.think_rethink import environment_of
-from reground.rollout.tools.oracle import Oracle
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
 from reground.teacher.rethink import chains
+from reground.tinyworld import models as tiny
+from reground.tinyworld import scenes as synth
+from reground.tinyworld.oracle import Oracle
 from reground.training.rewards import score
 from reground.training.settings import Grpo
 from worlds import rows

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import server
-from reground.data import synth
 from reground.data.source import save_dataset
 from reground.errors import EndpointError
 from reground.evaluation.predicting.local import LocalModel
@@ -22,12 +21,13 @@ from reground.evaluation.records import Prediction, read_predictions
 from reground.grounding.boxes import Box
 from reground.grounding.families import CALL, CALL_END
 from reground.grounding.sample import Detection, Sample
-from reground.model import tiny
 from reground.model.chat import Chat
 from reground.model.prompting import Prompter
 from reground.rollout.endpoint import Endpoint
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.think_rethink import environment_of
+from reground.tinyworld import models as tiny
+from reground.tinyworld import scenes as synth
 from server import Response, says, serving
 
 FAMILY, PROFILE = "qwen3_vl/refiner", "tiny_refiner"

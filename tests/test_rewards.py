@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from reground.data import synth
 from reground.grounding.answers import parse
 from reground.grounding.families import EncodedSize, Family, get_family
 from reground.grounding.sample import Sample
+from reground.tinyworld import scenes as synth
 from reground.training.rewards import Score, score
 from reground.training.settings import Grpo
 

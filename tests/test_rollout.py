@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from reground.model import tiny
 from reground.model.chat import Chat, Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
@@ -25,6 +24,7 @@ from reground.rollout.episode import Rollout, RolloutStatus, Turn
 from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.transformers_policy import TransformersPolicy
+from reground.tinyworld import models as tiny
 from reground.training.packing import Group, Suffix, collate
 
 KEYS = (11, 2**40 + 3, 5)

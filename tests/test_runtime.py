@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from reground.data import synth
 from reground.errors import ConfigError
 from reground.model.load import Checkpoint, load
 from reground.model.parts import reference_copy, replica, set_training
@@ -15,6 +14,7 @@ from reground.model.prompting import Prompter
 from reground.model.runtime import Runtime, runtime_of
 from reground.rollout.policy import Sampling
 from reground.rollout.transformers_policy import TransformersPolicy, within
+from reground.tinyworld import scenes as synth
 from reground.training.method import LogProbs
 from reground.training.packing import Group, Suffix, collate
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import ImageChops
 
-from reground.data import synth
-from reground.data.synth import Scene, SceneObject
-from reground.data.synth.render import draw
-from reground.data.synth.world import sample_background
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Sample
+from reground.tinyworld import scenes as synth
+from reground.tinyworld.scenes import Scene, SceneObject
+from reground.tinyworld.scenes.render import draw
+from reground.tinyworld.scenes.world import sample_background
 
 SINGLE = ("referring", "attribute", "relation", "phrases", "listing")
 MULTI = tuple(task for task in synth.TASKS if task not in SINGLE)
@@ -397,7 +397,7 @@ def test_samples_do_not_depend_on_what_was_asked_before(task: str) -> None:
 
 def test_samples_do_not_depend_on_the_process() -> None:
     code = (
-        "import hashlib, json; from reground.data import synth\n"
+        "import hashlib, json; from reground.tinyworld import scenes as synth\n"
         "rows = [synth.sample(t, seed=5, index=i) for t in synth.TASKS for i in range(5)]\n"
         "text = json.dumps([row.to_json() for row in rows])\n"
         "pixels = b''.join(synth.render(i.path).tobytes() for row in rows for i in row.images)\n"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from reground.config import load
-from reground.data import synth
 from reground.errors import ConfigError, EndpointError, RunError
 from reground.grounding.families import EncodedSize, get_family
 from reground.teacher import embedded, limits
@@ -22,6 +21,7 @@ from reground.teacher.settings import TeachConfig
 from reground.teacher.store import Store
 from reground.teacher.verify import verify
 from reground.teacher.voting import by_rule, decide, orders, vote
+from reground.tinyworld import scenes as synth
 from reviewing import answered
 from server import Response, question, says, serving
 

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from faults import FAULTS
 from reground.config import load
-from reground.data import synth
 from reground.errors import ConfigError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.families import EncodedSize
@@ -28,6 +27,7 @@ from reground.teacher.rows import Call, Pick, Reason, Verdict
 from reground.teacher.settings import TeachConfig, Verify
 from reground.teacher.store import Store
 from reground.teacher.verify import verdict_on, verify
+from reground.tinyworld import scenes as synth
 from reviewing import answered
 
 SIZE = EncodedSize(400, 300, 392, 308)

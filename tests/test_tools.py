@@ -469,7 +469,7 @@ def test_a_tool_that_is_none_is_an_error_that_helps(spec: str, message: str) -> 
 
 
 def test_an_oracle_answers_from_the_truth_of_each_sample(photo: Path) -> None:
-    pytest.importorskip("reground.rollout.tools.oracle", reason="there is no oracle yet")
+    pytest.importorskip("reground.tinyworld.oracle", reason="there is no oracle yet")
     sample = sample_of(photo)
     tool = open_tool("oracle:right=1,jitter=0,several=0", samples=[sample])
     (reply,) = runner_of(tool).ask([Request(sample, "whatever")])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from reground.data import synth
 from reground.data.source import open_dataset, save_dataset
 from reground.data.validate import Reason, Report, validate
 from reground.errors import DataError
+from reground.tinyworld import scenes as synth
 
 Row = dict[str, Any]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from reground.model import tiny
 from reground.model.chat import EncodedImage
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.vision import VisionCache, encode_images, keep_features
+from reground.tinyworld import models as tiny
 from reground.training.packing import Group, Suffix, collate
 from reground.training.run import train
 from worlds import World, column

@@ -29,7 +29,6 @@ import torch
 
 from reground.data.source import open_dataset
 from reground.errors import EngineError
-from reground.model import tiny
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint, load, save
 from reground.model.prompting import Prompter
@@ -39,6 +38,7 @@ from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import START, Server
 from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
+from reground.tinyworld import models as tiny
 from reground.training.agreement import gaps
 
 GREEDY = Sampling(max_tokens=64)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reground.config import load as load_config
-from reground.data import synth
 from reground.data.images import load
 from reground.data.source import save_dataset
 from reground.errors import ConfigError
@@ -25,7 +24,6 @@ from reground.grounding.boxes import Box
 from reground.grounding.calls import Call, read_call
 from reground.grounding.families import CALL, EncodedSize, get_family
 from reground.grounding.sample import Detection, ImageRef, Sample
-from reground.model import tiny
 from reground.model.chat import EncodedImage, Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
@@ -37,6 +35,8 @@ from reground.rollout.think_rethink import ThinkRethink
 from reground.rollout.tools.precomputed import Precomputed
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.rollout.zoom import Zoom
+from reground.tinyworld import models as tiny
+from reground.tinyworld import scenes as synth
 from reground.training.packing import Group, Suffix, collate
 from reground.training.settings import Tools
 from worlds import World, column, rows

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from reground.config import load
-from reground.data import synth
 from reground.data.source import save_dataset
 from reground.grounding.rethink import with_rethink
 from reground.grounding.sample import Sample
-from reground.model import tiny
 from reground.model.load import load as load_checkpoint
 from reground.model.load import save
-from reground.rollout.tools.oracle import Oracle
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
+from reground.tinyworld import models as tiny
+from reground.tinyworld import scenes as synth
+from reground.tinyworld.oracle import Oracle
 from reground.training.checkpoint import checkpoints
 from reground.training.grpo import Grpo
 from reground.training.run import train

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reground.data import synth
+from reground.tinyworld import scenes as synth
 from tables.common import over_seeds, percent, ratio, read, table
 
 _CLASSES = {"WBC": "white cell", "Platelets": "platelet", "RBC": "leftmost red cell"}

@@ -45,11 +45,15 @@ def load(schema: type[T], path: Path | None = None, overrides: Sequence[str] = (
     raw: Any = _read(path) if path else {}
     for item in overrides:
         raw = _override(raw, item)
-    try:
-        value: T = TypeAdapter(schema).validate_json(json.dumps(raw, default=_refuse), strict=True)
-        return value
-    except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, schema, raw))) from None
+    return _checked(schema, raw)
+
+
+def of(schema: type[T], raw: dict[str, Any], *, place: str) -> T:
+    """Build ``schema`` from the mapping that stands under ``place`` in a config.
+
+    For sections that an installed package defines; raises ``ConfigError`` as :func:`load` does.
+    """
+    return _checked(schema, raw, prefix=f"{place}.")
 
 
 def dump(value: Any) -> str:
@@ -158,6 +162,15 @@ def _parse(text: str, source: str) -> Any:
         place = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{place}: not valid YAML: {problem}") from None
+
+
+def _checked(schema: type[T], raw: Any, *, prefix: str = "") -> T:
+    try:
+        value: T = TypeAdapter(schema).validate_json(json.dumps(raw, default=_refuse), strict=True)
+        return value
+    except ValidationError as error:
+        lines = (prefix + line for line in explain(error, schema, raw))
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _override(raw: Any, item: str) -> Any:

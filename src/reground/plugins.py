@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 from reground.errors import ConfigError, did_you_mean
 
 
+@cache
 def installed(group: str) -> dict[str, EntryPoint]:
     """What installed packages register under the entry points ``reground.GROUP``, by name.
 

@@ -118,12 +118,12 @@ def show(
       reground data show train.jsonl --out train.png
       reground data show synth:referring --limit 6 --out scenes.png
     """
-    from reground.data.images import SYNTH_PREFIX
+    from reground.data.schemes import is_endless
     from reground.data.show import contact_sheet
     from reground.data.source import open_dataset
 
     dataset = open_dataset(spec, seed=seed)
-    step = 1 if spec.startswith(SYNTH_PREFIX) else max(1, len(dataset) // limit)  # over the file
+    step = 1 if is_endless(dataset) else max(1, len(dataset) // limit)  # over the file
     samples = [dataset[number * step] for number in range(min(limit, len(dataset)))]
     contact_sheet(samples, out=out)
     typer.echo(f"{out}: {len(samples)} samples")

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from reground.data import synth
+from reground.data.schemes import source_of
 from reground.data.views import split_view
 from reground.errors import DataError
-from reground.grounding.sample import ImageRef
+from reground.grounding.sample import ImageRef, is_file_path
 
-SYNTH_PREFIX = "synth:"
 MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than this
 MAX_PIXELS = 80_000_000  # below Pillow's own limit; a larger file is taken for a bomb
 
@@ -40,14 +39,15 @@ class ImageSize:
 def load(image: ImageRef | str) -> Image.Image:
     """The image in RGB, upright (EXIF orientation applied), alpha laid on white, first frame.
 
-    A ``synth:`` path is rendered by the scene world; ``#view=`` behind a path cuts a view out.
+    A path with a scheme is rendered by its source; ``#view=`` behind a path cuts a view out.
     Raises ``DataError`` where the file is missing, no image, truncated or larger than
     ``MAX_PIXELS``, and where the size recorded in an ``ImageRef`` is not the file's: its boxes
     would be in a wrong frame.
     """
     path = image if isinstance(image, str) else image.path
     file, view = split_view(path)
-    loaded = synth.render(file) if file.startswith(SYNTH_PREFIX) else _load_file(file)
+    source = source_of(file)
+    loaded = source.render(file) if source else _load_file(file)
     if view is not None:
         if view.right > loaded.width or view.lower > loaded.height:
             found = ImageSize(*loaded.size)
@@ -72,9 +72,9 @@ def base64_png(image: Image.Image) -> str:
 def exists(path: str) -> bool:
     """Whether the file of an image, or of the image that a view is cut from, is on disk.
 
-    Scenes need no file.
+    What a source renders needs no file.
     """
-    return path.startswith(SYNTH_PREFIX) or Path(split_view(path)[0]).is_file()
+    return not is_file_path(path) or Path(split_view(path)[0]).is_file()
 
 
 def size(path: str | Path) -> ImageSize:
@@ -83,8 +83,8 @@ def size(path: str | Path) -> ImageSize:
     Reads the header alone, but for PNG files without EXIF before the pixels, where Pillow decodes
     to look behind them. Raises ``DataError`` as :func:`load` does, but for truncated pixels.
     """
-    if str(path).startswith(SYNTH_PREFIX):
-        return ImageSize(*synth.render(str(path)).size)
+    if source := source_of(str(path)):
+        return ImageSize(*source.render(str(path)).size)
     with _opened(str(path)) as image:
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS

@@ -1,39 +1,33 @@
-"""Datasets by name: a JSONL of samples, a benchmark, a task of the scene world; and writing one."""
+"""Datasets by name: a JSONL of samples, a benchmark, or SCHEME:REST; and writing one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import overload
 
-from reground.data import synth
 from reground.data.benchmarks import open_benchmark
-from reground.data.images import SYNTH_PREFIX
+from reground.data.schemes import is_endless, source_of
 from reground.errors import ConfigError, DataError
-from reground.grounding.sample import Sample, read_jsonl, write_jsonl
-
-_ENDLESS = 2**31 - 1
+from reground.grounding.sample import Sample, is_file_path, read_jsonl, write_jsonl
 
 
 def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
-    """The samples that ``spec`` names: a path that ends in .jsonl, ``synth:TASK`` (or
-    ``synth:TASK@1-3``), or a benchmark as ``mig_bench``.
+    """The samples that ``spec`` names: a path that ends in .jsonl, ``SCHEME:REST`` of an installed
+    source (as ``synth:diff``), or a benchmark as ``mig_bench``.
 
-    A scene-world task is lazy and endless (2**31 - 1 samples) unless ``limit`` is given; ``seed``
-    picks its scenes. Files keep the order of their rows, whatever the seed. Raises ``DataError``
-    where the file is missing, malformed or empty, the task or benchmark is unknown, or a
-    benchmark's files are missing or incomplete.
+    A source may be endless unless ``limit`` is given, and ``seed`` picks what it draws. Files keep
+    the order of their rows, whatever the seed. Raises ``DataError`` where the file is missing,
+    malformed or empty, what the source is asked for or the benchmark is unknown, or a benchmark's
+    files are missing or incomplete.
     """
     if limit is not None and limit < 1:
         raise DataError(f"{spec}: a limit of {limit} samples was asked; it must be at least 1")
-    if spec.startswith(SYNTH_PREFIX):
-        scenes = SynthDataset(spec.removeprefix(SYNTH_PREFIX), seed, limit or _ENDLESS)
-        scenes[0]  # an unknown task is an error now, not in the middle of a run
-        return scenes
+    if source := source_of(spec):
+        return source.open(spec, seed=seed, limit=limit)
     if not spec.endswith(".jsonl"):
         return open_benchmark(spec, limit=limit)
     samples = list(islice(read_jsonl(Path(spec)), limit))
@@ -44,33 +38,10 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
 
 def read_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> list[Sample]:
     """All samples that ``spec`` names; raises ``ConfigError`` where they have no end."""
-    if limit is None and spec.startswith(SYNTH_PREFIX):
+    samples = open_dataset(spec, seed=seed, limit=limit)
+    if is_endless(samples):
         raise ConfigError(f"{spec} is endless; say how many samples with --limit")
-    return list(open_dataset(spec, seed=seed, limit=limit))
-
-
-@dataclass(frozen=True, slots=True)
-class SynthDataset(Sequence[Sample]):
-    """A task of the scene world as a lazy sequence: item i is scene i of ``seed``."""
-
-    task: str
-    seed: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        position = index + self.length if index < 0 else index
-        if not 0 <= position < self.length:
-            raise IndexError(f"sample {index} of {self.length}")
-        return synth.sample(self.task, seed=self.seed, index=position)
+    return list(samples)
 
 
 def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
@@ -84,11 +55,9 @@ def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
 
 
 def relative_to(sample: Sample, folder: Path) -> Sample:
-    """The sample with paths of images relative to ``folder``, which is resolved; scenes stay."""
+    """The sample with paths of image files relative to ``folder``, which is resolved."""
     images = tuple(
-        image
-        if image.path.startswith(SYNTH_PREFIX)
-        else replace(image, path=path_from(folder, image.path))
+        replace(image, path=path_from(folder, image.path)) if is_file_path(image.path) else image
         for image in sample.images
     )
     return replace(sample, images=images)

@@ -11,11 +11,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from reground.data.images import MAX_ASPECT, SYNTH_PREFIX, ImageSize, exists, load
+from reground.data.images import MAX_ASPECT, ImageSize, exists, load
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 
@@ -213,7 +213,7 @@ class _Check:
         return self._images[path]
 
     def _located(self, path: str) -> str:
-        return path if path.startswith(SYNTH_PREFIX) else str(self.folder / path)
+        return str(self.folder / path) if is_file_path(path) else path
 
     def _finished(self, sample: Sample) -> Sample:
         images = tuple(replace(image, path=self._located(image.path)) for image in sample.images)

@@ -20,7 +20,7 @@ from reground.data.source import path_from
 from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.families import EncodedSize
-from reground.grounding.sample import ImageRef, Sample
+from reground.grounding.sample import ImageRef, Sample, is_file_path
 from reground.runs import write_json
 
 PREDICTIONS = "predictions.jsonl"
@@ -294,6 +294,6 @@ def _with_paths(row: _Row, move: _Move) -> _Row:
 
 
 def _moved(image: ImageRef, move: _Move) -> ImageRef:
-    if image.path.startswith("synth:") or os.path.isabs(image.path):
+    if not is_file_path(image.path) or os.path.isabs(image.path):
         return image
     return ImageRef(move(image.path), image.width, image.height)

@@ -11,14 +11,15 @@ from typing import Any
 
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
+from reground.plugins import installed
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """Where an image is, and its size in pixels (after EXIF rotation).
 
-    ``path`` is a file path, or ``synth:TASK/SEED/INDEX/IMAGE`` for an image of the scene world,
-    which is rendered when it is loaded.
+    ``path`` is a file path, or ``SCHEME:REST`` for an image that an installed package makes when
+    it is loaded (entry points ``reground.sources``).
     """
 
     path: str
@@ -155,6 +156,11 @@ class Sample:
             raise DataError(f"a field has the wrong form: {error}") from None
 
 
+def is_file_path(path: str) -> bool:
+    """Whether a path is a file's, and does not begin with the scheme of an installed source."""
+    return path.partition(":")[0] not in installed("sources")
+
+
 def read_jsonl(path: Path) -> Iterator[Sample]:
     """Samples of a canonical JSONL; image paths are taken relative to the file's folder.
 
@@ -195,9 +201,9 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
 def relocated(sample: Sample, folder: Path) -> Sample:
     """The sample with ``folder`` before the relative paths of its images."""
     images = tuple(
-        image
-        if image.path.startswith("synth:")
-        else ImageRef(str(folder / image.path), image.width, image.height)
+        ImageRef(str(folder / image.path), image.width, image.height)
+        if is_file_path(image.path)
+        else image
         for image in sample.images
     )
     fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}

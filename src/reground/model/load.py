@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ _ADAPTERS: dict[str, Callable[[Any], ModelAdapter]] = {
     **dict.fromkeys(qwen.MODEL_TYPES, qwen.QwenVL.of),
     **dict.fromkeys(internvl.MODEL_TYPES, internvl.InternVL.of),
 }
-SHIPPED = ("tiny", "tiny_refiner")  # four million parameters each, trained on drawn scenes
 _WEIGHTS = ("*.safetensors", "*.bin")
 SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
 
@@ -62,7 +60,9 @@ def load(
     prompt: str | None = None,
     runtime: Runtime | None = None,
 ) -> Checkpoint:
-    """Load a folder, a run (its newest checkpoint), a hub id, or a shipped model (``SHIPPED``).
+    """Load a folder, a run (its newest checkpoint), a hub id, or a name that a package registers.
+
+    An entry point in the group ``reground.checkpoints`` names the folder behind it, as ``tiny``.
 
     Weights are read straight to the runtime's device, in its dtype. Raises ``ModelError`` where
     there is no checkpoint, an incomplete one, or one of an unknown architecture.
@@ -167,16 +167,17 @@ def save_description(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _resolve(path: str) -> str:
-    if path in SHIPPED:
-        return str(resources.files("reground.model") / "assets" / path)
+    shipped = installed("checkpoints")
+    if path in shipped and isinstance(folder := shipped[path].load(), Path):
+        return str(folder)
     owner, *rest = path.split("/")
     is_hub_id = len(rest) == 1 and not Path(owner).exists()
     if not Path(path).exists() and not is_hub_id:
         expected = (
             "expected a run of `reground train` that has saved a checkpoint, a checkpoint's "
-            "folder, a hub id (owner/name), or a shipped model: " + ", ".join(SHIPPED)
+            "folder, a hub id (owner/name), or a shipped model: " + ", ".join(shipped)
         )
-        hint = did_you_mean(path, SHIPPED, otherwise=expected)
+        hint = did_you_mean(path, shipped, otherwise=expected)
         raise ModelError(f"{path}: no such run or folder; {hint}")
     folders = Path(path).glob("checkpoints/step-*/model")
     steps = [folder for folder in folders if folder.parent.suffix != ".partial"]

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reground.data.images import SYNTH_PREFIX
+from reground.data.schemes import is_endless
 from reground.data.source import open_dataset
 from reground.errors import ConfigError, RunError
 from reground.grounding.families import EncodedSize, get_family
 from reground.grounding.prompts import PromptProfile, load_profile
-from reground.grounding.sample import Sample, digest
+from reground.grounding.sample import Sample, digest, is_file_path
 from reground.teacher import changes
 from reground.teacher.calling import Caller, Outcome
 from reground.teacher.limits import Budget
@@ -70,7 +70,7 @@ def _specs(config: TeachConfig) -> Sequence[str]:
 def _source(config: TeachConfig) -> str:
     """Where the samples come from, as it stands in the database and on the data card."""
     specs = _specs(config)
-    drawn = any(spec.startswith(SYNTH_PREFIX) for spec in specs)
+    drawn = any(not is_file_path(spec) for spec in specs)
     chosen = {"seed": config.seed if drawn else None, "limit": config.limit}
     told = ", ".join(f"{key}={value}" for key, value in chosen.items() if value is not None)
     return ", ".join(specs) + (f" ({told})" if told else "")
@@ -79,9 +79,10 @@ def _source(config: TeachConfig) -> str:
 def _samples(config: TeachConfig) -> Iterator[Sample]:
     """The samples of every spec, one after the other; raises as ``open_dataset`` does."""
     for spec in _specs(config):
-        if spec.startswith(SYNTH_PREFIX) and config.limit is None:
+        samples = open_dataset(spec, seed=config.seed, limit=config.limit)
+        if is_endless(samples):
             raise ConfigError(f"{spec} is endless; say how many samples with limit=")
-        yield from open_dataset(spec, seed=config.seed, limit=config.limit)
+        yield from samples
 
 
 def ask(

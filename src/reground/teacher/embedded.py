@@ -13,8 +13,8 @@ from itertools import product
 from PIL import Image
 
 from reground.data.convert.appearance import describe
+from reground.data.convert.mentions import ORDINALS
 from reground.data.images import exists, load
-from reground.data.synth.chains import ORDINALS
 from reground.grounding.boxes import place
 from reground.grounding.families import EncodedSize, get_family
 from reground.grounding.sample import ImageRef, Sample
@@ -39,7 +39,7 @@ def chain(sample: Sample, number: int) -> str:
     that depends on the sample's id alone. Raises ``DataError`` where the question holds the tags
     of the form, or a true box has no area.
 
-    >>> from reground.data import synth
+    >>> from reground.tinyworld import scenes as synth
     >>> chain(synth.sample("attribute", seed=7, index=0), 0)
     '<think>the orange triangle is at the centre.</think><answer>(348,339),(571,554)</answer>'
     """

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from reground.data.images import SYNTH_PREFIX, exists, load
+from reground.data.images import exists, load
 from reground.data.views import split_view
 from reground.errors import DataError
-from reground.grounding.sample import ImageRef
+from reground.grounding.sample import ImageRef, is_file_path
 
 _UPRIGHT = 1  # the EXIF orientation of an image that is stored as it is seen
 
@@ -55,7 +55,7 @@ def copied(folder: Path) -> Callable[[ImageRef], ImageRef]:
 def is_plain(image: ImageRef) -> bool:
     """Whether any program that opens the file sees what we see."""
     file, view = split_view(image.path)
-    if file.startswith(SYNTH_PREFIX) or view is not None:
+    if not is_file_path(file) or view is not None:
         return False
     with Image.open(file) as opened:
         orientation: int = opened.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)

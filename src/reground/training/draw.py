@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from reground.data.images import SYNTH_PREFIX
+from reground.data.schemes import is_endless
 from reground.data.source import open_dataset
 from reground.grounding.sample import ImageRef, Sample
 from reground.training.settings import Phase
@@ -19,9 +19,9 @@ from reground.training.settings import Phase
 class Draws:
     """The items of a run with ``total`` items; item n belongs to the phase at share n / total.
 
-    Scenes are drawn by item number, so none is seen twice. Rows of a file are drawn epoch by epoch
-    in an order that changes with the epoch: each once, or, where a file is one of several sources,
-    those whose turn falls on it.
+    Endless sources are drawn by item number, so nothing is seen twice. Rows of a file are drawn
+    epoch by epoch in an order that changes with the epoch: each once, or, where a file is one of
+    several sources, those whose turn falls on it.
     """
 
     def __init__(self, phases: Sequence[Phase], *, seed: int, total: int) -> None:
@@ -33,7 +33,7 @@ class Draws:
         self._rows = {
             spec: _rows_by_images(source)
             for spec, source in self._sources.items()
-            if not spec.startswith(SYNTH_PREFIX)
+            if not is_endless(source)
         }
 
     def sample(self, item: int) -> Sample:
@@ -46,7 +46,7 @@ class Draws:
             yield from self._sources[spec]
 
     def known(self) -> Iterator[Sample]:
-        """All rows of the files, and the first scene of every task."""
+        """All rows of the files, and the first sample of every endless source."""
         yield from self.rows()
         yield from (source[0] for spec, source in self._sources.items() if spec not in self._rows)
 
@@ -59,7 +59,7 @@ class Draws:
         generator = np.random.Generator(np.random.Philox(key=[self._seed, item]))
         spec = specs[int(np.searchsorted(shares, generator.random(), side="right"))]
         source = self._sources[spec]
-        if spec.startswith(SYNTH_PREFIX):
+        if spec not in self._rows:
             return [source[item]]
         row = self._shuffled(item, len(source))
         others = [other for other in self._rows[spec][source[row].images] if other != row]

@@ -14,12 +14,12 @@ from reground.config import dump
 from reground.disk import room_in
 from reground.errors import ConfigError
 from reground.grounding.families import Form
-from reground.model import tiny
 from reground.model.load import Checkpoint, load
 from reground.model.parts import replica, set_training
 from reground.model.prompting import Prompter
 from reground.model.runtime import Runtime
 from reground.model.vision import keep_features
+from reground.plugins import installed
 from reground.rollout.engine.in_process import InProcess
 from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import Server
@@ -29,7 +29,6 @@ from reground.rollout.think_rethink import ThinkRethink
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.transformers_policy import ReplicaPolicy, TransformersPolicy
 from reground.runs import RunDir, start
-from reground.training.dense import Dense
 from reground.training.draw import Draws
 from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
@@ -118,17 +117,16 @@ def _train(
 
 def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:
     """The model that a run begins with: loaded, or of random weights."""
-    if config.shape is None:
-        checkpoint = load(config.model, family=config.family, prompt=config.prompt, runtime=runtime)
-    else:
-        checkpoint = tiny.make(
-            **dataclasses.asdict(config.shape),
-            seed=config.seed,
-            tokenizer=tiny.make_tokenizer(tiny.corpus()),
-        )
+    made = installed("checkpoints").get(config.model)
+    if made is not None and callable(maker := made.load()):
+        checkpoint: Checkpoint = maker(config.model_settings or {}, seed=config.seed)
         runtime.of(checkpoint.model.to(runtime.device))
         family = config.family or checkpoint.family
         checkpoint = dataclasses.replace(checkpoint, family=family, prompt=config.prompt)
+    elif config.model_settings is not None:
+        raise ConfigError(f"model_settings are for a model that is made, not for {config.model}")
+    else:
+        checkpoint = load(config.model, family=config.family, prompt=config.prompt, runtime=runtime)
     chat = checkpoint.chat
     chat.adapter.set_limits(chat.image_processor, config.min_pixels, config.max_pixels)
     return checkpoint
@@ -194,12 +192,12 @@ def _method(
     config: TrainConfig,
 ) -> Method:
     match config.method:
-        case "dense":
-            return Dense(prompter, draws, config)
         case "sft":
             return Sft(prompter, draws, config)
         case "grpo":
             return Grpo(prompter, draws, environment, policy, config)
+    added: Method = installed("methods")[config.method].load()(prompter, draws, config)
+    return added
 
 
 def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -> TrainedPolicy:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from reground.config import config
+from reground.errors import did_you_mean
+from reground.plugins import installed
+
+METHODS = ("sft", "grpo")
 
 # What a run may be resumed with otherwise: how its figures come about, and not which.
 CHANGEABLE = (
@@ -28,7 +32,7 @@ CHANGEABLE = (
 class Phase:
     """What is drawn until a share of the run: data specs and their weights.
 
-    A spec is ``synth:TASK``, ``synth:TASK@MIN-MAX`` (objects in a scene) or a canonical JSONL path.
+    A spec is the path of a canonical JSONL, or ``SCHEME:REST`` of a source, as ``synth:diff@1-3``.
     """
 
     mix: dict[str, float]
@@ -98,18 +102,6 @@ class Supervised:
     def __post_init__(self) -> None:
         if self.questions_per_image < 1:
             raise ValueError("questions_per_image must be at least 1")
-
-
-@config
-class DensePretraining:
-    """Dense targets of image tokens. Tokens weigh alike, or objects do.
-
-    With ``weigh: objects`` an object's weight is divided among its tokens, box errors count
-    relative to the box, and a token goes to the object of which it shows most: for photos in which
-    some objects are no larger than a token.
-    """
-
-    weigh: Literal["tokens", "objects"] = "tokens"
 
 
 @config
@@ -245,33 +237,20 @@ class RuntimeSettings:
 
 
 @config
-class Shape:
-    """A fresh model of random weights: the real architecture at a size that two cores can train."""
-
-    architecture: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = "qwen3_vl"
-    hidden: int = 192
-    layers: int = 4
-    heads: int = 6
-    head_dim: int = 32
-    vision_hidden: int = 160
-    vision_depth: int = 3
-    vision_heads: int = 5
-    patch_size: int = 14
-
-
-@config
 class TrainConfig:
     """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (GRPO) a step.
 
-    ``model`` is a folder, a hub id or ``tiny``; ``shape`` starts from random weights instead.
+    ``model`` is a folder, a hub id or ``tiny``; ``random`` makes a fresh one of ``model_settings``.
+    ``method`` is sft, grpo, or one that an installed package adds (``dense``), which gets
+    ``method_settings``.
     With ``sharding: full`` each of several ranks holds a part of every weight (FSDP2). A rank waits
     for the others for at most ``collective_timeout_s`` seconds: longer than their rollouts may
     differ, and longer than the first one writes a checkpoint.
     """
 
-    method: Literal["dense", "sft", "grpo"]
+    method: str
     model: str = "tiny"
-    shape: Shape | None = None
+    model_settings: dict[str, Any] | None = None
     family: str | None = None
     prompt: str | None = None
     data: tuple[Phase, ...]
@@ -287,7 +266,7 @@ class TrainConfig:
     sharding: Literal["none", "full"] = "none"
     collective_timeout_s: float = 1800.0
     optim: Optim = Optim()
-    dense: DensePretraining = DensePretraining()
+    method_settings: dict[str, Any] | None = None
     sft: Supervised = Supervised()
     grpo: Grpo = Grpo()
     engine: Engine = Engine()
@@ -299,6 +278,10 @@ class TrainConfig:
     out: str = "runs/train"
 
     def __post_init__(self) -> None:
+        if self.method not in (known := [*METHODS, *installed("methods")]):
+            raise ValueError(f"unknown method {self.method!r}; {did_you_mean(self.method, known)}")
+        if self.method_settings is not None and self.method in METHODS:
+            raise ValueError(f"method_settings are for methods of packages, not for {self.method}")
         for name, least in (("seed", 0), ("steps", 1), ("batch_size", 1)):
             if (found := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, found {found}")

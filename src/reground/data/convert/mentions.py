@@ -9,10 +9,10 @@ from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, Box
 from reground.grounding.sample import ImageRef, Target
 
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _MENTION = re.compile(
     rf"(?P<source>\bsource image\b)"
-    rf"|\b(?P<word>{'|'.join(_ORDINALS)}|last) (?:image|frame|picture|photo)\b"
+    rf"|\b(?P<word>{'|'.join(ORDINALS)}|last) (?:image|frame|picture|photo)\b"
     r"|\b(?P<ordinal>\d{1,3})(?:st|nd|rd|th) (?:image|frame|picture|photo)\b"
     r"|\b(?:image|frame|picture|photo)[ -]?#?(?P<number>\d{1,3})\b",
     re.IGNORECASE,
@@ -89,5 +89,5 @@ def _index(match: re.Match[str], num_images: int) -> int:
     if match["source"]:
         return 0
     if word := match["word"]:
-        return num_images - 1 if word.lower() == "last" else _ORDINALS.index(word.lower())
+        return num_images - 1 if word.lower() == "last" else ORDINALS.index(word.lower())
     return int(match["ordinal"] or match["number"]) - 1

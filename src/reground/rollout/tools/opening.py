@@ -43,10 +43,6 @@ def open_tool(spec: str, *, samples: Sequence[Sample]) -> Tool:
         return HttpDetector(url=spec)
     if entry := installed("tools").get(kind):
         return _checked(spec, lambda: entry.load()(rest, samples))
-    if kind == "oracle":
-        from reground.rollout.tools.oracle import Oracle
-
-        return Oracle.of(rest, samples)
     is_hub_id = spec.count("/") == 1 and not colon and not spec.startswith((".", "/"))
     if not spec or not (Path(spec).is_dir() or is_hub_id):
         raise ConfigError(f"no tool {spec!r}; {_nearest(spec)}")
@@ -84,7 +80,7 @@ def _checked(spec: str, make: Callable[[], Any]) -> Tool:
 def _nearest(spec: str) -> str:
     """The nearest of the forms, where only its first word is misspelt; else all of them."""
     kind, colon, rest = spec.partition(":")
-    added = sorted({"oracle", *installed("tools")})
+    added = sorted(installed("tools"))
     forms = ["precomputed", *added, "http://HOST/PATH", "https://HOST/PATH", "FILE.py:NAME"]
     expected = f"expected {', '.join(forms)}, or a zero-shot detector as a folder or hub id"
     if not spec or "/" in kind:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from math import hypot, sqrt
 from typing import Final
 
-from reground.data.synth.world import SceneObject
+from reground.tinyworld.scenes.world import SceneObject
 
 
 class Relation(StrEnum):

@@ -6,7 +6,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw
 
-from reground.data.synth.world import RGB, Background, Scene, SceneObject
+from reground.tinyworld.scenes.world import RGB, Background, Scene, SceneObject
 
 _MARK_COLOUR = (255, 0, 0)
 _STRIPE = 8  # pixels from one stripe of the background to the next

@@ -9,9 +9,10 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
-from reground.data.synth import chains
-from reground.data.synth.drafts import Draft, has_distractor
-from reground.data.synth.queries import (
+from reground.data.convert.mentions import ORDINALS
+from reground.tinyworld.scenes import chains
+from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.tinyworld.scenes.queries import (
     SUPERLATIVES,
     Description,
     Query,
@@ -19,7 +20,7 @@ from reground.data.synth.queries import (
     may_hold,
     resolve,
 )
-from reground.data.synth.world import (
+from reground.tinyworld.scenes.world import (
     COLOURS,
     KINDS,
     SHAPES,
@@ -84,7 +85,7 @@ def group_grounding(rng: random.Random, count: int) -> Draft:
         question=f"the {kind.name}",
         boxes=(target.box,),
         kind="group",
-        think=f"It is in the {chains.ORDINALS[image]} image. " + chains.locate(kind.name, target),
+        think=f"It is in the {ORDINALS[image]} image. " + chains.locate(kind.name, target),
         image=image,
         relational=True,
         distractor=has_distractor(target, scenes[image].objects),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reground.data.synth.world import Scene, SceneObject
 from reground.grounding.boxes import Box
+from reground.tinyworld.scenes.world import Scene, SceneObject
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,12 @@ from typing import Final
 
 from PIL import Image
 
-from reground.data.synth import tasks_kinds, tasks_motion, tasks_single, tasks_views
-from reground.data.synth.drafts import Draft
-from reground.data.synth.render import draw
-from reground.data.synth.world import COLOURS, SHAPES, Scene, SceneObject
 from reground.errors import DataError, did_you_mean
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.tinyworld.scenes import tasks_kinds, tasks_motion, tasks_single, tasks_views
+from reground.tinyworld.scenes.drafts import Draft
+from reground.tinyworld.scenes.render import draw
+from reground.tinyworld.scenes.world import COLOURS, SHAPES, Scene, SceneObject
 
 __all__ = [
     "COLOURS",

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from reground.data.synth import chains
-from reground.data.synth.drafts import Draft, has_distractor
-from reground.data.synth.world import (
+from reground.data.convert.mentions import ORDINALS
+from reground.grounding.boxes import Box
+from reground.tinyworld.scenes import chains
+from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.tinyworld.scenes.world import (
     FRAME,
     MARGIN,
     SIDES,
@@ -31,7 +33,6 @@ from reground.data.synth.world import (
     sample_scene,
     sample_spot,
 )
-from reground.grounding.boxes import Box
 
 _WINDOW_SIDES: Final = (36, 84)  # pixels of the source that a region shows, magnified to SIZE
 _WINDOW_MARGIN: Final = 3
@@ -101,10 +102,10 @@ def region(rng: random.Random, count: int) -> Draft:
     names = ", ".join(f"the {each.name}" for each in chains.left_to_right(shown))
     return Draft(
         scenes=(source, *crops),
-        question=chains.ask_in(f"the region in the {chains.ORDINALS[asked + 1]} image", 0),
+        question=chains.ask_in(f"the region in the {ORDINALS[asked + 1]} image", 0),
         boxes=(window,),
         kind="region",
-        think=f"the {chains.ORDINALS[asked + 1]} image shows {names}. "
+        think=f"the {ORDINALS[asked + 1]} image shows {names}. "
         + chains.locate_in("region", window, 0),
         relational=True,
         distractor=has_distractor(shown[0], source.objects),

@@ -7,6 +7,7 @@ image processor. A tiny model is a means to show and to test, not a product.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib import resources
 from typing import Any, Literal
 
@@ -21,10 +22,11 @@ from transformers import (
     Qwen3VLConfig,
 )
 
-from reground.data import synth
+from reground.config import config, of
 from reground.model.chat import Chat
 from reground.model.load import Checkpoint, prepare
 from reground.model.qwen import QwenVL
+from reground.tinyworld import scenes as synth
 
 Architecture = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
@@ -49,6 +51,27 @@ TEMPLATE = (
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+@config
+class Shape:
+    """A fresh model of random weights: the real architecture at a size that two cores can train."""
+
+    architecture: Architecture = "qwen3_vl"
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    head_dim: int = 32
+    vision_hidden: int = 160
+    vision_depth: int = 3
+    vision_heads: int = 5
+    patch_size: int = 14
+
+
+def fresh(settings: dict[str, Any], *, seed: int) -> Checkpoint:
+    """The model ``random`` of a training config: random weights in the shape of its settings."""
+    shape = of(Shape, settings, place="model_settings")
+    return make(**asdict(shape), seed=seed, tokenizer=make_tokenizer(corpus()))
 
 
 def make_tokenizer(texts: Iterable[str], *, size: int = 896) -> PreTrainedTokenizerFast:
@@ -79,7 +102,7 @@ def make_tokenizer(texts: Iterable[str], *, size: int = 896) -> PreTrainedTokeni
 
 def corpus(*, samples_per_task: int = 150) -> list[str]:
     """Text of the scene world, and common words of questions about photos, for the tokenizer."""
-    words = (resources.files("reground.model") / "assets" / "words.txt").read_text().split()
+    words = (resources.files("reground.tinyworld") / "assets" / "words.txt").read_text().split()
     texts = [form for word in words for form in (word, f" {word}")] * 40
     for task in synth.TASKS:
         for index in range(samples_per_task):

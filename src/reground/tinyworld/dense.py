@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reground.data.images import SYNTH_PREFIX, load
+from reground.config import config, of
+from reground.data.images import load
 from reground.errors import DataError
 from reground.grounding.sample import Sample
 from reground.model.chat import EncodedImage
 from reground.model.prompting import Prompter
 from reground.model.vision import encode_images
-from reground.training.dense_targets import Vocabulary, token_targets
+from reground.tinyworld.dense_targets import Vocabulary, token_targets
+from reground.tinyworld.source import PREFIX
 from reground.training.draw import Draws
 from reground.training.method import StepBatch
 from reground.training.settings import TrainConfig
@@ -29,6 +31,18 @@ from reground.training.tally import Tally
 
 BOX_WEIGHT = 4.0
 MIN_SIDE = 0.03  # of the image's: a box error counts relative to no shorter side than this
+
+
+@config
+class DensePretraining:
+    """Dense targets of image tokens. Tokens weigh alike, or objects do.
+
+    With ``weigh: objects`` an object's weight is divided among its tokens, box errors count
+    relative to the box, and a token goes to the object of which it shows most: for photos in which
+    some objects are no larger than a token.
+    """
+
+    weigh: Literal["tokens", "objects"] = "tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +107,8 @@ class Dense:
     def __init__(self, prompter: Prompter, draws: Draws, config: TrainConfig) -> None:
         checkpoint = prompter.checkpoint
         self._chat, self._draws = checkpoint.chat, draws
-        self._by_object = config.dense.weigh == "objects"
+        settings = of(DensePretraining, config.method_settings or {}, place="method_settings")
+        self._by_object = settings.weigh == "objects"
         self._vocabulary = _vocabulary(draws, config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -159,7 +174,7 @@ class Dense:
 
 def _vocabulary(draws: Draws, config: TrainConfig) -> Vocabulary:
     specs = [spec for phase in config.data for spec in phase.mix]
-    if len({spec.startswith(SYNTH_PREFIX) for spec in specs}) == 2:
+    if len({spec.startswith(PREFIX) for spec in specs}) == 2:
         raise DataError(
             f"{', '.join(specs)}: dense targets name objects by colour and shape in scenes and by "
             "question in files; draw from scenes or from files"

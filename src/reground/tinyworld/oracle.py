@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from reground.config import config, dump, load
-from reground.data import synth
-from reground.data.images import SYNTH_PREFIX
 from reground.errors import ConfigError, did_you_mean
 from reground.grounding.boxes import Box, Frame, iou
 from reground.grounding.sample import Detection, Sample
 from reground.grounding.scoring import RIGHT
 from reground.rollout.tools.tool import Request, ToolError
+from reground.tinyworld import scenes as synth
+from reground.tinyworld.source import PREFIX
 
 _TRIES = 40  # to find a box that is as right or as wrong as asked
 
@@ -128,7 +128,7 @@ class Oracle:
 
     def _objects(self, sample: Sample) -> Sequence[Box]:
         path = sample.images[sample.target_image].path
-        if path.startswith(SYNTH_PREFIX):
+        if path.startswith(PREFIX):
             return [each.box for each in synth.scene(path).objects]
         return self.others.get(path, [])
 
@@ -138,7 +138,7 @@ def _boxes_by_image(samples: Iterable[Sample]) -> dict[str, list[Box]]:
     for sample in samples:
         for target in sample.targets:
             path = sample.images[target.image].path
-            if not path.startswith(SYNTH_PREFIX):
+            if not path.startswith(PREFIX):
                 found.setdefault(path, []).append(target.box)
     return found
 

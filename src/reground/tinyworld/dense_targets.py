@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reground.data import synth
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample
+from reground.tinyworld import scenes as synth
 
 MIN_SHARE = 0.02  # of a cell's area: less of an object than this cannot be seen
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from reground.data.synth import chains
-from reground.data.synth.drafts import Draft, has_distractor
-from reground.data.synth.queries import (
+from reground.tinyworld.scenes import chains
+from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.tinyworld.scenes.queries import (
     ANCHORED,
     SUPERLATIVES,
     Description,
@@ -21,7 +21,7 @@ from reground.data.synth.queries import (
     only,
     resolve,
 )
-from reground.data.synth.world import (
+from reground.tinyworld.scenes.world import (
     Kind,
     Scene,
     SceneObject,

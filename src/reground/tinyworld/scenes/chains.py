@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from reground.data.synth.queries import Query
-from reground.data.synth.world import SceneObject
+from reground.data.convert.mentions import ORDINALS
 from reground.grounding.boxes import Box, place
-
-ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth")
-"""How the images of a sample are counted in questions and chains."""
+from reground.tinyworld.scenes.queries import Query
+from reground.tinyworld.scenes.world import SceneObject
 
 _MOST_RIVALS: Final = 3  # with more, listing them all makes the chain long
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
-from reground.data.synth import chains
-from reground.data.synth.drafts import Draft, has_distractor
-from reground.data.synth.queries import Description, Query, Relation, resolve
-from reground.data.synth.world import (
+from reground.grounding.boxes import Box, place
+from reground.tinyworld.scenes import chains
+from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.tinyworld.scenes.queries import Description, Query, Relation, resolve
+from reground.tinyworld.scenes.world import (
     FRAME,
     MARGIN,
     SIZE,
@@ -24,7 +25,6 @@ from reground.data.synth.world import (
     sample_kinds_alike,
     sample_spot,
 )
-from reground.grounding.boxes import Box, place
 
 
 class Motion(StrEnum):

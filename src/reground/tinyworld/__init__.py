@@ -1,0 +1,17 @@
+"""The tiny world: drawn scenes, tiny models, an oracle that errs, dense pre-training, the demo.
+
+It plugs in as a user's package would, by the entry points of pyproject.toml, and nothing else knows
+of it: scenes are the source ``synth``, the oracle is a tool, ``tiny`` and ``tiny_refiner`` are
+shipped checkpoints, ``random`` makes a fresh one, and ``dense`` is a method of training.
+"""
+
+from importlib import resources
+from pathlib import Path
+
+_ASSETS = Path(str(resources.files(__name__))) / "assets"
+
+TINY = _ASSETS / "tiny"
+"""Four million parameters, trained on scenes by the recipe in configs/tiny."""
+
+TINY_REFINER = _ASSETS / "tiny_refiner"
+"""The same after training to check a detector's boxes."""
