@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -78,23 +77,19 @@ def test_tensors_arrive_at_all_workers_and_a_trainer_that_leaves_is_noticed() ->
             link.broadcast(tensor, died(running))
         assert [link.told("came", rank, died(running)) for rank in (1, 2)] == ["all", "all"]
         link.close()
-        begin = time.monotonic()
         for each in running:
             assert each.communicate(timeout=30)[0].startswith("lost: ")
-        assert time.monotonic() - begin < 15
 
 
 def test_a_worker_that_is_killed_is_noticed() -> None:
     with linked(1) as (link, running):
         running[0].send_signal(signal.SIGKILL)
         running[0].wait()
-        begin = time.monotonic()
         with pytest.raises(Lost):
             for _ in range(100):  # the first may still find room on the way
                 link.broadcast(SENT[-1], lambda: False)
         with pytest.raises(Lost, match="the other end has left"):
             link.told("never", 1, died(running))
-        assert time.monotonic() - begin < 15
 
 
 def test_a_trainer_that_is_not_there_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import json
 import re
+import signal
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,93 +17,136 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-import driver
-from driver import Job, free_port
+from driver import PYTHON, Child, Job, free_port, planned, torchrun, unsupervised
 from reground.config import dump
 from reground.disk import room_in
 from reground.errors import DataError, RunError
 from reground.runs import RunDir
 from reground.training.run import train
-from worlds import CASES, Row, World, assert_same_bytes
+from reground.training.settings import TrainConfig
+from worlds import CASES, World, assert_same_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-KILLED = "a rank is killed"
-HANGS = "a rank hangs"
-ANSWERING = "the server is killed while it answers"
-WRITING = "the server is killed while it takes weights"
-FULL = "the disk is full"
-
-
-def _by_ranks(world: World, *overrides: str) -> Any:
-    return world.config("sft", "steps=4", "save_every=1", *overrides)
-
-
-def _served(world: World) -> Any:
-    engine = f"engine={{server: {{url: 'http://127.0.0.1:{free_port()}'}}}}"
-    return world.config("grpo", "steps=4", "save_every=1", engine)
-
-
-# The mishap, the settings of the run, and its ranks.
-JOBS: dict[str, tuple[str, Callable[[World], Any], int]] = {
-    "two ranks": ("none", _by_ranks, 2),
-    KILLED: (KILLED, _by_ranks, 2),
-    HANGS: (HANGS, lambda world: _by_ranks(world, "collective_timeout_s=5"), 2),
-    "a server": ("the server lives", _served, 1),
-    ANSWERING: (ANSWERING, _served, 1),
-    WRITING: (WRITING, _served, 1),
-    FULL: (FULL, lambda world: dataclasses.replace(CASES["sft"](world), save_every=3), 1),
+SENTENCES = {
+    "dies": "another rank is gone, or did not come for 1800 seconds",
+    "hangs": "another rank is gone, or did not come for 5 seconds",
+    "generate": "http://.*/inference/v1/generate: .*; see in the server's out",
+    "write": "http://.*/update_weights: .*; see in the server's output why",
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A run that a mishap stopped, what it printed and how it ended; by now it is resumed."""
+
+    run: RunDir
+    printed: str
+    status: int
+
+
+def _written(folder: Path, name: str, config: TrainConfig) -> Job:
+    path = folder / f"{name}.yaml"
+    path.write_text(dump(config))
+    return Job(str(path), str(folder / name), resume=name != "undisturbed")
+
+
 @pytest.fixture(scope="module")
-def driven(world: World) -> Mapping[str, Row]:
-    """What the driver reports of each job."""
-    folder, jobs = world.folder / "mishaps", {}
-    folder.mkdir()
-    for number, (name, (mishap, config, ranks)) in enumerate(JOBS.items()):
-        path = folder / f"{number}.yaml"
-        path.write_text(dump(config(world)))
-        jobs[name] = Job(str(path), str(folder / str(number)), ranks, mishap=mishap)
-    return driver.driven(folder, jobs)
+def ranks(world: World, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Stopped]:
+    """Two ranks of which one dies, and nobody ends the other one; or hangs, under torchrun."""
+    folder = tmp_path_factory.mktemp("ranks")
+    settings = {"undisturbed": (), "dies": (), "hangs": ("collective_timeout_s=5",)}
+    jobs = {
+        name: _written(folder, name, world.config("sft", "steps=4", "save_every=1", *own))
+        for name, own in settings.items()
+    }
+    dies, hangs = ((jobs[name].config, jobs[name].out, name) for name in ("dies", "hangs"))
+    both = unsupervised(2, "command", *dies, log=folder / "dies.log")
+    launch = torchrun(2, "command", *hangs, log=folder / "launch.log")
+    (lost, killed), launched = [rank.ended() for rank in both], launch.ended()
+    assert killed.status == -signal.SIGKILL
+    statuses = {"dies": lost.status, "hangs": launched.status}
+    printed = {name: Path(f"{jobs[name].out}-0.log").read_text() for name in statuses}
+    again = torchrun(
+        2, "jobs", planned(folder / "plan.json", list(jobs.values())), log=folder / "again.log"
+    ).ended()
+    assert again.status == 0, again
+    return _stopped(jobs, printed, statuses)
 
 
-@pytest.mark.parametrize(
-    ("name", "undisturbed", "sentences"),
-    [
-        (KILLED, "two ranks", ["another rank is gone, or did not come for 1800 seconds"]),
-        (HANGS, "two ranks", ["another rank is gone, or did not come for 5 seconds"]),
-        (ANSWERING, "a server", ["http://.*/inference/v1/generate: .*; see in the server's out"]),
-        (WRITING, "a server", ["http://.*/update_weights: .*; see in the server's output why"]),
-    ],
-)
+@pytest.fixture(scope="module")
+def servers(world: World, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Stopped]:
+    """A server is killed over an answer, another one while it takes weights."""
+    folder, jobs = tmp_path_factory.mktemp("servers"), {}
+    for name in ("undisturbed", "generate", "write"):
+        engine = f"engine={{server: {{url: 'http://127.0.0.1:{free_port()}'}}}}"
+        config = world.config("grpo", "steps=4", "save_every=1", engine)
+        jobs[name] = _written(folder, name, config)
+    running = {
+        kind: (_served(kind, number, jobs[kind]), jobs[kind])
+        for kind, number in (("generate", 10), ("write", 3))
+    }
+    runs = {
+        kind: Child([*PYTHON, "command", job.config, job.out, "none"], folder / f"{kind}.run.log")
+        for kind, (_, job) in running.items()
+    }
+    statuses = {kind: run.ended().status for kind, run in runs.items()}
+    for server, _ in running.values():
+        assert server.ended().status == -signal.SIGKILL
+    printed = {kind: Path(f"{jobs[kind].out}-0.log").read_text() for kind in runs}
+    lives = _served("", 0, *jobs.values())
+    plan = planned(folder / "plan.json", list(jobs.values()))
+    again = Child([*PYTHON, "jobs", plan], folder / "again.log").ended()
+    lives.ended()
+    assert again.status == 0, again
+    return _stopped(jobs, printed, statuses)
+
+
+def _served(kind: str, number: int, *jobs: Job) -> Child:
+    """A process with a server for each job, which answers by now."""
+    words = ("serve", kind, str(number), *(job.config for job in jobs))
+    server = Child([*PYTHON, *words], Path(f"{jobs[0].out}.server{kind}.log"))
+    assert server.process.stdout
+    assert server.process.stdout.readline() == b"ready\n", server.log.read_text()
+    return server
+
+
+def _stopped(
+    jobs: Mapping[str, Job], printed: Mapping[str, str], statuses: Mapping[str, int]
+) -> Mapping[str, Stopped]:
+    return {
+        name: Stopped(RunDir(Path(job.out)), printed.get(name, ""), statuses.get(name, 0))
+        for name, job in jobs.items()
+    }
+
+
+@pytest.mark.parametrize("name", SENTENCES)
 def test_a_lost_partner_is_one_sentence_and_leaves_no_trace(
-    driven: Mapping[str, Row], name: str, undisturbed: str | None, sentences: list[str]
+    request: pytest.FixtureRequest, name: str
 ) -> None:
-    outcome = driven[name]
-    assert set(outcome["stops"]) == {2}, outcome["printed"]
-    for printed, sentence in zip(outcome["printed"], sentences, strict=True):
-        assert re.findall(rf"^error: {sentence}", printed, re.MULTILINE), printed
-        assert printed.count("error: ") == 1
-        assert "--resume" in printed
-        assert "Traceback" not in printed
-    assert max(outcome["seconds"]) < 60
-    assert set(outcome["statuses"]) == {0}, outcome["stderr"]
-    if undisturbed:
-        assert_same_bytes(outcome["run"], driven[undisturbed]["run"])
+    made = request.getfixturevalue("ranks" if name in ("dies", "hangs") else "servers")
+    printed = made[name].printed
+    assert re.findall(rf"^error: {SENTENCES[name]}", printed, re.MULTILINE), printed
+    assert printed.count("error: ") == 1
+    assert "--resume" in printed
+    assert "Traceback" not in printed
+    assert made[name].status == (1 if name == "hangs" else 2)  # torchrun's own is 1
+    assert_same_bytes(made[name].run, made["undisturbed"].run)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_trace(
-    driven: Mapping[str, Row], whole: Mapping[str, RunDir]
+    world: World, whole: Mapping[str, RunDir], tmp_path: Path
 ) -> None:
-    outcome = driven[FULL]
-    if "skipped" in outcome:
-        pytest.skip(f"no small disk can be mounted here: {outcome['skipped']}")
-    assert outcome["statuses"] == [0], outcome["stderr"]
-    assert len(outcome["printed"]) >= 4, "too few stops to prove anything"
-    for sentence in outcome["printed"]:
+    job = _written(tmp_path, "run", dataclasses.replace(CASES["sft"](world), save_every=3))
+    ended = Child([*PYTHON, "fill", job.config, job.out], tmp_path / "log").ended()
+    assert ended.status == 0, ended
+    report = json.loads(Path(f"{job.out}.json").read_text())
+    if "skipped" in report:
+        pytest.skip(f"no small disk can be mounted here: {report['skipped']}")
+    assert len(report["printed"]) >= 4, "too few stops to prove anything"
+    for sentence in report["printed"]:
         assert re.match(r".*: no space is left on its disk \(\d+ MiB.*--resume", sentence)
-    assert_same_bytes(outcome["run"], whole["sft"])
+    assert_same_bytes(RunDir(Path(job.out)), whole["sft"])
 
 
 # ---- full disks, anywhere ----------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,12 +147,10 @@ def test_silence_is_an_error_after_the_timeout(data: Path, tmp_path: Path) -> No
             silent.wait(20)
         return says(HIT)
 
-    begin = time.monotonic()
     with serving(respond) as (url, _):
         changes = {"endpoint": {"timeout_s": 1.0, "retries": 0}}
         report = evaluate(tmp_path / "out", asking(url, data, **changes))
         silent.set()
-    assert time.monotonic() - begin < 15
     assert (report["n"], report["errors"]) == (5, 1)
     assert predictions(tmp_path / "out")["s0"].error == "no reply within 1 s"
 

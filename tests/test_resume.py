@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import driver
-from driver import Job
+from driver import PYTHON, Child, Ended, Job, planned, torchrun
 from reground.config import dump, load
 from reground.errors import TrainingError
 from reground.model.load import load as load_checkpoint
@@ -71,84 +71,60 @@ def test_accumulation_changes_nothing(world: World, tmp_path: Path, method: str)
 
 
 SHARDED = ("steps=3", "save_every=2", "sharding=full")
-JOBS: dict[str, Callable[[World], tuple[TrainConfig, int, int]]] = {
-    "2-ranks-sft": lambda world: (world.config("sft", "steps=3", "batch_size=3"), 2, 0),
-    "2-ranks-dense": lambda world: (
-        world.config("dense", "steps=3", 'data=[{mix: {"synth:listing@2-3": 1.0}}]'),
-        2,
-        0,
+JOBS: dict[str, Callable[[World], TrainConfig]] = {
+    "sft": lambda world: world.config("sft", "steps=3", "batch_size=3"),
+    "dense": lambda world: world.config(
+        "dense", "steps=3", 'data=[{mix: {"synth:listing@2-3": 1.0}}]'
     ),
-    "2-ranks-grpo": lambda world: (world.config("grpo", "steps=3"), 2, 0),
-    "2-ranks-grpo-without-kl": lambda world: (
-        world.config("grpo", "steps=3", "grpo.kl=0.0", "grpo.group_size=2"),
-        2,
-        0,
+    "grpo": lambda world: world.config("grpo", "steps=3"),
+    "grpo-without-kl": lambda world: world.config(
+        "grpo", "steps=3", "grpo.kl=0.0", "grpo.group_size=2"
     ),
-    "2-ranks-sft-sharded": lambda world: (
-        world.config(
-            "sft",
-            "steps=3",
-            "batch_size=3",
-            "sharding=full",
-            "save_every=2",
-            world.validation(every=2),
-        ),
-        2,
-        0,
+    "sft-sharded": lambda world: world.config(
+        "sft", *SHARDED, "batch_size=3", world.validation(every=2)
     ),
-    "2-ranks-grpo-sharded": lambda world: (
-        world.config("grpo", *SHARDED),
-        2,
-        0,
+    "grpo-sharded": lambda world: world.config("grpo", *SHARDED),
+    "lora-sharded": lambda world: world.config("grpo", *SHARDED, LORA),
+    "refiner-sharded": lambda world: world.refiner(*SHARDED),
+    "frozen-sharded": lambda world: world.config(
+        "grpo", *SHARDED, "tuning={vision: frozen, merger: frozen}"
     ),
-    "2-ranks-lora-sharded": lambda world: (
-        world.config("grpo", *SHARDED, LORA),
-        2,
-        0,
-    ),
-    "2-ranks-refiner-sharded": lambda world: (world.refiner(*SHARDED), 2, 0),
-    "2-ranks-frozen-sharded": lambda world: (
-        world.config("grpo", *SHARDED, "tuning={vision: frozen, merger: frozen}"),
-        2,
-        0,
-    ),
-    "2-ranks-refiner": lambda world: (world.refiner("steps=3"), 2, 0),
-    "killed-sft": lambda world: (_saving_often(CASES["sft"](world)), 1, 7),
-    "killed-grpo": lambda world: (_saving_often(CASES["grpo"](world)), 1, 7),
+    "refiner": lambda world: world.refiner("steps=3"),
 }
-
-
-def _saving_often(config: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(config, save_every=3)
+KILLS = 7
+_OPERATIONS = range(4, 45)  # on files, between two kills
 
 
 @pytest.fixture(scope="module")
-def driven(world: World) -> Mapping[str, Row]:
-    """What the driver reports of each job: statuses of its processes, and how often it died."""
-    jobs = {}
+def two_ranks(world: World) -> Ended:
+    """What one launch of two ranks printed, which made all the runs."""
+    jobs = []
     for name, job in JOBS.items():
-        config, ranks, kills = job(world)
         path = world.folder / f"{name}.yaml"
-        path.write_text(dump(config))
-        jobs[name] = Job(str(path), str(world.folder / name), ranks, kills)
-    return driver.driven(world.folder, jobs)
+        path.write_text(dump(job(world)))
+        jobs.append(Job(str(path), str(world.folder / name)))
+    plan = planned(world.folder / "ranks.json", jobs)
+    return torchrun(2, "jobs", plan, log=world.folder / "ranks.log").ended()
 
 
-@pytest.mark.parametrize("name", [name for name in JOBS if name.startswith("2-ranks")])
-def test_two_ranks_equal_one(
-    world: World, driven: Mapping[str, Row], tmp_path: Path, name: str
-) -> None:
-    assert driven[name]["statuses"] == [0, 0], driven[name]["stderr"]
-    config, _, _ = JOBS[name](world)
-    alone = dataclasses.replace(config, sharding="none")
-    assert_same_training(driven[name]["run"], train(alone, tmp_path / "one"))
+@pytest.mark.parametrize("name", JOBS)
+def test_two_ranks_equal_one(world: World, two_ranks: Ended, tmp_path: Path, name: str) -> None:
+    out = world.folder / name
+    assert two_ranks.printed.count(f"done {out}\n") == 2, two_ranks
+    alone = dataclasses.replace(JOBS[name](world), sharding="none")
+    assert_same_training(RunDir(out), train(alone, tmp_path / "one"))
+
+
+def test_ranks_end_well(two_ranks: Ended) -> None:
+    assert two_ranks.status == 0, two_ranks
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_rank_goes_on_where_two_that_shared_the_weights_stopped(
-    driven: Mapping[str, Row], tmp_path: Path, method: str
+    world: World, two_ranks: Ended, tmp_path: Path, method: str
 ) -> None:
-    two: RunDir = driven[f"2-ranks-{method}-sharded"]["run"]
+    two = RunDir(world.folder / f"{method}-sharded")
+    assert two.path.exists(), two_ranks
     one = RunDir(tmp_path / "run")
     shutil.copytree(two.path, one.path)
     last = checkpoints(one)[-1]
@@ -161,14 +137,20 @@ def test_one_rank_goes_on_where_two_that_shared_the_weights_stopped(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_kills_leave_no_trace(
-    whole: Mapping[str, RunDir], driven: Mapping[str, Row], method: str
+    world: World, whole: Mapping[str, RunDir], tmp_path: Path, method: str
 ) -> None:
     """SIGKILL just before random file operations, each time resumed; equal byte for byte."""
-    outcome = driven[f"killed-{method}"]
-    assert outcome["deaths"] >= 5, "too few kills to prove anything"
-    assert outcome["statuses"] == [0], outcome["stderr"]
-    assert_same_bytes(outcome["run"], whole[method])
-    left = sorted(path.name for path in outcome["run"].checkpoints.iterdir())
+    path, run, rng = tmp_path / "config.yaml", RunDir(tmp_path / "run"), random.Random(method)
+    path.write_text(dump(dataclasses.replace(CASES[method](world), save_every=3)))
+    ends = []
+    for countdown in (*(rng.choice(_OPERATIONS) for _ in range(KILLS)), 0):
+        words = ("until", str(countdown), str(path), str(run.path))
+        ends.append(Child([*PYTHON, *words], tmp_path / "log").ended())
+    deaths = [end.status for end in ends].count(-signal.SIGKILL)
+    assert deaths >= 5, "too few kills to prove anything"
+    assert ends[-1].status == 0, ends[-1]
+    assert_same_bytes(run, whole[method])
+    left = sorted(path.name for path in run.checkpoints.iterdir())
     assert left == ["step-000009", "step-000010"]
 
 

@@ -121,11 +121,9 @@ def test_a_box_made_not_finite_behind_its_back_is_dropped() -> None:
     assert dropped == {"not_finite": 1}
 
 
-def test_ten_thousand_boxes_become_the_surest_few_at_once(photo: Path) -> None:
+def test_ten_thousand_boxes_become_the_surest_few(photo: Path) -> None:
     many = tuple(found(0, 0, 1 + n % 90, 9, score=n / 10_000) for n in range(10_000))
-    start = time.perf_counter()
     reply, counts = asked_once(lambda _: many, photo)
-    assert time.perf_counter() - start < 1.0
     assert [each.score for each in reply.detections] == [
         n / 10_000 for n in range(9_999, 9_999 - MAX_BOXES, -1)
     ]
@@ -270,9 +268,7 @@ def test_a_tool_that_hangs_is_late_and_called_no_second_time(photo: Path) -> Non
     tool = Told(lambda request: (go_on.wait(60) and ()) if request.expression == "slow" else ())
     runner = runner_of(tool, timeout_s=0.3, batch_size=1)
     late = Reply(problem="no result within 0.3 s")
-    start = time.perf_counter()
     replies = runner.ask([Request(sample_of(photo), each) for each in ("quick", "slow", "c", "d")])
-    assert time.perf_counter() - start < 3
     assert replies == [Reply(), late, late, late]
     assert +runner.counts == Counter({"asked": 4, "calls": 2, "late": 3})
     assert runner.ask([Request(sample_of(photo), "e")]) == [late]

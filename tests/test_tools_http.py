@@ -26,6 +26,7 @@ from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
+from reground.rollout.tools import http
 from reground.rollout.tools.http import KEY, MAX_REPLY, HttpDetector
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.runner import ToolRunner
@@ -53,14 +54,13 @@ def says(*boxes: Any, **more: Any) -> Response:
 
 def ask(
     respond: Respond, sample: Sample, *, runner_s: float = 30.0, **changes: Any
-) -> tuple[Reply, int, float]:
-    """The reply to one question, how often the server was asked, and the seconds it took."""
+) -> tuple[Reply, int]:
+    """The reply to one question, and how often the server was asked."""
     with serving(respond, question=expression) as (url, bodies):
         tool = HttpDetector(url=url, **{"timeout_s": 5.0, "retries": 0} | changes)
         runner = ToolRunner(tool, cache=None, timeout_s=runner_s, batch_size=8)
-        start = time.perf_counter()
         (reply,) = runner.ask([Request(sample, "the cup")])
-        return reply, len(bodies), time.perf_counter() - start
+        return reply, len(bodies)
 
 
 def test_a_server_is_sent_the_very_pixels_and_gives_boxes_in_them(sample: Sample) -> None:
@@ -145,7 +145,7 @@ def test_boxes_that_are_none_are_dropped_one_by_one(
     numbers: str, kept: int, sample: Sample
 ) -> None:
     content = f'{{"boxes": [{{"box": [{numbers}]}}, {{"box": [1, 1, 5, 5], "score": 0.5}}]}}'
-    reply, _, _ = ask(lambda *_: Response(content), sample)
+    reply, _ = ask(lambda *_: Response(content), sample)
     assert (len(reply.detections), reply.problem) == (1 + kept, None)
 
 
@@ -172,21 +172,30 @@ def test_what_may_pass_is_tried_again(fault: Response, tries: int, sample: Sampl
     def respond(_: dict[str, Any], before: int) -> Response:
         return fault if before < 2 else says({"box": [1, 1, 9, 9]})
 
-    reply, asked, _ = ask(respond, sample, retries=2)
+    reply, asked = ask(respond, sample, retries=2)
     assert asked == tries and (reply.problem is None) is (tries == 3)
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_waited_for(form: str, sample: Sample) -> None:
-    in_a_while = formatdate(time.time() + 2.5, usegmt=True)  # whole seconds: in 1.5 to 2.5
-    value = "1" if form == "seconds" else in_a_while
+def test_retry_after_is_waited_for(
+    form: str, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_while = formatdate(time.time() + 25, usegmt=True)
+    value = "7.5" if form == "seconds" else in_a_while
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(http.asyncio, "sleep", sleep)
 
     def respond(_: dict[str, Any], before: int) -> Response:
         return Response("", 429, {"Retry-After": value}) if before == 0 else says()
 
-    reply, asked, seconds = ask(respond, sample, retries=1)
+    reply, asked = ask(respond, sample, retries=1)
     assert (reply, asked) == (Reply(), 2)
-    assert 0.9 < seconds < 5
+    (wait,) = waits
+    assert wait == 7.5 if form == "seconds" else 0 < wait <= 25
 
 
 def test_no_server_is_a_reply_too(sample: Sample) -> None:
@@ -203,10 +212,10 @@ def test_a_server_that_hangs_is_left_in_time(sample: Sample) -> None:
         return says()
 
     try:
-        reply, _, seconds = ask(respond, sample, timeout_s=0.3)
-        assert (reply.problem, seconds < 5) == ("no reply within 0.3 s", True)
-        reply, _, seconds = ask(respond, sample, runner_s=0.3)
-        assert (reply.problem, seconds < 5) == ("no result within 0.3 s", True)
+        reply, _ = ask(respond, sample, timeout_s=0.3)
+        assert reply.problem == "no reply within 0.3 s"
+        reply, _ = ask(respond, sample, runner_s=0.3)
+        assert reply.problem == "no result within 0.3 s"
     finally:
         stop.set()
 
@@ -225,9 +234,8 @@ def test_a_server_that_drips_is_left_in_time(sample: Sample) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=drip, args=[listener], daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        start = time.perf_counter()
         (found,) = HttpDetector(url=url, timeout_s=0.5, retries=0).detect([Request(sample, "x")])
-        assert (str(found), time.perf_counter() - start < 5) == ("no reply within 0.5 s", True)
+        assert str(found) == "no reply within 0.5 s"
         stop.set()
 
 
