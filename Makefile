@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-vllm bench-peers demo clean
+.PHONY: help install check test test-fast test-vllm bench-peers demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ check: $(INSTALLED) ## style, types and the direction of imports
 
 test: $(INSTALLED) ## all tests and doctests
 	$(BIN)/pytest --quiet
+
+test-fast: $(INSTALLED) ## tests and doctests of what does without torch
+	$(BIN)/pytest --quiet --fast
 
 test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine on the CPU, in .venv-vllm
 	$(VLLM)/bin/pytest --quiet tests/test_vllm.py

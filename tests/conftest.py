@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,22 @@ if TYPE_CHECKING:
 # Examples are derived from the test itself, so that a failure is the same everywhere.
 settings.register_profile("reground", deadline=None, derandomize=True)
 settings.load_profile("reground")
+
+# What brings torch along: such files are left out with --fast, and so are not even imported.
+_HEAVY = re.compile(
+    r"^\s*(import|from) (torch|transformers|worlds|driver|reground\.(model|rollout|training))\b",
+    re.MULTILINE,
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out all files that import torch")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--fast") or collection_path.suffix != ".py":
+        return None
+    return True if _HEAVY.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 @pytest.fixture(scope="module")

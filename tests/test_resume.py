@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 import random
 import shutil
 import signal
@@ -16,7 +17,7 @@ import torch
 
 from driver import PYTHON, Child, Ended, Job, planned, torchrun
 from reground.config import dump, load
-from reground.errors import TrainingError
+from reground.errors import RunError, TrainingError
 from reground.model.load import load as load_checkpoint
 from reground.runs import RunDir
 from reground.training.checkpoint import checkpoints
@@ -247,3 +248,21 @@ def test_prompts_made_in_two_threads_are_the_same(world: World) -> None:
     for thread in threads:
         thread.join()
     assert found == {want}
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "pickled", "gone"])
+def test_a_damaged_checkpoint_is_one_sentence(world: World, tmp_path: Path, damage: str) -> None:
+    config = world.config("sft", "steps=2", "save_every=1")
+    run = train(config, tmp_path / "run")
+    path = checkpoints(run)[-1].path / "trainer.pt"
+    match damage:
+        case "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        case "emptied":
+            path.write_bytes(b"")
+        case "pickled":
+            path.write_bytes(pickle.dumps(print))
+        case "gone":
+            path.unlink()
+    with pytest.raises(RunError, match=r"trainer\.pt: found no state.*; delete .*step-000002"):
+        train(config, run.path, resume=True)

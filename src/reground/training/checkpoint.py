@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,10 +109,19 @@ def restore(
 
 
 def trainer_state(saved: Saved) -> dict[str, Any]:
-    """``module``, ``optimizer`` and ``extra`` of a checkpoint, on the CPU."""
-    state: dict[str, Any] = torch.load(
-        saved.path / _STATE, map_location="cpu", weights_only=True, mmap=True
-    )
+    """``module``, ``optimizer`` and ``extra`` of a checkpoint, mapped from its file.
+
+    Ranks of a machine share what is mapped, and each copies the parts that it needs. Raises
+    ``RunError`` where the file is damaged, or would run code.
+    """
+    path = saved.path / _STATE
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RunError(
+            f"{path}: found no state of a trainer ({str(error).splitlines()[0][:200]}); expected "
+            f"what `reground train` wrote; delete {saved.path} to go on from the one before"
+        ) from None
     return state
 
 
