@@ -141,7 +141,11 @@ def test_kills_leave_no_trace(
     world: World, whole: Mapping[str, RunDir], tmp_path: Path, method: str
 ) -> None:
     """SIGKILL just before random file operations, each time resumed; equal byte for byte."""
-    path, run, rng = tmp_path / "config.yaml", RunDir(tmp_path / "run"), random.Random(method)
+    path, run, rng = (
+        tmp_path / "config.yaml",
+        RunDir(tmp_path / "run"),
+        random.Random(f"killed-{method}"),
+    )
     path.write_text(dump(dataclasses.replace(CASES[method](world), save_every=3)))
     ends = []
     for countdown in (*(rng.choice(_OPERATIONS) for _ in range(KILLS)), 0):
