@@ -30,8 +30,8 @@ from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.evaluation.scoring.refinement import figures, refined
 from reground.grounding.boxes import Box, Frame, iou, place
-from reground.grounding.rethink import it_is, pointed_at
 from reground.grounding.sample import Detection, Sample, Target
+from reground.protocols.rethink import it_is, pointed_at
 from reground.teacher.rethink import chains, first_answers
 from reground.training.settings import TrainConfig
 
@@ -340,7 +340,7 @@ def _question(
     """The starting model is asked under PiTER, the others as they were trained."""
     asked = Question(model=model, data=data, seed=HELD_OUT, limit=limit, max_tokens=160)
     if tool is None:
-        return replace(asked, family="univg_r1", prompt="tiny")
+        return replace(asked, protocol="think")
     protocol = "piter" if model == setting.start else None
     return replace(asked, tool=ToolUse(spec=tool), protocol=protocol)
 

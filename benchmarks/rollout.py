@@ -22,13 +22,15 @@ from common import Cost, compared, measured, median_seconds, parser, publish
 from grpo_update import C, G, make_checkpoint, make_plain, make_prompt, settings
 
 from reground.grounding.boxes import Box
-from reground.grounding.families import CALL, get_family
 from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
-from reground.rollout.episode import Case, Direct, Rollout, roll_out
+from reground.model.prompting import Prompter
+from reground.protocols.calls import CALL
+from reground.protocols.choice import Answering, Protocols
+from reground.rollout.environment import PlannedEnvironment
+from reground.rollout.episode import Case, Rollout, roll_out
 from reground.rollout.policy import Completion, Sampling
-from reground.rollout.think_rethink import environment_of
 from reground.rollout.transformers_policy import TransformersPolicy
 
 
@@ -96,12 +98,17 @@ def two_turns(checkpoint: Checkpoint, prompt: Prompt, repeats: int) -> dict[str,
         for number in range(PROMPTS)
     ]
     cases = [Case(each, replace(prompt)) for each in samples]
-    policy, chat = TransformersPolicy(checkpoint), checkpoint.chat
-    environment = environment_of(chat, get_family("vg_refiner"))
+    policy = TransformersPolicy(checkpoint)
+    environment, alone = (
+        PlannedEnvironment.of(
+            Prompter(checkpoint, Protocols.of(Answering(family="vg_refiner"), flag=name))
+        )
+        for name in ("think_rethink", "direct")
+    )
     sampling = Sampling(temperature=1.0, max_tokens=C)
 
     def direct() -> list[tuple[Rollout, ...]]:
-        return roll_out(policy, Direct(), cases, n=G, sampling=sampling)
+        return roll_out(policy, alone, cases, n=G, sampling=sampling)
 
     def refined() -> list[tuple[Rollout, ...]]:
         return roll_out(CallsHalfway(policy), environment, cases, n=G, sampling=sampling)

@@ -20,8 +20,9 @@ import numpy as np
 from common import parser, publish
 
 from reground.evaluation.scoring.logs import read_log
-from reground.grounding.answers import parse
-from reground.grounding.families import FAMILIES, EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
+from reground.protocols.families import FAMILIES
+from reground.protocols.protocol import get_protocol
 
 SIZE = EncodedSize(1000, 1000, 1008, 1008)
 HOSTILE: Mapping[str, str] = {
@@ -69,12 +70,12 @@ def _command(outputs: Path, repeats: int) -> dict[str, float]:
 def _parses(outputs: Path, repeats: int) -> dict[str, float]:
     """The mean over all answers, of each repetition; of this process's core."""
     log = read_log(outputs, format_name="mig_bench_outputs")
-    family = get_family(log.family)
+    family = get_protocol(log.family)
     means = []
     for _ in range(repeats):
         begin = time.process_time()
         for row in log.predictions:
-            parse(row.text, family, row.sizes[0])
+            family.read(row.text, row.sizes[0])
         means.append(1e6 * (time.process_time() - begin) / len(log.predictions))
     return _spread(means)
 
@@ -87,10 +88,10 @@ def _hostile(unit: str) -> dict[str, Any]:
 
 
 def _seconds(text: str, name: str) -> float:
-    family, best = get_family(name), float("inf")
+    family, best = get_protocol(name), float("inf")
     for _ in range(3):
         begin = time.process_time()
-        parse(text, family, SIZE)
+        family.read(text, SIZE)
         best = min(best, time.process_time() - begin)
     return best
 

@@ -15,8 +15,9 @@ from playwright.sync_api import sync_playwright
 
 from reground.errors import RunError
 from reground.grounding.boxes import Box, iou
-from reground.grounding.families import EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
+from reground.protocols.protocol import get_protocol
 from reground.teacher.review.server import Server
 from reground.teacher.review.session import Session
 from reground.teacher.rows import Call, Pick, Verdict
@@ -25,7 +26,7 @@ from reground.tinyworld import scenes as synth
 
 OUT = Path(__file__).parents[1] / "docs/review.png"
 TASKS = ("object_tracking", "referring", "diff", "region", "group_grounding")
-FAMILY = get_family("univg_r1")
+FAMILY = get_protocol("univg_r1")
 SHOWN, JUDGED = 11, 7  # the chain on the picture, and how many were judged before
 
 

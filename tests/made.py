@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from reground.evaluation.records import RunInfo
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample, digest
+from reground.model.load import Checkpoint
+from reground.model.prompting import Prompter
+from reground.protocols.choice import Answering, PromptUse
+from reground.protocols.families import FAMILIES
+from reground.protocols.protocol import get_protocol
+
+PROTOCOLS = {name: get_protocol(name) for name in FAMILIES}
+PROTOCOLS["univg_r1/direct"] = get_protocol("univg_r1", "direct")
+"""Every family under its usual protocol, and one that answers in two ways."""
+
+
+def prompter_of(
+    checkpoint: Checkpoint, family: str, protocol: ProtocolName, **how: Any
+) -> Prompter:
+    """A checkpoint that answers under ``protocol``; ``how`` are a prompt, zoom and max_calls."""
+    prompts = {protocol: how.pop("prompt")} if "prompt" in how else {}
+    answering = Answering(family=family, protocol=protocol, prompts=prompts, **how)
+    return Prompter.of(replace(checkpoint, answering=answering))
 
 
 def run_of(samples: Iterable[Sample], **changes: Any) -> RunInfo:
@@ -15,8 +35,9 @@ def run_of(samples: Iterable[Sample], **changes: Any) -> RunInfo:
     fields: dict[str, Any] = {
         "model": "tiny",
         "family": "univg_r1",
-        "prompt": "univg_r1",
-        "prompt_sha256": "0" * 64,
+        "protocol": "think",
+        "protocol_by": "family",
+        "prompts": {"think": PromptUse("univg_r1", "0" * 64, "family")},
         "data": "val.jsonl",
         "data_sha256": digest(rows),
         "num_samples": len(rows),

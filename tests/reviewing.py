@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reground.grounding.families import EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
+from reground.protocols.protocol import get_protocol
 from reground.teacher.review.server import Server
 from reground.teacher.review.session import Session
 from reground.teacher.rows import Call, Pick, Verdict
 from reground.teacher.store import Store
 from reground.tinyworld import scenes as synth
 
-FAMILY = get_family("univg_r1")
+FAMILY = get_protocol("univg_r1")
 
 
 def scenes(count: int = 3, tasks: Iterable[str] = ("referring", "diff")) -> list[Sample]:

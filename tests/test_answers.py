@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 import answer_tables
 from answer_tables import BOX, NO_ANSWER, OK, OUT_OF_BOUNDS, RETHINK
 from answer_tables_baselines import BASELINES
-from reground.grounding.answers import Answer, Status, parse
+from made import PROTOCOLS
+from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box
-from reground.grounding.families import FAMILIES, EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.grounding.scoring import score
+from reground.protocols.protocol import get_protocol
 
 
 def overlap(answer: Answer, boxes: Sequence[Box]) -> float:
@@ -34,7 +36,7 @@ PHOTO = EncodedSize(640, 480, 644, 476)
 
 
 def read(family: str, text: str, size: EncodedSize = PLAIN) -> Answer:
-    return parse(text, get_family(family), size)
+    return PROTOCOLS[family].read(text, size)
 
 
 def pixel_box(x1: float, y1: float, x2: float, y2: float) -> Box:
@@ -50,7 +52,7 @@ TABLES = {
     "qwen2_5_vl": answer_tables.JSON,
     "qwen3_vl": answer_tables.JSON,
     "univg_r1": answer_tables.THINK,
-    "univg_r1_direct": answer_tables.PAIRS,
+    "univg_r1/direct": answer_tables.PAIRS,
     "vlm_r1": answer_tables.THINK_JSON,
     "vg_refiner": answer_tables.RETHINK,
     **BASELINES,
@@ -69,7 +71,7 @@ def test_answers(
 
 
 def test_every_family_has_a_table() -> None:
-    assert TABLES.keys() == FAMILIES.keys()
+    assert TABLES.keys() == PROTOCOLS.keys()
 
 
 # ---- invariant 1: one parser --------------------------------------------------------------------
@@ -88,7 +90,7 @@ def test_invariant_1_only_ok_scores(
 
 def test_invariant_1_an_explicit_empty_answer_is_right_where_nothing_fits() -> None:
     truth = [pixel_box(*BOX)]
-    for family, text in [("qwen3_vl", "[]"), ("univg_r1_direct", "none"), ("shikra", "none")]:
+    for family, text in [("qwen3_vl", "[]"), ("univg_r1/direct", "none"), ("shikra", "none")]:
         empty = read(family, text)
         assert (empty.status, overlap(empty, []), overlap(empty, truth)) == (OK, 1, 0)
         assert overlap(read(family, "gibberish"), []) == 0
@@ -97,7 +99,7 @@ def test_invariant_1_an_explicit_empty_answer_is_right_where_nothing_fits() -> N
 
 @given(st.integers(-5000, 5000), st.integers(-5000, 5000))
 def test_invariant_1_the_form_term_does_not_see_where_the_box_is(x: int, y: int) -> None:
-    assert read("univg_r1_direct", f"({x},{y}),({y},{x})").well_formed
+    assert read("univg_r1/direct", f"({x},{y}),({y},{x})").well_formed
     assert read("qwen2_5_vl", f'[{{"bbox_2d": [{x}, {y}, {y}, {x}]}}]').well_formed
 
 
@@ -114,7 +116,7 @@ def test_invariant_1_the_form_term_does_not_see_where_the_box_is(x: int, y: int)
 def test_invariant_1_one_percent_outside_is_clipped_and_counted(
     text: str, status: Status, num_clipped: int, box: Any
 ) -> None:
-    answer = read("univg_r1_direct", text)
+    answer = read("univg_r1/direct", text)
     assert (answer.status, answer.num_clipped) == (status, num_clipped)
     assert corners(answer)[:1] == ([box] if box else [])
 
@@ -139,7 +141,7 @@ def test_invariant_1_thoughts_and_tools_never_change_the_answer(
 ) -> None:
     head = "".join(f"<{tag}>{text}</{tag}>" for tag, text in before)
     tail = "".join(f"<{tag}>{text}</{tag}>" for tag, text in after)
-    assert corners(read("univg_r1_direct", f"{head}(10,20),(30,40){tail}")) == [BOX]
+    assert corners(read("univg_r1/direct", f"{head}(10,20),(30,40){tail}")) == [BOX]
     thought = read("univg_r1", f"{head}<answer>(10,20),(30,40)</answer>{tail}")
     assert corners(thought) == [BOX]
     assert read("univg_r1", head + tail).status is NO_ANSWER
@@ -152,7 +154,7 @@ def test_invariant_1_thoughts_and_tools_never_change_the_answer(
     ("family", "text", "pixels"),
     [
         ("qwen2_vl", "<|box_start|>(100,250),(500,750)<|box_end|>", (64, 120, 320, 360)),
-        ("univg_r1_direct", "(100,250),(500,750)", (64, 120, 320, 360)),
+        ("univg_r1/direct", "(100,250),(500,750)", (64, 120, 320, 360)),
         ("qwen3_vl", '[{"bbox_2d": [100, 250, 500, 750]}]', (64, 120, 320, 360)),
         ("qwen2_5_vl", '[{"bbox_2d": [322, 238, 644, 476]}]', (320, 240, 640, 480)),
         ("internvl", "<box>[[100, 250, 500, 750]]</box>", (64, 120, 320, 360)),
@@ -276,8 +278,8 @@ def test_real_vlm_r1_logs(step: int, correct: int) -> None:
     name = f"rec_results_refcoco_val_qwen2_5vl_3b_instruct_r1_{step}.json"
     rows = json.loads((SHARED / "rec_logs" / name).read_text())["results"]
     size = EncodedSize(640, 640, 640, 640)  # the logs hold no sizes; no side is longer than this
-    family = get_family("vlm_r1")
-    answers = [parse(row["model_output"], family, size) for row in rows]
+    family = get_protocol("vlm_r1")
+    answers = [family.read(row["model_output"], size) for row in rows]
     corners_of_truths = [row["ground_truth"] for row in rows]
     truths = [Box(x1, y1, x2, y2, size.pixels) for x1, y1, x2, y2 in corners_of_truths]
     hits = sum(
@@ -290,8 +292,8 @@ def test_real_vlm_r1_logs(step: int, correct: int) -> None:
 @needs_shared
 def test_real_answers_outside_the_answer_tags_do_not_count() -> None:
     rows = json.loads((SHARED / "rec_logs/vlmr1_7b_untrained_refcoco_val.json").read_text())
-    family = get_family("vlm_r1")
+    family = get_protocol("vlm_r1")
     for row in rows["results"]:
         text = row["model_output"]
         if "</answer>" not in text:
-            assert parse(text, family, PHOTO).status is NO_ANSWER
+            assert family.read(text, PHOTO).status is NO_ANSWER

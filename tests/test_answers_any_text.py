@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.grounding.answers import Status, parse
+from made import PROTOCOLS
+from reground.grounding.answers import Status
 from reground.grounding.boxes import FrameKind
-from reground.grounding.families import FAMILIES, EncodedSize, Family, Form
+from reground.grounding.codecs import Codec, EncodedSize
 from reground.grounding.grammars import Grammar
+from reground.grounding.names import ProtocolName
+from reground.protocols.prompts import load_profile
+from reground.protocols.protocol import AnswerProtocol
 
 PHOTO = EncodedSize(640, 480, 644, 476)
 
@@ -24,17 +28,17 @@ PIECES = [
 ]
 
 
-@given(st.sampled_from([*FAMILIES.values()]), st.lists(st.sampled_from(PIECES)) | st.text())
-def test_any_text_gets_a_status(family: Family, pieces: list[str] | str) -> None:
-    answer = parse("".join(pieces), family, PHOTO)
+@given(st.sampled_from([*PROTOCOLS.values()]), st.lists(st.sampled_from(PIECES)) | st.text())
+def test_any_text_gets_a_status(protocol: AnswerProtocol, pieces: list[str] | str) -> None:
+    answer = protocol.read("".join(pieces), PHOTO)
     assert answer.status in Status
     for box in answer.boxes:
         assert not box.is_degenerate
         assert (box.frame, box.overhang()) == (PHOTO.pixels, 0)
 
 
-def in_grammar(grammar: Grammar, form: Form = Form.DIRECT) -> Family:
-    return Family("any", FrameKind.PIXELS, grammar, form, "tiny")
+def in_grammar(grammar: Grammar, name: ProtocolName = "direct") -> AnswerProtocol:
+    return AnswerProtocol(name, Codec(FrameKind.PIXELS, grammar), load_profile("tiny"))
 
 
 HOSTILE = [
@@ -55,24 +59,26 @@ HOSTILE = [
 ]
 
 
-def seconds(text: str, family: Family) -> float:
+def seconds(text: str, protocol: AnswerProtocol) -> float:
     """The lesser processor time of two readings, so that other work on the machine is left out."""
     times = []
     gc.disable()
     try:
         for _ in range(2):
             start = time.process_time()
-            parse(text, family, PHOTO)
+            protocol.read(text, PHOTO)
             times.append(time.process_time() - start)
     finally:
         gc.enable()
     return min(times)
 
 
-def grows_linearly(family: Family, piece: str, *, opening: str = "", closing: str = "") -> bool:
+def grows_linearly(
+    protocol: AnswerProtocol, piece: str, *, opening: str = "", closing: str = ""
+) -> bool:
     """Whether four times the text takes clearly less than sixteen times the time."""
     short, long = (
-        seconds(opening + piece * (length // len(piece)) + closing, family)
+        seconds(opening + piece * (length // len(piece)) + closing, protocol)
         for length in (25_000, 100_000)
     )
     return long < 8 * short + 0.02
@@ -86,7 +92,7 @@ def test_invariant_1_reading_time_is_linear_in_every_grammar(grammar: Grammar, p
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_invariant_1_reading_time_is_linear_inside_an_answer(piece: str) -> None:
-    assert grows_linearly(FAMILIES["univg_r1"], piece, opening="<answer>", closing="</answer>")
+    assert grows_linearly(PROTOCOLS["univg_r1"], piece, opening="<answer>", closing="</answer>")
 
 
 OPENINGS = ["[", "[[1,2,3,4", "[1,2,3,4", "<box>1", "<ref>"]
@@ -107,7 +113,7 @@ def test_invariant_1_a_list_that_never_closes_is_read_once(
 )
 def test_a_hostile_megabyte_is_no_answer(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
-    families = [in_grammar(Grammar.JSON, Form.THINK), FAMILIES["univg_r1"]]
-    for family in [*families, *(in_grammar(grammar) for grammar in Grammar)]:
-        answer = parse(f"<answer>{text}</answer>", family, PHOTO)
+    protocols = [in_grammar(Grammar.JSON, "think"), PROTOCOLS["univg_r1"]]
+    for protocol in [*protocols, *(in_grammar(grammar) for grammar in Grammar)]:
+        answer = protocol.read(f"<answer>{text}</answer>", PHOTO)
         assert answer.status in (Status.NO_ANSWER, Status.UNPARSABLE)

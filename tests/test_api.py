@@ -10,7 +10,7 @@ from reground.api import Grounder
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Status
 from reground.grounding.boxes import iou
-from reground.grounding.families import CALL
+from reground.protocols.calls import CALL
 from reground.rollout.scripted import ScriptedPolicy
 from reground.tinyworld import scenes as synth
 
@@ -32,7 +32,7 @@ def test_an_answer_without_a_detector(tiny: Grounder) -> None:
 
 def test_a_box_at_hand_is_given_back_beside_the_answer(tiny: Grounder) -> None:
     """The model thinks, is told the box in its own frame, and answers with what it makes of it."""
-    refiner = tiny.under("refiner")
+    refiner = tiny.under("think_rethink")
     said = [f"<think>here.</think>{CALL}", "<answer>(0,0),(500,500)</answer>"]
     told: list[str] = []
 
@@ -51,7 +51,7 @@ def test_a_box_at_hand_is_given_back_beside_the_answer(tiny: Grounder) -> None:
 
 def test_piter_shows_the_box_with_the_question(tiny: Grounder) -> None:
     shown = tiny.under("piter")
-    assert shown.sees_tools and not tiny.sees_tools
+    assert shown.protocol.shows_tool and not tiny.protocol.shows_tool
     asked = []
 
     def answers(prompt: object, number: int) -> str:
@@ -78,7 +78,7 @@ def test_a_tool_without_a_box_is_an_error(tiny: Grounder, tool: object, problem:
 
 
 def test_a_model_that_would_not_see_the_box_is_refused(tiny: Grounder) -> None:
-    with pytest.raises(ConfigError, match="univg_r1 does not see a tool's boxes"):
+    with pytest.raises(ConfigError, match="protocol think does not show a tool's boxes"):
         tiny.ground([IMAGE], SAMPLE.question, tool=[BOX])
 
 

@@ -22,9 +22,8 @@ from reground.data.convert import FORMATS
 from reground.data.source import open_dataset, save_dataset
 from reground.data.tasks import column
 from reground.errors import DataError
-from reground.grounding.families import FAMILIES
-from reground.grounding.prompts import load_profile
 from reground.grounding.sample import ImageRef, Sample
+from reground.protocols.families import FAMILIES
 
 SHARED = Path(__file__).parents[1] / "../shared/data/mig_bench"
 needs_shared = pytest.mark.skipif(
@@ -99,9 +98,8 @@ def test_every_row_of_the_table_is_sound(entry: Benchmark) -> None:
     assert not entry.name.startswith("synth:") and not entry.name.endswith(".jsonl")
     paths = [entry.source, *entry.files, entry.photos or "", entry.images or ""]
     assert not any(Path(path).is_absolute() or ".." in path for path in paths)
-    for family, profile in entry.prompts.items():
-        assert family in FAMILIES
-        assert load_profile(profile).name == profile
+    for family, protocol in entry.protocols.items():
+        assert protocol in FAMILIES[family].prompts
 
 
 @pytest.mark.parametrize("name", MIG_FILES)
@@ -326,7 +324,10 @@ def test_the_details_say_where_to_get_it_and_under_which_terms(folder: Path) -> 
         assert part in text
     error = reground("benchmarks", "mig_bensh", code=2).stderr
     assert "did you mean 'mig_bench'?" in error
-    assert "--prompt piter" in reground("benchmarks", "vg_refiner_evf_refcoco_testA").stdout
+    assert (
+        "piter for family qwen2_5_vl"
+        in reground("benchmarks", "vg_refiner_evf_refcoco_testA").stdout
+    )
 
 
 @needs_shared

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reground.errors import DataError, ModelError
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.model.chat import Chat, EncodedImage
 from reground.model.qwen import QwenVL
 from reground.tinyworld import models as tiny

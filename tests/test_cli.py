@@ -15,7 +15,7 @@ from reground import cli
 from reground.errors import DataError
 from reground.evaluation.records import Prediction, write_predictions
 from reground.grounding.boxes import Box
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target, read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 @pytest.fixture
 def predictions(tmp_path: Path, samples: list[Sample]) -> Path:
     """A folder as `reground eval` writes it: one right box, one wrong one, in 0-1000."""
-    run = run_of(samples, model="scripted", family="qwen2_vl", data="test.jsonl")
+    run = run_of(samples, model="scripted", family="qwen2_vl", protocol="direct", data="test.jsonl")
     text = "<|box_start|>(100,100),(500,500)<|box_end|>"
     sizes = (EncodedSize(100, 80, 112, 84),)
     rows = [Prediction(row, text, sizes, num_tokens=9, finish="stop") for row in samples]

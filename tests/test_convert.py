@@ -580,6 +580,7 @@ def test_univg_chain_and_box(tmp_path: Path) -> None:
     assert sample.think == "The first image shows (1,2),(3,4)."
     assert (sample.target_image, sample.boxes) == (1, (box(20, 20, 100, 75),))
     assert (sample.task, sample.strata["target"]) == ("univg_r1", "named")
+    assert sample.protocol is None
 
 
 def test_univg_numbers_and_single_images(tmp_path: Path) -> None:
@@ -589,6 +590,10 @@ def test_univg_numbers_and_single_images(tmp_path: Path) -> None:
     name = "COCO_train2014_000000000001.png"
     one = univg(tmp_path, images=[name], question="left man", answer="(100,200),(500,750)")
     assert (one.task, one.boxes) == ("refcoco", (box(20, 20, 100, 75),))
+    lead = "This is a single image grounding task with simple reference. left man"
+    rewarded = univg(tmp_path, images=[name], question=lead, answer=[100, 200, 500, 750])
+    assert [rewarded.question, rewarded.protocol] == ["left man", "direct"]
+    assert [two.protocol, one.protocol] == [None, "direct"]
     with pytest.raises(DataError, match="no box"):
         univg(tmp_path, images=[name], question="left man", answer="none")
 

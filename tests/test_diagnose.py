@@ -7,8 +7,9 @@ import pytest
 from reground.evaluation.records import Prediction
 from reground.evaluation.scoring.diagnose import diagnose, verdict
 from reground.grounding.boxes import Box, FrameKind
-from reground.grounding.families import EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.protocols.protocol import get_protocol
 
 SIZE = EncodedSize(640, 480, 1288, 952)
 IMAGE = ImageRef("a.png", 640, 480)
@@ -30,7 +31,7 @@ def answered(kind: FrameKind, *, swapped: bool) -> list[Prediction]:
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("kind", FrameKind)
 def test_the_true_reading_is_found(kind: FrameKind, swapped: bool) -> None:
-    readings = diagnose(answered(kind, swapped=swapped), family=get_family("qwen3_vl"))
+    readings = diagnose(answered(kind, swapped=swapped), lambda _: get_protocol("qwen3_vl"))
     assert len(readings) == 2 * len(FrameKind)
     assert (readings[0].frame, readings[0].swapped) == (kind, swapped)
     assert readings[0].mean_iou == pytest.approx(1)
@@ -42,6 +43,6 @@ def test_what_cannot_be_read_counts_nothing() -> None:
     rows = answered(FrameKind.THOUSAND, swapped=False)
     half = [*rows[:4], *(Prediction(row.sample, "no", (SIZE,), 1, "stop") for row in rows[4:])]
     unscored = Prediction(rows[0].sample, error="no image")
-    readings = diagnose([*half, unscored], family=get_family("qwen3_vl"))
+    readings = diagnose([*half, unscored], lambda _: get_protocol("qwen3_vl"))
     assert readings[0].mean_iou == pytest.approx(0.5)
     assert verdict(readings).startswith("no mismatch")

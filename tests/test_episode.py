@@ -13,18 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.grounding.answers import Status, parse
+from made import prompter_of
+from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
-from reground.grounding.families import CALL, EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Detection, Sample
-from reground.grounding.tool_turn import tool_text
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
-from reground.rollout.episode import Case, Direct, Rollout, RolloutStatus, roll_out
+from reground.protocols.calls import CALL, Function
+from reground.protocols.observations import tool_text
+from reground.protocols.protocol import Plan, get_protocol
+from reground.rollout.environment import PlannedEnvironment
+from reground.rollout.episode import Case, Rollout, RolloutStatus, roll_out
 from reground.rollout.policy import Sampling
 from reground.rollout.scripted import ScriptedPolicy
-from reground.rollout.think_rethink import ThinkRethink
 from reground.rollout.tools.precomputed import Precomputed
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, Tool, ToolError
@@ -32,7 +35,7 @@ from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 
-FAMILY = get_family("qwen3_vl/refiner")
+FAMILY = get_protocol("qwen3_vl", "think_rethink")
 SIZE = EncodedSize(640, 480, 640, 480)
 CALLING = f"<think>at the left.</think>\n{CALL}"
 FINAL = '<rethink>the tool is right.</rethink>\n<answer>[{"bbox_2d": [1, 2, 30, 40]}]</answer>'
@@ -42,7 +45,7 @@ LIMIT = Sampling(max_tokens=400)
 @pytest.fixture(scope="module")
 def prompter(tokenizer: Any) -> Prompter:
     checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
-    return Prompter.of(replace(checkpoint, family=FAMILY.name, prompt="tiny_refiner"))
+    return asking(checkpoint)
 
 
 def asked(index: int, *boxes: tuple[float, ...], label: str | None = None) -> Sample:
@@ -58,14 +61,12 @@ def cases_of(prompter: Prompter, samples: Sequence[Sample]) -> list[Case]:
     return [Case(sample, prompter.prompt(sample)) for sample in samples]
 
 
-def environment(prompter: Prompter, *tools: Tool, max_answers: int = 1) -> ThinkRethink:
-    return ThinkRethink.of(
-        tools or [Precomputed()],
-        prompter.checkpoint.chat,
-        FAMILY,
-        max_answers=max_answers,
-        timeout_s=5,
-    )
+def asking(checkpoint: Checkpoint, **how: Any) -> Prompter:
+    return prompter_of(checkpoint, "qwen3_vl", "think_rethink", prompt="tiny_refiner", **how)
+
+
+def environment(prompter: Prompter, *tools: Tool) -> PlannedEnvironment:
+    return PlannedEnvironment.of(prompter, tools or [Precomputed()], timeout_s=5)
 
 
 def says(
@@ -94,7 +95,7 @@ def test_a_rollout_thinks_calls_is_told_and_answers(prompter: Prompter) -> None:
         rollout.weights.count(0.0)
     ]
     assert rollout.status is RolloutStatus.COMPLETED
-    answer = parse(text_of(prompter, rollout), FAMILY, SIZE)
+    answer = FAMILY.read(text_of(prompter, rollout), SIZE)
     assert (answer.status, answer.well_formed, answer.rethink) == (
         Status.OK,
         True,
@@ -103,8 +104,8 @@ def test_a_rollout_thinks_calls_is_told_and_answers(prompter: Prompter) -> None:
 
 
 def test_a_direct_rollout_is_one_turn(prompter: Prompter) -> None:
-    cases = cases_of(prompter, [asked(0)])
-    ((rollout,),) = roll_out(says(prompter), Direct(), cases, n=1, sampling=LIMIT)
+    cases = cases_of(prompter, [replace(asked(0), protocol="direct")])
+    ((rollout,),) = roll_out(says(prompter), environment(prompter), cases, n=1, sampling=LIMIT)
     assert len(rollout.turns) == 1
     assert rollout.status is RolloutStatus.COMPLETED
     assert set(rollout.weights) == {1.0}
@@ -160,7 +161,8 @@ def test_rollouts_of_a_group_end_each_in_its_own_turn(prompter: Prompter) -> Non
 def test_several_tools_and_calls(prompter: Prompter) -> None:
     """Two tools answer one call, and a second call is answered too."""
     sample = asked(0, (1, 2, 30, 40))
-    own = environment(prompter, Precomputed(), Fixed((50, 60, 100, 110)), max_answers=2)
+    prompter = asking(prompter.checkpoint, max_calls=2)
+    own = environment(prompter, Precomputed(), Fixed((50, 60, 100, 110)))
 
     def then(text: str, number: int) -> str:
         return CALL if text.count("<tool>") == 1 else FINAL
@@ -188,7 +190,7 @@ def test_a_slow_tool_is_asked_while_the_first_turn_is_sampled(prompter: Prompter
 
 def test_a_late_tool_is_unavailable_and_the_rollout_goes_on(prompter: Prompter) -> None:
     never = ToolRunner(Hangs(), cache=None, timeout_s=0.2, batch_size=4)
-    own = ThinkRethink({"reftool_1": never}, prompter.checkpoint.chat, FAMILY)
+    own = replace(environment(prompter), runners={"reftool_1": never})
     cases = cases_of(prompter, [asked(0), asked(1)])
     groups = roll_out(says(prompter), own, cases, n=2, sampling=LIMIT)
     rollouts = [rollout for group in groups for rollout in group]
@@ -236,7 +238,7 @@ def test_whatever_a_tool_answers_a_rollout_goes_on(
     failed = counted.get("failed", 0)
     assert rollout.status is (RolloutStatus.TOOL_FAILED if failed else RolloutStatus.COMPLETED)
     assert text.count("<answer>") == text.count("<tool>") == text.count("<think>") == 1
-    assert parse(text, FAMILY, SIZE).boxes == parse(CALLING + FINAL, FAMILY, SIZE).boxes
+    assert FAMILY.read(text, SIZE).boxes == FAMILY.read(CALLING + FINAL, SIZE).boxes
     found = own.counts()
     assert {name: found[name] for name in ("dropped", "failed", "late")} == {
         "dropped": 0,
@@ -264,15 +266,15 @@ HOSTILE = st.sampled_from(
 @given(st.lists(HOSTILE | st.text(), max_size=6).map("".join))
 def test_no_label_reaches_the_parser_or_the_token_stream(prompter: Prompter, label: str) -> None:
     box = Detection(0, Box(1, 2, 30, 40, SIZE.pixels), label)
-    told = tool_text({"reftool_1": [box]}, family=FAMILY, size=SIZE)
+    told = tool_text({"reftool_1": [box]}, codec=FAMILY.codec, size=SIZE)
     assert told.count("<") == 2
     inner = json.loads(told.strip().removeprefix("<tool>").removesuffix("</tool>"))
     assert json.loads(inner["reftool_1"])[0]["label"] == label
     chat = prompter.checkpoint.chat
     special = set(chat.tokenizer.all_special_ids)
     assert not special & set(chat.encode(told))
-    plain = parse(CALLING + FINAL, FAMILY, SIZE)
-    assert replace(parse(CALLING + told + FINAL, FAMILY, SIZE)) == plain
+    plain = FAMILY.read(CALLING + FINAL, SIZE)
+    assert replace(FAMILY.read(CALLING + told + FINAL, SIZE)) == plain
 
 
 def test_what_the_policy_saw_is_what_the_ids_say(tokenizer: Any) -> None:
@@ -281,9 +283,9 @@ def test_what_the_policy_saw_is_what_the_ids_say(tokenizer: Any) -> None:
     with torch.no_grad():
         for parameter in checkpoint.model.parameters():
             parameter *= 2
-    prompter = Prompter.of(replace(checkpoint, family=FAMILY.name, prompt="tiny_refiner"))
+    prompter = asking(checkpoint)
     cases = cases_of(prompter, [asked(i, (1, 2, 30, 40)) for i in range(3)])
-    own = replace_stop(environment(prompter), ("e", "a", "i"))
+    own = Stopping.of(prompter)
     sampling = Sampling(temperature=1.0, max_tokens=24)
     policy = Seen(checkpoint)
     groups = roll_out(policy, own, cases, n=4, sampling=sampling, keys=(3, 4, 5))
@@ -301,9 +303,23 @@ def test_what_the_policy_saw_is_what_the_ids_say(tokenizer: Any) -> None:
 # ---- helpers -------------------------------------------------------------------------------------
 
 
-def replace_stop(own: ThinkRethink, stop: tuple[str, ...]) -> ThinkRethink:
-    own.stop = stop
-    return own
+@dataclass(frozen=True, slots=True)
+class StopsAt(Plan):
+    """A plan with other stop strings."""
+
+    strings: tuple[str, ...] = ()
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return self.strings
+
+
+@dataclass(slots=True)
+class Stopping(PlannedEnvironment):
+    """An environment that is asked at vowels."""
+
+    def plan(self, sample: Sample) -> Plan:
+        return StopsAt((Function.RESULT,), 1, ("e", "a", "i"))
 
 
 @dataclass

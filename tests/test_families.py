@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import pytest
 
+from made import PROTOCOLS
 from reground.errors import ConfigError, DataError
 from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame, FrameKind
-from reground.grounding.families import FAMILIES, EncodedSize, Family, Form, get_family
+from reground.grounding.codecs import EncodedSize, Form
 from reground.grounding.grammars import Grammar
-from reground.grounding.prompts import load_profile
+from reground.protocols.families import FAMILIES, Family
+from reground.protocols.prompts import load_profile
+from reground.protocols.protocol import get_protocol, make_protocol
 
 PHOTO = EncodedSize(640, 480, 644, 476)
 EVERY = [*FAMILIES.values()]
 every_family = pytest.mark.parametrize("family", EVERY, ids=[*FAMILIES])
+ANY = PROTOCOLS["qwen2_vl"]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ every_family = pytest.mark.parametrize("family", EVERY, ids=[*FAMILIES])
             "<think>T</think><answer>(100,250),(500,750)\n(0,0),(1000,1000)</answer>",
             "<think>T</think><answer>none</answer>",
         ),
-        ("univg_r1_direct", "(100,250),(500,750)\n(0,0),(1000,1000)", "none"),
+        ("univg_r1/direct", "(100,250),(500,750)\n(0,0),(1000,1000)", "none"),
         (
             "vg_refiner",
             "<think>T</think>\n<rethink>R</rethink>\n"
@@ -61,14 +65,14 @@ every_family = pytest.mark.parametrize("family", EVERY, ids=[*FAMILIES])
     ],
 )
 def test_gold_answers_are_written_as_the_family_writes(name: str, two: str, none: str) -> None:
-    family = get_family(name)
+    family = PROTOCOLS[name]
     boxes = [Box(64, 120, 320, 360, PHOTO.pixels), Box(0, 0, 640, 480, PHOTO.pixels)]
     assert family.render(boxes, size=PHOTO, think="T", rethink="R") == two
     assert family.render([], size=PHOTO, think="T", rethink="R") == none
 
 
 def test_a_think_family_without_a_chain_has_an_empty_block() -> None:
-    gold = get_family("univg_r1").render([], size=PHOTO)
+    gold = get_protocol("univg_r1").render([], size=PHOTO)
     assert gold == "<think></think><answer>none</answer>"
 
 
@@ -78,21 +82,21 @@ def test_a_think_family_without_a_chain_has_an_empty_block() -> None:
 def test_a_box_without_area_is_refused(edges: tuple[float, float, float, float]) -> None:
     x1, y1, x2, y2 = edges
     with pytest.raises(DataError, match="no area inside its 640 x 480 image"):
-        EVERY[0].render([Box(x1, y1, x2, y2, PHOTO.pixels)], size=PHOTO)
+        ANY.render([Box(x1, y1, x2, y2, PHOTO.pixels)], size=PHOTO)
 
 
 def test_a_box_of_another_frame_or_image_is_refused() -> None:
     for frame in (THOUSAND, Frame.pixels(480, 640), Frame.input(640, 480)):
         with pytest.raises(ValueError, match="must be in"):
-            EVERY[0].render([Box(1, 2, 3, 4, frame)], size=PHOTO)
+            ANY.render([Box(1, 2, 3, 4, frame)], size=PHOTO)
 
 
 @pytest.mark.parametrize("tag", ["</think>", "<answer>", "<function>", "</rethink>", "<tool>"])
 def test_a_chain_with_tags_is_refused(tag: str) -> None:
     with pytest.raises(DataError, match=tag):
-        get_family("univg_r1").render([], size=PHOTO, think=f"So {tag} it is.")
+        get_protocol("univg_r1").render([], size=PHOTO, think=f"So {tag} it is.")
     with pytest.raises(DataError, match="a rethink text holds the tag"):
-        get_family("vg_refiner").render([], size=PHOTO, think="ok", rethink=tag)
+        get_protocol("vg_refiner").render([], size=PHOTO, think="ok", rethink=tag)
 
 
 def test_frames_of_an_image() -> None:
@@ -110,7 +114,7 @@ def test_frames_of_an_image() -> None:
         ("qwen2_5_vl", FrameKind.INPUT, Grammar.JSON, Form.DIRECT),
         ("qwen3_vl", FrameKind.THOUSAND, Grammar.JSON, Form.DIRECT),
         ("univg_r1", FrameKind.THOUSAND, Grammar.PAIRS, Form.THINK),
-        ("univg_r1_direct", FrameKind.THOUSAND, Grammar.PAIRS, Form.DIRECT),
+        ("univg_r1/direct", FrameKind.THOUSAND, Grammar.PAIRS, Form.DIRECT),
         ("vg_refiner", FrameKind.INPUT, Grammar.JSON, Form.THINK_RETHINK),
         ("migician", FrameKind.THOUSAND, Grammar.BOX_TOKENS, Form.DIRECT),
         ("internvl", FrameKind.THOUSAND, Grammar.BRACKET_LIST, Form.DIRECT),
@@ -127,19 +131,26 @@ def test_frames_of_an_image() -> None:
 def test_families_declare_what_the_models_write(
     name: str, frame: FrameKind, grammar: Grammar, form: Form
 ) -> None:
-    family = get_family(name)
-    assert (family.name, family.frame, family.grammar, family.form) == (name, frame, grammar, form)
+    own = PROTOCOLS[name]
+    assert (own.codec.frame, own.codec.grammar, own.form) == (frame, grammar, form)
 
 
 @every_family
 def test_shares_are_written_to_three_decimals(family: Family) -> None:
-    is_share = family.frame in (FrameKind.UNIT, FrameKind.SQUARE)
-    assert family.decimals == (3 if is_share else 0)
+    is_share = family.codec.frame in (FrameKind.UNIT, FrameKind.SQUARE)
+    assert family.codec.decimals == (3 if is_share else 0)
 
 
 @every_family
-def test_the_default_prompt_of_a_family_exists(family: Family) -> None:
-    assert load_profile(family.prompt).name == family.prompt
+def test_every_protocol_of_a_family_has_a_prompt(family: Family) -> None:
+    assert {"direct", "piter", "think_rethink", family.protocol} <= {*family.prompts}
+    for name, prompt in family.prompts.items():
+        assert make_protocol(family, name).profile == load_profile(prompt)
+
+
+def test_a_protocol_that_a_family_does_not_speak_is_named() -> None:
+    with pytest.raises(ConfigError, match="cogvlm does not speak the protocol think; choose dir"):
+        get_protocol("cogvlm", "think")
 
 
 @pytest.mark.parametrize(
@@ -148,4 +159,4 @@ def test_the_default_prompt_of_a_family_exists(family: Family) -> None:
 )
 def test_an_unknown_family_is_named(name: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
-        get_family(name)
+        get_protocol(name)

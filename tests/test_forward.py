@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.model import forward, tiny
 from reground.model.chat import Chat, EncodedImage, Prompt
 from reground.model.forward import shared_logprobs

@@ -26,6 +26,7 @@ LAYERS = (
     {"training"},
     {"rollout"},
     {"model"},
+    {"protocols"},
     {"data"},
     {"grounding"},
     {"config", "config_problems", "disk", "patience", "plugins", "runs", "errors"},

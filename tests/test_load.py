@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from reground.errors import ConfigError, ModelError
 from reground.model.chat import Prompt
 from reground.model.forward import shared_logprobs
-from reground.model.load import SIDE_FILE, Checkpoint, load, save
+from reground.model.load import SIDE_FILE, Checkpoint, answering_of, load, save
 from reground.model.parts import (
     Part,
     Training,
@@ -26,6 +26,7 @@ from reground.model.parts import (
     without_adapters,
 )
 from reground.model.qwen import QwenVL
+from reground.protocols.choice import Answering
 from reground.tinyworld import models as tiny
 from reground.training.optimiser import optimizer
 from reground.training.packing import Group, Suffix, collate
@@ -73,14 +74,19 @@ def test_tokenizer_and_processor_go_along(every: Checkpoint, tmp_path: Path) -> 
 
 
 def test_how_a_checkpoint_answers_is_remembered(qwen3: Checkpoint, tmp_path: Path) -> None:
-    taught = dataclasses.replace(qwen3, family="univg_r1", prompt="univg_r1_direct")
+    how = Answering(
+        family="univg_r1", protocol="direct", prompts={"direct": "tiny"}, zoom=True, max_calls=2
+    )
+    taught = dataclasses.replace(qwen3, answering=how)
     save(taught, tmp_path / "saved")
     path = str(tmp_path / "saved")
-    assert (load(path).family, load(path).prompt) == ("univg_r1", "univg_r1_direct")
-    asked = load(path, family="vg_refiner", prompt="vg_refiner")
-    assert (asked.family, asked.prompt) == ("vg_refiner", "vg_refiner")
-    (tmp_path / "saved" / SIDE_FILE).unlink()
-    assert (load(path).family, load(path).prompt) == ("qwen3_vl", None)
+    assert load(path).answering == answering_of(path) == how
+    side_file = tmp_path / "saved" / SIDE_FILE
+    side_file.write_text('{"family": "univg_r1", "prompt": "tiny"}')
+    with pytest.raises(ModelError, match=r"reground\.json: does not say how the checkpoint answ"):
+        answering_of(path)
+    side_file.unlink()
+    assert load(path).answering == Answering(family="qwen3_vl")
 
 
 def test_a_run_stands_for_its_newest_whole_checkpoint(qwen3: Checkpoint, tmp_path: Path) -> None:
@@ -91,8 +97,8 @@ def test_a_run_stands_for_its_newest_whole_checkpoint(qwen3: Checkpoint, tmp_pat
     }
     for name, family in steps.items():
         folder = tmp_path / "checkpoints" / name / "model"
-        save(dataclasses.replace(qwen3, family=family), folder)
-    assert load(str(tmp_path)).family == "univg_r1"
+        save(dataclasses.replace(qwen3, answering=Answering(family=family)), folder)
+    assert load(str(tmp_path)).answering.family == "univg_r1"
 
 
 def test_a_smaller_dtype_is_written_and_declared(qwen3: Checkpoint, tmp_path: Path) -> None:
@@ -106,8 +112,8 @@ def test_saving_replaces_the_old_folder_whole(qwen3: Checkpoint, tmp_path: Path)
     folder = tmp_path / "saved"
     save(qwen3, folder)
     (folder / "left-over.txt").write_text("old")
-    save(dataclasses.replace(qwen3, family="univg_r1"), folder)
-    assert load(str(folder)).family == "univg_r1"
+    save(dataclasses.replace(qwen3, answering=Answering(family="univg_r1")), folder)
+    assert load(str(folder)).answering.family == "univg_r1"
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
     assert not (folder / "left-over.txt").exists()
 
@@ -122,8 +128,8 @@ def test_a_failed_save_leaves_the_old_folder(
 
     monkeypatch.setattr(qwen3.chat.image_processor, "save_pretrained", full_disk)
     with pytest.raises(OSError, match="no space"):
-        save(dataclasses.replace(qwen3, family="univg_r1"), tmp_path / "saved")
-    assert load(str(tmp_path / "saved")).family == "qwen3_vl"
+        save(dataclasses.replace(qwen3, answering=Answering(family="univg_r1")), tmp_path / "saved")
+    assert load(str(tmp_path / "saved")).answering.family == "qwen3_vl"
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

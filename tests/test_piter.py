@@ -18,12 +18,12 @@ from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_predictions, read_run, read_scores
 from reground.grounding.boxes import Box
-from reground.grounding.families import FAMILIES, EncodedSize, Form, get_family
+from reground.grounding.codecs import EncodedSize, Form
 from reground.grounding.grammars import Grammar
-from reground.grounding.prompts import load_profile
 from reground.grounding.refinement_reward import reward
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
-from reground.grounding.turn import user_text
+from reground.protocols.families import FAMILIES
+from reground.protocols.protocol import get_protocol
 from reground.rollout.endpoint import Endpoint
 from server import Response, says, serving
 
@@ -36,28 +36,28 @@ SAMPLE = Sample("one", (IMAGE,), "the pizza", (Target(0, TOOL.box),), "rec", too
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gets_the_same_turn_in_its_own_frame(name: str) -> None:
-    family = get_family(f"{name}/piter")
-    assert (family.frame, family.grammar) == (FAMILIES[name].frame, Grammar.JSON)
-    assert (family.form, family.prompt, family.name) == (Form.DIRECT, "piter", f"{name}/piter")
-    text = user_text(SAMPLE, family=family, profile=load_profile("piter"), sizes=[SIZE])
+    own = get_protocol(name, "piter")
+    assert (own.codec.frame, own.codec.grammar) == (FAMILIES[name].codec.frame, Grammar.JSON)
+    assert (own.form, own.profile.name) == (Form.DIRECT, "piter")
+    text = own.user_text(SAMPLE, [SIZE])
     (line,) = (line for line in text.splitlines() if "detector" in line)
     boxes = json.loads(line[line.index("[") :])
-    frame = SIZE.frame(family.frame)
+    frame = SIZE.frame(own.codec.frame)
     assert boxes[0]["bbox_2d"] == pytest.approx(TOOL.box.to(frame).xyxy, abs=1)
     assert "the pizza" in text
 
 
 def test_a_sample_without_a_detectors_boxes_cannot_be_asked_and_none_found_can() -> None:
-    family, profile = get_family("qwen3_vl/piter"), load_profile("piter")
+    own = get_protocol("qwen3_vl", "piter")
     with pytest.raises(DataError, match="no detector's result"):
-        user_text(replace(SAMPLE, tool_results=None), family=family, profile=profile, sizes=[SIZE])
+        own.user_text(replace(SAMPLE, tool_results=None), [SIZE])
     empty = replace(SAMPLE, tool_results=())
-    assert ": []" in user_text(empty, family=family, profile=profile, sizes=[SIZE])
+    assert ": []" in own.user_text(empty, [SIZE])
 
 
 def test_a_family_that_is_none_under_the_protocol_is_named() -> None:
     with pytest.raises(ConfigError, match="did you mean 'qwen3_vl'"):
-        get_family("qwen3vl/piter")
+        get_protocol("qwen3vl", "piter")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photo in ../shared/data")
@@ -74,13 +74,14 @@ def test_the_pizza_the_tool_is_wrong_the_model_right(tmp_path: Path) -> None:
         (sent,) = server.images(body)
         size = EncodedSize(image.width, image.height, *sent.size)
         assert "may be wrong" in server.question(body)
-        return says(get_family("qwen2_5_vl").render([answer], size=size))
+        return says(get_protocol("qwen2_5_vl").render([answer], size=size))
 
     with serving(respond) as (url, _):
         asked = Question(
             model="m",
             data=str(tmp_path / "data.jsonl"),
-            family="qwen2_5_vl/piter",
+            family="qwen2_5_vl",
+            protocol="piter",
             processor="tiny",
             endpoint=Endpoint(url=url, model="m"),
         )
@@ -104,15 +105,16 @@ def test_a_model_in_process_is_asked_in_the_same_turn(tmp_path: Path) -> None:
     here = replace(SAMPLE, images=(replace(IMAGE, path=str(tmp_path / "pizza.jpg")),))
     save_dataset(tmp_path / "data.jsonl", [here])
     data = str(tmp_path / "data.jsonl")
-    asked = Question(model="tiny", data=data, family="univg_r1/piter", max_tokens=4)
+    asked = Question(model="tiny", data=data, protocol="piter", max_tokens=4)
     predict_folder(tmp_path / "out", asked)
     run = read_run(tmp_path / "out")
-    assert (run.family, run.prompt) == ("univg_r1/piter", "piter")
+    assert (run.family, run.protocol, run.protocol_by) == ("univg_r1", "piter", "flag")
+    assert (run.prompts["piter"].name, run.prompts["piter"].chosen_by) == ("piter", "family")
 
 
 def test_data_without_a_detectors_boxes_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     save_dataset(tmp_path / "data.jsonl", [replace(SAMPLE, tool_results=None)])
-    asked = Question(model="tiny", data=str(tmp_path / "data.jsonl"), family="univg_r1/piter")
+    asked = Question(model="tiny", data=str(tmp_path / "data.jsonl"), protocol="piter")
     with pytest.raises(DataError, match=r"from 'one' on, has a detector's boxes"):
         predict_folder(tmp_path / "out", asked)
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,7 @@ from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
-from reground.rollout.episode import Direct
+from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.scripted import ScriptedPolicy
 
 ASKED = Question(model="tiny", data="synth:attribute@1-2", limit=5, max_tokens=64)
@@ -50,7 +50,9 @@ def answers(
 ) -> list[Prediction]:
     policy = ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: text)
     found: list[Prediction] = []
-    model = LocalModel(prompter, policy, Direct(), weights=None, max_tokens=40, blank=blank)
+    model = LocalModel(
+        prompter, policy, PlannedEnvironment.of(prompter), weights=None, max_tokens=40, blank=blank
+    )
     model.answer(samples, add=found.append)
     return found
 
@@ -118,7 +120,10 @@ def test_the_same_call_again_asks_nothing_and_another_is_refused(
     own = tmp_path / "own.txt"
     own.write_text("Where is $question?")
     for changed, words in (
-        (replace(ASKED, prompt=str(own)), r"prompt_sha256 is [0-9a-f]{64} there and [0-9a-f]{64}"),
+        (
+            replace(ASKED, prompt=str(own)),
+            r"prompts is .*sha256='[0-9a-f]{64}'.* there and .*name='own'",
+        ),
         (replace(ASKED, seed=8), r"data_sha256 is [0-9a-f]{64} there and [0-9a-f]{64} here"),
     ):
         with pytest.raises(RunError, match=words):
@@ -235,10 +240,10 @@ def test_a_benchmark_brings_its_rule_its_prompt_and_its_hash(
     mig = Question(model="tiny", data="mig_bench", limit=1, max_tokens=4)
     predict_folder(tmp_path / "mig", mig)
     run = read_run(tmp_path / "mig")
-    assert (run.hit, run.prompt, run.limit) == (">=", "tiny", 1)
+    assert (run.hit, run.prompts["think"].name, run.limit) == (">=", "tiny", 1)
     content = (tmp_path / "mig_bench.jsonl").read_bytes()
     assert run.file_sha256 == hashlib.sha256(content).hexdigest()
     refined = replace(mig, data="vg_refiner_evf_refcoco_testA", family="qwen3_vl")
     predict_folder(tmp_path / "refined", refined)
     run = read_run(tmp_path / "refined")
-    assert (run.hit, run.prompt) == (">", "piter")
+    assert (run.hit, run.protocol, run.protocol_by) == (">", "piter", "benchmark")

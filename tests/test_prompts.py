@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reground.errors import ConfigError
-from reground.grounding.calls import SIGNATURES
-from reground.grounding.families import FORM_TAG
-from reground.grounding.prompts import PromptProfile, load_profile, profile_names
+from reground.grounding.codecs import FORM_TAG
+from reground.protocols.calls import SIGNATURES
+from reground.protocols.prompts import PromptProfile, load_profile, profile_names
 
 EXPECTED = [
     "cogvlm",
@@ -65,7 +65,7 @@ def test_a_question_is_never_a_template(question: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_hash_is_that_of_the_file(name: str) -> None:
-    data = resources.files("reground.grounding.prompts").joinpath(f"{name}.txt").read_bytes()
+    data = resources.files("reground.protocols.prompts").joinpath(f"{name}.txt").read_bytes()
     assert load_profile(name).sha256 == hashlib.sha256(data).hexdigest()
 
 

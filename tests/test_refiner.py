@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from made import prompter_of
 from reground.data.convert import convert
 from reground.data.source import open_dataset, save_dataset
 from reground.evaluation.evaluate import evaluate
@@ -21,14 +22,14 @@ from reground.evaluation.records import Prediction, read_predictions, read_run, 
 from reground.evaluation.reporting.report import write_report
 from reground.evaluation.scoring.refinement import ToolOutcome, refined
 from reground.evaluation.scoring.score import score_folder, score_prediction
-from reground.grounding.answers import parse
 from reground.grounding.boxes import Box, iou, place
-from reground.grounding.families import CALL, EncodedSize, get_family
-from reground.grounding.rethink import Verdict, settled, verdict, with_rethink
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Detection, Sample
-from reground.model.prompting import Prompter
+from reground.protocols.calls import CALL
+from reground.protocols.protocol import get_protocol
+from reground.protocols.rethink import Verdict, settled, verdict, with_rethink
+from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.scripted import ScriptedPolicy
-from reground.rollout.think_rethink import environment_of
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
 from reground.teacher.rethink import chains
@@ -82,9 +83,9 @@ def test_a_chain_keeps_a_right_box_and_corrects_all_else(
 
 def test_the_gold_chain_of_the_rethink_form_scores_the_maximum(tokenizer: Any) -> None:
     """Invariant 5, for every verdict, and form: think, call, result, rethink, answer."""
-    for name in ("univg_r1/refiner", "qwen3_vl/refiner"):
+    for name in ("univg_r1", "qwen3_vl"):
         checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
-        prompter = Prompter.of(replace(checkpoint, family=name, prompt="tiny_refiner"))
+        prompter = prompter_of(checkpoint, name, "think_rethink", prompt="tiny_refiner")
         for boxes, best in (([OFF], 1.0), ([], 1.0), ([TRUE], 0.55)):
             sample = with_rethink(scene(*boxes))
             prompt = prompter.prompt(sample)
@@ -93,8 +94,9 @@ def test_the_gold_chain_of_the_rethink_form_scores_the_maximum(tokenizer: Any) -
             assert pieces[0].text.endswith(CALL)
             text = "".join(piece.text for piece in pieces)
             size = prompt.images[0].size
-            answer = parse(text, prompter.family, size)
-            found = score(text, answer, sample, REFINEMENT, family=prompter.family, size=size)
+            own = prompter.protocol(sample)
+            answer = own.read(text, size)
+            found = score(text, answer, sample, REFINEMENT, codec=own.codec, size=size)
             assert answer.well_formed
             assert found.terms["format"] == 1.0
             assert found.terms["iou"] > 0.9
@@ -111,12 +113,12 @@ def test_the_refinement_reward_by_what_became_of_the_box(
     """As published: 1 for a correction, 0.5 for a confirmation; 0.9 of it and 0.1 of the form."""
     sample = scene(*([tool] if tool else []))
     size = EncodedSize(112, 112, 112, 112)
-    for name in ("vg_refiner", "univg_r1/refiner"):
-        family = get_family(name)
+    for name in ("vg_refiner", "univg_r1"):
+        own = get_protocol(name, "think_rethink")
         box = Box(*final, sample.images[0].frame)
-        text = family.render([box], size=size, think="a", rethink="b")
-        answer = parse(text, family, size)
-        found = score(text, answer, sample, REFINEMENT, family=family, size=size)
+        text = own.render([box], size=size, think="a", rethink="b")
+        answer = own.read(text, size)
+        found = score(text, answer, sample, REFINEMENT, codec=own.codec, size=size)
         assert (found.terms["refinement"], found.terms["format"]) == (refinement, 1.0)
         assert found.total == pytest.approx(0.9 * refinement + 0.1)
         assert found.terms["iou"] == pytest.approx(iou(box, sample.boxes[0]), abs=0.02)
@@ -188,16 +190,15 @@ def test_the_pizza_is_corrected_under_think_rethink(tmp_path: Path, tokenizer: A
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     (sample,) = convert("vg_refiner", tmp_path / "rows.jsonl", images=SHARED / "samples")
     checkpoint = tiny.make("qwen2_5_vl", tokenizer=tokenizer)
-    prompter = Prompter.of(replace(checkpoint, family="vg_refiner"))
+    prompter = prompter_of(checkpoint, "vg_refiner", "think_rethink")
+    own = prompter.protocol(sample)
     size = prompter.prompt(sample).images[0].size
     told: list[str] = []
 
     def rethinks(text: str, number: int) -> str:
         told.append(text.rpartition("<tool>")[2])
         box = Box(*facts["qwen2_5_vl_7b_box_xyxy"], size.pixels)
-        return prompter.family.render([box], size=size, rethink="a smaller piece.").partition(
-            "<rethink>"
-        )[2]
+        return own.render([box], size=size, rethink="a smaller piece.").partition("<rethink>")[2]
 
     policy = ScriptedPolicy(
         checkpoint.chat,
@@ -205,19 +206,19 @@ def test_the_pizza_is_corrected_under_think_rethink(tmp_path: Path, tokenizer: A
         lambda text, number: "<rethink>" + rethinks(text, number),
     )
     found: list[Prediction] = []
-    environment = environment_of(checkpoint.chat, prompter.family)
+    environment = PlannedEnvironment.of(prompter)
     model = LocalModel(prompter, policy, environment, weights=None, max_tokens=512)
     model.answer([sample], add=found.append)
-    shown = Box(*facts["tool_boxes_xyxy"][0], size.pixels).to(size.frame(prompter.family.frame))
+    shown = Box(*facts["tool_boxes_xyxy"][0], size.pixels).to(size.frame(own.codec.frame))
     assert str([round(edge) for edge in shown.xyxy]) in told[0]
-    (result,) = refined([score_prediction(found[0], family=prompter.family)])
+    (result,) = refined([score_prediction(found[0], own)])
     assert (round(result.tool_iou, 3), found[0].finish) == (0.476, "stop")
     assert result.score.iou == pytest.approx(0.729, abs=0.02)  # a box in pixels of the input
     assert result.outcome is ToolOutcome.CORRECTED
     assert (result.score.think, result.score.rethink) == ("the piece below.", "a smaller piece.")
 
 
-@pytest.mark.parametrize("protocol", ["direct", "piter", "refiner"])
+@pytest.mark.parametrize("protocol", ["direct", "think", "piter", "think_rethink"])
 def test_an_evaluation_with_a_tool_in_every_protocol(tmp_path: Path, protocol: Any) -> None:
     asked = Question(
         model="tiny",
@@ -230,7 +231,8 @@ def test_an_evaluation_with_a_tool_in_every_protocol(tmp_path: Path, protocol: A
     report = evaluate(tmp_path, asked)
     run = read_run(tmp_path)
     assert run.tool == "oracle:strong"
-    assert run.family == {"direct": "univg_r1"}.get(protocol, f"univg_r1/{protocol}")
+    assert (run.family, run.protocol, run.protocol_by) == ("univg_r1", protocol, "flag")
+    assert [*run.prompts] == [protocol]
     assert report["refinement"]["n"] == 4
     assert all(row.sample.tool_results is not None for row in read_scores(tmp_path))
     score_folder(tmp_path, out=tmp_path)

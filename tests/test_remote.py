@@ -19,11 +19,10 @@ from reground.errors import ConfigError, EndpointError
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
-from reground.evaluation.records import Prediction, read_predictions, read_scores
+from reground.evaluation.records import Prediction, read_predictions, read_run, read_scores
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.model.load import load as load_checkpoint
-from reground.model.prompting import Prompter
 from reground.patience import GIVE_UP
 from reground.rollout.endpoint import Endpoint
 from reground.rollout.policy import Sampling
@@ -47,7 +46,7 @@ def data(tmp_path: Path) -> Path:
 def asking(url: str, data: Path | str, **changes: Any) -> Question:
     fast = {"concurrency": 2, "timeout_s": 5.0, "retries": 2} | changes.pop("endpoint", {})
     endpoint = Endpoint(url=url, model="m", **fast)
-    fields = {"family": "univg_r1_direct", "prompt": "tiny"} | changes
+    fields = {"family": "univg_r1", "protocol": "direct", "prompt": "tiny"} | changes
     return Question(model="m", data=str(data), endpoint=endpoint, **fields)
 
 
@@ -70,7 +69,7 @@ def test_a_server_is_sent_the_very_pixels_and_answers_are_kept_in_order(
 
 def test_the_tiny_model_scores_the_same_over_http_as_in_process(tmp_path: Path) -> None:
     checkpoint = load_checkpoint("tiny")
-    prompter, policy = Prompter.of(checkpoint), TransformersPolicy(checkpoint)
+    policy = TransformersPolicy(checkpoint)
     lock = threading.Lock()
 
     def answer(body: dict[str, Any], _: int) -> Response:
@@ -85,14 +84,14 @@ def test_the_tiny_model_scores_the_same_over_http_as_in_process(tmp_path: Path) 
     evaluate(tmp_path / "local", Question(model="tiny", **asked))
     with serving(answer) as (url, _):
         remote = asking(
-            url, family="univg_r1", processor="tiny", endpoint={"timeout_s": 60}, **asked
+            url, protocol="think", processor="tiny", endpoint={"timeout_s": 60}, **asked
         )
         evaluate(tmp_path / "remote", remote)
     local, remote_scores = (list(read_scores(tmp_path / name)) for name in ("local", "remote"))
     for one, other in zip(local, remote_scores, strict=True):
         assert (one.predicted, one.iou, one.status) == (other.predicted, other.iou, other.status)
         assert (one.num_tokens, one.finish) == (other.num_tokens, other.finish)
-    assert prompter.profile.name == "tiny"
+    assert {use.name for use in read_run(tmp_path / "remote").prompts.values()} == {"tiny"}
 
 
 FAULTS: dict[str, tuple[Response, str]] = {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import server
+from made import prompter_of
 from reground.data.source import save_dataset
 from reground.errors import EndpointError
 from reground.evaluation.predicting.local import LocalModel
@@ -19,18 +20,18 @@ from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import Prediction, read_predictions
 from reground.grounding.boxes import Box
-from reground.grounding.families import CALL, CALL_END
 from reground.grounding.sample import Detection, Sample
 from reground.model.chat import Chat
 from reground.model.prompting import Prompter
+from reground.protocols.calls import CALL, CALL_END
 from reground.rollout.endpoint import Endpoint
+from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.scripted import ScriptedPolicy
-from reground.rollout.think_rethink import environment_of
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from server import Response, says, serving
 
-FAMILY, PROFILE = "qwen3_vl/refiner", "tiny_refiner"
+FAMILY, PROTOCOL, PROFILE = "qwen3_vl", "think_rethink", "tiny_refiner"
 CALLING = f"<think>at the left.</think>\n{CALL}"
 FINAL = '<rethink>the tool is right.</rethink>\n<answer>[{"bbox_2d": [1, 2, 30, 40]}]</answer>'
 LONG = "left " * 500
@@ -71,7 +72,8 @@ def data(tmp_path: Path) -> Path:
 
 def asking(url: str, data: Path, **changes: Any) -> Question:
     endpoint = Endpoint(url=url, model="m", concurrency=2, timeout_s=5.0, retries=1)
-    fields = {"family": FAMILY, "prompt": PROFILE, "max_tokens": LIMIT} | changes
+    fields = {"family": FAMILY, "protocol": PROTOCOL, "prompt": PROFILE, "max_tokens": LIMIT}
+    fields |= changes
     return Question(model="m", data=str(data), endpoint=endpoint, **fields)
 
 
@@ -121,7 +123,7 @@ def talking(chat: Chat, ending: Callable[[str], Response]) -> Callable[[Body, in
 @pytest.fixture(scope="module")
 def prompter(tokenizer: Any) -> Prompter:
     checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
-    return Prompter.of(replace(checkpoint, family=FAMILY, prompt=PROFILE))
+    return prompter_of(checkpoint, FAMILY, "think_rethink", prompt=PROFILE)
 
 
 def in_process(prompter: Prompter) -> dict[str, Prediction]:
@@ -130,7 +132,7 @@ def in_process(prompter: Prompter) -> dict[str, Prediction]:
     found: dict[str, Prediction] = {}
     for name, (first, then) in SAID.items():
         policy = ScriptedPolicy(chat, lambda *_, t=first: t, lambda *_, t=then: t)
-        environment = environment_of(chat, prompter.family)
+        environment = PlannedEnvironment.of(prompter)
         model = LocalModel(prompter, policy, environment, None, LIMIT)
         model.answer([asked(name)], add=lambda row: found.update({row.sample.id: row}))
     return found
@@ -289,6 +291,7 @@ def test_a_server_that_does_not_go_on_is_refused_before_anything_is_asked(
 
 def test_other_families_are_not_probed(data: Path, tmp_path: Path) -> None:
     with serving(lambda body, _: says("(1,2),(3,4)")) as (url, bodies):
-        predict_folder(tmp_path / "out", asking(url, data, family="univg_r1_direct", prompt="tiny"))
+        plain = asking(url, data, family="univg_r1", protocol="direct", prompt="tiny")
+        predict_folder(tmp_path / "out", plain)
     assert len(bodies) == len(SAID)
     assert not any(is_probe(body) or "stop" in body for body in bodies)

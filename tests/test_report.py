@@ -33,6 +33,7 @@ from reground.evaluation.scoring.refinement import ToolOutcome
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
+from reground.protocols.choice import PromptUse
 
 ATTACK = "<script>alert('x')</script>\"'&"
 
@@ -106,7 +107,7 @@ def test_report_json_has_the_fixed_keys(tmp_path: Path) -> None:
     assert report["acc@0.5"] == pytest.approx(1 / 3)
     assert report["macro@0.5"] == pytest.approx(1 / 4)
     assert report["strata"]["kind=relation"]["acc@0.5"] == 1
-    assert report["run"]["prompt_sha256"] == "0" * 64
+    assert report["run"]["prompts"]["think"]["sha256"] == "0" * 64
 
 
 def test_figures_that_people_read_have_intervals(tmp_path: Path) -> None:
@@ -147,7 +148,9 @@ def test_a_page_escapes_what_models_and_users_wrote(tmp_path: Path) -> None:
     hostile = replace(hostile, text=ATTACK, think=ATTACK, rethink=ATTACK)
     failed = SampleScore(replace(score("b", 0.1).sample, task="other"), error=ATTACK)
     scores = [hostile, failed]
-    run = run_for(scores, model=ATTACK, data=ATTACK, prompt=ATTACK)
+    run = run_for(
+        scores, model=ATTACK, data=ATTACK, prompts={"think": PromptUse(ATTACK, "", "flag")}
+    )
     write_scores(tmp_path, scores, run=run)
     write_report(tmp_path)
     page = _Links((tmp_path / "report.html").read_text(encoding="utf-8"))

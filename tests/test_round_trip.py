@@ -13,14 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.grounding.answers import Answer, Status, parse
+from made import PROTOCOLS
+from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box, FrameKind, iou
-from reground.grounding.families import FAMILIES, EncodedSize, Family, get_family
+from reground.grounding.codecs import EncodedSize
+from reground.grounding.grammars import Grammar
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.grounding.scoring import score
+from reground.protocols.protocol import AnswerProtocol, get_protocol
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
-every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=[*FAMILIES])
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=[*PROTOCOLS])
 
 SIZES = {
     "square 224": (224, 224),
@@ -54,9 +57,9 @@ class Ruler:
     reach: float  # how many units an edge may move
 
     @classmethod
-    def of(cls, family: Family, size: EncodedSize) -> Ruler:
-        frame, units = size.frame(family.frame), 10**family.decimals
-        last = 999 if family.name == "cogvlm" else math.inf
+    def of(cls, protocol: AnswerProtocol, size: EncodedSize) -> Ruler:
+        frame, units = size.frame(protocol.codec.frame), 10**protocol.codec.decimals
+        last = 999 if protocol.codec.grammar is Grammar.THREE_DIGITS else math.inf
         spans = (frame.left, frame.width), (frame.upper, frame.height)
         columns, rows = (
             range(
@@ -65,7 +68,10 @@ class Ruler:
             )
             for start, extent in spans
         )
-        misses_edges = family.name == "cogvlm" or family.frame is FrameKind.SQUARE
+        misses_edges = (
+            protocol.codec.grammar is Grammar.THREE_DIGITS
+            or protocol.codec.frame is FrameKind.SQUARE
+        )
         return cls(columns, rows, units, 1.0 if misses_edges else 0.5)
 
 
@@ -73,12 +79,12 @@ class Ruler:
 
 
 @pytest.mark.parametrize("name", SIZES)
-@every_family
-def test_a_box_comes_back_within_a_pixel(family: Family, name: str) -> None:
+@every_protocol
+def test_a_box_comes_back_within_a_pixel(protocol: AnswerProtocol, name: str) -> None:
     """Or within the precision of the family's numbers, where that is less than a pixel."""
     width, height = SIZES[name]
     size = EncodedSize(width, height, 28 * round(width / 28), 28 * round(height / 28))
-    frame, ruler = size.frame(family.frame), Ruler.of(family, size)
+    frame, ruler = size.frame(protocol.codec.frame), Ruler.of(protocol, size)
     unit = max(width / frame.width, height / frame.height) / ruler.units  # in pixels
     rng = random.Random(name)
     boxes = [Box(0, 0, width, height, size.pixels)]
@@ -87,7 +93,7 @@ def test_a_box_comes_back_within_a_pixel(family: Family, name: str) -> None:
         y1, y2 = sorted(rng.uniform(0, height) for _ in range(2))
         if min(x2 - x1, y2 - y1) > 2 * unit:  # a sliver is widened
             boxes.append(Box(x1, y1, x2, y2, size.pixels))
-    answer = parse(family.render(boxes, size=size), family, size)
+    answer = protocol.read(protocol.render(boxes, size=size), size)
     assert answer.status is Status.OK
     bound = max(1.0, ruler.reach * unit)
     assert bound <= 1.34  # the unit of 0-1000 on 1333 pixels, at an edge that no number hits
@@ -131,42 +137,42 @@ def rows(draw: st.DrawFn, smallest: float = 0.001) -> tuple[EncodedSize, list[Bo
     return size, boxes
 
 
-@every_family
+@every_protocol
 @given(rows())
 def test_round_trip_is_right_up_to_rounding(
-    family: Family, row: tuple[EncodedSize, list[Box]]
+    protocol: AnswerProtocol, row: tuple[EncodedSize, list[Box]]
 ) -> None:
     size, boxes = row
-    answer = parse(family.render(boxes, size=size, think="a", rethink="b"), family, size)
+    answer = protocol.read(protocol.render(boxes, size=size, think="a", rethink="b"), size)
     assert answer.status is Status.OK
     assert answer.well_formed
     assert answer.num_clipped == 0
     assert len(answer.boxes) == len(boxes)
-    frame, ruler = size.frame(family.frame), Ruler.of(family, size)
+    frame, ruler = size.frame(protocol.codec.frame), Ruler.of(protocol, size)
     widened = 2 * ruler.reach / ruler.units  # a sliver moves by one unit, or two at such an edge
     for read, true in zip(answer.boxes, boxes, strict=True):
         assert read.to(frame).xyxy == pytest.approx(true.to(frame).xyxy, abs=widened + 1e-6)
 
 
-@every_family
+@every_protocol
 @given(rows(smallest=0.2))
 def test_invariant_5b_the_gold_answer_of_a_large_box_scores_close_to_one(
-    family: Family, row: tuple[EncodedSize, list[Box]]
+    protocol: AnswerProtocol, row: tuple[EncodedSize, list[Box]]
 ) -> None:
     size, boxes = row
-    gold = family.render(boxes, size=size, think="a", rethink="b")
-    ruler = Ruler.of(family, size)
+    gold = protocol.render(boxes, size=size, think="a", rethink="b")
+    ruler = Ruler.of(protocol, size)
     units = min(len(ruler.columns), len(ruler.rows)) - 1
     rounding = 4 * ruler.reach / (0.2 * units)  # at each of four edges
-    assert overlap(parse(gold, family, size), boxes) >= 1 - 2 * rounding
+    assert overlap(protocol.read(gold, size), boxes) >= 1 - 2 * rounding
 
 
-@every_family
+@every_protocol
 @given(sizes(), st.data())
 def test_invariant_5b_the_gold_answer_scores_the_maximum(
-    family: Family, size: EncodedSize, data: st.DataObject
+    protocol: AnswerProtocol, size: EncodedSize, data: st.DataObject
 ) -> None:
-    frame, ruler = size.frame(family.frame), Ruler.of(family, size)
+    frame, ruler = size.frame(protocol.codec.frame), Ruler.of(protocol, size)
     boxes = []
     for _ in range(data.draw(st.integers(0, 3))):
         (x1, x2), (y1, y2) = (
@@ -175,21 +181,21 @@ def test_invariant_5b_the_gold_answer_scores_the_maximum(
         )
         edges = (edge / ruler.units for edge in (x1, y1, x2, y2))
         boxes.append(Box(*edges, frame).to(size.pixels))
-    gold = parse(family.render(boxes, size=size), family, size)
+    gold = protocol.read(protocol.render(boxes, size=size), size)
     assert gold.well_formed
     assert overlap(gold, boxes) == pytest.approx(1)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the folder ../shared/data")
 def test_invariant_5b_on_every_row_of_the_revised_mig_bench() -> None:
-    family = get_family("univg_r1")
+    protocol = get_protocol("univg_r1")
     size = EncodedSize(1000, 1000, 1000, 1000)  # its answers are integers of the 0-1000 frame
     answers = json.loads((SHARED / "mig_bench/revised_MIG_bench.json").read_text())
     boxes = [Box(*row["answer"], size.pixels).clipped() for row in answers]
     usable = [box for box in boxes if not box.is_degenerate]
     assert len(usable) >= 4270
     for box in usable:
-        gold = parse(family.render([box], size=size, think="a", rethink="b"), family, size)
+        gold = protocol.read(protocol.render([box], size=size, think="a", rethink="b"), size)
         assert gold.well_formed
         assert overlap(gold, [box]) == pytest.approx(1)
 
@@ -197,7 +203,7 @@ def test_invariant_5b_on_every_row_of_the_revised_mig_bench() -> None:
 # ---- edges --------------------------------------------------------------------------------------
 
 
-@every_family
+@every_protocol
 @pytest.mark.parametrize(
     "edges",
     [
@@ -209,20 +215,22 @@ def test_invariant_5b_on_every_row_of_the_revised_mig_bench() -> None:
     ],
 )
 def test_a_sliver_is_widened_and_never_degenerate(
-    family: Family, edges: tuple[float, float, float, float]
+    protocol: AnswerProtocol, edges: tuple[float, float, float, float]
 ) -> None:
     size = EncodedSize(4000, 3000, 504, 364)
     true = Box(*edges, size.pixels)
-    answer = parse(family.render([true], size=size), family, size)
+    answer = protocol.read(protocol.render([true], size=size), size)
     assert (answer.status, answer.num_clipped) == (Status.OK, 0)
-    can_say = family.name != "cogvlm" or true.x2 < 3996  # its last number is 999
+    can_say = (
+        protocol.codec.grammar is not Grammar.THREE_DIGITS or true.x2 < 3996
+    )  # its last number is 999
     assert (iou(answer.boxes[0], true) > 0) == can_say  # it still covers the place
 
 
-@every_family
-def test_a_box_that_reaches_outside_is_clamped(family: Family) -> None:
+@every_protocol
+def test_a_box_that_reaches_outside_is_clamped(protocol: AnswerProtocol) -> None:
     size = EncodedSize(640, 480, 644, 476)
-    gold = family.render([Box(-50, -1, 700, 481, size.pixels)], size=size)
-    (box,) = parse(gold, family, size).boxes
-    last = 0.999 if family.name == "cogvlm" else 1
+    gold = protocol.render([Box(-50, -1, 700, 481, size.pixels)], size=size)
+    (box,) = protocol.read(gold, size).boxes
+    last = 0.999 if protocol.codec.grammar is Grammar.THREE_DIGITS else 1
     assert box.xyxy == pytest.approx((0, 0, last * 640, last * 480))

@@ -24,8 +24,10 @@ from reground.evaluation.records import (
 from reground.evaluation.scoring.score import Scorer, score_folder, score_prediction
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
-from reground.grounding.families import FAMILIES, EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.protocols.families import FAMILIES
+from reground.protocols.protocol import get_protocol
 
 SIZE = EncodedSize(640, 480, 644, 476)
 BOX = Box(64, 120, 320, 360, SIZE.pixels)
@@ -53,9 +55,9 @@ def predicted(text: str, *, of: Sample | None = None) -> Prediction:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_gold_answer_scores_the_maximum(name: str) -> None:
-    family = get_family(name)
+    family = get_protocol(name)
     text = family.render([BOX], size=SIZE, think="Left of the jug.", rethink="It is.")
-    scored = score_prediction(predicted(text), family=family)
+    scored = score_prediction(predicted(text), family)
     assert scored.status is Status.OK
     assert scored.iou == pytest.approx(1.0, abs=0.02)
     assert scored.predicted[0] == pytest.approx(BOX.xyxy, abs=1)
@@ -75,7 +77,7 @@ def test_the_gold_answer_scores_the_maximum(name: str) -> None:
     ],
 )
 def test_an_answer_is_worth_its_matched_iou(answer: str, status: Status, iou: float) -> None:
-    scored = score_prediction(predicted(answer), family=get_family("univg_r1"))
+    scored = score_prediction(predicted(answer), get_protocol("univg_r1"))
     assert scored.status is status
     assert scored.iou == pytest.approx(iou)
     assert bool(scored.predicted) == (status is Status.OK and "none" not in answer)
@@ -83,12 +85,12 @@ def test_an_answer_is_worth_its_matched_iou(answer: str, status: Status, iou: fl
 
 def test_nothing_there_and_nothing_found_is_right() -> None:
     prediction = predicted("<answer>none</answer>", of=sample(boxes=()))
-    assert score_prediction(prediction, family=get_family("univg_r1")).iou == 1.0
+    assert score_prediction(prediction, get_protocol("univg_r1")).iou == 1.0
 
 
 def test_reasoning_and_clipping_are_kept() -> None:
     text = "<think>At the edge.</think><answer>(100,250),(1005,750)</answer>"
-    scored = score_prediction(predicted(text), family=get_family("univg_r1"))
+    scored = score_prediction(predicted(text), get_protocol("univg_r1"))
     assert (scored.think, scored.num_clipped, scored.text) == ("At the edge.", 1, text)
     assert scored.predicted[0][2] == 640
 
@@ -100,7 +102,7 @@ def test_a_box_on_another_image_is_a_miss(named: str, iou: float) -> None:
     images = (ImageRef("first.jpg", 640, 480), ImageRef("second.jpg", 640, 480))
     asked = dataclasses.replace(sample(), images=images, targets=(Target(1, BOX),), target_image=1)
     text = f'[{{"bbox_2d": [100, 250, 500, 750]{named}}}]'
-    scored = score_prediction(predicted(text, of=asked), family=get_family("qwen3_vl"))
+    scored = score_prediction(predicted(text, of=asked), get_protocol("qwen3_vl"))
     assert scored.status is Status.OK
     assert scored.iou == pytest.approx(iou)
     assert scored.cluster == "second.jpg"
@@ -110,15 +112,15 @@ def test_the_size_of_the_target_image_scales_the_answer() -> None:
     other = EncodedSize(100, 100, 112, 112)
     images = (ImageRef("small.jpg", 100, 100), ImageRef("large.jpg", 640, 480))
     asked = dataclasses.replace(sample(), images=images, targets=(Target(1, BOX),), target_image=1)
-    text = get_family("qwen2_5_vl").render([BOX], size=SIZE)
+    text = get_protocol("qwen2_5_vl").render([BOX], size=SIZE)
     prediction = Prediction(asked, text, (other, SIZE), 12, "stop")
-    scored = score_prediction(prediction, family=get_family("qwen2_5_vl"))
+    scored = score_prediction(prediction, get_protocol("qwen2_5_vl"))
     assert scored.iou == pytest.approx(1.0, abs=0.02)
 
 
 def test_an_error_is_unscored() -> None:
     failed = Prediction(sample(), error="cup.jpg: no such image")
-    scored = score_prediction(failed, family=get_family("univg_r1"))
+    scored = score_prediction(failed, get_protocol("univg_r1"))
     assert (scored.status, scored.iou, scored.finish) == (None, None, None)
     assert scored.error == "cup.jpg: no such image"
 
@@ -278,8 +280,8 @@ def test_a_score_is_scored_or_unscored(fields: dict[str, Any]) -> None:
 def test_a_frame_is_the_recorded_one() -> None:
     # The same numbers mean another box in another frame: nothing is guessed from magnitude.
     text = '[{"bbox_2d": [64, 119, 322, 357]}]'
-    as_pixels = score_prediction(predicted(text), family=get_family("qwen2_5_vl"))
-    as_thousandths = score_prediction(predicted(text), family=get_family("qwen3_vl"))
+    as_pixels = score_prediction(predicted(text), get_protocol("qwen2_5_vl"))
+    as_thousandths = score_prediction(predicted(text), get_protocol("qwen3_vl"))
     assert as_pixels.iou == pytest.approx(1.0, abs=0.02)
     assert as_thousandths.iou is not None and as_thousandths.iou < 0.3
 

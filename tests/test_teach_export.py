@@ -16,11 +16,11 @@ from reground.config import load
 from reground.data.source import open_dataset, save_dataset
 from reground.data.views import View
 from reground.errors import ConfigError, DataError, RunError
-from reground.grounding.answers import parse
 from reground.grounding.boxes import Box
-from reground.grounding.families import EncodedSize, get_family
-from reground.grounding.prompts import load_profile
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.protocols.prompts import load_profile
+from reground.protocols.protocol import get_protocol
 from reground.teacher.ask import ask, open_store
 from reground.teacher.card import write_card
 from reground.teacher.export import Exported, export
@@ -108,7 +108,7 @@ def test_sharegpt_is_what_llama_factory_reads(data: Path, tmp_path: Path) -> Non
         assert user[texts] == "<image>" * len(paths) + asked
         target = sample.images[sample.target_image]
         size = EncodedSize(target.width, target.height, 28, 28)
-        answer = parse(assistant[texts], get_family("univg_r1"), size)
+        answer = get_protocol("univg_r1").read(assistant[texts], size)
         assert answer.well_formed and answer.boxes == sample.boxes
 
 
@@ -292,13 +292,8 @@ def test_training_takes_the_export(tmp_path: Path) -> None:
         "[synth:referring,synth:diff]", tmp_path, "limit=3", "export.direct_tasks=[referring]"
     )
     assert done.rows == {"sft.jsonl": 3, "sft_direct.jsonl": 3}
-    for name, family in (("sft.jsonl", "univg_r1"), ("sft_direct.jsonl", "univg_r1_direct")):
-        mix = json.dumps({str(tmp_path / "out" / name): 1.0})
-        config = load(
-            TrainConfig,
-            None,
-            ["method=sft", f"data=[{{mix: {mix}}}]", "steps=2", "batch_size=2", f"family={family}"],
-        )
-        run = train(config, tmp_path / family)
-        losses = [row["sft/nll"] for row in lines(run.metrics)]
-        assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
+    mix = json.dumps({str(tmp_path / "out" / name): 1.0 for name in done.rows})
+    config = load(TrainConfig, None, ["method=sft", f"data=[{{mix: {mix}}}]", "steps=2"])
+    run = train(replace(config, batch_size=2), tmp_path / "run")
+    losses = [row["sft/nll"] for row in lines(run.metrics)]
+    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)

@@ -12,7 +12,8 @@ import pytest
 
 from reground.config import load
 from reground.errors import ConfigError, EndpointError, RunError
-from reground.grounding.families import EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
+from reground.protocols.protocol import get_protocol
 from reground.teacher import embedded, limits
 from reground.teacher.changes import changes
 from reground.teacher.judge import Judged, judge, noted
@@ -189,7 +190,7 @@ def test_a_judge_sees_question_images_truth_and_all_chains_in_every_order(path: 
     text = question(bodies[0])
     assert SAMPLES[0].question in text and "about 2 image(s)" in text
     size = EncodedSize(112, 112, 112, 112)
-    assert get_family("univg_r1_direct").render(SAMPLES[0].boxes, size=size) in text
+    assert get_protocol("univg_r1", "direct").render(SAMPLES[0].boxes, size=size) in text
     assert bodies[0]["temperature"] == 0.0
     first = [re.findall(r"^A: (.*)$", question(body), re.MULTILINE)[0] for body in bodies[:6]]
     assert len(set(first)) == 6  # every chain of the two samples stands in front once

@@ -16,7 +16,7 @@ import pytest
 from reground.data.source import open_dataset
 from reground.errors import DataError, RunError
 from reground.grounding.boxes import Box
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.teacher import reading
 from reground.teacher.rows import Call, Pick, Reason, Review, Verdict

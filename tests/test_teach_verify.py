@@ -19,7 +19,7 @@ from faults import FAULTS
 from reground.config import load
 from reground.errors import ConfigError, RunError
 from reground.grounding.boxes import Box
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.teacher import thinking
 from reground.teacher.embedded import chain

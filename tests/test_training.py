@@ -21,7 +21,7 @@ from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
-from reground.rollout.episode import Direct
+from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.runs import RunDir
 from reground.teacher.settings import TeachConfig
@@ -232,7 +232,7 @@ def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
     prompter = Prompter.of(load_checkpoint(str(world.taught)))
     draws = Draws(config.data, seed=0, total=40)
     policy = TransformersPolicy(prompter.checkpoint)
-    method = Grpo(prompter, draws, Direct(), policy, config)
+    method = Grpo(prompter, draws, PlannedEnvironment.of(prompter, ()), policy, config)
     batch = method.batch(1, range(4))
     assert batch.learnable
     for micro in batch.micros:
@@ -317,21 +317,21 @@ def test_more_ranks_than_samples_are_refused_before_a_model_is_read(
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["tools.specs=[precomputed]"], "family univg_r1_direct never asks for tools.specs"),
-        (["family=univg_r1/refiner"], "asks a tool and there is none"),
+        (["tools.specs=[precomputed]"], "protocol direct never asks for tools.specs"),
+        (["protocol=think_rethink"], "asks a tool and there is none"),
         (
-            ["family=univg_r1/refiner", "tools.specs=[precomputed]"],
+            ["protocol=think_rethink", "tools.specs=[precomputed]"],
             r"sample 'referring.*' has no tool_results, which the tool 'precomputed' reads",
         ),
         (
             [
                 'data=[{mix: {"synth:diff": 1.0}}]',
-                "family=univg_r1/refiner",
+                "protocol=think_rethink",
                 "tools.specs=[precomputed]",
             ],
             r"sample 'diff-0-0' has no tool_results",
         ),
-        (["family=univg_r1/refiner", 'tools.specs=["oracle:wek"]'], "did you mean 'weak'"),
+        (["protocol=think_rethink", 'tools.specs=["oracle:wek"]'], "did you mean 'weak'"),
     ],
 )
 def test_tools_that_a_run_cannot_have_are_named(

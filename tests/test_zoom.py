@@ -15,33 +15,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reground.config import load as load_config
+from made import prompter_of
 from reground.data.images import load
 from reground.data.source import save_dataset
-from reground.errors import ConfigError
-from reground.grounding.answers import parse
 from reground.grounding.boxes import Box
-from reground.grounding.calls import Call, read_call
-from reground.grounding.families import CALL, EncodedSize, get_family
+from reground.grounding.codecs import Codec, EncodedSize
 from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import EncodedImage, Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
+from reground.protocols.calls import CALL, Call, read_call
+from reground.protocols.protocol import get_protocol
+from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import Case, Rollout, RolloutStatus, roll_out
 from reground.rollout.policy import Policy, Sampling
 from reground.rollout.scripted import ScriptedPolicy
-from reground.rollout.think_rethink import ThinkRethink
-from reground.rollout.tools.precomputed import Precomputed
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.rollout.zoom import Zoom
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.training.packing import Group, Suffix, collate
-from reground.training.settings import Tools
 from worlds import World, column, rows
 
-FAMILY = get_family("qwen3_vl/refiner")
+FAMILY = get_protocol("qwen3_vl", "think_rethink")
 LIMIT = Sampling(max_tokens=600)
 FINAL = '<rethink>larger.</rethink>\n<answer>[{"bbox_2d": [100, 200, 500, 1000]}]</answer>'
 
@@ -53,7 +50,12 @@ def zoom(arguments: str) -> str:
 @pytest.fixture(scope="module")
 def prompter(tokenizer: Any) -> Prompter:
     checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
-    return Prompter.of(replace(checkpoint, family=FAMILY.name, prompt="tiny_refiner"))
+    return asking(checkpoint)
+
+
+def asking(checkpoint: Checkpoint, *, zoom: bool = True, max_calls: int = 3) -> Prompter:
+    how = {"prompt": "tiny_refiner", "zoom": zoom, "max_calls": max_calls}
+    return prompter_of(checkpoint, "qwen3_vl", "think_rethink", **how)
 
 
 def case_of(prompter: Prompter, index: int = 0) -> Case:
@@ -72,10 +74,10 @@ def says(prompter: Prompter, *turns: str) -> ScriptedPolicy:
 
 
 def rolled(
-    prompter: Prompter, *turns: str, zooms: bool = True, max_answers: int = 3
-) -> tuple[Rollout, ThinkRethink]:
-    chat = prompter.checkpoint.chat
-    own = ThinkRethink.of([Precomputed()], chat, FAMILY, max_answers=max_answers, zoom=zooms)
+    prompter: Prompter, *turns: str, zooms: bool = True, max_calls: int = 3
+) -> tuple[Rollout, PlannedEnvironment]:
+    prompter = asking(prompter.checkpoint, zoom=zooms, max_calls=max_calls)
+    own = PlannedEnvironment.of(prompter)
     policy = says(prompter, *turns)
     ((rollout,),) = roll_out(policy, own, [case_of(prompter)], n=1, sampling=LIMIT)
     return rollout, own
@@ -116,7 +118,7 @@ def test_a_rollout_looks_closer_and_answers_about_the_whole_image(prompter: Prom
     assert (set(told.weights), told.images) == ({0.0}, (part,))
     assert rollout.status is RolloutStatus.COMPLETED
     assert (own.counts()["zoomed"], own.counts()["refused"]) == (1, 0)
-    answer = prompter.read(rollout.ids, case.prompt, target_image=0)
+    answer = prompter.read(rollout.ids, case.prompt, sample=case.sample)
     assert [box.xyxy for box in answer.boxes] == [pytest.approx((11.2, 22.4, 56, 112))]
 
 
@@ -156,9 +158,9 @@ def test_a_part_that_no_processor_takes_is_refused(prompter: Prompter, tmp_path:
     Image.new("RGB", (900, 90)).save(tmp_path / "wide.png")
     wide = ImageRef(str(tmp_path / "wide.png"), 900, 90)
     sample = replace(case_of(prompter).sample, images=(wide,), targets=(), tool_results=None)
-    case, own = Case(sample, prompter.prompt(sample)), Zoom(prompter.checkpoint.chat, FAMILY)
-    assert own.look(case, (0, 500, 1000, 501)) == "the box is too thin"
-    assert isinstance(own.look(case, (0, 500, 100, 501)), EncodedImage)
+    case, own = Case(sample, prompter.prompt(sample)), Zoom(prompter.checkpoint.chat)
+    assert own.look(case, (0, 500, 1000, 501), FAMILY.codec) == "the box is too thin"
+    assert isinstance(own.look(case, (0, 500, 100, 501), FAMILY.codec), EncodedImage)
 
 
 def test_without_zoom_there_is_no_such_function(prompter: Prompter) -> None:
@@ -170,14 +172,14 @@ def test_without_zoom_there_is_no_such_function(prompter: Prompter) -> None:
 
 def test_calls_of_both_kinds_are_limited_together(prompter: Prompter) -> None:
     twice = [zoom("0, 0, 500, 500"), zoom("500, 500, 1000, 1000"), zoom("0, 0, 10, 10")]
-    rollout, own = rolled(prompter, *twice, max_answers=2)
+    rollout, own = rolled(prompter, *twice, max_calls=2)
     assert len(rollout.images) == own.counts()["zoomed"] == 2
 
 
 @given(st.lists(st.floats(allow_nan=True) | st.floats(-20, 1020), min_size=4, max_size=4))
 def test_no_box_breaks_the_zoom(prompter: Prompter, numbers: list[float]) -> None:
     case = case_of(prompter)
-    found = Zoom(prompter.checkpoint.chat, FAMILY).look(case, numbers)
+    found = Zoom(prompter.checkpoint.chat).look(case, numbers, FAMILY.codec)
     if isinstance(found, EncodedImage):
         x1, y1, x2, y2 = (min(max(number, 0), 1000) * 0.112 for number in numbers)
         assert 0 <= found.size.width - (x2 - x1) < 2
@@ -191,7 +193,7 @@ def test_what_a_tool_shows_is_never_the_answer(prompter: Prompter) -> None:
     chat = prompter.checkpoint.chat
     with_part, _ = rolled(prompter, zoom("0, 0, 500, 500"), FINAL)
     texts = [chat.decode(turn.ids) for turn in with_part.turns]
-    assert parse("".join(texts), FAMILY, size) == parse(texts[0] + texts[2], FAMILY, size)
+    assert FAMILY.read("".join(texts), size) == FAMILY.read(texts[0] + texts[2], size)
 
 
 @pytest.mark.parametrize("architecture", get_args(tiny.Architecture))
@@ -199,13 +201,13 @@ def test_log_probs_behind_a_part_are_those_of_the_trainer(
     tokenizer: Any, architecture: tiny.Architecture
 ) -> None:
     checkpoint = tiny.make(architecture, tokenizer=tokenizer)
-    prompter = Prompter.of(replace(checkpoint, family=FAMILY.name, prompt="tiny_refiner"))
+    prompter = asking(checkpoint)
     chat, cases = checkpoint.chat, [case_of(prompter, 0), case_of(prompter, 1)]
 
     def first(prompt: Prompt, number: int) -> str:
         return (zoom("250, 250, 500, 750"), CALL, zoom("0, 0, 900, 300"))[number]
 
-    own = ThinkRethink.of([Precomputed()], chat, FAMILY, zoom=True)
+    own = PlannedEnvironment.of(asking(checkpoint, max_calls=1))
     policy = Begun(ScriptedPolicy(chat, first), TransformersPolicy(checkpoint))
     sampling = Sampling(temperature=0.8, max_tokens=60)
     groups = roll_out(policy, own, cases, n=3, sampling=sampling)
@@ -251,7 +253,8 @@ def test_a_step_of_training_on_a_rollout_that_looked_closer(
     parts = watched_parts(monkeypatch)
     config = world.config(
         "grpo",
-        "family=qwen3_vl/refiner",
+        "family=qwen3_vl",
+        "protocol=think_rethink",
         "prompt=tiny_refiner",
         f"data=[{{mix: {{{json.dumps(str(data))}: 1.0}}}}]",
         "steps=1",
@@ -270,11 +273,6 @@ def test_a_step_of_training_on_a_rollout_that_looked_closer(
     best = next(row for row in rows(run.rollouts) if row["rollout"] == 0)
     assert best["text"].count("<|image_pad|>") == 1
     assert best["reward/iou"] > 0.9
-
-
-def test_zoom_stands_beside_detectors() -> None:
-    with pytest.raises(ConfigError, match=r"set tools\.specs"):
-        load_config(Tools, None, ["zoom=true"])
 
 
 # ---- helpers -------------------------------------------------------------------------------------
@@ -296,8 +294,10 @@ def watched_parts(monkeypatch: pytest.MonkeyPatch) -> list[EncodedImage]:
     parts: list[EncodedImage] = []
     look: Callable[..., EncodedImage | str] = Zoom.look
 
-    def watched(self: Zoom, case: Case, numbers: Sequence[float]) -> EncodedImage | str:
-        found = look(self, case, numbers)
+    def watched(
+        self: Zoom, case: Case, numbers: Sequence[float], codec: Codec
+    ) -> EncodedImage | str:
+        found = look(self, case, numbers, codec)
         if isinstance(found, EncodedImage):
             found.pixel_values.requires_grad_()
             parts.append(found)

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from reground.config import load
 from reground.data.source import save_dataset
-from reground.grounding.rethink import with_rethink
 from reground.grounding.sample import Sample
 from reground.model.load import load as load_checkpoint
 from reground.model.load import save
+from reground.protocols.choice import Answering
+from reground.protocols.rethink import with_rethink
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
 from reground.tinyworld import models as tiny
@@ -39,7 +40,7 @@ STEPS = 10
 TEACHING_STEPS = 70  # enough for some rollouts to be right, not for all
 METHODS: dict[str, type[Sft] | type[Grpo]] = {"sft": Sft, "grpo": Grpo}
 REFINING_STEPS = 120  # enough for most rollouts to call, and some to be right
-REFINER = ("family=univg_r1/refiner", "prompt=tiny_refiner")
+REFINER = ("protocol=think_rethink", "prompt=tiny_refiner")
 LORA = "tuning={vision: frozen, merger: full, language: lora, lora_rank: 2}"
 
 
@@ -114,7 +115,8 @@ def make_world(folder: Path) -> World:
         vision_depth=1,
         vision_heads=2,
     )
-    checkpoint = dataclasses.replace(checkpoint, family="univg_r1_direct", prompt="tiny")
+    answering = Answering(family="univg_r1", protocol="direct", prompts={"direct": "tiny"})
+    checkpoint = dataclasses.replace(checkpoint, answering=answering)
     save(checkpoint, made.random)
     optim = "optim={lr: 0.01, warmup: 0.1, final: 0.3}"
     made.run("taught", made.config("sft", f"steps={TEACHING_STEPS}", optim))

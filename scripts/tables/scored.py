@@ -5,7 +5,9 @@ from __future__ import annotations
 from reground.data import benchmarks as known
 from reground.data.tasks import MIG_BENCH_COLUMNS
 from reground.grounding.boxes import Box
-from reground.grounding.families import FAMILIES, EncodedSize
+from reground.grounding.codecs import EncodedSize
+from reground.protocols.families import FAMILIES
+from reground.protocols.protocol import get_protocol
 from tables.common import percent, points, read, spread, table
 
 _SCORED = {
@@ -69,9 +71,12 @@ def families() -> str:
     box = Box(64, 120, 320, 360, size.pixels)
     rows = []
     for own in FAMILIES.values():
-        answer = own.render([box], size=size, think="...", rethink="...").replace("\n", " ")
-        rows.append([f"`{own.name}`", own.frame.value, f"`{answer}`", f"`{own.prompt}`"])
-    return table(["family", "frame", "an answer", "prompt"], rows)
+        usual = get_protocol(own.name)
+        answer = usual.render([box], size=size, think="...", rethink="...").replace("\n", " ")
+        prompts = ", ".join(f"{name} `{prompt}`" for name, prompt in own.own_prompts.items())
+        frame = own.codec.frame.value
+        rows.append([f"`{own.name}`", frame, usual.name, f"`{answer}`", prompts])
+    return table(["family", "frame", "protocol", "an answer", "prompts"], rows)
 
 
 def scoring() -> str:

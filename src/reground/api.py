@@ -22,8 +22,10 @@ from reground.data.images import load
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Answer
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.families import Form, Protocol, under
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Detection, ImageRef, Sample
+from reground.protocols.choice import Protocols
+from reground.protocols.protocol import AnswerProtocol
 
 if TYPE_CHECKING:
     from reground.model.chat import Prompt
@@ -62,37 +64,34 @@ class Grounder:
         *,
         family: str | None = None,
         prompt: str | None = None,
-        protocol: Protocol | None = None,
+        protocol: ProtocolName | None = None,
     ) -> Grounder:
-        """Load a folder, a hub id or ``tiny``; ``family`` and ``prompt`` override what it names.
+        """Load a folder, a hub id or ``tiny``; what else is given overrides what it remembers.
 
-        ``protocol`` is that of a detector's boxes: ``piter`` shows them with the question,
-        ``refiner`` lets the model think, call for them and rethink, ``direct`` has none.
+        ``protocol``: ``direct`` answers with boxes, ``think`` after a chain of thought,
+        ``think_rethink`` calls for a detector's boxes in between, ``piter`` is shown them with the
+        question. ``prompt`` is that protocol's. Raises ``ConfigError`` for a protocol that the
+        family does not speak.
         """
+        from reground.model.load import answering_of
         from reground.model.load import load as load_checkpoint
         from reground.model.prompting import Prompter
         from reground.rollout.transformers_policy import TransformersPolicy
 
-        checkpoint = load_checkpoint(path, family=family, prompt=prompt)
-        loaded = cls(Prompter.of(checkpoint), TransformersPolicy(checkpoint))
-        return loaded.under(protocol, prompt=prompt) if protocol else loaded
+        protocols = Protocols.of(answering_of(path), family=family, flag=protocol, prompt=prompt)
+        checkpoint = load_checkpoint(path)
+        return cls(Prompter(checkpoint, protocols), TransformersPolicy(checkpoint))
 
-    def under(self, protocol: Protocol, *, prompt: str | None = None) -> Grounder:
+    def under(self, protocol: ProtocolName, *, prompt: str | None = None) -> Grounder:
         """The same model under another protocol, with that protocol's prompt or ``prompt``."""
-        from reground.model.prompting import Prompter
-        from reground.rollout.transformers_policy import TransformersPolicy
-
-        own = self.prompter.checkpoint
-        if (family := under(own.family, protocol)) == own.family:
-            return self
-        checkpoint = replace(own, family=family, prompt=prompt)
-        return Grounder(Prompter.of(checkpoint), TransformersPolicy(checkpoint))
+        own = self.prompter.protocols
+        protocols = Protocols.of(own.answering, flag=protocol, prompt=prompt)
+        return replace(self, prompter=replace(self.prompter, protocols=protocols))
 
     @property
-    def sees_tools(self) -> bool:
-        """Whether a detector's boxes reach the model."""
-        asks = self.prompter.family.form is Form.THINK_RETHINK
-        return asks or self.prompter.profile.shows_tool
+    def protocol(self) -> AnswerProtocol:
+        """How it asks and reads."""
+        return self.prompter.protocols.get(self.prompter.protocols.usual)
 
     def ground(
         self,
@@ -126,22 +125,23 @@ class Grounder:
         if tool is not None:
             sample = replace(sample, tool_results=self._asked(tool, sample, loaded))
         rollout, prompt = self._rolled(sample, loaded, max_tokens)
-        answer = self.prompter.read(rollout.ids, prompt, target_image=target)
+        answer = self.prompter.read(rollout.ids, prompt, sample=sample)
         if answer.image_index is not None and 0 <= answer.image_index < len(images):
             target = answer.image_index
-            answer = self.prompter.read(rollout.ids, prompt, target_image=target)
-        said = self.prompter.checkpoint.chat.decode(rollout.ids)
+            named = replace(sample, target_image=target)
+            answer = self.prompter.read(rollout.ids, prompt, sample=named)
+        said = self.prompter.text(rollout.ids)
         return Grounding(answer, said, target, sample.tool_results)
 
     def _rolled(
         self, sample: Sample, loaded: Sequence[Image.Image], max_tokens: int
     ) -> tuple[Rollout, Prompt]:
+        from reground.rollout.environment import PlannedEnvironment
         from reground.rollout.episode import Case, roll_out
         from reground.rollout.policy import Sampling
-        from reground.rollout.think_rethink import environment_of
 
         prompt = self.prompter.prompts([sample], images=loaded)[0]
-        environment = environment_of(self.prompter.checkpoint.chat, self.prompter.family)
+        environment = PlannedEnvironment.of(self.prompter)
         sampling = Sampling(max_tokens=max_tokens)
         ((rollout,),) = roll_out(
             self.policy, environment, [Case(sample, prompt)], n=1, sampling=sampling
@@ -158,10 +158,10 @@ class Grounder:
         from reground.rollout.tools.runner import ToolRunner
         from reground.rollout.tools.tool import Request
 
-        if not self.sees_tools:
+        if not self.protocol.shows_tool:
             raise ConfigError(
-                f"family {self.prompter.family.name} does not see a tool's boxes; load the model "
-                "with protocol piter (they are shown with the question) or refiner (it thinks, "
+                f"protocol {self.protocol.name} does not show a tool's boxes; load the model with "
+                "protocol piter (they are shown with the question) or think_rethink (it thinks, "
                 "calls, rethinks)"
             )
         if isinstance(tool, Sequence) and not isinstance(tool, str):

@@ -71,7 +71,7 @@ def _details(entry: Benchmark) -> str:
     from reground.data.tasks import column
 
     columns = ", ".join(f"{task} = {column(task)} ({n})" for task, n in entry.tasks.items())
-    prompts = ", ".join(f"--prompt {value} for {key}" for key, value in entry.prompts.items())
+    own = ", ".join(f"{value} for family {key}" for key, value in entry.protocols.items())
     first = "of several boxes in a row, the first" if entry.truth == "first" else None
     here = digest(entry)
     lines = {
@@ -79,7 +79,7 @@ def _details(entry: Benchmark) -> str:
         "samples": f"{_number(entry)} ({entry.counted})",
         "tasks": columns,
         "truth": first,
-        "prompts": prompts,
+        "protocol": own,
         "note": entry.note,
         "licence": entry.licence,
         "get it": how_to_get(entry),

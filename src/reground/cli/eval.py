@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from reground.grounding.names import ProtocolName
 
 
 def command(
@@ -34,7 +36,7 @@ def command(
     ] = None,
     family: Annotated[
         str | None,
-        typer.Option(help="How the model answers, as qwen3_vl. Default: what its checkpoint says."),
+        typer.Option(help="How the model writes boxes, as qwen3_vl. Default: as its checkpoint."),
     ] = None,
     tool: Annotated[
         str | None,
@@ -44,11 +46,11 @@ def command(
         ),
     ] = None,
     protocol: Annotated[
-        Literal["direct", "piter", "refiner"] | None,
+        ProtocolName | None,
         typer.Option(
-            help="What becomes of a detector's boxes: direct does not show them, piter shows them "
-            "in VG-Refiner's fair turn, refiner lets the model think, call for them and rethink. "
-            "Default: what the family does."
+            help="direct: boxes alone; think: after a chain of thought; think_rethink: it thinks, "
+            "calls for a detector's boxes and rethinks; piter: they are shown with the question. "
+            "Default: what each row says, else what the model was trained to."
         ),
     ] = None,
     tool_cache: Annotated[

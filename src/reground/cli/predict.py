@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from reground.grounding.names import ProtocolName
 
 if TYPE_CHECKING:
     from reground.api import Grounding
@@ -26,7 +28,8 @@ def command(
         Path, typer.Option(metavar="PNG", help="Where the picture with the boxes goes.")
     ] = Path("prediction.png"),
     family: Annotated[
-        str | None, typer.Option(help="How the model answers; default: what its checkpoint says.")
+        str | None,
+        typer.Option(help="How the model writes boxes; default: what its checkpoint says."),
     ] = None,
     tool: Annotated[
         str | None,
@@ -42,11 +45,11 @@ def command(
         ),
     ] = None,
     protocol: Annotated[
-        Literal["direct", "piter", "refiner"] | None,
+        ProtocolName | None,
         typer.Option(
-            help="How the model is shown a detector's boxes: with the question (piter), or once it "
-            "has thought and called for them (refiner). Default with --tool: refiner where the "
-            "model was trained so, else piter."
+            help="direct: boxes alone; think: after a chain of thought; think_rethink: it thinks, "
+            "calls for a detector's boxes and rethinks; piter: they are shown with the question. "
+            "Default: what the model was trained to; with --tool, where that shows no boxes, piter."
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -73,7 +76,7 @@ def command(
 
     grounder = Grounder.from_pretrained(model, family=family, protocol=protocol)
     asked = tool or (_boxes(tool_box) if tool_box else None)
-    if asked and protocol is None and not grounder.sees_tools:
+    if asked and protocol is None and not grounder.protocol.shows_tool:
         grounder = grounder.under("piter")
     grounding = grounder.ground(paths, text, target_image=image, tool=asked, max_tokens=max_tokens)
     _draw(grounding, paths, text, out)

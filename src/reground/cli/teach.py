@@ -199,7 +199,7 @@ def export(
       export.out=chains     the folder
       export.copy_images=true       copy all images too; scenes and views are drawn
       export.direct_tasks=[NAME]    rows about one image without thinking, as UniVG-R1 trains on
-                            RefCOCO: in sft_direct.jsonl, for `family: univg_r1_direct`
+                            RefCOCO: in sft_direct.jsonl, under the protocol direct
 
     \b
     Examples:

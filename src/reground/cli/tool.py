@@ -111,7 +111,7 @@ def chains(
 
     The first thought of a chain is what the model said in ANSWERS, the rest follows from the truth:
     keep a right box, else say so and give the sample's own chain. Train on FILE with
-    `family: FAMILY/refiner`.
+    `protocol: think_rethink`.
 
     \b
     Example:
@@ -121,7 +121,7 @@ def chains(
     from collections import Counter
 
     from reground.data.source import save_dataset
-    from reground.grounding.rethink import verdict
+    from reground.protocols.rethink import verdict
     from reground.teacher.rethink import chains as made
 
     samples = list(made(answers, tool, timeout_s=timeout, cache=cache))

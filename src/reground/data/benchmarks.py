@@ -24,6 +24,7 @@ import yaml
 
 from reground.data.convert import FORMATS, convert
 from reground.errors import DataError, did_you_mean
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample, read_jsonl
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Benchmark:
     hub: str | None = None
     truth: Literal["all", "first"] = "all"
     tasks: Mapping[str, int] = field(default_factory=dict)
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, ProtocolName] = field(default_factory=dict)
     sha256: str | None = None
     note: str | None = None
 

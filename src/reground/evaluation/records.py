@@ -8,8 +8,8 @@ to the file's folder, as in every JSONL of ReGround.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,8 +19,12 @@ from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, V
 from reground.data.source import path_from
 from reground.errors import DataError
 from reground.grounding.answers import Status
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import ImageRef, Sample, is_file_path
+from reground.protocols.choice import Decider, PromptUse, protocol_of
+from reground.protocols.families import get_family
+from reground.protocols.protocol import AnswerProtocol, make_protocol
 from reground.runs import write_json
 
 PREDICTIONS = "predictions.jsonl"
@@ -122,14 +126,16 @@ class SampleScore:
 class RunInfo:
     """How predictions were made: what is needed to make them again.
 
-    ``prompt`` and ``prompt_sha256`` name the prompt profile, because a prompt alone can move the
-    accuracy of one model from 15 % to 82 %. ``data`` is a JSONL's path, a benchmark's name,
-    ``synth:TASK`` or the answers that another project stored; ``num_samples`` of it are asked,
-    whose digest is ``data_sha256`` (``file_sha256`` is that of a benchmark's own file), and
-    ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the model's weight files or a
-    hub commit; an ``endpoint`` does not tell its own. ``tool`` was asked about every sample first,
-    and its boxes are part of the data from then on. ``scorer`` read the answers; Acc@t counts IoU
-    ``hit`` t.
+    ``protocol`` is that of every sample that names none, and of all where ``protocol_by``, who
+    decided it, is a flag; with ``zoom`` and ``max_calls`` it says how an answer came about.
+    ``prompts`` are the profiles of the protocols that samples were asked under, because a prompt
+    alone can move the accuracy of one model from 15 % to 82 %. ``data`` is a JSONL's path, a
+    benchmark's name, ``synth:TASK`` or the answers that another project stored; ``num_samples`` of
+    it are asked, whose digest is ``data_sha256`` (``file_sha256`` is that of a benchmark's own
+    file), and ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the model's weight
+    files or a hub commit; an ``endpoint`` does not tell its own. ``tool`` was asked about every
+    sample first, and its boxes are part of the data from then on. ``scorer`` read the answers;
+    Acc@t counts IoU ``hit`` t.
     """
 
     __pydantic_config__ = _STRICT
@@ -138,8 +144,11 @@ class RunInfo:
     weights: str | None = None
     endpoint: str | None = None
     family: str
-    prompt: str
-    prompt_sha256: str
+    protocol: ProtocolName
+    protocol_by: Decider
+    prompts: Mapping[ProtocolName, PromptUse] = field(default_factory=dict)
+    zoom: bool = False
+    max_calls: int = 1
     data: str
     data_sha256: str
     file_sha256: str | None = None
@@ -156,6 +165,16 @@ class RunInfo:
     migician_y_scale: bool = False
     hit: Literal[">", ">="] = ">"
     reground_version: str
+
+    def protocol_for(self, sample: Sample) -> AnswerProtocol:
+        """How the answer to ``sample`` is read; raises ``ConfigError`` for an unknown family."""
+        name = protocol_of(sample, self.protocol, self.protocol_by)
+        return _reader(self.family, name, self.zoom, self.max_calls)
+
+
+@cache
+def _reader(family: str, name: ProtocolName, zoom: bool, max_calls: int) -> AnswerProtocol:
+    return make_protocol(get_family(family), name, zoom=zoom, max_calls=max_calls)
 
 
 def differing(one: RunInfo, other: RunInfo, *, apart_from: str) -> list[str]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import chain
 
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.families import FORM_TAG, EncodedSize, Family, Form
+from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
 from reground.grounding.grammars import Reading, read
 
 MAX_OVERHANG = 0.01  # of a side; a box that reaches further outside is an error, not rounding
@@ -51,8 +51,12 @@ class Answer:
     num_clipped: int = 0
 
 
-def parse(text: str, family: Family, size: EncodedSize) -> Answer:
-    """Read a response of ``family`` about the image of ``size``; never raises, whatever the text.
+def parse(
+    text: str, codec: Codec, size: EncodedSize, *, form: Form = Form.DIRECT, calls: bool = False
+) -> Answer:
+    """Read a response about the image of ``size``; never raises, whatever the text.
+
+    ``calls`` says that functions were offered: their blocks then do not spoil the form.
 
     Where the answer stands: the direct form's answer is all text outside think, rethink, function
     and tool blocks; the other forms' answer is the last closed ``<answer>`` block that stands
@@ -65,17 +69,19 @@ def parse(text: str, family: Family, size: EncodedSize) -> Answer:
     is read by its ``"bbox_2d": [...]`` entries, and without any such key by its lists of four
     numbers. An item's ``"image"`` counts from 0.
 
-    >>> from reground.grounding.families import get_family
+    >>> from reground.grounding.boxes import FrameKind
+    >>> from reground.grounding.grammars import Grammar
     >>> text = "<think>Left.</think><answer>(0,0), (500,500)</answer>"
-    >>> answer = parse(text, get_family("univg_r1"), EncodedSize(640, 480, 644, 476))
+    >>> codec, size = Codec(FrameKind.THOUSAND, Grammar.PAIRS), EncodedSize(640, 480, 644, 476)
+    >>> answer = parse(text, codec, size, form=Form.THINK)
     >>> answer.boxes[0].xyxy, answer.think, answer.well_formed
     ((0.0, 0.0, 320.0, 240.0), 'Left.', True)
     """
     text = text[: _content_end(text)]
-    response = _split(text, direct=family.form is Form.DIRECT)
-    spoken = _spoken(response, family.form)
-    reading = read(spoken, family.grammar) if spoken else Reading(None)
-    verdict = judge(reading.quads, size.frame(family.frame), size.pixels)
+    response = _split(text, direct=form is Form.DIRECT)
+    spoken = _spoken(response, form)
+    reading = read(spoken, codec.grammar) if spoken else Reading(None)
+    verdict = judge(reading.quads, size.frame(codec.frame), size.pixels)
     return Answer(
         status=verdict.status if spoken else Status.NO_ANSWER,
         boxes=verdict.boxes,
@@ -83,7 +89,7 @@ def parse(text: str, family: Family, size: EncodedSize) -> Answer:
         think=response.first("think"),
         rethink=response.first("rethink"),
         tool_call=response.last_closed("function"),
-        well_formed=_has_form(response, family.form, is_strict=reading.is_strict),
+        well_formed=_has_form(response, form, is_strict=reading.is_strict, calls=calls),
         num_clipped=verdict.num_clipped,
     )
 
@@ -172,18 +178,24 @@ _TAGS = {
 }
 
 
-def _has_form(response: _Response, form: Form, *, is_strict: bool) -> bool:
+_OF_CALLS = ("function", "tool")
+
+
+def _has_form(response: _Response, form: Form, *, is_strict: bool, calls: bool) -> bool:
     """The format reward's condition.
 
     Direct: the whole text is an answer in the grammar. Think (UniVG-R1): one think block, then one
     answer block with an answer in the grammar, and nothing else. Think-rethink (VG-Refiner): the
-    think, rethink and answer blocks are all there, once each and in this order.
+    think, rethink and answer blocks are all there, once each and in this order. Where ``calls``
+    were offered, a call and what was said to it are no part of the form.
     """
+    ignored = _OF_CALLS if calls else ()
     match form:
         case Form.DIRECT:
-            return is_strict and not response.blocks
+            return is_strict and all(block.tag in ignored for block in response.blocks)
         case Form.THINK:
-            tags = [match.group() for match in FORM_TAG.finditer(response.text)]
+            found = FORM_TAG.finditer(response.text)
+            tags = [match.group() for match in found if match[2] not in ignored]
             return is_strict and tags == _TAGS[form] and not response.outside
         case Form.THINK_RETHINK:
             named = [block for block in response.blocks if block.tag in _TAGS[form]]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reground.errors import DataError
+from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box, Frame
+from reground.grounding.names import PROTOCOLS, ProtocolName
 from reground.plugins import installed
 
 
@@ -61,7 +62,8 @@ class Sample:
     supervised training; ``difficulty`` is in [0, 1], higher is harder; ``strata`` are named groups
     by which reports split; ``rethink`` is what the chain says once it has seen a detector's boxes;
     ``tool_results`` are the boxes that a detector gave, the surest first;
-    None where no detector was asked, which is not the same as an empty list.
+    None where no detector was asked, which is not the same as an empty list. ``protocol`` is the
+    one that the row is asked under, where it is not that of its run.
     """
 
     id: str
@@ -75,8 +77,12 @@ class Sample:
     strata: Mapping[str, str] = field(default_factory=dict)
     tool_results: tuple[Detection, ...] | None = None
     rethink: str | None = None
+    protocol: ProtocolName | None = None
 
     def __post_init__(self) -> None:
+        if self.protocol is not None and self.protocol not in PROTOCOLS:
+            hint = did_you_mean(str(self.protocol), PROTOCOLS)
+            raise DataError(f"sample {self.id!r}: unknown protocol {self.protocol!r}; {hint}")
         indices = [self.target_image, *(target.image for target in self.targets)]
         wrong = [index for index in indices if not 0 <= index < len(self.images)]
         if wrong:
@@ -113,6 +119,7 @@ class Sample:
             "rethink": self.rethink,
             "difficulty": self.difficulty,
             "strata": dict(self.strata) or None,
+            "protocol": self.protocol,
             "tool_results": None
             if self.tool_results is None
             else [_detection_to_json(each) for each in self.tool_results],
@@ -146,6 +153,7 @@ class Sample:
                 rethink=row.get("rethink"),
                 difficulty=row.get("difficulty"),
                 strata=dict(row.get("strata", {})),
+                protocol=row.get("protocol"),
                 tool_results=None
                 if tools is None
                 else tuple(_detection_from_json(each, images) for each in tools),
@@ -233,7 +241,8 @@ def digest(samples: Iterable[Sample], *, tools: bool = True) -> str:
 
 def _line(sample: Sample, *, tools: bool) -> bytes:
     results = None if sample.tool_results is None else _rows_of(sample.tool_results)
-    return json.dumps([*asked(sample).values(), *([results] if tools else [])]).encode()
+    own = [] if sample.protocol is None else [sample.protocol]
+    return json.dumps([*asked(sample).values(), *([results] if tools else []), *own]).encode()
 
 
 def _rows_of(targets: Iterable[Target | Detection]) -> list[list[float]]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from PIL import Image
 from torch import Tensor, nn
 
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 
 Part = Literal["vision", "merger", "language"]
 Features = tuple[Tensor, ...]

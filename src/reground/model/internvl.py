@@ -16,7 +16,7 @@ from transformers import GotOcr2ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from reground.errors import ModelError
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.model.adapter import EncodedImage, Features, Part
 
 MODEL_TYPES = ("internvl",)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from reground.model.chat import Chat
 from reground.model.parts import full_state
 from reground.model.runtime import Runtime
 from reground.plugins import installed
+from reground.protocols.choice import Answering
 
 transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
@@ -36,30 +37,22 @@ _ADAPTERS: dict[str, Callable[[Any], ModelAdapter]] = {
     **dict.fromkeys(internvl.MODEL_TYPES, internvl.InternVL.of),
 }
 _WEIGHTS = ("*.safetensors", "*.bin")
-SIDE_FILE = "reground.json"  # how this checkpoint answers: family and prompt profile
+SIDE_FILE = "reground.json"  # how this checkpoint answers
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model ready to be prompted: its weights, its chat, and how it answers.
 
-    ``family`` and ``prompt`` name an entry of ``grounding.families`` and a prompt profile; a
-    checkpoint saved by ReGround remembers them, any other has the default of its architecture.
+    A checkpoint saved by ReGround remembers how, any other answers as its architecture does.
     """
 
     model: Any
     chat: Chat
-    family: str
-    prompt: str | None
+    answering: Answering
 
 
-def load(
-    path: str,
-    *,
-    family: str | None = None,
-    prompt: str | None = None,
-    runtime: Runtime | None = None,
-) -> Checkpoint:
+def load(path: str, *, runtime: Runtime | None = None) -> Checkpoint:
     """Load a folder, a run (its newest checkpoint), a hub id, or a name that a package registers.
 
     An entry point in the group ``reground.checkpoints`` names the folder behind it, as ``tiny``.
@@ -78,13 +71,30 @@ def load(
     processor = _read_processor(adapter, source, path)
     ends = model.generation_config.eos_token_id or []
     chat = Chat(tokenizer, processor, adapter, end_ids=[ends] if isinstance(ends, int) else ends)
-    remembered = _side_file(Path(source))
-    loaded = prepare(model, chat, runtime=runtime)
-    usual = remembered.get("family") or loaded.family
-    own = (
-        remembered.get("prompt") if family in (None, usual) else None
-    )  # another family has its own
-    return replace(loaded, family=family or usual, prompt=prompt or own)
+    return replace(prepare(model, chat, runtime=runtime), answering=answering_of(path))
+
+
+def answering_of(path: str) -> Answering:
+    """How the model at ``path`` answers, read without its weights; raises as :func:`load` does."""
+    config = _read(AutoConfig, _resolve(path), path)
+    adapter_for(config, path)
+    return remembered(path) or Answering(family=config.model_type)
+
+
+def remembered(path: str) -> Answering | None:
+    """What the checkpoint at ``path`` remembers of how it answers; None for one of others."""
+    file = Path(_resolve(path)) / SIDE_FILE
+    if not file.is_file():
+        return None
+    names = [each.name for each in fields(Answering)]
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        return Answering(**{name: known[name] for name in names})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{file}: does not say how the checkpoint answers ({error!r}); expected the keys "
+            f"{', '.join(names)}; save the run again, or delete the file"
+        ) from None
 
 
 def adapter_for(config: Any, path: str) -> ModelAdapter:
@@ -126,7 +136,7 @@ def prepare(model: Any, chat: Chat, *, runtime: Runtime = Runtime()) -> Checkpoi
     model.model.language_model.config._attn_implementation = attention.NAME
     model.config.get_text_config()._attn_implementation = attention.NAME
     adapt(model, chat.adapter)
-    return Checkpoint(runtime.of(model.eval()), chat, model.config.model_type, None)
+    return Checkpoint(runtime.of(model.eval()), chat, Answering(family=model.config.model_type))
 
 
 def save(
@@ -162,8 +172,7 @@ def save_description(checkpoint: Checkpoint, folder: Path) -> None:
     checkpoint.model.generation_config.save_pretrained(folder)
     checkpoint.chat.tokenizer.save_pretrained(folder)
     checkpoint.chat.image_processor.save_pretrained(folder)
-    answers = {"family": checkpoint.family, "prompt": checkpoint.prompt}
-    (folder / SIDE_FILE).write_text(json.dumps(answers, indent=1) + "\n")
+    (folder / SIDE_FILE).write_text(json.dumps(checkpoint.answering.to_json(), indent=1) + "\n")
 
 
 def _resolve(path: str) -> str:
@@ -201,12 +210,6 @@ def _reading(read: Callable[[], Any], path: str) -> Any:
             f"{path}: no checkpoint could be read ({first}); "
             "expected a folder with config.json, a run, a hub id, or 'tiny'"
         ) from None
-
-
-def _side_file(folder: Path) -> dict[str, Any]:
-    path = folder / SIDE_FILE
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return content
 
 
 def _set_dtype(path: Path, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""From samples to prompts and from completions to answers, for one checkpoint and its family.
+"""From samples to prompts and from completions to answers, for one checkpoint.
 
 Training, evaluation and the Python API ask and read through this one object, so that they cannot
 differ in wording, frame or parser.
@@ -14,38 +14,29 @@ from dataclasses import dataclass
 from PIL import Image
 
 from reground.data.images import load
-from reground.grounding.answers import Answer, parse
-from reground.grounding.families import Family, Form, get_family
-from reground.grounding.prompts import PromptProfile, load_profile
-from reground.grounding.rethink import settled
+from reground.grounding.answers import Answer
 from reground.grounding.sample import Sample
-from reground.grounding.tool_turn import FIRST_TOOL, tool_text
-from reground.grounding.turn import user_text
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of the assistant's turn: its own words, or what a tool said in between."""
-
-    text: str
-    is_own: bool
+from reground.protocols.choice import Protocols
+from reground.protocols.protocol import AnswerProtocol, Piece
 
 
 @dataclass(frozen=True, slots=True)
 class Prompter:
-    """Asks and reads in one family's words."""
+    """A checkpoint and the protocols under which it is asked, chosen sample by sample."""
 
     checkpoint: Checkpoint
-    family: Family
-    profile: PromptProfile
+    protocols: Protocols
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Prompter:
-        """The family and profile that the checkpoint names."""
-        family = get_family(checkpoint.family)
-        return cls(checkpoint, family, load_profile(checkpoint.prompt or family.prompt))
+        """Asked as the checkpoint remembers."""
+        return cls(checkpoint, Protocols.of(checkpoint.answering))
+
+    def protocol(self, sample: Sample) -> AnswerProtocol:
+        """The protocol of the sample; raises ``ConfigError`` where the family does not speak it."""
+        return self.protocols.of_sample(sample)
 
     def prompt(self, sample: Sample) -> Prompt:
         """The prompt of a sample; its images are loaded here."""
@@ -66,38 +57,18 @@ class Prompter:
         images = images or [load(image) for image in samples[0].images]
         encoded = self.checkpoint.chat.encode_images(images)
         sizes = [image.size for image in encoded]
-        texts = [
-            user_text(sample, family=self.family, profile=self.profile, sizes=sizes)
-            for sample in samples
-        ]
+        texts = [self.protocol(sample).user_text(sample, sizes) for sample in samples]
         return self.checkpoint.chat.prompts(encoded, texts)
 
     def gold(self, sample: Sample, prompt: Prompt) -> list[Piece]:
-        """What answers the sample perfectly, in the frame of the encoded target image.
+        """What answers the sample perfectly; see :meth:`AnswerProtocol.gold`."""
+        return self.protocol(sample).gold(sample, [image.size for image in prompt.images])
 
-        Under think-rethink a sample with a detector's result calls for it and gets it. The answer
-        is then the best of the detector's boxes where one is right, and else the true box.
-        """
+    def text(self, ids: Sequence[int]) -> str:
+        """A completion as text."""
+        return self.checkpoint.chat.decode(ids)
+
+    def read(self, ids: Sequence[int], prompt: Prompt, *, sample: Sample) -> Answer:
+        """What a completion answers, its boxes in original pixels of the sample's target image."""
         size = prompt.images[sample.target_image].size
-        asks = self.family.form is Form.THINK_RETHINK and sample.tool_results is not None
-        told = (
-            tool_text({FIRST_TOOL: sample.tool_results}, family=self.family, size=size)
-            if asks
-            else None
-        )
-        text = self.family.render(
-            settled(sample) if asks else sample.boxes,
-            size=size,
-            think=sample.think,
-            rethink=sample.rethink,
-            tool=told,
-        )
-        if told is None:
-            return [Piece(text, is_own=True)]
-        before, _, after = text.partition(told)
-        return [Piece(before, is_own=True), Piece(told, is_own=False), Piece(after, is_own=True)]
-
-    def read(self, ids: Sequence[int], prompt: Prompt, *, target_image: int) -> Answer:
-        """What a completion answers, its boxes in original pixels of the target image."""
-        text = self.checkpoint.chat.decode(ids)
-        return parse(text, self.family, prompt.images[target_image].size)
+        return self.protocol(sample).read(self.text(ids), size)

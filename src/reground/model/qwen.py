@@ -17,7 +17,7 @@ from transformers import Qwen2VLImageProcessorPil
 from transformers.image_utils import SizeDict
 
 from reground.errors import ModelError
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.model.adapter import EncodedImage, Features, Part
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

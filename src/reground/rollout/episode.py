@@ -14,6 +14,8 @@ from typing import Protocol
 
 from reground.grounding.sample import Sample
 from reground.model.chat import EncodedImage, Prompt
+from reground.protocols.calls import Function
+from reground.protocols.protocol import Plan
 from reground.rollout.policy import Completion, Policy, Prefix, Prefixes, Sampling
 
 
@@ -111,13 +113,8 @@ class Told:
 class Environment(Protocol):
     """What answers a policy between its turns."""
 
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """The strings at which a rollout waits for an answer."""
-
-    @property
-    def max_answers(self) -> int:
-        """How many answers a rollout may get; then it samples its last turn."""
+    def plan(self, sample: Sample) -> Plan:
+        """What a rollout of the sample may call, and how often; then it samples its last turn."""
 
     def begin(self, cases: Sequence[Case]) -> None:
         """Hear of all cases before the first turn, to prepare answers while it is sampled."""
@@ -132,28 +129,6 @@ class Environment(Protocol):
         """What its tools did since this was asked last; always the same names."""
 
 
-class Direct:
-    """One turn, nobody answers."""
-
-    stop: tuple[str, ...] = ()
-    max_answers = 0
-
-    def begin(self, cases: Sequence[Case]) -> None:
-        """Nothing to prepare."""
-
-    def answer(self, pending: Sequence[Pending]) -> list[Told]:
-        """Nobody waits."""
-        return []
-
-    def seen(self, sample: Sample) -> Sample:
-        """The sample as it is."""
-        return sample
-
-    def counts(self) -> Mapping[str, int]:
-        """There are no tools."""
-        return {}
-
-
 def roll_out(
     policy: Policy,
     environment: Environment,
@@ -165,20 +140,48 @@ def roll_out(
 ) -> list[tuple[Rollout, ...]]:
     """``n`` rollouts of every case; ``sampling.max_tokens`` limits what one samples in all turns.
 
-    All rollouts take each turn together, so that one prompt is read once for all of them, and one
-    call of ``answer`` serves all that wait.
+    All rollouts of one plan take each turn together, so that one prompt is read once for all of
+    them, and one call of ``answer`` serves all that wait.
     """
     if not cases:
         return []
     environment.begin(cases)
+    plans: dict[Plan, list[int]] = {}
+    for place, case in enumerate(cases):
+        plans.setdefault(environment.plan(case.sample), []).append(place)
+    rolled: dict[int, tuple[Rollout, ...]] = {}
+    for plan, places in plans.items():
+        groups = _roll_out(
+            policy,
+            environment,
+            plan,
+            [cases[place] for place in places],
+            n=n,
+            sampling=sampling,
+            keys=None if keys is None else [keys[place] for place in places],
+        )
+        rolled |= zip(places, groups, strict=True)
+    return [rolled[place] for place in range(len(cases))]
+
+
+def _roll_out(
+    policy: Policy,
+    environment: Environment,
+    plan: Plan,
+    cases: Sequence[Case],
+    *,
+    n: int,
+    sampling: Sampling,
+    keys: Sequence[int] | None,
+) -> list[tuple[Rollout, ...]]:
     prompts = [case.prompt for case in cases]
     growing = [[_Growing(sampling.max_tokens) for _ in range(n)] for _ in cases]
     prefixes: list[Prefixes] | None = None
-    for num_answers in range(environment.max_answers + 1):
-        is_last = num_answers == environment.max_answers
+    for num_answers in range(plan.max_calls + 1):
+        is_last = num_answers == plan.max_calls
         own = replace(
             sampling,
-            stop=() if is_last else environment.stop,
+            stop=() if is_last else plan.stop,
             max_tokens=max(each.left for group in growing for each in group if each.is_open),
         )
         groups = policy.generate(prompts, n=n, sampling=own, keys=keys, prefixes=prefixes)
@@ -193,8 +196,10 @@ def roll_out(
         for (_, each), answer in zip(waiting, told, strict=True):
             each.tell(answer)
         prefixes = [[each.prefix if each.is_open else None for each in group] for group in growing]
-    offered = environment.max_answers > 0
-    return [tuple(each.rollout(offered=offered) for each in group) for group in growing]
+    return [
+        tuple(each.rollout(offered=Function.RESULT in plan.functions) for each in group)
+        for group in growing
+    ]
 
 
 @dataclass(slots=True)

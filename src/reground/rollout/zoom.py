@@ -11,7 +11,7 @@ from PIL import Image
 from reground.data.images import MAX_ASPECT, load
 from reground.grounding.answers import Status, judge
 from reground.grounding.boxes import Box
-from reground.grounding.families import Family
+from reground.grounding.codecs import Codec
 from reground.grounding.sample import ImageRef
 from reground.model.chat import Chat, EncodedImage
 from reground.rollout.episode import Case
@@ -31,17 +31,16 @@ class Zoom:
     """
 
     chat: Chat
-    family: Family
     _last: tuple[ImageRef, Image.Image] | None = field(default=None, init=False)
 
-    def look(self, case: Case, numbers: Sequence[float]) -> EncodedImage | str:
-        """The part of the image inside ``numbers``, a box in the family's frame; or what is wrong.
+    def look(self, case: Case, numbers: Sequence[float], codec: Codec) -> EncodedImage | str:
+        """The part of the image inside ``numbers``, a box as ``codec`` counts; or what is wrong.
 
         The box is read as that of an answer is, and widened to whole pixels.
         """
         target = case.sample.target_image
         size = case.prompt.images[target].size
-        verdict = judge([numbers], size.frame(self.family.frame), size.pixels)
+        verdict = judge([numbers], size.frame(codec.frame), size.pixels)
         if not verdict.boxes:
             return _PROBLEMS[verdict.status]
         crop = self._image(case.sample.images[target]).crop(_whole_pixels(verdict.boxes[0]))

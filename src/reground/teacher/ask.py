@@ -13,9 +13,10 @@ from typing import Any
 from reground.data.schemes import is_endless
 from reground.data.source import open_dataset
 from reground.errors import ConfigError, RunError
-from reground.grounding.families import EncodedSize, get_family
-from reground.grounding.prompts import PromptProfile, load_profile
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample, digest, is_file_path
+from reground.protocols.families import get_family
+from reground.protocols.prompts import PromptProfile, load_profile
 from reground.teacher import changes
 from reground.teacher.calling import Caller, Outcome
 from reground.teacher.limits import Budget
@@ -25,7 +26,7 @@ from reground.teacher.settings import Ask, TeachConfig
 from reground.teacher.store import Store
 from reground.teacher.teachers import Question, opened
 
-_BOXES = get_family("univg_r1_direct")  # boxes as in UniVG-R1 chains, with no form around them
+_BOXES = get_family("univg_r1").codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,7 @@ def teacher_text(sample: Sample, profile: PromptProfile, *, chains: str | None =
     return profile.render(
         question=sample.question,
         num_images=len(sample.images),
-        boxes=_BOXES.render(sample.boxes, size=size),
+        boxes=_BOXES.spell(sample.boxes, size=size),
         chains=chains,
         image=sample.target_image + 1,
     )

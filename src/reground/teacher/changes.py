@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reground.grounding.prompts import PromptProfile
+from reground.protocols.prompts import PromptProfile
 
 
 def noted(settings: Mapping[str, Any]) -> str:

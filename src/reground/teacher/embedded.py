@@ -16,11 +16,12 @@ from reground.data.convert.appearance import describe
 from reground.data.convert.mentions import ORDINALS
 from reground.data.images import exists, load
 from reground.grounding.boxes import place
-from reground.grounding.families import EncodedSize, get_family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample
+from reground.protocols.protocol import get_protocol
 
 NAME = "embedded"
-_FAMILY = get_family("univg_r1")  # in whose form teachers answer
+_PROTOCOL = get_protocol("univg_r1", "think")  # in which teachers answer
 
 _OPENINGS = (
     "",
@@ -49,7 +50,7 @@ def chain(sample: Sample, number: int) -> str:
     image = sample.images[sample.target_image]
     size = EncodedSize(image.width, image.height, image.width, image.height)
     think = opening.format(question=question) + thought + closing
-    return _FAMILY.render(sample.boxes, size=size, think=think)
+    return _PROTOCOL.render(sample.boxes, size=size, think=think)
 
 
 def _wording(sample_id: str, number: int) -> tuple[str, str]:

@@ -56,7 +56,7 @@ def export(store: Store, settings: Export) -> Exported:
     def rows(*, direct: bool) -> Iterator[Sample]:
         for sample in _kept(store):
             if is_direct(sample, settings) == direct:
-                sample = replace(sample, think=None) if direct else sample
+                sample = replace(sample, think=None, protocol="direct") if direct else sample
                 yield replace(sample, images=tuple(map(prepared, sample.images)))
 
     counts = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from reground.errors import RunError
-from reground.grounding.prompts import PromptProfile, load_profile
 from reground.grounding.sample import Sample
+from reground.protocols.prompts import PromptProfile, load_profile
 from reground.teacher import changes
 from reground.teacher.ask import teacher_text
 from reground.teacher.calling import Caller, Outcome

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from reground.data.images import load
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef
 from reground.rollout.endpoint import data_url
 

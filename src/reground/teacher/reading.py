@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reground.errors import RunError
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample, relocated
 from reground.teacher.database import naming
 from reground.teacher.rows import (

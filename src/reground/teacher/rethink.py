@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reground.evaluation.records import read_predictions, read_run
-from reground.grounding.answers import Answer, parse
-from reground.grounding.families import get_family
-from reground.grounding.rethink import with_rethink
+from reground.grounding.answers import Answer
 from reground.grounding.sample import Sample
+from reground.protocols.rethink import with_rethink
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.precomputed import fill
 from reground.rollout.tools.runner import ToolRunner
@@ -44,7 +43,8 @@ def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) ->
 
 def first_answers(answers: Path) -> Iterator[tuple[Sample, Answer]]:
     """What a folder of ``reground eval`` answers, as its parser reads it."""
-    family = get_family(read_run(answers).family)
+    run = read_run(answers)
     for row in read_predictions(answers):
         if row.error is None:
-            yield row.sample, parse(row.text, family, row.sizes[row.sample.target_image])
+            size = row.sizes[row.sample.target_image]
+            yield row.sample, run.protocol_for(row.sample).read(row.text, size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 
 Stage = Literal["ask", "judge"]

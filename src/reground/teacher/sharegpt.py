@@ -14,17 +14,16 @@ from typing import Any
 
 from reground.data.source import relative_to
 from reground.errors import DataError
-from reground.grounding.families import EncodedSize, get_family
-from reground.grounding.prompts import load_profile
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
-from reground.grounding.turn import user_text
+from reground.protocols.protocol import get_protocol
 from reground.runs import write_json
 from reground.teacher.files import is_plain
 
 ROWS, DESCRIPTION = "sharegpt.jsonl", "dataset_info.json"
 PLACEHOLDER = "<image>"
 
-_WITH_THINKING, _WITHOUT = get_family("univg_r1"), get_family("univg_r1_direct")
+_WITH_THINKING, _WITHOUT = get_protocol("univg_r1", "think"), get_protocol("univg_r1", "direct")
 _DESCRIPTION = {
     "file_name": ROWS,
     "formatting": "sharegpt",
@@ -69,10 +68,10 @@ def write(folder: Path, samples: Iterable[Sample]) -> tuple[int, int]:
 
 def row(sample: Sample) -> dict[str, Any]:
     """One question and its answer, with the thinking of the sample if it has one."""
-    family = _WITHOUT if sample.think is None else _WITH_THINKING
+    protocol = _WITHOUT if sample.think is None else _WITH_THINKING
     sizes = [EncodedSize(*(image.width, image.height) * 2) for image in sample.images]
-    asked = user_text(sample, family=family, profile=load_profile(family.prompt), sizes=sizes)
-    answer = family.render(sample.boxes, size=sizes[sample.target_image], think=sample.think)
+    asked = protocol.user_text(sample, sizes)
+    answer = protocol.render(sample.boxes, size=sizes[sample.target_image], think=sample.think)
     for text in (asked, answer):
         if PLACEHOLDER in text:
             raise DataError(
@@ -90,6 +89,5 @@ def row(sample: Sample) -> dict[str, Any]:
 
 def profiles() -> Iterator[tuple[str, str]]:
     """The names and hashes of the prompts that rows are asked by."""
-    for family in (_WITH_THINKING, _WITHOUT):
-        profile = load_profile(family.prompt)
-        yield profile.name, profile.sha256
+    for protocol in (_WITH_THINKING, _WITHOUT):
+        yield protocol.profile.name, protocol.profile.sha256

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from reground.errors import ConfigError, EndpointError
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
 from reground.teacher import embedded

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from reground.data.convert.mentions import mentions
 from reground.errors import DataError
 from reground.grounding.boxes import Box, FrameKind
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 
 _TIMES, _SENTENCE_WORDS = 3, 4  # a sentence of four words that stands three times is a loop
 _LOOP_WORDS, _LONGEST_LOOP = 12, 20  # words said again in a row, in loops of up to 20 words

@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from reground.grounding.answers import Answer, Status, parse
+from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import set_iou
-from reground.grounding.families import get_family
 from reground.grounding.sample import Sample
+from reground.protocols.protocol import get_protocol
 from reground.teacher import changes, thinking
 from reground.teacher.rows import Call, Item, Reason, Verdict
 from reground.teacher.settings import Verify
 from reground.teacher.store import Store
 
-FAMILY = get_family("univg_r1")  # in whose form teachers answer
+PROTOCOL = get_protocol("univg_r1", "think")  # in which teachers answer
 
 
 def verify(store: Store, settings: Verify, *, again: bool = False) -> Counter[str]:
@@ -46,7 +46,7 @@ def noted(settings: Verify) -> str:
 
 def verdict_on(call: Call, sample: Sample, settings: Verify) -> Verdict:
     """The verdict on an answered call: the first check that fails, in the order of ``Reason``."""
-    answer = parse(call.text, FAMILY, call.sizes[sample.target_image])
+    answer = PROTOCOL.read(call.text, call.sizes[sample.target_image])
     iou = set_iou(answer.boxes, sample.boxes) if answer.status is Status.OK else None
     chain = _Chain(call, sample, answer, iou, settings)
     verdict = Verdict(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from reground.grounding.answers import parse
 from reground.model.parts import has_adapters, reference_copy, without_adapters
 from reground.model.prompting import Prompter
 from reground.model.runtime import runtime_of
@@ -117,11 +116,11 @@ class Grpo:
     def _scored(self, item: int, case: Case, rollouts: tuple[Rollout, ...]) -> RolledGroup:
         sample = self._environment.seen(case.sample)
         size = case.prompt.images[sample.target_image].size
-        family = self._prompter.family
-        texts = [self._prompter.checkpoint.chat.decode(rollout.ids) for rollout in rollouts]
-        answers = tuple(parse(text, family, size) for text in texts)
+        protocol = self._prompter.protocol(sample)
+        texts = [self._prompter.text(rollout.ids) for rollout in rollouts]
+        answers = tuple(protocol.read(text, size) for text in texts)
         scores = tuple(
-            score(text, answer, sample, self._settings, family=family, size=size)
+            score(text, answer, sample, self._settings, codec=protocol.codec, size=size)
             for text, answer in zip(texts, answers, strict=True)
         )
         credit = objective.credit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,20 +14,22 @@ from accelerate.utils import InitProcessGroupKwargs
 from reground.config import dump
 from reground.disk import room_in
 from reground.errors import ConfigError
-from reground.grounding.families import Form
-from reground.model.load import Checkpoint, load
+from reground.grounding.sample import Sample
+from reground.model.load import Checkpoint, answering_of, load
 from reground.model.parts import replica, set_training
 from reground.model.prompting import Prompter
 from reground.model.runtime import Runtime
 from reground.model.vision import keep_features
 from reground.plugins import installed
+from reground.protocols.calls import Function
+from reground.protocols.choice import Answering, Protocols
 from reground.rollout.engine.in_process import InProcess
 from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import Server
-from reground.rollout.episode import Direct, Environment
+from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.policy import TrainedPolicy
-from reground.rollout.think_rethink import ThinkRethink
 from reground.rollout.tools.opening import open_tool
+from reground.rollout.tools.tool import Tool
 from reground.rollout.transformers_policy import ReplicaPolicy, TransformersPolicy
 from reground.runs import RunDir, start
 from reground.training.draw import Draws
@@ -37,7 +40,7 @@ from reground.training.ranks import together
 from reground.training.settings import CHANGEABLE, TrainConfig, Tuning, VisionCache
 from reground.training.sft import Sft
 from reground.training.sharding import shard
-from reground.training.validation import Validator
+from reground.training.validation import Validator, validation_samples
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool = False) -> RunDir:
@@ -82,6 +85,10 @@ def _train(
             f"{config.batch_size / accelerator.num_processes:.2g} for each; expected at least 1 "
             "(a prompt and all its rollouts stay on one rank)"
         )
+    protocols = Protocols.of(answering(config), config=config.protocol)
+    draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
+    held_out = validation_samples(config.validation) if config.validation else ()
+    tools = _tools(protocols, [*draws.known(), *held_out], config)
     torch.manual_seed(config.seed)  # adapters start from random weights
     sharded = config.sharding == "full" and accelerator.num_processes > 1
     # Sharded, every layer goes to the devices on its own.
@@ -92,16 +99,20 @@ def _train(
     set_tuning(checkpoint, config.tuning)
     if config.tuning.vision == config.tuning.merger == "frozen":
         _keep_features(checkpoint, config.vision_cache)
-    prompter = Prompter.of(checkpoint)
-    draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
-    environment = _environment(prompter, draws, config)
+    prompter = Prompter(checkpoint, protocols)
+    environment = PlannedEnvironment.of(
+        prompter,
+        tools,
+        timeout_s=config.tools.timeout_s,
+        cache=Path(config.tools.cache) if config.tools.cache else None,
+    )
     method = _method(prompter, draws, environment, policy, config)
     if sharded:
         for module in {method.module, method.reference or method.module}:
             shard(module, checkpoint.model)
     validator = None
     if config.validation:
-        validator = Validator(prompter, config.validation, environment, policy)
+        validator = Validator(prompter, held_out, config.validation, environment, policy)
     # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
     run = RunDir(out)
     if accelerator.is_main_process:
@@ -117,19 +128,45 @@ def _train(
 
 def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:
     """The model that a run begins with: loaded, or of random weights."""
-    made = installed("checkpoints").get(config.model)
-    if made is not None and callable(maker := made.load()):
-        checkpoint: Checkpoint = maker(config.model_settings or {}, seed=config.seed)
+    if (maker := _maker(config)) is not None:
+        checkpoint = maker(config.model_settings or {}, seed=config.seed)
         runtime.of(checkpoint.model.to(runtime.device))
-        family = config.family or checkpoint.family
-        checkpoint = dataclasses.replace(checkpoint, family=family, prompt=config.prompt)
     elif config.model_settings is not None:
         raise ConfigError(f"model_settings are for a model that is made, not for {config.model}")
     else:
-        checkpoint = load(config.model, family=config.family, prompt=config.prompt, runtime=runtime)
+        checkpoint = load(config.model, runtime=runtime)
+    checkpoint = dataclasses.replace(checkpoint, answering=answering(config))
     chat = checkpoint.chat
     chat.adapter.set_limits(chat.image_processor, config.min_pixels, config.max_pixels)
     return checkpoint
+
+
+def answering(config: TrainConfig) -> Answering:
+    """How the run's checkpoints answer: as their start did, but for what the config says."""
+    known = _known(config)
+    rolls_out = config.method == "grpo"  # nothing else learns to call
+    return known.trained(
+        family=config.family,
+        protocol=config.protocol,
+        prompt=config.prompt,
+        zoom=config.tools.zoom if rolls_out else known.zoom,
+        max_calls=config.tools.max_calls if rolls_out else known.max_calls,
+    )
+
+
+def _known(config: TrainConfig) -> Answering:
+    if (maker := _maker(config)) is None:
+        return answering_of(config.model)
+    if config.family:
+        return Answering(family=config.family)
+    return maker(config.model_settings or {}, seed=config.seed).answering
+
+
+def _maker(config: TrainConfig) -> Callable[..., Checkpoint] | None:
+    """What makes a fresh model, where ``config.model`` names such a thing."""
+    made = installed("checkpoints").get(config.model)
+    found = made.load() if made else None
+    return found if callable(found) else None
 
 
 def set_tuning(checkpoint: Checkpoint, tuning: Tuning) -> None:
@@ -155,39 +192,28 @@ def _keep_features(checkpoint: Checkpoint, settings: VisionCache) -> None:
     )
 
 
-def _environment(prompter: Prompter, draws: Draws, config: TrainConfig) -> Environment:
-    """What answers rollouts: the tools, or nobody."""
-    asks = prompter.family.form is Form.THINK_RETHINK
-    tools = config.tools
-    if tools.specs and not asks:
+def _tools(protocols: Protocols, rows: Sequence[Sample], config: TrainConfig) -> list[Tool]:
+    """The detectors that rows may ask; raises ``ConfigError`` where they would not, or lack one."""
+    used = [each.name for each in protocols.used(rows) if Function.RESULT in each.plan.functions]
+    specs = config.tools.specs
+    if specs and not used:
         raise ConfigError(
-            f"family {prompter.family.name} never asks for tools.specs; expected one that does, as "
-            f"family: {prompter.family.name}/refiner, or a prompt with $tool and data that "
-            "`reground tool run` has filled"
+            f"protocol {protocols.usual} never asks for tools.specs; expected one that does, as "
+            "protocol: think_rethink, or protocol: piter and data that `reground tool run` has "
+            "filled"
         )
-    if config.method == "grpo" and asks and not tools.specs:
+    if config.method == "grpo" and used and not specs:
         raise ConfigError(
-            f"family {prompter.family.name} asks a tool and there is none; set tools.specs, as "
-            "[precomputed]"
+            f"protocol {used[0]} asks a tool and there is none; set tools.specs, as [precomputed]"
         )
-    if not tools.specs:
-        return Direct()
-    rows = list(draws.known())
-    return ThinkRethink.of(
-        [open_tool(spec, samples=rows) for spec in tools.specs],
-        prompter.checkpoint.chat,
-        prompter.family,
-        max_answers=tools.max_calls,
-        timeout_s=tools.timeout_s,
-        cache=Path(tools.cache) if tools.cache else None,
-        zoom=tools.zoom,
-    )
+    asking = [row for row in rows if protocols.name(row) in used] if specs else []
+    return [open_tool(spec, samples=asking) for spec in specs]
 
 
 def _method(
     prompter: Prompter,
     draws: Draws,
-    environment: Environment,
+    environment: PlannedEnvironment,
     policy: TrainedPolicy,
     config: TrainConfig,
 ) -> Method:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from reground.config import config
 from reground.errors import did_you_mean
+from reground.grounding.names import ProtocolName
 from reground.plugins import installed
 
 METHODS = ("sft", "grpo")
@@ -187,11 +189,11 @@ class Engine:
 class Tools:
     """The detectors that rollouts may ask, each as a spec (``reground tool run --help``).
 
-    With ``zoom`` they may also ask for a part of the image, which comes back as an image of its
-    own (``zoom_in(x1, y1, x2, y2)``; the prompt ``vg_refiner_zoom`` says so). ``max_calls`` of a
-    rollout are answered, of either kind. A tool that takes longer than ``timeout_s`` seconds
-    about a batch is late, and the rollout goes on without it. Answers about images are kept in the
-    folder ``cache``.
+    With ``zoom`` they may, under any protocol, also ask for a part of the image, which comes back
+    as an image of its own (``zoom_in(x1, y1, x2, y2)``; the prompt ``vg_refiner_zoom`` says so).
+    ``max_calls`` of a rollout are answered, of either kind. A tool that takes longer than
+    ``timeout_s`` seconds about a batch is late, and the rollout goes on without it. Answers about
+    images are kept in the folder ``cache``.
     """
 
     specs: tuple[str, ...] = ()
@@ -203,8 +205,6 @@ class Tools:
     def __post_init__(self) -> None:
         if self.max_calls < 1 or self.timeout_s <= 0:
             raise ValueError("max_calls must be at least 1 and timeout_s above 0")
-        if self.zoom and not self.specs:
-            raise ValueError("zoom stands beside detectors; set tools.specs, as [precomputed]")
 
 
 @config
@@ -242,7 +242,9 @@ class TrainConfig:
 
     ``model`` is a folder, a hub id or ``tiny``; ``random`` makes a fresh one of ``model_settings``.
     ``method`` is sft, grpo, or one that an installed package adds (``dense``), which gets
-    ``method_settings``.
+    ``method_settings``. ``protocol`` is that of rows that name none, ``prompt`` its profile (or one
+    for each protocol); what is left out is what the model remembers, or its family's. The run's
+    checkpoints remember both, with ``tools.zoom`` and ``tools.max_calls``.
     With ``sharding: full`` each of several ranks holds a part of every weight (FSDP2). A rank waits
     for the others for at most ``collective_timeout_s`` seconds: longer than their rollouts may
     differ, and longer than the first one writes a checkpoint.
@@ -252,7 +254,8 @@ class TrainConfig:
     model: str = "tiny"
     model_settings: dict[str, Any] | None = None
     family: str | None = None
-    prompt: str | None = None
+    protocol: ProtocolName | None = None
+    prompt: str | Mapping[ProtocolName, str] | None = None
     data: tuple[Phase, ...]
     seed: int = 0
     steps: int = 100
@@ -291,7 +294,7 @@ class TrainConfig:
             )
         if (self.engine.vllm or self.engine.server) and self.method != "grpo":
             raise ValueError(f"engine samples rollouts; {self.method} makes none")
-        if self.tools.specs and self.method != "grpo":
+        if (self.tools.specs or self.tools.zoom) and self.method != "grpo":
             raise ValueError(f"tools are asked by rollouts; {self.method} makes none")
         if self.grpo.refinement_reward and not self.tools.specs:
             raise ValueError("grpo.refinement_reward is about a detector's boxes; set tools.specs")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from accelerate.utils import gather_object
+
 from reground.data.source import open_dataset
 from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
@@ -14,42 +17,61 @@ from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training.settings import Validation
 
 
+def validation_samples(settings: Validation) -> Sequence[Sample]:
+    """The held-out samples, the same each time."""
+    return open_dataset(settings.data, seed=settings.seed, limit=settings.limit)[:]
+
+
 class Validator:
-    """Answers the same held-out samples each time it is called."""
+    """Answers the same held-out samples each time it is called, a part of them on each rank."""
 
     def __init__(
         self,
         prompter: Prompter,
+        samples: Sequence[Sample],
         settings: Validation,
         environment: Environment,
         policy: TrainedPolicy,
     ) -> None:
         self._prompter, self._settings, self._environment = prompter, settings, environment
-        self._policy = policy
-        self._samples: Sequence[Sample] = open_dataset(
-            settings.data, seed=settings.seed, limit=settings.limit
-        )[:]
+        self._samples, self._policy = samples, policy
 
     def __call__(self, version: int) -> dict[str, float]:
         """``validation/acc@0.5``, ``validation/mean_iou`` and the share of answers that parse.
 
-        ``version`` counts the updates of the weights by now.
+        ``version`` counts the updates of the weights by now. Every rank must call, and gets the
+        same figures.
         """
         self._policy.sync(version)
-        prompts = self._prompter.each(self._samples)
-        cases = [Case(*pair) for pair in zip(self._samples, prompts, strict=True)]
+        rank, ranks = _place()
+        scored = self._scored(self._samples[rank::ranks])
+        self._policy.rest()
+        self._environment.counts()  # those of training alone are logged
+        scored = gather_object(scored) if ranks > 1 else scored
+        count = len(scored)
+        return {
+            "validation/acc@0.5": sum(overlap > 0.5 for overlap, _ in scored) / count,
+            "validation/mean_iou": sum(sorted(overlap for overlap, _ in scored)) / count,
+            "validation/parsed": sum(is_parsed for _, is_parsed in scored) / count,
+        }
+
+    def _scored(self, samples: Sequence[Sample]) -> list[tuple[float, bool]]:
+        """IoU of each sample's answer, and whether it parses."""
+        prompts = self._prompter.each(samples) if samples else []
+        cases = [Case(*pair) for pair in zip(samples, prompts, strict=True)]
         sampling = Sampling(max_tokens=self._settings.max_tokens)
         rolled = roll_out(self._policy, self._environment, cases, n=1, sampling=sampling)
-        self._policy.rest()
         answers = [
-            self._prompter.read(own[0].ids, case.prompt, target_image=case.sample.target_image)
+            self._prompter.read(own[0].ids, case.prompt, sample=case.sample)
             for own, case in zip(rolled, cases, strict=True)
         ]
-        overlaps = [score(a, s) for a, s in zip(answers, self._samples, strict=True)]
-        self._environment.counts()  # those of training alone are logged
-        count = len(overlaps)
-        return {
-            "validation/acc@0.5": sum(overlap > 0.5 for overlap in overlaps) / count,
-            "validation/mean_iou": sum(overlaps) / count,
-            "validation/parsed": sum(answer.status is Status.OK for answer in answers) / count,
-        }
+        return [
+            (score(answer, sample), answer.status is Status.OK)
+            for answer, sample in zip(answers, samples, strict=True)
+        ]
+
+
+def _place() -> tuple[int, int]:
+    """This rank and how many there are."""
+    group = torch.distributed
+    return (group.get_rank(), group.get_world_size()) if group.is_initialized() else (0, 1)

@@ -30,7 +30,8 @@ def convert(
     The answer is four numbers, or text in which ``<think>`` holds the chain and the rest the box.
     The target image is the one that the answer's text names before the box, else that of the
     question, the chain, or, assumed, the last image: the stratum ``target`` is then "assumed".
-    COCO images make the task "refcoco", all others "univg_r1".
+    COCO images make the task "refcoco", all others "univg_r1". Rows whose question says that the
+    reference is simple, or whose answer is a box without a chain, are asked without thinking.
     """
     found = Images(images or source.parent, allow_missing_images)
     for number, row in enumerate(read_rows(source, "images", "question", "answer")):
@@ -42,12 +43,13 @@ def convert(
 
 def _sample(row: dict[str, Any], name: str, found: Images) -> Sample:
     refs = found.refs(row["images"], where=name)
-    question = plain(_FORM.sub("", str(row["question"]))).removeprefix(_LEAD)
-    answer = row["answer"]
+    asked_as = plain(_FORM.sub("", str(row["question"])))
+    question, answer = asked_as.removeprefix(_LEAD), row["answer"]
     chain = _THINK.search(answer) if isinstance(answer, str) else None
     think = plain(chain.group(1)) if chain else ""
     asked = asked_image(question, think, len(refs))
     targets = _targets(answer, refs, asked, name)
+    is_bare = question != asked_as or (isinstance(answer, str) and not chain)
     return Sample(
         id=name,
         images=refs,
@@ -57,6 +59,7 @@ def _sample(row: dict[str, Any], name: str, found: Images) -> Sample:
         target_image=targets[0].image,
         think=think or None,
         strata={"images": str(len(refs)), "target": asked.stratum},
+        protocol="direct" if is_bare else None,
     )
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from reground.errors import DataError
 from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.records import Finish, Prediction
-from reground.grounding.families import Family
-from reground.grounding.prompts import PromptProfile
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.load import fingerprint
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
+from reground.protocols.choice import Protocols
+from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import Case, Environment, RolloutStatus, roll_out
 from reground.rollout.policy import Policy, Sampling
-from reground.rollout.think_rethink import environment_of
 from reground.rollout.transformers_policy import TransformersPolicy
 
 BATCH = 64
@@ -45,32 +44,18 @@ class LocalModel:
     blank: bool = False
 
     @classmethod
-    def load(cls, question: Question) -> LocalModel:
-        """The checkpoint that the question names."""
-        loaded = load_checkpoint(question.model)
-        family = question.family_for(loaded.family)
-        own = loaded.prompt if family == loaded.family else None  # another family has its own
-        prompt = question.prompt_for(family) or own
-        checkpoint = replace(loaded, family=family, prompt=prompt)
-        prompter = Prompter.of(checkpoint)
+    def load(cls, question: Question, protocols: Protocols) -> LocalModel:
+        """The checkpoint that the question names, asked under ``protocols``."""
+        checkpoint = load_checkpoint(question.model)
+        prompter = Prompter(checkpoint, protocols)
         return cls(
             prompter,
             TransformersPolicy(checkpoint),
-            environment_of(checkpoint.chat, prompter.family),
+            PlannedEnvironment.of(prompter),
             fingerprint(question.model),
             question.max_tokens,
             question.blank,
         )
-
-    @property
-    def family(self) -> Family:
-        """How it answers."""
-        return self.prompter.family
-
-    @property
-    def profile(self) -> PromptProfile:
-        """How it is asked."""
-        return self.prompter.profile
 
     @property
     def pixel_limits(self) -> tuple[int, int]:
@@ -102,7 +87,7 @@ class LocalModel:
             (rollout,) = next(rolled)
             yield Prediction(
                 sample,
-                text=self.prompter.checkpoint.chat.decode(rollout.ids),
+                text=self.prompter.text(rollout.ids),
                 sizes=tuple(image.size for image in prompt.images),
                 num_tokens=rollout.num_sampled,
                 finish=_FINISH[rollout.status],

@@ -22,8 +22,9 @@ from reground.evaluation.predicting.journal import Journal, check_unique
 from reground.evaluation.predicting.question import Answerer, Question
 from reground.evaluation.predicting.tools import asked_tool
 from reground.evaluation.records import Prediction, RunInfo
-from reground.grounding.families import Form
 from reground.grounding.sample import Sample, digest
+from reground.protocols.choice import Answering, Protocols
+from reground.protocols.protocol import AnswerProtocol
 
 
 def predict_folder(out: Path, question: Question) -> int:
@@ -33,11 +34,15 @@ def predict_folder(out: Path, question: Question) -> int:
     next call. Raises ``UserError`` for what the user can mend.
     """
     samples = _samples(question)
-    model = _answerer(question)
+    protocols = question.protocols(_answering(question))
+    used = protocols.used(samples)
+    model = _answerer(question, protocols, used)
     if question.tool:
         samples = asked_tool(samples, question.tool)
-    _check_tool_results(samples, model, question.data)
-    journal = Journal(out, _run_info(question, model, samples))
+    for protocol in used:
+        own = [sample for sample in samples if protocols.name(sample) == protocol.name]
+        _check_tool_results(own, protocol, question.data)
+    journal = Journal(out, _run_info(question, model, protocols, used, samples))
     own = question.shard.take(samples) if question.shard else samples
     if not own:
         raise DataError(f"shard {question.shard} of {len(samples)} samples is empty; ask for fewer")
@@ -53,12 +58,11 @@ def predict_folder(out: Path, question: Question) -> int:
     return journal.finish(own)
 
 
-def _check_tool_results(samples: Sequence[Sample], model: Answerer, data: str) -> None:
-    needs = model.profile.shows_tool or model.family.form is Form.THINK_RETHINK
-    if needs and all(sample.tool_results is None for sample in samples):
+def _check_tool_results(samples: Sequence[Sample], protocol: AnswerProtocol, data: str) -> None:
+    if protocol.shows_tool and all(sample.tool_results is None for sample in samples):
         raise DataError(
             f"{data}: no sample, from {samples[0].id!r} on, has a detector's boxes (tool_results), "
-            f"which {model.family.name} with prompt {model.profile.name} works with; ask a "
+            f"which {protocol.name} with prompt {protocol.profile.name} works with; ask a "
             "detector with --tool, or use data that has them"
         )
 
@@ -69,28 +73,53 @@ def _samples(question: Question) -> list[Sample]:
     return samples
 
 
-def _answerer(question: Question) -> Answerer:
+def _answering(question: Question) -> Answering:
+    """How the model answers, as far as it says so: a server's, by the folder of its processor."""
+    if question.endpoint is None:
+        from reground.model.load import answering_of  # torch
+
+        return answering_of(question.model)
+    known = None
+    if question.processor:
+        from reground.model.load import remembered  # torch
+
+        known = remembered(question.processor)
+    if known is None and question.family is None:
+        raise ConfigError("an endpoint does not say how its model answers; give --family")
+    return known or Answering(family=question.family or "")
+
+
+def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerProtocol]) -> Answerer:
     if question.endpoint is None:
         if question.processor is not None:
             raise ConfigError("--processor is for servers; a model in process has its own")
         from reground.evaluation.predicting.local import LocalModel  # torch
 
-        return LocalModel.load(question)
+        return LocalModel.load(question, protocols)
     from reground.evaluation.predicting.remote import RemoteModel  # openai
 
-    return RemoteModel.of(question)
+    return RemoteModel.of(question, protocols, used)
 
 
-def _run_info(question: Question, model: Answerer, samples: Sequence[Sample]) -> RunInfo:
+def _run_info(
+    question: Question,
+    model: Answerer,
+    protocols: Protocols,
+    used: Sequence[AnswerProtocol],
+    samples: Sequence[Sample],
+) -> RunInfo:
     fewest, most = model.pixel_limits or (None, None)
     benchmark = question.benchmark
     return RunInfo(
         model=question.model,
         weights=model.weights,
         endpoint=question.endpoint.url if question.endpoint else None,
-        family=model.family.name,
-        prompt=model.profile.name,
-        prompt_sha256=model.profile.sha256,
+        family=protocols.family.name,
+        protocol=protocols.usual,
+        protocol_by=protocols.decided_by,
+        prompts=protocols.prompts_of(used),
+        zoom=protocols.answering.zoom,
+        max_calls=protocols.answering.max_calls,
         data=f"{question.data} (blank images)" if question.blank else question.data,
         data_sha256=digest(samples),
         file_sha256=benchmarks.digest(benchmark) if benchmark else None,

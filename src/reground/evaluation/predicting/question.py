@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol as Interface
+from typing import Protocol
 
 from PIL import Image
 
@@ -14,9 +14,9 @@ from reground.data.benchmarks import Benchmark
 from reground.data.images import load
 from reground.evaluation.predicting.shards import Shard
 from reground.evaluation.records import Prediction
-from reground.grounding.families import Family, Protocol, under
-from reground.grounding.prompts import PromptProfile
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample
+from reground.protocols.choice import Answering, Protocols
 from reground.rollout.endpoint import Endpoint
 
 _GREY = (128, 128, 128)
@@ -43,7 +43,7 @@ class Question:
     limit: int | None = None
     shard: Shard | None = None
     family: str | None = None
-    protocol: Protocol | None = None
+    protocol: ProtocolName | None = None
     tool: ToolUse | None = None
     prompt: str | None = None
     max_tokens: int = 256
@@ -56,15 +56,16 @@ class Question:
         """The row of the table of benchmarks that ``data`` names, if it names one."""
         return benchmarks.table().get(self.data)
 
-    def family_for(self, own: str) -> str:
-        """The family asked for, or a model's ``own``, under the protocol asked for."""
-        family = self.family or own
-        return under(family, self.protocol) if self.protocol else family
-
-    def prompt_for(self, family: str) -> str | None:
-        """The prompt asked for, else the one that the benchmark's protocol has for ``family``."""
-        own = self.benchmark.prompts if self.benchmark else {}
-        return self.prompt or own.get(family)
+    def protocols(self, answering: Answering) -> Protocols:
+        """How a model that answers as ``answering`` is asked; raises as :meth:`Protocols.of`."""
+        own = self.benchmark.protocols if self.benchmark else {}
+        return Protocols.of(
+            answering,
+            family=self.family,
+            flag=self.protocol,
+            benchmark=own.get(self.family or answering.family),
+            prompt=self.prompt,
+        )
 
 
 def images_of(sample: Sample, *, blank: bool) -> list[Image.Image]:
@@ -73,16 +74,8 @@ def images_of(sample: Sample, *, blank: bool) -> list[Image.Image]:
     return [Image.new("RGB", image.size, _GREY) for image in images] if blank else images
 
 
-class Answerer(Interface):
+class Answerer(Protocol):
     """A model that can be asked, and what a run records of it."""
-
-    @property
-    def family(self) -> Family:
-        """How it answers."""
-
-    @property
-    def profile(self) -> PromptProfile:
-        """How it is asked."""
 
     @property
     def weights(self) -> str | None:

@@ -16,11 +16,12 @@ from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.predicting.rethink import think_rethink
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import FrameKind
-from reground.grounding.families import EncodedSize, Family, Form, get_family
-from reground.grounding.prompts import PromptProfile, load_profile
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
-from reground.grounding.turn import user_text
 from reground.patience import Patience
+from reground.protocols.calls import Function
+from reground.protocols.choice import Protocols
+from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
 
 if TYPE_CHECKING:
@@ -36,28 +37,35 @@ class RemoteModel:
     """
 
     endpoint: Endpoint
-    family: Family
-    profile: PromptProfile
+    protocols: Protocols
+    calls: bool  # whether some protocol has more than one turn
     resizer: Resizer | None
     max_tokens: int
     blank: bool = False
     weights: None = None  # a server does not tell
 
     @classmethod
-    def of(cls, question: Question) -> RemoteModel:
-        """As the question says; raises ``ConfigError`` where it says too little."""
-        if question.endpoint is None or question.family is None:
-            raise ConfigError("an endpoint does not say how its model answers; give --family")
-        family = get_family(question.family_for(question.family))
-        if family.frame is FrameKind.INPUT and question.processor is None:
+    def of(
+        cls, question: Question, protocols: Protocols, used: Sequence[AnswerProtocol]
+    ) -> RemoteModel:
+        """As the question says, with the protocols that its samples use.
+
+        Raises ``ConfigError`` where it says too little, or asks for what no chat server can do.
+        """
+        for protocol in used:
+            _check_can(protocol)
+        family = protocols.family
+        if family.codec.frame is FrameKind.INPUT and question.processor is None:
             raise ConfigError(
                 f"family {family.name} answers in pixels of the image as it was encoded; say whose "
                 "processor encodes it: --processor with a checkpoint's folder or hub id"
             )
+        if question.endpoint is None:
+            raise ConfigError("no server to ask; give --endpoint")
         return cls(
             question.endpoint,
-            family,
-            load_profile(question.prompt_for(family.name) or family.prompt),
+            protocols,
+            any(protocol.plan.functions for protocol in used),
             _resizer(question.processor) if question.processor else None,
             question.max_tokens,
             question.blank,
@@ -80,7 +88,7 @@ class RemoteModel:
         patience = Patience("questions", "the endpoint", EndpointError)
         async with aclosing(Client(self.endpoint)) as client:
             await client.check()
-            if self.family.form is Form.THINK_RETHINK:
+            if self.calls:
                 await client.check_goes_on()
 
             async def work() -> None:
@@ -99,12 +107,13 @@ class RemoteModel:
     async def _answer(self, client: Client, sample: Sample) -> Prediction:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
-            text = user_text(sample, family=self.family, profile=self.profile, sizes=sizes)
+            protocol = self.protocols.of_sample(sample)
+            text = protocol.user_text(sample, sizes)
             check_plain(text)
             ask = partial(client.ask, images, text, temperature=0.0)
-            if self.family.form is Form.THINK_RETHINK:
+            if protocol.plan.functions:
                 return await think_rethink(
-                    ask, sample, sizes, family=self.family, max_tokens=self.max_tokens
+                    ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens
                 )
             reply = await ask(max_tokens=self.max_tokens)
         except (DataError, NoReply) as error:
@@ -117,6 +126,20 @@ class RemoteModel:
         sent = [self.resizer(image) if self.resizer else image for image in shown]
         sizes = [EncodedSize(*old.size, *new.size) for old, new in zip(shown, sent, strict=True)]
         return sent, tuple(sizes)
+
+
+def _check_can(protocol: AnswerProtocol) -> None:
+    """Raise ``ConfigError`` for a plan that a chat server cannot follow."""
+    cannot = None
+    if Function.ZOOM in protocol.plan.functions:
+        cannot = "put a part of an image into an answer (zoom)"
+    elif protocol.plan.max_calls > 1:
+        cannot = f"answer {protocol.plan.max_calls} calls, only one"
+    if cannot:
+        raise ConfigError(
+            f"the checkpoint was trained to call under {protocol.name}, and behind a chat server "
+            f"nobody can {cannot}; evaluate it in process: --model FOLDER without --endpoint"
+        )
 
 
 def _resizer(path: str) -> Resizer:

@@ -1,6 +1,6 @@
 """Think-rethink with a model behind a server: the detector's result comes inside its own turn.
 
-The protocol of :mod:`reground.rollout.think_rethink` in texts, since a server takes no ids: the
+What :mod:`reground.rollout.environment` does, in texts, since a server takes no ids: the
 turn so far is sent as text and the server makes ids of it again, which need not be those sampled.
 """
 
@@ -10,10 +10,11 @@ import re
 from typing import Protocol
 
 from reground.evaluation.records import Finish, Prediction
-from reground.grounding.calls import problem_of, read_call
-from reground.grounding.families import CALL_BEGIN, CALL_END, EncodedSize, Family
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
-from reground.grounding.tool_turn import FIRST_TOOL, refusal_text, tool_text
+from reground.protocols.calls import CALL_BEGIN, CALL_END, problem_of, read_call
+from reground.protocols.observations import FIRST_TOOL, refusal_text, tool_text
+from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.endpoint import NoReply, Reply
 from reground.rollout.tools.precomputed import result
 
@@ -31,7 +32,12 @@ class Ask(Protocol):
 
 
 async def think_rethink(
-    ask: Ask, sample: Sample, sizes: tuple[EncodedSize, ...], *, family: Family, max_tokens: int
+    ask: Ask,
+    sample: Sample,
+    sizes: tuple[EncodedSize, ...],
+    *,
+    protocol: AnswerProtocol,
+    max_tokens: int,
 ) -> Prediction:
     """The whole turn of the assistant; ``max_tokens`` limits what is sampled in both its parts.
 
@@ -47,10 +53,10 @@ async def think_rethink(
     if num_tokens >= max_tokens:
         return Prediction(sample, call, sizes, num_tokens, "length")
     found = result(sample)
-    if problem := problem_of(read_call(call)):
+    if problem := problem_of(read_call(call), offered=protocol.plan.functions):
         told = refusal_text(problem)
     else:
-        told = tool_text({FIRST_TOOL: found}, family=family, size=sizes[sample.target_image])
+        told = tool_text({FIRST_TOOL: found}, codec=protocol.codec, size=sizes[sample.target_image])
     last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + told)
     num_tokens += last.num_tokens or 0
     failed = problem is None and found is None

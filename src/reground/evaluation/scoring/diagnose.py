@@ -6,13 +6,14 @@ No score ever uses it: a score reads answers in the frame that the family declar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from reground.evaluation.records import Prediction
-from reground.grounding.answers import parse
 from reground.grounding.boxes import Box, FrameKind, iou
-from reground.grounding.families import EncodedSize, Family
+from reground.grounding.codecs import EncodedSize
+from reground.grounding.sample import Sample
+from reground.protocols.protocol import AnswerProtocol
 
 _ENDLESS = EncodedSize(10**9, 10**9, 10**9, 10**9)  # in which no number is outside
 CLEAR = 0.1  # of mean IoU: a lead that is no accident
@@ -33,13 +34,15 @@ class Reading:
         return f"{self.frame}, {'y before x' if self.swapped else 'x before y'}"
 
 
-def diagnose(predictions: Sequence[Prediction], *, family: Family) -> list[Reading]:
+def diagnose(
+    predictions: Sequence[Prediction], protocol_for: Callable[[Sample], AnswerProtocol]
+) -> list[Reading]:
     """Every reading of the first box of each answer, best first; the declared one on a tie.
 
     An answer without a box that can be read, and a sample without a true box, count 0.
     """
-    plain = replace(family, frame=FrameKind.PIXELS)
-    boxes = [parse(row.text, plain, _ENDLESS).boxes for row in predictions if row.error is None]
+    boxes = [_numbers(row, protocol_for) for row in predictions if row.error is None]
+    own_frame = protocol_for(predictions[0].sample).codec.frame
     asked = [row for row in predictions if row.error is None]
     readings = []
     for frame in FrameKind:
@@ -49,9 +52,16 @@ def diagnose(predictions: Sequence[Prediction], *, family: Family) -> list[Readi
                 for found, row in zip(boxes, asked, strict=True)
                 if found and row.sample.boxes
             )
-            declared = frame is family.frame and not swapped
+            declared = frame is own_frame and not swapped
             readings.append(Reading(frame, swapped, declared, total / max(1, len(asked))))
     return sorted(readings, key=lambda own: (-own.mean_iou, not own.declared))
+
+
+def _numbers(row: Prediction, protocol_for: Callable[[Sample], AnswerProtocol]) -> tuple[Box, ...]:
+    """The boxes of an answer with the very numbers that it holds."""
+    own = protocol_for(row.sample)
+    plain = replace(own, codec=replace(own.codec, frame=FrameKind.PIXELS))
+    return plain.read(row.text, _ENDLESS).boxes
 
 
 def describe(readings: Sequence[Reading]) -> str:

@@ -17,7 +17,7 @@ from reground.data.tasks import MIG_BENCH_TASKS
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import Box
-from reground.grounding.families import EncodedSize
+from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
 
 NOT_RECORDED = "not recorded"

@@ -20,14 +20,14 @@ from reground.evaluation.records import (
     write_scores,
 )
 from reground.evaluation.scoring.diagnose import describe, diagnose
-from reground.evaluation.scoring.logs import NOT_RECORDED, read_log
+from reground.evaluation.scoring.logs import read_log
 from reground.evaluation.scoring.peers import get_peer
 from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Task
 from reground.grounding import scoring
-from reground.grounding.answers import Status, parse
-from reground.grounding.families import Family, Form, get_family
-from reground.grounding.grammars import Grammar
+from reground.grounding.answers import Status
 from reground.grounding.sample import digest
+from reground.protocols.families import get_family
+from reground.protocols.protocol import AnswerProtocol, get_protocol
 
 OURS = "reground"
 
@@ -57,8 +57,8 @@ def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Score
     run = RunInfo(
         model=path.stem,
         family=log.family,
-        prompt=NOT_RECORDED,
-        prompt_sha256=NOT_RECORDED,
+        protocol=get_family(log.family).protocol,
+        protocol_by="family",
         data=f"{format_name} {path}",
         data_sha256=digest(row.sample for row in log.predictions),
         num_samples=len(log.predictions),
@@ -73,25 +73,24 @@ def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Score
 
 def diagnose_folder(predictions: Path) -> str:
     """What :func:`diagnose` finds in the predictions of a folder, for a person to read."""
-    family = get_family(read_run(predictions).family)
-    return describe(diagnose(list(read_predictions(predictions)), family=family))
+    run = read_run(predictions)
+    return describe(diagnose(list(read_predictions(predictions)), run.protocol_for))
 
 
 def diagnose_log(path: Path, *, format_name: str) -> str:
     """What :func:`diagnose` finds in stored answers, and in the boxes recorded with them."""
     log = read_log(path, format_name=format_name)
-    family = get_family(log.family)
-    numbers = replace(family, grammar=Grammar.JSON, form=Form.DIRECT)
-    answers = describe(diagnose(log.predictions, family=family))
-    recorded = describe(diagnose(log.recorded, family=numbers))
+    own, numbers = get_protocol(log.family), get_protocol(log.family, "piter")  # lists of numbers
+    answers = describe(diagnose(log.predictions, lambda _: own))
+    recorded = describe(diagnose(log.recorded, lambda _: numbers))
     return f"answers\n{answers}\nrecorded boxes\n{recorded}"
 
 
 def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: Scorer) -> int:
-    family = get_family(run.family)
+    get_family(run.family)
     if scorer == Scorer():
         _check_folder(out, run)
-        scores = (score_prediction(row, family=family) for row in rows)
+        scores = (score_prediction(row, run.protocol_for(row.sample)) for row in rows)
         return write_scores(out, scores, run=run)
     rows = list(rows)
     texts = [row.text for row in rows]
@@ -141,15 +140,15 @@ def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
     )
 
 
-def score_prediction(prediction: Prediction, *, family: Family) -> SampleScore:
-    """One prediction's score; the answer is read by the one parser, as ``family`` writes it.
+def score_prediction(prediction: Prediction, protocol: AnswerProtocol) -> SampleScore:
+    """One prediction's score; the answer is read as ``protocol`` writes it.
 
     An answer that names another image than the sample's target scores IoU 0, however its box lies.
     """
     sample = prediction.sample
     if prediction.error is not None:
         return SampleScore(sample, error=prediction.error)
-    answer = parse(prediction.text, family, prediction.sizes[sample.target_image])
+    answer = protocol.read(prediction.text, prediction.sizes[sample.target_image])
     return SampleScore(
         sample,
         status=answer.status,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from reground.data import images
 from reground.errors import ConfigError, RunError, UserError
-from reground.grounding.families import FORM_TAG
+from reground.grounding.codecs import FORM_TAG
 from reground.grounding.sample import ImageRef
 from reground.teacher.review.results import Results, Tally, results
 from reground.teacher.review.sampling import choose

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-from reground.grounding.families import CALL_NAME
 
 
 class Function(StrEnum):
     """What can be called."""
 
-    RESULT = CALL_NAME  # the detectors' result
+    RESULT = "get_extra_ref_result"  # the detectors' result
     ZOOM = "zoom_in"  # a part of the image
 
 
@@ -20,7 +19,11 @@ SIGNATURES = {
     Function.RESULT: f"{Function.RESULT}()",
     Function.ZOOM: f"{Function.ZOOM}(x1, y1, x2, y2)",
 }
-"""How each is called; the numbers are those of a box, in the family's frame."""
+"""How each is called; the numbers are those of a box, in the codec's frame."""
+
+CALL_BEGIN, CALL_END = "<function>", "</function>"
+CALL = f"{CALL_BEGIN}\n{SIGNATURES[Function.RESULT]}\n{CALL_END}"
+"""How a model asks for the detectors' result (VG-Refiner): between line breaks inside the tags."""
 
 _CALL = re.compile(r"(\w+)\s*\(([^()]*)\)")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
@@ -42,14 +45,13 @@ def read_call(text: str) -> Call | None:
     >>> read_call("<think>small.</think><function>zoom_in(10, 20, 300, 400)</function>")
     Call(name='zoom_in', numbers=(10.0, 20.0, 300.0, 400.0))
     """
-    inside = text.rpartition("</function>")[0].rpartition("<function>")[2]
+    inside = text.rpartition(CALL_END)[0].rpartition(CALL_BEGIN)[2]
     match = _CALL.fullmatch(inside.strip())
     return None if match is None else Call(match[1], _numbers(match[2].strip()))
 
 
-def problem_of(call: Call | None, *, zoom: bool = False) -> str | None:
-    """Why a call cannot be answered; None where it can. ``zoom`` is whether parts are offered."""
-    offered = [each for each in Function if zoom or each is not Function.ZOOM]
+def problem_of(call: Call | None, *, offered: Sequence[Function]) -> str | None:
+    """Why a call cannot be answered; None where it is one of those that are ``offered``."""
     if call is None or call.name not in offered:
         known = " and ".join(SIGNATURES[each] for each in offered)
         return f"unknown function; known: {known}"

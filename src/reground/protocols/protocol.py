@@ -1,0 +1,183 @@
+"""How a question is put and how its answer is read: one object, the same for all who ask.
+
+- ``direct``: one turn, boxes alone.
+- ``think``: a chain of thought, then the boxes (UniVG-R1).
+- ``think_rethink``: think, call for a detector's result, rethink, answer (VG-Refiner).
+- ``piter``: a detector's result stands in the question, boxes alone come back (VG-Refiner's fair
+  protocol for every model).
+
+Under each of them a policy may be offered ``zoom_in``, a closer look at a part of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reground.errors import ConfigError, DataError
+from reground.grounding.answers import Answer, parse
+from reground.grounding.boxes import Box
+from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
+from reground.grounding.names import ProtocolName
+from reground.grounding.sample import Sample
+from reground.protocols.calls import CALL, CALL_END, Function
+from reground.protocols.families import FORMS, Family, get_family
+from reground.protocols.observations import FIRST_TOOL, tool_text
+from reground.protocols.prompts import PromptProfile, load_profile
+from reground.protocols.rethink import settled
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a policy may call between its turns, and how many calls are answered.
+
+    >>> Plan().stop, Plan((Function.ZOOM,), 2).stop
+    ((), ('</function>',))
+    """
+
+    functions: tuple[Function, ...] = ()
+    max_calls: int = 0
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The strings at which a turn ends and waits for an answer."""
+        return (CALL_END,) if self.functions else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the gold turn: the assistant's own words, or an observation in between."""
+
+    text: str
+    is_own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerProtocol:
+    """A protocol as one family speaks it, with one prompt profile."""
+
+    name: ProtocolName
+    codec: Codec
+    profile: PromptProfile
+    plan: Plan = Plan()
+
+    @property
+    def form(self) -> Form:
+        """What surrounds the boxes of an answer."""
+        return FORMS[self.name]
+
+    @property
+    def shows_tool(self) -> bool:
+        """Whether a detector's boxes reach the model."""
+        return self.profile.shows_tool or Function.RESULT in self.plan.functions
+
+    def user_text(self, sample: Sample, sizes: Sequence[EncodedSize]) -> str:
+        """What is asked about ``sample``, whose images are encoded at ``sizes``.
+
+        Where the profile shows a detector's result, its boxes in the target image are written as
+        the model itself writes boxes. Raises ``DataError`` where there is no such result.
+        """
+        tool = None
+        if self.profile.shows_tool:
+            if sample.tool_results is None:
+                raise DataError(
+                    f"sample {sample.id!r} has no detector's result to show; use data with "
+                    "tool_results, or a prompt without $tool"
+                )
+            boxes = [each.box for each in sample.detections]
+            tool = self.codec.spell(boxes, size=sizes[sample.target_image])
+        num_images = len(sample.images)
+        return self.profile.render(question=sample.question, num_images=num_images, tool=tool)
+
+    def gold(self, sample: Sample, sizes: Sequence[EncodedSize]) -> list[Piece]:
+        """What answers the sample perfectly, in the frame of the encoded target image.
+
+        Where the detectors' result is offered, a sample that has one calls for it and gets it. The
+        answer is then the best of the detector's boxes where one is right, else the true box.
+        Raises ``DataError`` as :meth:`render` does.
+        """
+        size = sizes[sample.target_image]
+        if Function.RESULT not in self.plan.functions or sample.tool_results is None:
+            text = self.render(sample.boxes, size=size, think=sample.think, rethink=sample.rethink)
+            return [Piece(text, is_own=True)]
+        tool = tool_text({FIRST_TOOL: sample.tool_results}, codec=self.codec, size=size)
+        text = self.render(
+            settled(sample), size=size, think=sample.think, rethink=sample.rethink, tool=tool
+        )
+        before, _, after = text.partition(tool)
+        return [Piece(before, is_own=True), Piece(tool, is_own=False), Piece(after, is_own=True)]
+
+    def render(
+        self,
+        boxes: Sequence[Box],
+        *,
+        size: EncodedSize,
+        think: str | None = None,
+        rethink: str | None = None,
+        tool: str | None = None,
+    ) -> str:
+        """The answer with ``boxes`` (original pixels of the image of ``size``).
+
+        A form without a think or rethink block leaves that text out. ``tool`` is what a detector
+        says (:func:`reground.protocols.observations.tool_text`); the call for it comes first.
+        Raises ``DataError`` for a box without area and for a chain that holds tags of the form.
+
+        >>> size = EncodedSize(640, 480, 644, 476)
+        >>> box = Box(64, 120, 320, 360, size.pixels)
+        >>> get_protocol("univg_r1", "think").render([box], size=size, think="The left one.")
+        '<think>The left one.</think><answer>(100,250),(500,750)</answer>'
+        """
+        answer = self.codec.spell(boxes, size=size)
+        match self.form:
+            case Form.DIRECT:
+                return answer
+            case Form.THINK:
+                return _block("think", think) + f"<answer>{answer}</answer>"
+            case Form.THINK_RETHINK:
+                call = "\n" if tool is None else f"\n{CALL}{tool}"
+                thoughts = _block("think", think) + call + _block("rethink", rethink)
+                return thoughts + f"\n<answer>{answer}</answer>"
+
+    def read(self, text: str, size: EncodedSize) -> Answer:
+        """What ``text`` answers about the image of ``size``; never raises, whatever the text."""
+        calls = bool(self.plan.functions)
+        return parse(text, self.codec, size, form=self.form, calls=calls)
+
+
+def make_protocol(
+    family: Family,
+    name: ProtocolName,
+    *,
+    prompt: str | None = None,
+    zoom: bool = False,
+    max_calls: int = 1,
+) -> AnswerProtocol:
+    """The protocol ``name`` as ``family`` speaks it, with the profile ``prompt`` or its own.
+
+    Raises ``ConfigError`` where the family does not speak it.
+    """
+    if name not in family.prompts:
+        raise ConfigError(
+            f"family {family.name} does not speak the protocol {name}; "
+            f"choose {', '.join(family.prompts)}"
+        )
+    offered = {Function.RESULT: name == "think_rethink", Function.ZOOM: zoom}
+    functions = tuple(function for function, is_offered in offered.items() if is_offered)
+    profile = load_profile(prompt or family.prompts[name])
+    plan = Plan(functions, max_calls if functions else 0)
+    return AnswerProtocol(name, family.codec_under(name), profile, plan)
+
+
+def get_protocol(family: str, name: ProtocolName | None = None) -> AnswerProtocol:
+    """The protocol ``name``, or the family's usual one, with the family's own prompt."""
+    found = get_family(family)
+    return make_protocol(found, name or found.protocol)
+
+
+def _block(tag: str, text: str | None) -> str:
+    if found := FORM_TAG.search(text or ""):
+        raise DataError(
+            f"a {tag} text holds the tag {found.group()!r}, which would end or open a block of the "
+            "answer; take the tags out of the reasoning chain"
+        )
+    return f"<{tag}>{text or ''}</{tag}>"

@@ -1,0 +1,152 @@
+"""What answers a policy between its turns, made from the plan of each sample's protocol.
+
+Training, validation, evaluation and the Python API roll out in this one environment.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from reground.grounding.sample import Detection, Sample
+from reground.model.chat import EncodedImage
+from reground.model.prompting import Prompter
+from reground.protocols.calls import Call, Function, problem_of, read_call
+from reground.protocols.observations import CLOSING, OPENING, refusal_text, tool_text
+from reground.protocols.protocol import Plan
+from reground.rollout.episode import Case, Pending, Told
+from reground.rollout.tools.precomputed import Precomputed
+from reground.rollout.tools.runner import ToolRunner
+from reground.rollout.tools.tool import Reply, Request, Tool
+from reground.rollout.zoom import Zoom
+
+COUNTS = ("asked", "calls", "cached", "failed", "late", "dropped", "zoomed", "refused")
+BATCH = 16  # requests that a tool gets at a time
+
+
+@dataclass(slots=True)
+class PlannedEnvironment:
+    """Answers the calls that a sample's plan offers, with one detector or several.
+
+    The call for a result has no arguments, so that every rollout of a sample gets the same one, and
+    the tools are asked while the first turn is sampled. A tool that gives none is ``unavailable``,
+    and the rollout goes on. A call for a part of the image gets that part as an image. Any other
+    call is told what is wrong with it. Calls beyond the plan's ``max_calls`` are not answered.
+    """
+
+    prompter: Prompter
+    runners: Mapping[str, ToolRunner]
+    _zoom: Zoom
+    _looks: Counter[str] = field(default_factory=Counter)
+    _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _replies: dict[str, Future[list[Reply]]] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        prompter: Prompter,
+        tools: Sequence[Tool] = (Precomputed(),),
+        *,
+        timeout_s: float = 60.0,
+        cache: Path | None = None,
+    ) -> PlannedEnvironment:
+        """With a runner for every tool, which are called reftool_1, reftool_2 ... .
+
+        The default tool answers with what the samples hold (``tool_results``).
+        """
+        runners = {
+            f"reftool_{number}": ToolRunner(
+                tool, cache=cache, timeout_s=timeout_s, batch_size=BATCH
+            )
+            for number, tool in enumerate(tools, start=1)
+        }
+        return cls(prompter, runners, Zoom(prompter.checkpoint.chat))
+
+    def plan(self, sample: Sample) -> Plan:
+        """The plan of the sample's protocol."""
+        return self.prompter.protocol(sample).plan
+
+    def begin(self, cases: Sequence[Case]) -> None:
+        """Ask the tools about all cases that may call for a result, beside what the caller does."""
+        samples = [case.sample for case in cases if self._offers_result(case.sample)]
+        requests = [Request(sample, sample.question) for sample in samples]
+        self._places = {sample.id: place for place, sample in enumerate(samples)}
+        self._replies = {
+            name: self._worker.submit(runner.ask, requests)
+            for name, runner in self.runners.items()
+            if requests
+        }
+
+    def answer(self, pending: Sequence[Pending]) -> list[Told]:
+        """What the last call of each is about: text that holds no tag but its own, or an image."""
+        return [self._told(each) for each in pending]
+
+    def seen(self, sample: Sample) -> Sample:
+        """The sample with the boxes of all tools that it could call; None where none gave any."""
+        if not self._offers_result(sample):
+            return sample
+        found = [boxes for boxes in self._found(sample).values() if boxes is not None]
+        joined = tuple(box for boxes in found for box in boxes) if found else None
+        return replace(sample, tool_results=joined)
+
+    def counts(self) -> Mapping[str, int]:
+        """What the tools did since this was asked last, once all that they were asked is answered.
+
+        ``dropped`` are boxes, for all reasons; ``zoomed`` are images told, ``refused`` calls that
+        nothing can answer.
+        """
+        if not self.runners and not self.prompter.protocols.answering.zoom:
+            return {}
+        for replies in self._replies.values():
+            replies.result()
+        total, self._looks = self._looks, Counter()
+        for runner in self.runners.values():
+            for name, count in runner.counts.items():
+                total[name.partition("_")[0]] += count
+            runner.counts.clear()
+        return {name: total[name] for name in COUNTS}
+
+    def _offers_result(self, sample: Sample) -> bool:
+        return Function.RESULT in self.plan(sample).functions
+
+    def _told(self, pending: Pending) -> Told:
+        protocol = self.prompter.protocol(pending.case.sample)
+        call = read_call(self.prompter.text(pending.ids))
+        if problem := problem_of(call, offered=protocol.plan.functions):
+            return self._refused(problem)
+        match call:
+            case Call(Function.ZOOM, (_, _, _, _) as box):
+                return self._part(self._zoom.look(pending.case, box, protocol.codec))
+        return self._results(pending.case)
+
+    def _results(self, case: Case) -> Told:
+        found = self._found(case.sample)
+        size = case.prompt.images[case.sample.target_image].size
+        text = tool_text(found, codec=self.prompter.protocol(case.sample).codec, size=size)
+        return Told(self._ids(text), failed=None in found.values())
+
+    def _part(self, found: EncodedImage | str) -> Told:
+        if isinstance(found, str):
+            return self._refused(found)
+        self._looks["zoomed"] += 1
+        image = self.prompter.checkpoint.chat.image_ids(found)
+        return Told((*self._ids(OPENING), *image, *self._ids(CLOSING)), images=(found,))
+
+    def _refused(self, problem: str) -> Told:
+        self._looks["refused"] += 1
+        return Told(self._ids(refusal_text(problem)))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.prompter.checkpoint.chat.encode(text))
+
+    def _found(self, sample: Sample) -> dict[str, Sequence[Detection] | None]:
+        place = self._places[sample.id]
+        replies = {name: future.result()[place] for name, future in self._replies.items()}
+        return {
+            name: None if reply.problem is not None else reply.detections
+            for name, reply in replies.items()
+        }
