@@ -22,10 +22,10 @@ from reground.model import forward, tiny
 from reground.model.chat import Chat, EncodedImage, Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
-from reground.model.qwen import QwenVL
 from reground.model.vision import encode_images
 from reground.training.memory import within
 from reground.training.packing import Group, Suffix, collate, pack
+from tiny_internvl import make_internvl
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -48,8 +48,13 @@ class Pair:
     plain: Any
 
 
-@pytest.fixture(scope="module", params=get_args(tiny.Architecture))
+@pytest.fixture(
+    scope="module", params=[*get_args(tiny.Architecture), "internvl-qwen2", "internvl-llama"]
+)
 def pair(request: pytest.FixtureRequest, tokenizer: Any) -> Pair:
+    name, _, language = request.param.partition("-")
+    if name == "internvl":
+        return pair_of(make_internvl(tokenizer, language=language))
     return make_pair(request.param, tokenizer)
 
 
@@ -59,7 +64,10 @@ def qwen3(tokenizer: Any) -> Pair:
 
 
 def make_pair(architecture: tiny.Architecture, tokenizer: Any) -> Pair:
-    checkpoint = tiny.make(architecture, tokenizer=tokenizer)
+    return pair_of(tiny.make(architecture, tokenizer=tokenizer))
+
+
+def pair_of(checkpoint: Checkpoint) -> Pair:
     _spread(checkpoint.model)
     config = copy.deepcopy(checkpoint.model.config)
     plain: Any = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
@@ -240,8 +248,9 @@ def check_equal(pair: Pair, groups: list[Group], **options: Any) -> None:
     own = gradients(pair.checkpoint.model, (ours * weights).sum())
     other = gradients(pair.plain, (theirs * weights).sum())
     assert own.keys() == other.keys()
-    for part in {QwenVL(0, 2).part_of(name) for name in own}:
-        names = [name for name in own if QwenVL(0, 2).part_of(name) == part]
+    part_of = pair.checkpoint.chat.adapter.part_of
+    for part in {part_of(name) for name in own}:
+        names = [name for name in own if part_of(name) == part]
         ours, theirs = (
             torch.cat([grads[name].flatten() for name in names]) for grads in (own, other)
         )
@@ -283,15 +292,15 @@ def row_logits(model: Any, checkpoint: Checkpoint, group: Group) -> list[Tensor]
     rows = [torch.tensor(prompt.ids + suffix.ids) for suffix in group.suffixes]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=chat.pad_id)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    vision = {}
+    vision: dict[str, Any] = {}
     images = [image for suffix in group.suffixes for image in (*prompt.images, *suffix.images)]
     if images:
-        vision = {
-            "pixel_values": torch.cat([image.pixel_values for image in images]),
-            "image_grid_thw": torch.tensor([image.grid for image in images]),
-        }
-    kinds = (ids == chat.image_token_id).int()
-    logits = model(input_ids=ids, attention_mask=mask, mm_token_type_ids=kinds, **vision).logits
+        vision["pixel_values"] = torch.cat([image.pixel_values for image in images])
+    if chat.adapter.axes == 3:
+        vision["mm_token_type_ids"] = (ids == chat.image_token_id).int()
+        if images:
+            vision["image_grid_thw"] = torch.tensor([image.grid for image in images])
+    logits = model(input_ids=ids, attention_mask=mask, **vision).logits
     start = len(prompt.ids) - 1
     return [own[start : start + len(s.ids)] for own, s in zip(logits, group.suffixes, strict=True)]
 
@@ -414,10 +423,11 @@ def test_ranks_run_vision_first(
     """Whether they have images or not: under FSDP2 they wait for one another in one order."""
     checkpoint, order = pair.checkpoint, []
     handles = [
-        getattr(checkpoint.model.model, name).register_forward_pre_hook(
-            lambda *_, name=name: order.append(name)
+        module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        for name, module in (
+            ("vision", checkpoint.chat.adapter.tower(checkpoint.model)[0]),
+            ("language", checkpoint.model.model.language_model),
         )
-        for name in ("visual", "language_model")
     ]
     images = [Image.new("RGB", (56, 56))] if has_images else []
     prompt = checkpoint.chat.prompt(images, "the red one")
@@ -427,4 +437,4 @@ def test_ranks_run_vision_first(
     shared_logprobs(checkpoint.model, packed.batch)
     for handle in handles:
         handle.remove()
-    assert order == ["visual", "language_model"]
+    assert order == ["vision", "language"]

@@ -26,6 +26,8 @@ from reground.model.parts import (
     without_adapters,
 )
 from reground.model.qwen import QwenVL
+from reground.model.runtime import Runtime
+from reground.plugins import installed
 from reground.protocols.choice import Answering
 from reground.tinyworld import models as tiny
 from reground.training.optimiser import optimizer
@@ -316,3 +318,46 @@ def test_vllm_is_told_that_qwen3_vl_interleaves_its_rope() -> None:
     """transformers does so whatever the config says; vLLM would read another layout."""
     for checkpoint in (load("tiny"), tiny.make("qwen3_vl")):
         assert checkpoint.model.config.text_config.rope_parameters["mrope_interleaved"] is True
+
+
+OWN_TYPE = """
+from transformers import (
+    AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+)
+from reground.model.qwen import QwenVL
+from reground.model.runtime import Runtime
+from reground.plugins import installed
+
+class OwnConfig(Qwen3VLConfig):
+    model_type = "own_vl"
+
+class OwnModel(Qwen3VLForConditionalGeneration):
+    config_class = OwnConfig
+
+AutoConfig.register("own_vl", OwnConfig)
+AutoModelForImageTextToText.register(OwnConfig, OwnModel)
+
+class Own(QwenVL):
+    banned = (*QwenVL.banned, "<|box_start|>")
+"""
+
+
+def test_a_package_adds_a_model_type(
+    qwen3: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "own_vl-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: own-vl\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[reground.models]\nown_vl = own_vl:Own.of\n")
+    (tmp_path / "own_vl.py").write_text(OWN_TYPE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("reground.model.load.installed", installed.__wrapped__)  # read anew
+    save(qwen3, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config | {"model_type": "own_vl"}))
+    back = load(str(tmp_path / "saved"), runtime=Runtime())
+    assert type(back.model).__name__ == "OwnModel"
+    (mark,) = set(back.chat.banned_ids) - set(qwen3.chat.banned_ids)
+    assert back.chat.decode([mark]) == "<|box_start|>"
+    prompt = example(qwen3)
+    assert torch.equal(logits(back.model, back, prompt), logits(qwen3.model, qwen3, prompt))

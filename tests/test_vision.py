@@ -97,6 +97,21 @@ def test_a_folder_is_bounded(tokenizer: Any, tmp_path: Path) -> None:
     assert sum(sizes) <= 30_000
 
 
+def test_a_folder_is_looked_at_rarely(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny.make(tokenizer=tokenizer)
+    keep_features(checkpoint.model, memory=0, folder=tmp_path, disk=2**30)
+    looks: list[Path] = []
+    look = Path.glob
+    monkeypatch.setattr(
+        Path, "glob", lambda self, pattern: looks.append(self) or look(self, pattern)
+    )
+    for seed in range(8):
+        encode_images(checkpoint.model, noise(checkpoint, 1, seed))
+    assert len(looks) == 1
+
+
 def test_what_another_rank_deleted_is_no_fault(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

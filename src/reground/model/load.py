@@ -62,8 +62,7 @@ def load(path: str, *, runtime: Runtime | None = None) -> Checkpoint:
     """
     runtime = runtime or Runtime.resolve()
     source = _resolve(path)
-    config = _read(AutoConfig, source, path)
-    adapter = adapter_for(config, path)
+    adapter, _ = _adapted(source, path)
     placed = {} if runtime.device.type == "cpu" else {"device_map": {"": runtime.device}}
     dtype = runtime.dtype or "auto"
     model = _read(AutoModelForImageTextToText, source, path, dtype=dtype, **placed)
@@ -76,8 +75,7 @@ def load(path: str, *, runtime: Runtime | None = None) -> Checkpoint:
 
 def answering_of(path: str) -> Answering:
     """How the model at ``path`` answers, read without its weights; raises as :func:`load` does."""
-    config = _read(AutoConfig, _resolve(path), path)
-    adapter_for(config, path)
+    _, config = _adapted(_resolve(path), path)
     return remembered(path) or Answering(family=config.model_type)
 
 
@@ -97,23 +95,10 @@ def remembered(path: str) -> Answering | None:
         ) from None
 
 
-def adapter_for(config: Any, path: str) -> ModelAdapter:
-    """The adapter of the model type in ``config``; raises ``ModelError`` for an unknown one."""
-    kind, others = config.model_type, installed("models")
-    if kind not in _ADAPTERS and kind not in others:
-        raise ModelError(
-            f"{path}: model type {kind!r} is not known; expected one of "
-            f"{', '.join([*_ADAPTERS, *others])}"
-        )
-    make = _ADAPTERS[kind] if kind in _ADAPTERS else others[kind].load()
-    made: ModelAdapter = make(config)
-    return made
-
-
 def read_processor(path: str) -> tuple[ModelAdapter, Any]:
     """Adapter and image processor of what :func:`load` loads; raises ``ModelError`` as it does."""
     source = _resolve(path)
-    adapter = adapter_for(_read(AutoConfig, source, path), path)
+    adapter, _ = _adapted(source, path)
     return adapter, _read_processor(adapter, source, path)
 
 
@@ -191,6 +176,19 @@ def _resolve(path: str) -> str:
     folders = Path(path).glob("checkpoints/step-*/model")
     steps = [folder for folder in folders if folder.parent.suffix != ".partial"]
     return str(max(steps, key=lambda folder: int(folder.parent.name[5:]))) if steps else path
+
+
+def _adapted(source: str, path: str) -> tuple[ModelAdapter, Any]:
+    """The checkpoint's config, and the adapter of its model type."""
+    # Packages first: what they import may make their type known to transformers.
+    known = {name: entry.load() for name, entry in installed("models").items()} | _ADAPTERS
+    config = _read(AutoConfig, source, path)
+    if config.model_type not in known:
+        raise ModelError(
+            f"{path}: model type {config.model_type!r} is not known; "
+            f"expected one of {', '.join(known)}"
+        )
+    return known[config.model_type](config), config
 
 
 def _read_processor(adapter: ModelAdapter, source: str, path: str) -> Any:

@@ -56,6 +56,7 @@ class VisionCache:
     computed: int = field(default=0, init=False)
     _kept: OrderedDict[str, Features] = field(default_factory=OrderedDict, init=False)
     _size: int = field(default=0, init=False)
+    _free: int = field(default=0, init=False)  # bytes to write before the folder is looked at again
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a copy of the model has the same frozen tower
@@ -97,14 +98,19 @@ class VisionCache:
         try:
             partial.write_bytes(content.getvalue())
             os.replace(partial, self.folder / f"{key}.pt")
-            self._make_room()
+            self._free -= len(content.getvalue())
+            if self._free < 0:
+                self._make_room()
         except OSError as error:
             partial.unlink(missing_ok=True)
             _LOG.warning("%s: %s; features are kept in memory alone", self.folder, error)
             self.folder = None
 
     def _make_room(self) -> None:
-        """Delete what was not used for longest, until the rest fits."""
+        """Delete what was not used for longest, until an eighth is free.
+
+        This process may fill an eighth of what is free before it looks again: ranks share a folder.
+        """
         assert self.folder is not None
         stats = {}
         for path in self.folder.glob("*.pt"):
@@ -112,10 +118,11 @@ class VisionCache:
                 stats[path] = path.stat()
         total = sum(stat.st_size for stat in stats.values())
         for path, stat in sorted(stats.items(), key=lambda each: each[1].st_mtime_ns):
-            if total <= self.disk:
+            if total <= self.disk - self.disk // 8:
                 break
             path.unlink(missing_ok=True)
             total -= stat.st_size
+        self._free = (self.disk - total) // 8
 
 
 def keep_features(model: Any, *, memory: int, folder: Path | None, disk: int) -> VisionCache:
