@@ -26,7 +26,7 @@ _TORCHRUN = (
     "--standalone",
     "--local-addr=127.0.0.1",
 )
-_LONGEST = 300  # seconds that a process may live
+LONGEST_S = 300.0  # that a process may live
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Child:
                 stderr=file,
             )
 
-    def ended(self) -> Ended:
-        """Wait for its end."""
+    def ended(self, *, longest: float = LONGEST_S) -> Ended:
+        """Wait for its end, which comes within so many seconds."""
         try:
-            self.process.communicate(timeout=_LONGEST)
+            self.process.communicate(timeout=longest)
         finally:
             self.process.kill()
         return Ended(self.process.returncode, self.log.read_text())
