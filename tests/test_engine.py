@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.core_model_loading import revert_weight_conversion
 
 from reground.config import load
 from reground.data.source import open_dataset
 from reground.errors import ConfigError, EngineError
+from reground.model.parts import full_state, set_training
 from reground.model.prompting import Prompter
 from reground.rollout.engine.asking import Asked, check_ids, check_version
 from reground.rollout.engine.pictures import collapsed
+from reground.rollout.engine.weights import Weights
 from reground.rollout.policy import Completion
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
@@ -168,3 +171,24 @@ def test_a_server_that_is_not_there_is_one_sentence(world: World, tmp_path: Path
     with pytest.raises(EngineError, match="vllm serve MODEL"):
         running.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("architecture", get_args(tiny.Architecture))
+def test_weights_are_given_one_by_one_under_the_names_of_checkpoints(
+    architecture: tiny.Architecture, tokenizer: Any, lora: bool
+) -> None:
+    model = tiny.make(architecture, tokenizer=tokenizer).model
+    if lora:
+        set_training(
+            model, dict.fromkeys(("vision", "merger", "language"), "lora"), rank=2, alpha=4
+        )
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+    given = dict(Weights(model))
+    want = revert_weight_conversion(model, full_state(model))
+    assert given.keys() == want.keys()
+    assert all(torch.equal(value, want[name]) for name, value in given.items())
+    described = [(name, each.dtype, each.shape) for name, each in Weights(model).described()]
+    assert described == [(name, each.dtype, each.shape) for name, each in given.items()]

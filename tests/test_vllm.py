@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -26,16 +27,17 @@ os.environ |= {
 
 import httpx2
 import torch
+from torch import Tensor
 
 from reground.data.source import open_dataset
 from reground.errors import EngineError
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint, load, save
 from reground.model.prompting import Prompter
-from reground.rollout.engine import weights
 from reground.rollout.engine.in_process import InProcess
 from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import START, Server
+from reground.rollout.engine.weights import Weights
 from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
@@ -203,6 +205,19 @@ def test_the_engine_follows_the_trainers_weights(
     assert {each.policy_version for group in sampled for each in group} == {engine.version}
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Weights that are in a dictionary."""
+
+    state: Mapping[str, Tensor]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.state.items())
+
+    def described(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.state.items())
+
+
 @pytest.mark.parametrize(
     ("lost", "complaint"),
     [("visual.merger", "got no weights"), ("visual.blocks.0.attn.qkv.weight", "got no weights")],
@@ -210,11 +225,11 @@ def test_the_engine_follows_the_trainers_weights(
 def test_every_parameter_is_written_or_the_run_stops(
     engine: EnginePolicy, checkpoint: Checkpoint, lost: str, complaint: str
 ) -> None:
-    state = weights.checkpoint_state(checkpoint.model)
+    state = dict(Weights(checkpoint.model))
     kept = {name: value for name, value in state.items() if lost not in name}
     assert len(kept) < len(state)
     with pytest.raises(EngineError, match=complaint):
-        engine.engine.write(kept, new_vision=False)
+        engine.engine.write(Given(kept), new_vision=False)
     engine.sync(engine.version + 1)
 
 
@@ -255,18 +270,18 @@ def test_a_server_takes_right_weights_after_wrong_ones_and_another_run_after_one
     server: str, checkpoint: Checkpoint, prompts: list[Prompt]
 ) -> None:
     first = connected(checkpoint, server)
-    state = weights.checkpoint_state(checkpoint.model)
+    state = dict(Weights(checkpoint.model))
     name = next(name for name in state if name.endswith("q_proj.weight"))
     for wrong in ({"model.none": torch.zeros(2, 3)}, {name: state[name].T[:-1].contiguous()}):
         with pytest.raises(EngineError, match=f"^{server}: .*; expected the weights of its own"):
-            first.write(state | wrong, new_vision=True)
+            first.write(Given(state | wrong), new_vision=True)
     engine = EnginePolicy(checkpoint, first, UNKNOWN)
     engine.sync(1)
     assert gap(checkpoint, prompts, engine.generate(prompts, n=1, sampling=WARM)) < 1e-3
     second = connected(checkpoint, server)
-    second.write(state, new_vision=True)
+    second.write(Given(state), new_vision=True)
     with pytest.raises(EngineError, match="another run has connected"):
-        first.write(state, new_vision=True)
+        first.write(Given(state), new_vision=True)
     engine = EnginePolicy(checkpoint, second, UNKNOWN)
     engine.sync(1)
     assert gap(checkpoint, prompts, engine.generate(prompts, n=1, sampling=WARM)) < 1e-3
@@ -285,19 +300,19 @@ def test_a_trainer_that_is_killed_as_it_sends_leaves_a_server_for_the_next(
 KILLED = """
 import os, signal, sys, torch
 from reground.model.load import load
-from reground.rollout.engine import weights
 from reground.rollout.engine.server import Server
-from torch import Tensor
+from reground.rollout.engine.weights import Weights
 
-class Deadly(Tensor):
-    def detach(self):
-        os.kill(os.getpid(), signal.SIGKILL)
+class Deadly(Weights):
+    def __iter__(self):
+        for number, pair in enumerate(super().__iter__()):
+            if number == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield pair
 
 checkpoint = load("tiny")
-state = weights.checkpoint_state(checkpoint.model)
-state[list(state)[20]].__class__ = Deadly
 server = Server(checkpoint.chat, sys.argv[1], device=torch.device("cpu"), timeout_s=300)
-server.write(state, new_vision=True)
+server.write(Deadly(checkpoint.model), new_vision=True)
 """
 
 
@@ -310,10 +325,10 @@ def test_two_workers_share_what_they_are_sent(tmp_path: Path) -> None:
         engine = EnginePolicy(checkpoint, connected(checkpoint, url))
         change(checkpoint, "", by=0.3)
         stale = gap(checkpoint, prompts, engine.generate(prompts, n=4, sampling=sampling))
-        state = weights.checkpoint_state(checkpoint.model)
-        kept = {name: value for name, value in state.items() if "visual.merger" not in name}
+        every = Weights(checkpoint.model)
+        kept = {name: value for name, value in every if "visual.merger" not in name}
         with pytest.raises(EngineError, match="got no weights"):
-            engine.engine.write(kept, new_vision=True)
+            engine.engine.write(Given(kept), new_vision=True)
         engine.sync(1)
         sampled = engine.generate(prompts, n=4, sampling=sampling)
         assert gap(checkpoint, prompts, sampled) < 1e-3 < 0.01 < stale

@@ -74,9 +74,20 @@ def merged_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, layer in model.named_modules()
         if hasattr(layer, "lora_A")
     }
-    for name, weight in model.state_dict(keep_vars=True).items():
-        if "lora_" not in name:
-            yield name.replace(".base_layer.", "."), _merged(weight, adapted.get(name))
+    for name, weight in _without_adapters(model):
+        yield name.replace(".base_layer.", "."), _merged(weight, adapted.get(name))
+
+
+def described_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What :func:`merged_state` gives, without values (on "meta"), and without meeting ranks."""
+    for name, weight in _without_adapters(model):
+        described = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+        yield name.replace(".base_layer.", "."), described
+
+
+def _without_adapters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    every = model.state_dict(keep_vars=True).items()
+    return ((name, weight) for name, weight in every if "lora_" not in name)
 
 
 def reference_copy(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:

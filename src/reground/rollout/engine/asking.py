@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from reground.errors import EngineError
 from reground.model.chat import EncodedImage, Prompt
+from reground.rollout.engine.weights import Source
 from reground.rollout.policy import Completion, Finish, Prefix, Sampling
 
 _LOG = getLogger(__name__)
@@ -45,7 +44,7 @@ class Engine(Protocol):
     def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
         """Completions of each prompt; raises ``EngineError`` where other ids were read."""
 
-    def write(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
+    def write(self, source: Source, *, new_vision: bool) -> None:
         """Sample with these weights from now on, and forget what was read with others.
 
         Features of images stay unless there is ``new_vision``.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from reground.errors import ConfigError
 from reground.model.load import Checkpoint, save_description
@@ -54,13 +53,12 @@ class InProcess:
             check_ids(each, output.prompt_token_ids)
         return [[_completion(one) for one in output.outputs] for output in outputs]
 
-    def write(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
+    def write(self, source: weights.Source, *, new_vision: bool) -> None:
         """Give the weights, each parameter once, and forget what was read with others."""
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
         engine = self._llm.llm_engine
-        named = state.items()
-        self._llm.apply_model(lambda model: weights.write(model, named, engine.model_config))
+        self._llm.apply_model(lambda model: weights.write(model, source, engine.model_config))
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -100,7 +98,7 @@ class InProcess:
             save_description(checkpoint, Path(folder))  # every rank of a run has its own engine
             return LLM(
                 model=folder,
-                load_format=weights.load_format(weights.checkpoint_state(checkpoint.model)),
+                load_format=weights.load_format(weights.Weights(checkpoint.model)),
                 dtype=str(dtype).removeprefix("torch."),
                 enforce_eager=not torch.cuda.is_available(),
                 # A seeded prompt in two chunks ends vLLM 0.32 on a CPU.

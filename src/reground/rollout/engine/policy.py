@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from reground.model.adapter import adapter_of
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
-from reground.rollout.engine import weights
 from reground.rollout.engine.asking import Asked, Engine
+from reground.rollout.engine.weights import Weights
 from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 
 UNKNOWN = -1  # the version of an engine of whose weights nothing is known
@@ -52,9 +52,7 @@ class EnginePolicy:
             model = self.checkpoint.model
             tower = adapter_of(model).tower(model)
             trained = any(each.requires_grad for part in tower for each in part.parameters())
-            self.engine.write(
-                weights.checkpoint_state(model), new_vision=trained or self.version == UNKNOWN
-            )
+            self.engine.write(Weights(model), new_vision=trained or self.version == UNKNOWN)
             self.version = version
 
     def rest(self) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import torch
-from torch import Tensor
 
 from reground.errors import EngineError
 from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address, until
+from reground.rollout.engine.weights import Source
 
 UNFINISHED = "unfinished"  # begins the version of weights that a lost trainer left
 
@@ -55,7 +55,7 @@ class Sender:
             )
         server.ask("POST", "/update_weight_version", new_version=self._name())
 
-    def send(self, state: Mapping[str, Tensor]) -> None:
+    def send(self, source: Source) -> None:
         """Give every worker these weights; raises ``EngineError`` where they are not its own."""
         if (found := self._version()) != self._name():
             raise EngineError(
@@ -68,16 +68,17 @@ class Sender:
         self._server.ask(
             "POST", "/update_weight_version", new_version=f"{UNFINISHED} {self._name()}"
         )
+        described = list(source.described())
         info = {
             "link_id": self._link_id,
             "turn": self._turn,
-            "names": list(state),
-            "dtypes": [str(each.dtype).removeprefix("torch.") for each in state.values()],
-            "shapes": [list(each.shape) for each in state.values()],
+            "names": [name for name, _ in described],
+            "dtypes": [str(each.dtype).removeprefix("torch.") for _, each in described],
+            "shapes": [list(each.shape) for _, each in described],
         }
         with self._meanwhile("/update_weights", update_info=info) as gone:
             self._told("ready", gone)
-            for tensor in state.values():
+            for _, tensor in source:
                 self._link.broadcast(tensor, gone)
             complaints = self._told("written", gone)
         self._server.ask("POST", "/finish_weight_update", weight_version=self._name())

@@ -11,7 +11,6 @@ from typing import Any
 import httpx2
 import torch
 from PIL import Image
-from torch import Tensor
 
 from reground.errors import EngineError
 from reground.model.chat import Chat
@@ -19,6 +18,7 @@ from reground.rollout.engine.asking import Asked, check_ids, check_version, fini
 from reground.rollout.engine.link import CONNECT_S
 from reground.rollout.engine.pictures import collapsed
 from reground.rollout.engine.sender import Sender
+from reground.rollout.engine.weights import Source
 from reground.rollout.policy import Completion, Sampling
 
 CONCURRENCY = 64
@@ -54,16 +54,19 @@ class Server:
         with ThreadPoolExecutor(CONCURRENCY) as workers:
             return list(workers.map(lambda each: self._completions(each, sampling), asked))
 
-    def write(self, state: Mapping[str, Tensor], *, new_vision: bool) -> None:
+    def write(self, source: Source, *, new_vision: bool) -> None:
         """Send the weights, each parameter once, and reset caches.
 
-        All ranks of a run call, and the first one does it.
+        All ranks of a run call and gather each weight, which the first one sends.
         """
         if self._sender:
-            self._sender.send(state)
+            self._sender.send(source)
             self.ask("POST", "/reset_prefix_cache")
             if new_vision:
                 self.ask("POST", "/reset_encoder_cache")
+        else:
+            for _ in source:
+                pass
         if self._several:
             torch.distributed.barrier()
 

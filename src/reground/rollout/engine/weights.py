@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from reground.errors import EngineError
-from reground.model.parts import full_state
+from reground.model.parts import described_state, merged_state
 
 Named = Iterable[tuple[str, Tensor]]
 
 
-def checkpoint_state(model: Any) -> dict[str, Tensor]:
-    """The weights by the names under which checkpoints store them, adapters added in."""
-    state: dict[str, Tensor] = revert_weight_conversion(model, full_state(model))
-    return state
+class Source(Protocol):
+    """Weights by the names under which checkpoints store them, each pass anew, one by one."""
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights."""
+
+    def described(self) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of the same names, dtypes and shapes, which may be empty."""
 
 
-def load_format(state: Mapping[str, Tensor]) -> str:
-    """The name under which the next engine of this process takes its weights from ``state``.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model's weights, adapters added in; of a sharded one, one is gathered at a time.
 
-    vLLM keeps the loader for good, and the loader keeps the weights only until it has given them.
+    Every rank must take all of them. Names are converted one by one: no conversion of the adapters'
+    models puts several weights into one.
+    """
+
+    model: Any
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights."""
+        return self._named(merged_state(self.model))
+
+    def described(self) -> Iterator[tuple[str, Tensor]]:
+        """The same on "meta", without meeting ranks."""
+        return self._named(described_state(self.model))
+
+    def _named(self, state: Named) -> Iterator[tuple[str, Tensor]]:
+        for name, value in state:
+            yield from revert_weight_conversion(self.model, {name: value}).items()
+
+
+def load_format(source: Source) -> str:
+    """The name under which the next engine of this process takes its weights from ``source``.
+
+    vLLM keeps the loader for good, and the loader keeps the source only until it has given them.
     """
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-    held = [state]
+    held = [source]
 
     class FromTrainer(BaseModelLoader):  # type: ignore[misc]
         def download_model(self, model_config: Any) -> None:
             """Nothing: they are in memory."""
 
         def load_weights(self, model: nn.Module, model_config: Any) -> None:
-            _load(model, held.pop().items())
+            _load(model, held.pop())
 
     register_model_loader("trainer")(FromTrainer)
     return "trainer"
