@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -186,6 +187,17 @@ def test_a_slow_tool_is_asked_while_the_first_turn_is_sampled(prompter: Prompter
     own = environment(prompter, Slow(log))
     roll_out(policy, own, cases_of(prompter, [asked(0), asked(1)]), n=2, sampling=LIMIT)
     assert log == ["turn begins", "turn ends", "tool", "turn begins", "turn ends"]
+
+
+def test_counts_wait_for_what_was_asked(prompter: Prompter) -> None:
+    """Fault 11: what validation asked was counted by the next step of training."""
+    log: list[str] = []
+    own = environment(prompter, Slow(log))
+    threading.Timer(0.2, log.append, ["turn ends"]).start()  # after all rollouts have ended
+    never_calls = says(prompter, first="nothing")
+    roll_out(never_calls, own, cases_of(prompter, [asked(0), asked(1)]), n=1, sampling=LIMIT)
+    assert own.counts()["calls"] == 2
+    assert set(own.counts().values()) == {0}
 
 
 def test_a_late_tool_is_unavailable_and_the_rollout_goes_on(prompter: Prompter) -> None:
