@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from reground.data import images, synth
+from reground.data import images
 from reground.data.images import ImageSize, load, size
 from reground.data.show import contact_sheet, draw, picture
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.tinyworld import scenes
 
 WHITE, RED = (255, 255, 255), (254, 0, 0)
 
@@ -151,7 +152,7 @@ def test_recorded_size_must_be_the_files(tmp_path: Path) -> None:
 
 
 def test_scene_world_images_are_rendered() -> None:
-    sample = synth.sample("referring", seed=3, index=5)
+    sample = scenes.sample("referring", seed=3, index=5)
     assert load(sample.images[0]).size == (112, 112)
     assert size(sample.images[0].path) == ImageSize(112, 112)
 
@@ -199,7 +200,7 @@ def test_jsonl_dataset_obeys_limit_and_refuses_nothing(tmp_path: Path) -> None:
 def test_scene_world_dataset_is_lazy_and_random_access() -> None:
     endless = open_dataset("synth:referring@1-3", seed=4)
     assert len(endless) == 2**31 - 1
-    assert endless[2_000_000] == synth.sample("referring@1-3", seed=4, index=2_000_000)
+    assert endless[2_000_000] == scenes.sample("referring@1-3", seed=4, index=2_000_000)
     short = open_dataset("synth:referring", seed=4, limit=5)
     assert [sample.id for sample in short] == [short[index].id for index in range(5)]
     assert short[-1] == short[4]

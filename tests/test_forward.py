@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from reground.grounding.codecs import EncodedSize
-from reground.model import forward, tiny
+from reground.model import forward
 from reground.model.chat import Chat, EncodedImage, Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.vision import encode_images
+from reground.tinyworld import models as tiny
 from reground.training.memory import within
 from reground.training.packing import Group, Suffix, collate, pack
 from tiny_internvl import make_internvl
