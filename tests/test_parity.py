@@ -166,9 +166,10 @@ def evaluated(
         policies.append(Recorded(checkpoint, case))
         return policies[0]
 
-    monkeypatch.setattr("reground.evaluation.predicting.local.TransformersPolicy", spoken)
     asked = Question(model=str(run), data=str(out / "data.jsonl"), max_tokens=300)
-    evaluate(out / "eval", asked)
+    with monkeypatch.context() as only_here:
+        only_here.setattr("reground.rollout.opening.TransformersPolicy", spoken)
+        evaluate(out / "eval", asked)
     (found,) = read_scores(out / "eval")
     assert found.iou is not None
     return policies[0].heard, found.iou

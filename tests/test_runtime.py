@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
+from PIL import Image
 
+from reground.api import Grounder
+from reground.cli import app
 from reground.errors import ConfigError
 from reground.model.load import Checkpoint, load
 from reground.model.parts import reference_copy, replica, set_training
@@ -154,3 +159,43 @@ def test_model_and_inputs_are_on_the_device_of_the_runtime() -> None:
     with pytest.raises(Reached):
         TransformersPolicy(loaded).generate([prompt], n=1, sampling=Sampling(max_tokens=1))
     assert seen == ["meta", "meta", BF16, "meta"]
+
+
+class Loaded(Exception):
+    """A model was asked for, in the runtime that it holds."""
+
+
+@pytest.mark.parametrize("verb", ["eval", "predict", "Grounder"])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], (GPU, None)),
+        (["--device", "cpu"], (CPU, FP32)),
+        (["--dtype", "bfloat16"], (GPU, BF16)),
+    ],
+)
+def test_whoever_loads_a_model_says_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, flags: list[str], expected: Any
+) -> None:
+    """With a GPU that is there by its word alone: what is asked of the loader is looked at."""
+
+    def look(path: str, *, runtime: Runtime) -> None:
+        raise Loaded(runtime.device, runtime.dtype)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("reground.rollout.opening.load", look)
+    asked = dict(zip([flag[2:] for flag in flags[::2]], flags[1::2], strict=True))
+    with pytest.raises(Loaded) as found:
+        if verb == "Grounder":
+            Grounder.from_pretrained("tiny", **asked)
+        elif verb == "eval":
+            where = ["--limit", "1", "--out", str(tmp_path / "out")]
+            call(["eval", "--data", "synth:referring", *where, *flags])
+        else:
+            Image.new("RGB", (28, 28)).save(tmp_path / "grey.png")
+            call(["predict", str(tmp_path / "grey.png"), "the cup", *flags])
+    assert found.value.args == expected
+
+
+def call(arguments: list[str]) -> None:
+    typer.main.get_command(app)(arguments, standalone_mode=False)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
@@ -65,22 +65,28 @@ class Grounder:
         family: str | None = None,
         prompt: str | None = None,
         protocol: ProtocolName | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        engine: Literal["transformers", "vllm"] = "transformers",
     ) -> Grounder:
         """Load a folder, a hub id or ``tiny``; what else is given overrides what it remembers.
 
         ``protocol``: ``direct`` answers with boxes, ``think`` after a chain of thought,
         ``think_rethink`` calls for a detector's boxes in between, ``piter`` is shown them with the
-        question. ``prompt`` is that protocol's. Raises ``ConfigError`` for a protocol that the
-        family does not speak.
+        question. ``prompt`` is that protocol's. It runs on the GPU where there is one, there in the
+        checkpoint's dtype, and in float32 on a CPU; ``engine`` is what samples. Raises
+        ``ConfigError`` for a protocol that the family does not speak, and a device that is not
+        there.
         """
         from reground.model.load import answering_of
-        from reground.model.load import load as load_checkpoint
         from reground.model.prompting import Prompter
-        from reground.rollout.transformers_policy import TransformersPolicy
+        from reground.model.runtime import Runtime
+        from reground.rollout.opening import opened
 
         protocols = Protocols.of(answering_of(path), family=family, flag=protocol, prompt=prompt)
-        checkpoint = load_checkpoint(path)
-        return cls(Prompter(checkpoint, protocols), TransformersPolicy(checkpoint))
+        runtime = Runtime.resolve(device=device, dtype=dtype)
+        checkpoint, policy = opened(path, runtime, engine=engine)
+        return cls(Prompter(checkpoint, protocols), policy)
 
     def under(self, protocol: ProtocolName, *, prompt: str | None = None) -> Grounder:
         """The same model under another protocol, with that protocol's prompt or ``prompt``."""

@@ -2,81 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
-from reground.grounding.names import ProtocolName
+from reground.cli import options as own
 
 
 def command(
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="SPEC", help="A JSONL, synth:TASK, or a name that `reground benchmarks` lists."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for predictions, scores, report.")
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="A run, a checkpoint folder, a hub id, or tiny; the served name with --endpoint.",
-        ),
-    ] = "tiny",
-    seed: Annotated[int, typer.Option(help="Which scenes synth:TASK draws.")] = 7,
-    limit: Annotated[
-        int | None, typer.Option(help="How many samples; needed for synth:TASK.")
-    ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Ask one part of N; then `reground merge`.")
-    ] = None,
-    family: Annotated[
-        str | None,
-        typer.Option(help="How the model writes boxes, as qwen3_vl. Default: as its checkpoint."),
-    ] = None,
-    tool: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="A detector to ask first (see `reground tool run --help`), or precomputed.",
-        ),
-    ] = None,
-    protocol: Annotated[
-        ProtocolName | None,
-        typer.Option(
-            help="direct: boxes alone; think: after a chain of thought; think_rethink: it thinks, "
-            "calls for a detector's boxes and rethinks; piter: they are shown with the question. "
-            "Default: what each row says, else what the model was trained to."
-        ),
-    ] = None,
-    tool_cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the detector's answers are kept.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="A prompt profile, or the path of a .txt file.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    blank: Annotated[
-        bool, typer.Option("--blank", help="Grey images: what the model guesses without looking.")
-    ] = False,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="Ask an OpenAI-compatible server, with OPENAI_API_KEY if it is set."
-        ),
-    ] = None,
-    processor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Whose image processor the server has: images are sent resized."
-        ),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for a reply.")] = 300.0,
+    data: own.DataOption,
+    out: own.OutOption,
+    model: own.ModelOption = "tiny",
+    seed: own.SeedOption = 7,
+    limit: own.LimitOption = None,
+    shard: own.ShardOption = None,
+    family: own.FamilyOption = None,
+    tool: own.ToolOption = None,
+    protocol: own.ProtocolOption = None,
+    tool_cache: own.ToolCacheOption = None,
+    prompt: own.PromptOption = None,
+    max_tokens: own.MaxTokensOption = 256,
+    device: own.DeviceOption = None,
+    dtype: own.DTypeOption = None,
+    engine: own.EngineOption = "transformers",
+    blank: own.BlankOption = False,
+    endpoint: own.EndpointOption = None,
+    processor: own.ProcessorOption = None,
+    concurrency: own.ConcurrencyOption = 8,
+    timeout: own.TimeoutOption = 300.0,
 ) -> None:
     """Evaluate a model: greedy answers, their scores, and a report to look at.
 
@@ -117,12 +72,19 @@ def command(
         blank=blank,
         endpoint=server,
         processor=processor,
+        device=device,
+        dtype=dtype,
+        engine=engine,
     )
     if shard:
         count = predict_folder(out, question)
         typer.echo(f"{out}: {count} answers; next: reground merge SHARDS --out ...")
         return
     report = evaluate(out, question)
+    _tell(out, report)
+
+
+def _tell(out: Path, report: Mapping[str, Any]) -> None:
     typer.echo((out / "report.md").read_text())
     for reason, count in report["reasons"].items():
         typer.echo(f"{count} without an answer: {reason}", err=True)

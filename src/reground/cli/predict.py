@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reground.grounding.names import ProtocolName
+from reground.cli.options import (
+    DeviceOption,
+    DTypeOption,
+    EngineOption,
+    FamilyOption,
+    MaxTokensOption,
+    ProtocolOption,
+    ToolOption,
+)
 
 if TYPE_CHECKING:
     from reground.api import Grounding
@@ -27,32 +35,19 @@ def command(
     out: Annotated[
         Path, typer.Option(metavar="PNG", help="Where the picture with the boxes goes.")
     ] = Path("prediction.png"),
-    family: Annotated[
-        str | None,
-        typer.Option(help="How the model writes boxes; default: what its checkpoint says."),
-    ] = None,
-    tool: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="A detector to ask first, as in `reground tool run`: the model checks its box.",
-        ),
-    ] = None,
+    family: FamilyOption = None,
+    tool: ToolOption = None,
     tool_box: Annotated[
         list[str] | None,
         typer.Option(
             metavar="X1,Y1,X2,Y2", help="A box at hand, in pixels, in place of --tool; repeatable."
         ),
     ] = None,
-    protocol: Annotated[
-        ProtocolName | None,
-        typer.Option(
-            help="direct: boxes alone; think: after a chain of thought; think_rethink: it thinks, "
-            "calls for a detector's boxes and rethinks; piter: they are shown with the question. "
-            "Default: what the model was trained to; with --tool, where that shows no boxes, piter."
-        ),
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    protocol: ProtocolOption = None,
+    max_tokens: MaxTokensOption = 256,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
+    engine: EngineOption = "transformers",
 ) -> None:
     """Point at what TEXT describes: prints JSON in pixels of the image and draws the boxes.
 
@@ -74,7 +69,9 @@ def command(
     _check_exist(paths)
     from reground.api import Grounder
 
-    grounder = Grounder.from_pretrained(model, family=family, protocol=protocol)
+    grounder = Grounder.from_pretrained(
+        model, family=family, protocol=protocol, device=device, dtype=dtype, engine=engine
+    )
     asked = tool or (_boxes(tool_box) if tool_box else None)
     if asked and protocol is None and not grounder.protocol.shows_tool:
         grounder = grounder.under("piter")

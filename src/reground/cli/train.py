@@ -20,6 +20,12 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Delete the run in DIR first.")] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="cpu or cuda; as runtime.device=DEVICE.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16; as runtime.dtype=DTYPE.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and stop.")
     ] = False,
@@ -35,7 +41,9 @@ def command(
     from reground.config import dump, load
     from reground.training.settings import TrainConfig
 
-    settings = load(TrainConfig, config, overrides or [])
+    asked = {"runtime.device": device, "runtime.dtype": dtype}
+    own = [f"{key}={value}" for key, value in asked.items() if value]
+    settings = load(TrainConfig, config, [*(overrides or []), *own])
     if dry_run:
         typer.echo(dump(settings), nl=False)
         return

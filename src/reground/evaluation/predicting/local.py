@@ -11,13 +11,13 @@ from reground.evaluation.records import Finish, Prediction
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.load import fingerprint
-from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
+from reground.model.runtime import Runtime
 from reground.protocols.choice import Protocols
 from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import Case, Environment, RolloutStatus, roll_out
+from reground.rollout.opening import opened
 from reground.rollout.policy import Policy, Sampling
-from reground.rollout.transformers_policy import TransformersPolicy
 
 BATCH = 64
 
@@ -46,11 +46,12 @@ class LocalModel:
     @classmethod
     def load(cls, question: Question, protocols: Protocols) -> LocalModel:
         """The checkpoint that the question names, asked under ``protocols``."""
-        checkpoint = load_checkpoint(question.model)
+        runtime = Runtime.resolve(device=question.device, dtype=question.dtype)
+        checkpoint, policy = opened(question.model, runtime, engine=question.engine)
         prompter = Prompter(checkpoint, protocols)
         return cls(
             prompter,
-            TransformersPolicy(checkpoint),
+            policy,
             PlannedEnvironment.of(prompter),
             fingerprint(question.model),
             question.max_tokens,

@@ -96,6 +96,8 @@ def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerPro
         from reground.evaluation.predicting.local import LocalModel  # torch
 
         return LocalModel.load(question, protocols)
+    if question.device or question.dtype or question.engine != "transformers":
+        raise ConfigError("--device, --dtype and --engine are for a model in process, not a server")
     from reground.evaluation.predicting.remote import RemoteModel  # openai
 
     return RemoteModel.of(question, protocols, used)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from PIL import Image
 
@@ -50,6 +50,9 @@ class Question:
     blank: bool = False
     endpoint: Endpoint | None = None
     processor: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
 
     @property
     def benchmark(self) -> Benchmark | None:
