@@ -45,6 +45,5 @@ def run_of(samples: Iterable[Sample], **changes: Any) -> RunInfo:
         "limit": None,
         "temperature": 0.0,
         "max_new_tokens": 64,
-        "reground_version": "0.1.0",
     }
     return RunInfo(**fields | changes)

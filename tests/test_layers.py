@@ -29,7 +29,7 @@ LAYERS = (
     {"protocols"},
     {"data"},
     {"grounding"},
-    {"config", "config_problems", "disk", "patience", "plugins", "runs", "errors"},
+    {"config", "config_problems", "disk", "patience", "plugins", "provenance", "runs", "errors"},
 )
 
 HEAVY = {

@@ -2,8 +2,9 @@
 
 ``config.yaml`` is the resolved configuration. ``metrics.jsonl`` holds figures that are the same in
 every repetition, byte for byte; wall-clock figures go to ``timings.jsonl``, what the policy wrote
-to ``rollouts.jsonl``. Rows carry their ``step``, so that a resumed run can drop what lies after its
-checkpoint. ``checkpoints/`` belongs to the trainer.
+to ``rollouts.jsonl``; ``made.json`` names commit, versions, device and dtype. Rows carry their
+``step``, so that a resumed run can drop what lies after its checkpoint. ``checkpoints/`` belongs to
+the trainer.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def result_header(*, command: str, config: Mapping[str, Any], seed: int) -> dict
         "command": command,
         "config": dict(config),
         "seed": seed,
-        "commit": _commit(Path(__file__).parent),
+        "commit": commit(),
         "machine": _machine(),
     }
 
@@ -224,9 +225,9 @@ def _step(path: Path, number: int, line: bytes) -> int:
         ) from None
 
 
-def _commit(folder: Path) -> str | None:
-    """The checkout's commit; null where git knows nothing of this very file."""
-    git = ["git", "-C", str(folder)]
+def commit() -> str | None:
+    """The commit of the checkout that holds this package; None where git knows nothing of it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
         subprocess.run(
             [*git, "ls-files", "--error-unmatch", Path(__file__).name],

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
@@ -25,6 +26,7 @@ from reground.grounding.sample import ImageRef, Sample, is_file_path
 from reground.protocols.choice import Decider, PromptUse, protocol_of
 from reground.protocols.families import get_family
 from reground.protocols.protocol import AnswerProtocol, make_protocol
+from reground.provenance import Provenance, provenance
 from reground.runs import write_json
 
 PREDICTIONS = "predictions.jsonl"
@@ -133,9 +135,10 @@ class RunInfo:
     benchmark's name, ``synth:TASK`` or the answers that another project stored; ``num_samples`` of
     it are asked, whose digest is ``data_sha256`` (``file_sha256`` is that of a benchmark's own
     file), and ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the model's weight
-    files or a hub commit; an ``endpoint`` does not tell its own. ``tool`` was asked about every
-    sample first, and its boxes are part of the data from then on. ``scorer`` read the answers;
-    Acc@t counts IoU ``hit`` t.
+    files or a hub commit; an ``endpoint`` does not tell its own, and has no ``engine``. ``tool``
+    was asked about every sample first, and its boxes are part of the data from then on. ``scorer``
+    read the answers; Acc@t counts IoU ``hit`` t. ``made`` says with what code, libraries and
+    precision.
     """
 
     __pydantic_config__ = _STRICT
@@ -143,6 +146,7 @@ class RunInfo:
     model: str
     weights: str | None = None
     endpoint: str | None = None
+    engine: str | None = None
     family: str
     protocol: ProtocolName
     protocol_by: Decider
@@ -164,7 +168,7 @@ class RunInfo:
     scorer: str = "reground"
     migician_y_scale: bool = False
     hit: Literal[">", ">="] = ">"
-    reground_version: str
+    made: Provenance | None = None
 
     def protocol_for(self, sample: Sample) -> AnswerProtocol:
         """How the answer to ``sample`` is read; raises ``ConfigError`` for an unknown family."""
@@ -178,9 +182,22 @@ def _reader(family: str, name: ProtocolName, zoom: bool, max_calls: int) -> Answ
 
 
 def differing(one: RunInfo, other: RunInfo, *, apart_from: str) -> list[str]:
-    """The names of the fields in which two runs differ, in alphabetical order, but for one."""
-    names = sorted({field.name for field in fields(RunInfo)} - {apart_from})
-    return [name for name in names if getattr(one, name) != getattr(other, name)]
+    """The names of the fields in which two runs differ, in alphabetical order, but for one.
+
+    Of ``made`` the precision counts alone.
+    """
+    names = sorted({field.name for field in fields(RunInfo)} - {apart_from, "made"})
+    found = [name for name in names if getattr(one, name) != getattr(other, name)]
+    dtypes = {run.made.dtype if run.made else None for run in (one, other)}
+    return [*found, "made.dtype"] if len(dtypes) > 1 else found
+
+
+def with_provenance(run: RunInfo, place: Mapping[str, str] = MappingProxyType({})) -> RunInfo:
+    """The run with what makes it now; ``place`` are the model's device and dtype."""
+    settings = _adapter(RunInfo).dump_python(
+        replace(run, made=None, shard=None, endpoint=None), mode="json"
+    )
+    return replace(run, made=provenance(settings, **place))
 
 
 def write_predictions(folder: Path, predictions: Iterable[Prediction], *, run: RunInfo) -> int:

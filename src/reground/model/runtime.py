@@ -71,6 +71,20 @@ def runtime_of(model: Any) -> Runtime:
     return found
 
 
+def place_of(model: Any) -> dict[str, str]:
+    """``device`` and ``dtype`` of the model, as a run's provenance names them."""
+    return named_place(model.device, runtime_of(model).autocast or model.dtype)
+
+
+def named_place(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """The names of a device and a dtype."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
 def precision(model: Any) -> AbstractContextManager[Any]:
     """Around each forward, whoever makes it: rollout, reference and update compute alike.
 

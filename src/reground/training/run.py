@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,18 +12,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from reground.config import dump
+from reground.config import differing_keys, dump
 from reground.disk import room_in
 from reground.errors import ConfigError
-from reground.grounding.sample import Sample
-from reground.model.load import Checkpoint, answering_of, load
+from reground.grounding.sample import Sample, digest
+from reground.model.load import Checkpoint, answering_of, fingerprint, load
 from reground.model.parts import replica, set_training
 from reground.model.prompting import Prompter
-from reground.model.runtime import Runtime
+from reground.model.runtime import Runtime, place_of
 from reground.model.vision import keep_features
 from reground.plugins import installed
 from reground.protocols.calls import Function
 from reground.protocols.choice import Answering, Protocols
+from reground.provenance import Provenance, provenance
 from reground.rollout.engine.in_process import InProcess
 from reground.rollout.engine.policy import UNKNOWN, EnginePolicy
 from reground.rollout.engine.server import Server
@@ -31,7 +33,7 @@ from reground.rollout.policy import TrainedPolicy
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.tool import Tool
 from reground.rollout.transformers_policy import ReplicaPolicy, TransformersPolicy
-from reground.runs import RunDir, start
+from reground.runs import RunDir, append_jsonl, start, write_json
 from reground.training.draw import Draws
 from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
@@ -117,6 +119,7 @@ def _train(
     run = RunDir(out)
     if accelerator.is_main_process:
         run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
+        _note(run, _provenance(config, draws, checkpoint))
     accelerator.wait_for_everyone()
     if config.track:
         accelerator.init_trackers("reground", config=None)
@@ -124,6 +127,23 @@ def _train(
     policy.close()
     accelerator.end_training()
     return run
+
+
+def _provenance(config: TrainConfig, draws: Draws, checkpoint: Checkpoint) -> Provenance:
+    free = tuple(f"{key}{end}" for key in (*CHANGEABLE, "out") for end in ":.")
+    settings = [each for each in differing_keys("{}", dump(config)) if not each.startswith(free)]
+    weights = fingerprint(config.model) if _maker(config) is None else None
+    about = {"config": settings, "data": digest(draws.known()), "weights": weights}
+    return provenance(about, **place_of(checkpoint.model))
+
+
+def _note(run: RunDir, made: Provenance) -> None:
+    """Keep what makes the run; and what goes on with it, where that is something else."""
+    path, row = run.path / "made.json", dataclasses.asdict(made)
+    if not path.exists():
+        write_json(path, row)
+    elif json.loads(path.read_text(encoding="utf-8")) != row:
+        append_jsonl(run.path / "resumed.jsonl", {"made": row})
 
 
 def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:

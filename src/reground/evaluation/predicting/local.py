@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from reground.errors import DataError
 from reground.evaluation.predicting.question import Add, Question, images_of
@@ -12,8 +14,9 @@ from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.load import fingerprint
 from reground.model.prompting import Prompter
-from reground.model.runtime import Runtime
+from reground.model.runtime import Runtime, named_place, place_of
 from reground.protocols.choice import Protocols
+from reground.rollout.engine.policy import EnginePolicy
 from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import Case, Environment, RolloutStatus, roll_out
 from reground.rollout.opening import opened
@@ -62,6 +65,13 @@ class LocalModel:
     def pixel_limits(self) -> tuple[int, int]:
         """The fewest and most pixels that an image is encoded at."""
         return self.prompter.checkpoint.chat.pixel_limits
+
+    @property
+    def place(self) -> Mapping[str, str]:
+        """Where it computes, and in what: vLLM on a GPU in bfloat16, from weights on the CPU."""
+        if isinstance(self.policy, EnginePolicy) and torch.cuda.is_available():
+            return named_place(torch.device("cuda"), torch.bfloat16)
+        return place_of(self.prompter.checkpoint.model)
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
         """Greedy answers in the order of ``samples``.

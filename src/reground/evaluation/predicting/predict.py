@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -21,7 +20,7 @@ from reground.errors import ConfigError, DataError
 from reground.evaluation.predicting.journal import Journal, check_unique
 from reground.evaluation.predicting.question import Answerer, Question
 from reground.evaluation.predicting.tools import asked_tool
-from reground.evaluation.records import Prediction, RunInfo
+from reground.evaluation.records import Prediction, RunInfo, with_provenance
 from reground.grounding.sample import Sample, digest
 from reground.protocols.choice import Answering, Protocols
 from reground.protocols.protocol import AnswerProtocol
@@ -112,10 +111,11 @@ def _run_info(
 ) -> RunInfo:
     fewest, most = model.pixel_limits or (None, None)
     benchmark = question.benchmark
-    return RunInfo(
+    run = RunInfo(
         model=question.model,
         weights=model.weights,
         endpoint=question.endpoint.url if question.endpoint else None,
+        engine=None if question.endpoint else question.engine,
         family=protocols.family.name,
         protocol=protocols.usual,
         protocol_by=protocols.decided_by,
@@ -135,8 +135,8 @@ def _run_info(
         min_pixels=fewest,
         max_pixels=most,
         hit=benchmark.hit if benchmark else ">",
-        reground_version=version("reground"),
     )
+    return with_provenance(run, model.place)
 
 
 class _Rate(ProgressColumn):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -87,6 +87,10 @@ class Answerer(Protocol):
     @property
     def pixel_limits(self) -> tuple[int, int] | None:
         """The fewest and most pixels that an image is encoded at."""
+
+    @property
+    def place(self) -> Mapping[str, str]:
+        """``device`` and ``dtype`` of a model in this process; nothing for another."""
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
         """Answer every sample, in any order; greedy."""

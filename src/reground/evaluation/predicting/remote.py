@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -75,6 +75,11 @@ class RemoteModel:
     def pixel_limits(self) -> tuple[int, int] | None:
         """The fewest and most pixels that an image is sent at, where there are limits."""
         return self.resizer.limits if self.resizer else None
+
+    @property
+    def place(self) -> Mapping[str, str]:
+        """Nothing: a server does not tell."""
+        return {}
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
         """Greedy answers, several at a time, each handed on as it comes.

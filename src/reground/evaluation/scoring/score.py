@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from reground.errors import DataError
@@ -17,6 +16,7 @@ from reground.evaluation.records import (
     SampleScore,
     read_predictions,
     read_run,
+    with_provenance,
     write_scores,
 )
 from reground.evaluation.scoring.diagnose import describe, diagnose
@@ -66,8 +66,8 @@ def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Score
         limit=None,
         temperature=0.0,
         max_new_tokens=0,
-        reground_version=version("reground"),
     )
+    run = with_provenance(run)
     return _score(log.predictions, run, out=out, scorer=scorer)
 
 
