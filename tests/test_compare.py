@@ -219,7 +219,7 @@ def test_a_refusal_shows_both_hashes(tmp_path: Path) -> None:
     rows = [scored(sample(f"s{index}"), 0.9) for index in range(4)]
     changed = _changed(question="the jug")(rows)
     a, b = write(tmp_path / "one", rows), write(tmp_path / "two", changed)
-    digests = [digest((row.sample for row in own), tools=False) for own in (rows, changed)]
+    digests = [digest(row.sample for row in own) for own in (rows, changed)]
     with pytest.raises(DataError, match=f"one {digests[0]}, two {digests[1]}"):
         read_runs([a, b])
 
@@ -228,13 +228,9 @@ def test_a_digest_is_of_the_truth_alone() -> None:
     samples = [sample("a"), sample("b")]
     moved = [replace(one, images=(ImageRef("/far/x.jpg", 64, 48),)) for one in samples]
     noted = [replace(one, think="because", strata={"kind": "x"}) for one in samples]
-    assert (
-        digest(samples, tools=False)
-        == digest(moved, tools=False)
-        == digest(noted[::-1], tools=False)
-    )
-    assert digest(samples, tools=False) != digest([sample("a"), sample("c")], tools=False)
-    assert re.fullmatch("[0-9a-f]{64}", digest(samples, tools=False))
+    assert digest(samples) == digest(moved) == digest(noted[::-1])
+    assert digest(samples) != digest([sample("a"), sample("c")])
+    assert re.fullmatch("[0-9a-f]{64}", digest(samples))
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_counts_wait_for_what_was_asked(prompter: Prompter) -> None:
 
 
 def test_a_late_tool_is_unavailable_and_the_rollout_goes_on(prompter: Prompter) -> None:
-    never = ToolRunner(Hangs(), cache=None, timeout_s=0.2, batch_size=4)
+    never = ToolRunner(Hangs(), timeout_s=0.2, batch_size=4)
     own = replace(environment(prompter), runners={"reftool_1": never})
     cases = cases_of(prompter, [asked(0), asked(1)])
     groups = roll_out(says(prompter), own, cases, n=2, sampling=LIMIT)

@@ -129,7 +129,7 @@ def test_chains_begin_with_what_the_model_thought(tmp_path: Path) -> None:
     predict_folder(tmp_path / "first", asked)
     save_dataset(
         tmp_path / "chains.jsonl",
-        chains(tmp_path / "first", "oracle:weak", timeout_s=30, cache=None),
+        chains(tmp_path / "first", "oracle:weak", timeout_s=30, results=tmp_path / "r.jsonl"),
     )
     thoughts = {row.sample.id: row.text for row in read_predictions(tmp_path / "first")}
     made = open_dataset(str(tmp_path / "chains.jsonl"))

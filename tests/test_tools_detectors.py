@@ -290,7 +290,7 @@ def test_a_detector_is_opened_by_its_folder(folder: Path, samples: list[Sample])
         f"weights {fingerprint(str(folder))}, threshold {usual}, text threshold 0.25, "
         "at most 8 boxes"
     )
-    runner = ToolRunner(tool, cache=None, timeout_s=60, batch_size=2)
+    runner = ToolRunner(tool, timeout_s=60, batch_size=2)
     replies = runner.ask([Request(row, row.question) for row in samples])
     assert [reply.problem for reply in replies] == [None] * 4
     assert all(each.box.overhang() == 0 for reply in replies for each in reply.detections)

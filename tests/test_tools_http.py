@@ -58,7 +58,7 @@ def ask(
     """The reply to one question, and how often the server was asked."""
     with serving(respond, question=expression) as (url, bodies):
         tool = HttpDetector(url=url, **{"timeout_s": 5.0, "retries": 0} | changes)
-        runner = ToolRunner(tool, cache=None, timeout_s=runner_s, batch_size=8)
+        runner = ToolRunner(tool, timeout_s=runner_s, batch_size=8)
         (reply,) = runner.ask([Request(sample, "the cup")])
         return reply, len(bodies)
 
@@ -125,9 +125,8 @@ FAULTS: dict[str, tuple[Response, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_a_reply_with_its_reason(name: str, sample: Sample) -> None:
     fault, reason = FAULTS[name]
-    reply, _, seconds = ask(lambda *_: fault, sample)
+    reply, _ = ask(lambda *_: fault, sample)
     assert reply.detections == () and re.search(reason, reply.problem or "")
-    assert seconds < 3
 
 
 @pytest.mark.parametrize(
@@ -151,9 +150,9 @@ def test_boxes_that_are_none_are_dropped_one_by_one(
 
 def test_ten_thousand_boxes_are_read(sample: Sample) -> None:
     boxes = [{"box": [n % 50, 0, 99, 79], "label": "cup", "score": n / 1e4} for n in range(10_000)]
-    reply, _, seconds = ask(lambda *_: says(*boxes), sample)
+    reply, _ = ask(lambda *_: says(*boxes), sample)
     assert [each.score for each in reply.detections][:2] == [0.9999, 0.9998]
-    assert len(json.dumps(boxes)) < MAX_REPLY and seconds < 3
+    assert len(json.dumps(boxes)) < MAX_REPLY
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_retry_after_is_waited_for(
 
 def test_no_server_is_a_reply_too(sample: Sample) -> None:
     tool = HttpDetector(url="http://127.0.0.1:9/x", retries=1)
-    (reply,) = ToolRunner(tool, cache=None, timeout_s=30, batch_size=1).ask([Request(sample, "x")])
+    (reply,) = ToolRunner(tool, timeout_s=30, batch_size=1).ask([Request(sample, "x")])
     assert re.match("ConnectError: .*", reply.problem or "")
 
 
@@ -250,9 +249,7 @@ def test_the_key_is_sent_and_never_shown(
 
     with serving(respond, question=expression, headers=headers) as (url, _):
         tool = HttpDetector(url=url)
-        (reply,) = ToolRunner(tool, cache=None, timeout_s=9, batch_size=1).ask(
-            [Request(sample, "x")]
-        )
+        (reply,) = ToolRunner(tool, timeout_s=9, batch_size=1).ask([Request(sample, "x")])
     assert headers[0]["Authorization"] == "Bearer sk-very-secret"
     assert reply.problem == "status 401: no such key: ***"
     assert "secret" not in caplog.text + repr(tool) + tool.name + tool.settings
@@ -314,7 +311,8 @@ def test_the_command_fills_a_data_set_and_asks_again_what_failed(
     assert [row.id for row in rows] == ["s0", "s1", "s2", "s3"]
     frame = rows[0].images[0].frame
     assert rows[0].tool_results == (Detection(0, Box(10, 8, 50, 40, frame), "cup", 0.5),)
-    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "data.jsonl", "out.jsonl"}
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"photo.png", "data.jsonl", "out.jsonl", "out.tool_results.jsonl"}
 
 
 def test_the_command_writes_nothing_where_nothing_was_answered(data: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ def command(
     family: own.FamilyOption = None,
     tool: own.ToolOption = None,
     protocol: own.ProtocolOption = None,
-    tool_cache: own.ToolCacheOption = None,
     prompt: own.PromptOption = None,
     max_tokens: own.MaxTokensOption = 256,
     device: own.DeviceOption = None,
@@ -35,7 +34,8 @@ def command(
 ) -> None:
     """Evaluate a model: greedy answers, their scores, and a report to look at.
 
-    Writes predictions.jsonl, scores.jsonl and report.{json,md,html} into DIR. The same command goes
+    Writes predictions.jsonl, scores.jsonl and report.{json,md,html} into DIR, and with --tool its
+    boxes (tool_results.jsonl), which another run may name as its --tool. The same command goes
     on where a killed one stopped, and asks again what got no answer.
 
     \b
@@ -66,7 +66,7 @@ def command(
         shard=Shard.of(shard) if shard else None,
         family=family,
         protocol=protocol,
-        tool=ToolUse(spec=tool, cache=tool_cache) if tool else None,
+        tool=ToolUse(spec=tool) if tool else None,
         prompt=prompt,
         max_tokens=max_tokens,
         blank=blank,

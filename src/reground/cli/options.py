@@ -67,9 +67,6 @@ LimitOption = Annotated[int | None, typer.Option(help="How many samples; needed 
 ShardOption = Annotated[
     str | None, typer.Option(metavar="I/N", help="Ask one part of N; then `reground merge`.")
 ]
-ToolCacheOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where the detector's answers are kept.")
-]
 PromptOption = Annotated[
     str | None, typer.Option(help="A prompt profile, or the path of a .txt file.")
 ]

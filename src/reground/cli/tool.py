@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from reground.grounding.sample import Sample
-    from reground.rollout.tools.precomputed import Filled
+    from reground.rollout.tools.results import Filled
     from reground.rollout.tools.runner import ToolRunner
 
 command = typer.Typer(
@@ -28,7 +28,8 @@ def run(
         typer.Option(
             metavar="SPEC",
             help="A zero-shot detector as a folder or hub id (Grounding DINO, MM-Grounding-DINO, "
-            "OWLv2, OWL-ViT), the http(s) address of a detector, oracle:weak or oracle:strong.",
+            "OWLv2, OWL-ViT), the http(s) address of a detector, my_tools.py:Mine, oracle:weak or "
+            "oracle:strong, or a tool_results.jsonl.",
         ),
     ],
     data: Annotated[
@@ -42,21 +43,15 @@ def run(
         int | None, typer.Option(min=1, help="How many samples; needed for synth:TASK.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Which scenes synth:TASK draws.")] = 7,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where answers are kept; default: FILE.cache, until every sample has one.",
-        ),
-    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a batch.")] = 300.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked together.")] = 8,
 ) -> None:
     """Ask a detector about every sample of a data set, and store its boxes (tool_results).
 
     The samples stay as they are otherwise. A sample without an answer keeps no tool_results, which
-    is not the same as no box; the same command goes on where a killed one stopped, and asks those
-    again. Exits with code 1, and writes nothing, where no sample got an answer.
+    is not the same as no box. What the tool says is also kept as it comes, for NAME.jsonl in
+    NAME.tool_results.jsonl: the same command goes on where a killed one stopped, and asks again
+    what got no answer. Exits with code 1, and does not write FILE, where no sample got one.
 
     A server gets one POST a question, {"image": PNG in base64, "expression": text}, and answers
     {"boxes": [{"box": [x1, y1, x2, y2], "label": text, "score": number}]} in pixels of that image;
@@ -68,17 +63,14 @@ def run(
       reground tool run --tool http://127.0.0.1:8080/detect --data mig_bench --out boxes.jsonl
       reground tool run --tool oracle:weak --data synth:referring --limit 500 --out weak.jsonl
     """
-    import shutil
-
     from reground.data.source import read_dataset, save_dataset
     from reground.rollout.tools.opening import open_tool
     from reground.rollout.tools.runner import ToolRunner
 
     samples = read_dataset(data, seed=seed, limit=limit)
-    kept = cache or out.with_name(f"{out.name}.cache")
     opened = open_tool(tool, samples=samples)
-    runner = ToolRunner(opened, cache=kept, timeout_s=timeout, batch_size=batch_size)
-    rows = _fill(samples, runner, batch_size)
+    runner = ToolRunner(opened, timeout_s=timeout, batch_size=batch_size)
+    rows = _fill(samples, runner, batch_size, _results(out))
     failed = [row for row in rows if row.problem is not None]
     for line in _failures(rows):
         typer.echo(line, err=True)
@@ -91,8 +83,6 @@ def run(
         typer.echo(line)
     if failed:
         typer.echo(f"{len(failed)} without an answer; the same command asks them again", err=True)
-    elif cache is None:
-        shutil.rmtree(kept, ignore_errors=True)
 
 
 @command.command()
@@ -102,9 +92,6 @@ def chains(
     ],
     tool: Annotated[str, typer.Option(metavar="SPEC", help="As for `reground tool run`.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write.")],
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the detector's answers are kept.")
-    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a batch.")] = 300.0,
 ) -> None:
     """Make chains that teach a model to think, call for a detector's box, and rethink.
@@ -124,21 +111,27 @@ def chains(
     from reground.protocols.rethink import verdict
     from reground.teacher.rethink import chains as made
 
-    samples = list(made(answers, tool, timeout_s=timeout, cache=cache))
+    samples = list(made(answers, tool, timeout_s=timeout, results=_results(out)))
     save_dataset(out, samples)
     counts = Counter(map(verdict, samples))
     told = ", ".join(f"{count} {each.name.lower()}" for each, count in sorted(counts.items()))
     typer.echo(f"{out}: {len(samples)} chains; the tool: {told}")
 
 
-def _fill(samples: list[Sample], runner: ToolRunner, batch_size: int) -> list[Filled]:
+def _results(out: Path) -> Path:
+    from reground.rollout.tools.results import TOOL_RESULTS
+
+    return out.with_suffix(f".{TOOL_RESULTS}")
+
+
+def _fill(samples: list[Sample], runner: ToolRunner, batch_size: int, path: Path) -> list[Filled]:
     """Every sample with its answer, beside a bar of progress."""
     from rich.console import Console
     from rich.progress import track
 
-    from reground.rollout.tools.precomputed import fill
+    from reground.rollout.tools.results import fill
 
-    filled = fill(samples, runner, at_a_time=batch_size)
+    filled = fill(samples, runner, at_a_time=batch_size, path=path)
     console = Console(stderr=True)
     bar = track(filled, "asking", total=len(samples), console=console, transient=True)
     return list(bar)

@@ -8,7 +8,7 @@ to the file's folder, as in every JSONL of ReGround.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -136,9 +136,9 @@ class RunInfo:
     it are asked, whose digest is ``data_sha256`` (``file_sha256`` is that of a benchmark's own
     file), and ``shard`` (as "2/4") of those here. ``weights`` is the SHA-256 of the model's weight
     files or a hub commit; an ``endpoint`` does not tell its own, and has no ``engine``. ``tool``
-    was asked about every sample first, and its boxes are part of the data from then on. ``scorer``
-    read the answers; Acc@t counts IoU ``hit`` t. ``made`` says with what code, libraries and
-    precision.
+    was asked about every sample first; ``tool_sha256`` is the digest of the boxes that samples have
+    of a tool (``results_digest``), of this one or of the one that filled the data. ``scorer`` read
+    the answers; Acc@t counts IoU ``hit`` t. ``made`` says with what code, libraries and precision.
     """
 
     __pydantic_config__ = _STRICT
@@ -161,6 +161,7 @@ class RunInfo:
     limit: int | None
     shard: str | None = None
     tool: str | None = None
+    tool_sha256: str | None = None
     temperature: float
     max_new_tokens: int
     min_pixels: int | None = None
@@ -181,12 +182,12 @@ def _reader(family: str, name: ProtocolName, zoom: bool, max_calls: int) -> Answ
     return make_protocol(get_family(family), name, zoom=zoom, max_calls=max_calls)
 
 
-def differing(one: RunInfo, other: RunInfo, *, apart_from: str) -> list[str]:
-    """The names of the fields in which two runs differ, in alphabetical order, but for one.
+def differing(one: RunInfo, other: RunInfo, *, apart_from: Collection[str]) -> list[str]:
+    """The names of the fields in which two runs differ, in alphabetical order, but for some.
 
     Of ``made`` the precision counts alone.
     """
-    names = sorted({field.name for field in fields(RunInfo)} - {apart_from, "made"})
+    names = sorted({field.name for field in fields(RunInfo)}.difference(apart_from, ["made"]))
     found = [name for name in names if getattr(one, name) != getattr(other, name)]
     dtypes = {run.made.dtype if run.made else None for run in (one, other)}
     return [*found, "made.dtype"] if len(dtypes) > 1 else found

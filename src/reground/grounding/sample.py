@@ -230,22 +230,21 @@ def asked(sample: Sample) -> dict[str, Any]:
     }
 
 
-def digest(samples: Iterable[Sample], *, tools: bool = True) -> str:
-    """SHA-256 of what samples ask and hold true, in whatever order; of their ``tools``' boxes too.
+def digest(samples: Iterable[Sample]) -> str:
+    """SHA-256 of what samples ask and hold true, in whatever order; tools' boxes are not counted.
 
     Two files of samples with the same digest are the same version of a benchmark.
     """
-    rows = sorted(hashlib.sha256(_line(sample, tools=tools)).digest() for sample in samples)
+    rows = sorted(hashlib.sha256(_line(sample)).digest() for sample in samples)
     return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
-def _line(sample: Sample, *, tools: bool) -> bytes:
-    results = None if sample.tool_results is None else _rows_of(sample.tool_results)
+def _line(sample: Sample) -> bytes:
     own = [] if sample.protocol is None else [sample.protocol]
-    return json.dumps([*asked(sample).values(), *([results] if tools else []), *own]).encode()
+    return json.dumps([*asked(sample).values(), *own]).encode()
 
 
-def _rows_of(targets: Iterable[Target | Detection]) -> list[list[float]]:
+def _rows_of(targets: Iterable[Target]) -> list[list[float]]:
     return [[target.image, *map(float, target.box.xyxy)] for target in targets]
 
 

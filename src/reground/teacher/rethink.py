@@ -15,25 +15,25 @@ from reground.grounding.answers import Answer
 from reground.grounding.sample import Sample
 from reground.protocols.rethink import with_rethink
 from reground.rollout.tools.opening import open_tool
-from reground.rollout.tools.precomputed import fill
+from reground.rollout.tools.results import fill
 from reground.rollout.tools.runner import ToolRunner
 
 BATCH = 16
 
 
-def chains(answers: Path, tool: str, *, timeout_s: float, cache: Path | None) -> Iterator[Sample]:
+def chains(answers: Path, tool: str, *, timeout_s: float, results: Path) -> Iterator[Sample]:
     """The samples of a folder of ``reground eval``, each with a chain about ``tool``'s result.
 
-    A sample that the model or the tool gave no answer to is left out. Raises ``UserError`` where
-    the folder holds no answers or the spec names no tool.
+    A sample that the model or the tool gave no answer to is left out. The tool's are kept in the
+    file ``results``. Raises ``UserError`` where the folder holds no answers or the spec names no
+    tool.
     """
     firsts = list(first_answers(answers))
     samples = [sample for sample, _ in firsts]
     own = {sample.id: answer for sample, answer in firsts}
-    runner = ToolRunner(
-        open_tool(tool, samples=samples), cache=cache, timeout_s=timeout_s, batch_size=BATCH
-    )
-    for filled in fill(samples, runner, at_a_time=BATCH):
+    opened = open_tool(tool, samples=samples)
+    runner = ToolRunner(opened, timeout_s=timeout_s, batch_size=BATCH)
+    for filled in fill(samples, runner, at_a_time=BATCH, path=results):
         if filled.problem is None:
             first = own[filled.sample.id]
             yield with_rethink(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reground.errors import DataError, RunError
@@ -20,13 +21,18 @@ from reground.evaluation.records import (
     write_run,
 )
 from reground.grounding.sample import Sample
+from reground.rollout.tools.results import results_digest
+
+# A server may move, and a tool answer what it failed at.
+_MAY_CHANGE = ("endpoint", "tool_sha256")
 
 
 class Journal:
     """The answers in ``folder`` so far, kept line by line until :meth:`finish`.
 
-    A question that ended in an error has no answer: it is asked again when the run is started
-    again. Raises ``RunError`` where ``folder`` holds another run, naming what differs.
+    A question that ended in an error, or was answered for want of a tool's boxes without them, is
+    asked again when the run is started again. Raises ``RunError`` where ``folder`` holds another
+    run, naming what differs.
     """
 
     def __init__(self, folder: Path, run: RunInfo) -> None:
@@ -38,8 +44,11 @@ class Journal:
         self._begun = False  # nothing is written before the first answer
 
     def left(self, samples: Iterable[Sample]) -> list[Sample]:
-        """The samples that have no answer yet."""
-        return [sample for sample in samples if sample.id not in self._done]
+        """The samples that have no answer yet, or one for want of the boxes that they now have.
+
+        Raises ``RunError`` where one was answered with other boxes.
+        """
+        return [sample for sample in samples if not self._is_answered(sample)]
 
     def add(self, prediction: Prediction) -> None:
         """Keep an answer, or the error in its place."""
@@ -57,9 +66,24 @@ class Journal:
     def finish(self, samples: Sequence[Sample]) -> int:
         """Write predictions.jsonl in the order of ``samples``; returns how many were answered."""
         found = self._failed | self._done
-        write_predictions(self._folder, (found[each.id] for each in samples), run=self._run)
+        rows = [found[each.id] for each in samples]
+        boxes = results_digest(row.sample for row in rows)
+        write_predictions(self._folder, rows, run=replace(self._run, tool_sha256=boxes))
         (self._folder / JOURNAL).unlink(missing_ok=True)
         return sum(sample.id in self._done for sample in samples)
+
+    def _is_answered(self, sample: Sample) -> bool:
+        if (row := self._done.get(sample.id)) is None:
+            return False
+        if row.sample.tool_results == sample.tool_results:
+            return True
+        if row.sample.tool_results is None:
+            del self._done[sample.id]
+            return False
+        raise RunError(
+            f"{self._folder}: sample {sample.id!r} was answered with other boxes of a tool than it "
+            "has now; choose another --out, or delete that folder"
+        )
 
 
 def _kept(folder: Path) -> list[Prediction]:
@@ -80,7 +104,7 @@ def _drop_unfinished_line(path: Path) -> int:
 def _check_same(folder: Path, found: RunInfo, asked: RunInfo) -> None:
     changes = [
         f"{name} is {getattr(found, name)} there and {getattr(asked, name)} here"
-        for name in differing(found, asked, apart_from="endpoint")  # a server may move
+        for name in differing(found, asked, apart_from=_MAY_CHANGE)
     ]
     if changes:
         raise RunError(

@@ -19,11 +19,13 @@ from reground.data.source import read_dataset
 from reground.errors import ConfigError, DataError
 from reground.evaluation.predicting.journal import Journal, check_unique
 from reground.evaluation.predicting.question import Answerer, Question
-from reground.evaluation.predicting.tools import asked_tool
+from reground.evaluation.predicting.tools import with_results
 from reground.evaluation.records import Prediction, RunInfo, with_provenance
 from reground.grounding.sample import Sample, digest
 from reground.protocols.choice import Answering, Protocols
 from reground.protocols.protocol import AnswerProtocol
+from reground.rollout.tools.opening import open_tool
+from reground.rollout.tools.results import TOOL_RESULTS
 
 
 def predict_folder(out: Path, question: Question) -> int:
@@ -35,16 +37,17 @@ def predict_folder(out: Path, question: Question) -> int:
     samples = _samples(question)
     protocols = question.protocols(_answering(question))
     used = protocols.used(samples)
-    model = _answerer(question, protocols, used)
-    if question.tool:
-        samples = asked_tool(samples, question.tool)
-    for protocol in used:
-        own = [sample for sample in samples if protocols.name(sample) == protocol.name]
-        _check_tool_results(own, protocol, question.data)
-    journal = Journal(out, _run_info(question, model, protocols, used, samples))
     own = question.shard.take(samples) if question.shard else samples
     if not own:
         raise DataError(f"shard {question.shard} of {len(samples)} samples is empty; ask for fewer")
+    tool = open_tool(question.tool.spec, samples=samples) if question.tool else None
+    model = _answerer(question, protocols, used)
+    journal = Journal(out, _run_info(question, model, protocols, used, samples))
+    if question.tool and tool:
+        own = with_results(own, tool, timeout_s=question.tool.timeout_s, path=out / TOOL_RESULTS)
+    for protocol in used:
+        part = [sample for sample in own if protocols.name(sample) == protocol.name]
+        _check_tool_results(part, protocol, question.data)
     left = journal.left(own)
     if left:
         with _progress(len(left)) as advance:
@@ -58,7 +61,8 @@ def predict_folder(out: Path, question: Question) -> int:
 
 
 def _check_tool_results(samples: Sequence[Sample], protocol: AnswerProtocol, data: str) -> None:
-    if protocol.shows_tool and all(sample.tool_results is None for sample in samples):
+    has_none = samples and all(sample.tool_results is None for sample in samples)
+    if protocol.shows_tool and has_none:
         raise DataError(
             f"{data}: no sample, from {samples[0].id!r} on, has a detector's boxes (tool_results), "
             f"which {protocol.name} with prompt {protocol.profile.name} works with; ask a "

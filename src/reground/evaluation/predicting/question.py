@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -30,7 +29,6 @@ class ToolUse:
 
     spec: str
     timeout_s: float = 60.0
-    cache: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

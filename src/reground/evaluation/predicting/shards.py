@@ -19,6 +19,7 @@ from reground.evaluation.records import (
     read_run,
     write_predictions,
 )
+from reground.rollout.tools.results import results_digest
 
 _T = TypeVar("_T")
 
@@ -68,7 +69,8 @@ def merge(folders: Sequence[Path], *, out: Path) -> int:
     }
     turns = zip_longest(*(rows[index] for index in sorted(rows)))
     merged = [row for row in chain.from_iterable(turns) if row is not None]
-    whole = dataclasses.replace(runs[0], shard=None)
+    boxes = results_digest(row.sample for row in merged)
+    whole = dataclasses.replace(runs[0], shard=None, tool_sha256=boxes)
     check_cover([row.sample for row in merged], whole)
     if (out / RUN).exists() and read_run(out) != whole:
         raise DataError(f"{out}: holds another run; choose another --out, or delete that folder")
@@ -84,7 +86,7 @@ def _shard_of(folder: Path, run: RunInfo) -> Shard:
 def _check_alike(folders: Sequence[Path], runs: Sequence[RunInfo]) -> None:
     first = runs[0]
     for folder, run in zip(folders[1:], runs[1:], strict=True):
-        for name in differing(first, run, apart_from="shard"):
+        for name in differing(first, run, apart_from=("shard", "tool_sha256")):
             raise DataError(
                 f"{folders[0]} and {folder} are parts of different runs: {name} is "
                 f"{getattr(first, name)} and {getattr(run, name)}; merge shards of one run"

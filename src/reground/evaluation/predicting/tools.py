@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.progress import track
 
-from reground.evaluation.predicting.question import ToolUse
 from reground.grounding.sample import Sample
-from reground.rollout.tools.opening import open_tool
-from reground.rollout.tools.precomputed import fill
+from reground.rollout.tools.results import fill
 from reground.rollout.tools.runner import ToolRunner
+from reground.rollout.tools.tool import Tool
 
 _LOG = logging.getLogger(__name__)
 
 BATCH = 8
 
 
-def asked_tool(samples: Sequence[Sample], use: ToolUse) -> list[Sample]:
+def with_results(
+    samples: Sequence[Sample], tool: Tool, *, timeout_s: float, path: Path
+) -> list[Sample]:
     """The samples with what the tool says (``tool_results``); None where it gave no answer.
 
-    Raises ``UserError`` where the spec names no tool, stored boxes are missing, or the tool keeps
-    failing.
+    ``path`` keeps its answers for the next run. Raises ``UserError`` as ``fill`` does.
     """
-    tool = open_tool(use.spec, samples=samples)
-    runner = ToolRunner(tool, cache=use.cache, timeout_s=use.timeout_s, batch_size=BATCH)
-    rows = fill(samples, runner, at_a_time=BATCH)
+    runner = ToolRunner(tool, timeout_s=timeout_s, batch_size=BATCH)
+    rows = fill(samples, runner, at_a_time=BATCH, path=path)
     filled = list(track(rows, "asking the tool", total=len(samples), transient=True))
     if failed := [row for row in filled if row.problem is not None]:
         _LOG.warning(

@@ -24,7 +24,7 @@ class Run:
     @property
     def truth_sha256(self) -> str:
         """The digest of what is asked and true; a detector's boxes may differ between runs."""
-        return digest((score.sample for score in self.scores), tools=False)
+        return digest(score.sample for score in self.scores)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

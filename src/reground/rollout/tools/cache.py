@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, Sample
+from reground.rollout.tools.cleaning import clean
+from reground.rollout.tools.tool import ToolError
 
 _LOG = logging.getLogger(__name__)
 _WAIT_S = 60.0  # for another process that writes
@@ -78,21 +81,20 @@ class Cache:
             _LOG.warning("%s: %s; answers of tools are kept no longer", self.path, error)
 
 
-def encode(detections: Sequence[Detection]) -> str:
-    """Boxes in original pixels, labels and scores as JSON."""
-    return json.dumps([[*each.box.xyxy, each.label, each.score] for each in detections])
+def to_rows(detections: Sequence[Detection]) -> list[list[Any]]:
+    """Edges in original pixels, label and score of each, for JSON."""
+    return [[*each.box.xyxy, each.label, each.score] for each in detections]
 
 
-def decode(text: str, sample: Sample) -> tuple[Detection, ...] | None:
-    """The inverse, in the target image of ``sample``; None where the text is no such JSON."""
+def from_rows(rows: object, sample: Sample) -> tuple[Detection, ...] | None:
+    """The inverse, in the target image of ``sample``; None for anything but such rows."""
     image = sample.target_image
     frame = sample.images[image].frame
     try:
-        rows = json.loads(text)
         found = tuple(
             Detection(image, Box(x1, y1, x2, y2, frame), label, score)
-            for x1, y1, x2, y2, label, score in rows
+            for x1, y1, x2, y2, label, score in rows  # type: ignore[attr-defined]
         )
-        return found if isinstance(rows, list) else None
-    except (TypeError, ValueError, RecursionError):
+        return clean(found, sample, Counter()) if isinstance(rows, list) else None
+    except (TypeError, ValueError, ToolError):
         return None

@@ -20,6 +20,7 @@ def open_tool(spec: str, *, samples: Sequence[Sample]) -> Tool:
     ``samples`` are all that it may be asked about: those of training and of validation, say.
 
     - ``precomputed`` reads their ``tool_results``; raises ``DataError`` where one has none.
+    - A file that ends in ``.jsonl`` holds results of another tool (``Recorded``, results.py).
     - An http or https address is a server that speaks the protocol of http.py.
     - ``FILE.py:NAME`` is a :class:`Tool` of the user's: an object, or what makes one when it is
       called without arguments, as a class does.
@@ -41,6 +42,10 @@ def open_tool(spec: str, *, samples: Sequence[Sample]) -> Tool:
         from reground.rollout.tools.http import HttpDetector
 
         return HttpDetector(url=spec)
+    if spec.endswith(".jsonl"):
+        from reground.rollout.tools.results import Recorded
+
+        return Recorded.of(Path(spec), samples)
     if entry := installed("tools").get(kind):
         return _checked(spec, lambda: entry.load()(rest, samples))
     is_hub_id = spec.count("/") == 1 and not colon and not spec.startswith((".", "/"))
@@ -81,7 +86,7 @@ def _nearest(spec: str) -> str:
     """The nearest of the forms, where only its first word is misspelt; else all of them."""
     kind, colon, rest = spec.partition(":")
     added = sorted(installed("tools"))
-    forms = ["precomputed", *added, "http://HOST/PATH", "https://HOST/PATH", "FILE.py:NAME"]
+    forms = ["precomputed", *added, "http://HOST/PATH", "FILE.py:NAME", "FILE.jsonl"]
     expected = f"expected {', '.join(forms)}, or a zero-shot detector as a folder or hub id"
     if not spec or "/" in kind:
         return expected

@@ -1,16 +1,14 @@
-"""Boxes that a detector found beforehand: reading them from samples, and filling them in."""
+"""A tool that answers with the boxes that a detector found beforehand, which samples hold."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from reground.errors import DataError, UserError
+from reground.errors import DataError
 from reground.grounding.sample import Detection, Sample
-from reground.patience import Patience
 from reground.rollout.tools.cleaning import clean
-from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, ToolError
 
 
@@ -49,32 +47,6 @@ def result(sample: Sample) -> tuple[Detection, ...] | None:
     """The reply that a runner before :class:`Precomputed` gives; None for one with a problem."""
     found = _stored(sample)
     return None if isinstance(found, ToolError) else clean(found, sample, Counter())
-
-
-def fill(samples: Sequence[Sample], runner: ToolRunner, *, at_a_time: int) -> Iterator[Filled]:
-    """Each sample with what the tool says to its question, ``at_a_time`` asked together.
-
-    Raises ``UserError`` where too many samples in a row got no answer.
-    """
-    patience = Patience("samples", "the tool", UserError)
-    for start in range(0, len(samples), at_a_time):
-        part = samples[start : start + at_a_time]
-        replies = runner.ask([Request(sample, sample.question) for sample in part])
-        for sample, reply in zip(part, replies, strict=True):
-            boxes = reply.detections if reply.problem is None else None
-            yield Filled(replace(sample, tool_results=boxes), reply.problem)
-            patience.note(reply.problem)
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """A sample with a detector's boxes; where it gave none there are no ``tool_results``, but why.
-
-    No result is not the same as no box: a sample that keeps None is refused by :func:`check`.
-    """
-
-    sample: Sample
-    problem: str | None
 
 
 def _stored(sample: Sample) -> tuple[Detection, ...] | ToolError:

@@ -13,13 +13,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
 from reground.errors import UserError
 from reground.grounding.sample import Detection
-from reground.rollout.tools.cache import Cache, decode, encode
+from reground.rollout.tools.cache import Cache, from_rows, to_rows
 from reground.rollout.tools.cleaning import clean, reason
 from reground.rollout.tools.tool import Reply, Request, Tool, ToolError
 
@@ -41,7 +42,7 @@ class ToolRunner:
     """
 
     def __init__(
-        self, tool: Tool, *, cache: Path | None, timeout_s: float, batch_size: int
+        self, tool: Tool, *, timeout_s: float, batch_size: int, cache: Path | None = None
     ) -> None:
         self.tool = tool
         self.counts: Counter[str] = Counter()
@@ -89,9 +90,9 @@ class ToolRunner:
     def _cached(self, firsts: dict[str, Request]) -> dict[str, Reply]:
         replies = {}
         for key, text in (self._cache.get(list(firsts)) if self._cache else {}).items():
-            sample = firsts[key].sample
-            if (kept := decode(text, sample)) is not None:
-                replies[key] = Reply(clean(kept, sample, Counter()))
+            with suppress(ValueError, RecursionError):  # what is broken is asked again
+                if (found := from_rows(json.loads(text), firsts[key].sample)) is not None:
+                    replies[key] = Reply(found)
         self.counts["cached"] += len(replies)
         return replies
 
@@ -156,8 +157,8 @@ class ToolRunner:
 
     def _keep(self, replies: dict[str, Reply]) -> None:
         if self._cache:
-            good = {key: reply for key, reply in replies.items() if reply.problem is None}
-            self._cache.put({key: encode(reply.detections) for key, reply in good.items()})
+            good = {key: each.detections for key, each in replies.items() if each.problem is None}
+            self._cache.put({key: json.dumps(to_rows(found)) for key, found in good.items()})
 
 
 def _batches(firsts: dict[str, Request], size: int) -> Iterator[dict[str, Request]]:
