@@ -79,6 +79,15 @@ def test_files_of_other_sizes_have_orders_of_their_own(tmp_path: Path) -> None:
     assert len(set(forward)) == 19, "after many epochs every row of both files has been seen"
 
 
+def test_files_of_one_size_have_orders_of_their_own(tmp_path: Path) -> None:
+    """Seeded by the size alone, two files of 30 rows were drawn in the same order."""
+    first, second = (file_of(tmp_path, f"{n}.jsonl", task="referring", size=30) for n in "ab")
+    draws = Draws([Phase(mix={first: 1.0, second: 1.0})], seed=0, total=30)
+    assert [draws._shuffled(first, i) for i in range(30)] != [
+        draws._shuffled(second, i) for i in range(30)
+    ]
+
+
 @pytest.mark.parametrize("epoch", range(4))
 def test_no_row_is_repeated_in_an_epoch_of_a_mixture(tmp_path: Path, epoch: int) -> None:
     spec = file_of(tmp_path, "a.jsonl", task="referring", size=20)

@@ -289,6 +289,24 @@ def test_a_stop_string_ends_with_the_token_that_completes_it(
     assert "stop_string" in ends
 
 
+@pytest.mark.parametrize("goes_on", [False, True], ids=["first turn", "second turn"])
+def test_the_limit_of_a_batch_changes_no_rollout(qwen3: Setting, goes_on: bool) -> None:
+    """Random numbers of a completion must not depend on the longest remainder beside it."""
+    prefixes = [[Prefix((14, 30 + number)) for number in range(3)]] if goes_on else None
+    short, long = (
+        qwen3.policy.generate(
+            qwen3.prompts[:1],
+            n=3,
+            sampling=Sampling(temperature=1.0, max_tokens=limit),
+            keys=[7],
+            prefixes=prefixes,
+        )[0]
+        for limit in (6, 11)
+    )
+    assert [each.ids for each in short] == [each.ids[:6] for each in long]
+    assert len({each.ids for each in short}) == 3, "each number has a stream of its own"
+
+
 def test_a_stop_string_may_span_tokens_and_end_inside_one(qwen3: Setting) -> None:
     free = Sampling(temperature=1.0, max_tokens=12)
     (whole,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=free, keys=[4])[0]
@@ -308,7 +326,7 @@ def test_finish_tells_an_ended_turn_from_a_full_one(
     (whole,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=sampling)[0]
     assert (len(whole.ids), whole.finish) == (9, "length")
     place = next(i for i in range(3, 9) if whole.ids[i] not in whole.ids[:i])
-    monkeypatch.setattr(Chat, "end_id", whole.ids[place])
+    monkeypatch.setattr(qwen3.checkpoint.chat, "end_ids", frozenset({whole.ids[place]}))
     for max_tokens, finish in ((place + 1, "stop"), (place, "length")):
         short = Sampling(temperature=1.0, max_tokens=max_tokens)
         (cut,) = qwen3.policy.generate(qwen3.prompts[:1], n=1, sampling=short)[0]

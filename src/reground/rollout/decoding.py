@@ -141,19 +141,17 @@ class Decoding:
     def _uniforms(self) -> np.ndarray:
         """One number for each token to be sampled, [B, n, max_tokens].
 
-        From the prompt's key, the completion's number and where it goes on.
+        One stream for each (key of the prompt, where a completion goes on, its number): what else
+        is decoded in the batch, and for how long, changes nothing.
         """
-        shape = (self.n, self.sampling.max_tokens)
-
-        def drawn(key: int, start: int) -> np.ndarray:
-            return np.random.Generator(np.random.Philox(key=[key, start])).random(shape)
-
-        if self.prefixes is None:
-            return np.stack([drawn(key, 0) for key in self.keys])
+        prefixes = self.prefixes or [[None] * self.n] * len(self.keys)
         return np.stack(
             [
-                np.stack([drawn(key, len(_ids(prefix)))[k] for k, prefix in enumerate(own)])
-                for key, own in zip(self.keys, self.prefixes, strict=True)
+                [
+                    _uniforms(key, len(_ids(prefix)), number, self.sampling.max_tokens)
+                    for number, prefix in enumerate(own)
+                ]
+                for key, own in zip(self.keys, prefixes, strict=True)
             ]
         )
 
@@ -241,6 +239,10 @@ class Decoding:
         stops = self.sampling.stop
         met = any(stop in chat.decode(ids[-len(stop.encode()) :]) for stop in stops)
         return "stop_string" if met else None
+
+
+def _uniforms(key: int, start: int, number: int, count: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[key, start << 32 | number])).random(count)
 
 
 def _ids(prefix: Prefix | None) -> tuple[int, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,6 +14,8 @@ from reground.model.parts import merged_state
 from reground.model.runtime import precision, runtime_of
 from reground.rollout.decoding import Decoding, Reading
 from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -48,21 +50,22 @@ class TransformersPolicy:
         ):
             own = [None if prefixes is None else prefixes[place] for place in reading.places]
             rows = [row for row, mine in enumerate(own) if _goes_on(mine)]
-            if not rows:
-                continue
-            part = reading.of(rows)
-            batch = Decoding(
-                self.checkpoint,
-                part,
-                [keys[place] for place in part.places],
-                n,
-                sampling,
-                None if prefixes is None else [prefixes[place] for place in part.places],
-            )
-            with precision(self.checkpoint.model):  # weights are cast once, not for each token
-                completed = batch.run(self.version)
-            for place, group in zip(part.places, completed, strict=True):
-                done[place] = group
+
+            def decoded(rows: list[int], whole: Reading = reading) -> list[tuple[Completion, ...]]:
+                part = whole.of(rows)
+                batch = Decoding(
+                    self.checkpoint,
+                    part,
+                    [keys[place] for place in part.places],
+                    n,
+                    sampling,
+                    None if prefixes is None else [prefixes[place] for place in part.places],
+                )
+                with precision(self.checkpoint.model):  # weights are cast once, not for each token
+                    return batch.run(self.version)
+
+            for row, group in zip(rows, halved(rows, decoded), strict=True):
+                done[reading.places[row]] = group
         return done
 
     def sync(self, version: int) -> None:
@@ -97,7 +100,11 @@ class TransformersPolicy:
     def _read(self, prompts: Sequence[Prompt], behind: int) -> Iterator[Reading]:
         most = runtime_of(self.checkpoint.model).batch_tokens
         for places in within([len(prompt.ids) + behind for prompt in prompts], most):
-            yield Reading.of_prompts(self.checkpoint, [prompts[i] for i in places], places)
+
+            def read(part: list[int]) -> list[Reading]:
+                return [Reading.of_prompts(self.checkpoint, [prompts[i] for i in part], part)]
+
+            yield from halved(places, read)
 
 
 @dataclass(slots=True)
@@ -132,6 +139,26 @@ def within(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         batch.append(place)
     if batch:
         yield batch
+
+
+def halved(rows: list[int], run: Callable[[list[int]], list[_T]]) -> list[_T]:
+    """What ``run`` makes of all rows together; of each half alone where memory does not suffice.
+
+    Raises ``torch.OutOfMemoryError`` where it does not suffice for one row.
+
+    >>> halved([4, 5, 6], lambda rows: [10 * row for row in rows])
+    [40, 50, 60]
+    """
+    if not rows:
+        return []
+    try:
+        return run(rows)
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors
+    middle = len(rows) // 2
+    return halved(rows[:middle], run) + halved(rows[middle:], run)
 
 
 def _goes_on(prefixes: Prefixes | None) -> bool:

@@ -29,7 +29,7 @@ class Draws:
         self._phases = [(phase.until, tuple(phase.mix), _shares(phase)) for phase in phases]
         specs = dict.fromkeys(spec for phase in phases for spec in phase.mix)
         self._sources = {spec: open_dataset(spec, seed=seed) for spec in specs}
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
         self._rows = {
             spec: _rows_by_images(source)
             for spec, source in self._sources.items()
@@ -61,17 +61,20 @@ class Draws:
         source = self._sources[spec]
         if spec not in self._rows:
             return [source[item]]
-        row = self._shuffled(item, len(source))
+        row = self._shuffled(spec, item)
         others = [other for other in self._rows[spec][source[row].images] if other != row]
         chosen = [row, *generator.permutation(others).tolist()]
         return [source[index] for index in chosen[:limit]]
 
-    def _shuffled(self, item: int, size: int) -> int:
+    def _shuffled(self, spec: str, item: int) -> int:
+        """The row of a file that item ``item`` is: each file has an order of its own."""
+        size, number = len(self._sources[spec]), list(self._rows).index(spec)
         epoch, place = divmod(item, size)
-        if (size, epoch) not in self._orders:
-            generator = np.random.Generator(np.random.Philox(key=[self._seed ^ size, epoch]))
-            self._orders = {(size, epoch): generator.permutation(size)}
-        return int(self._orders[size, epoch][place])
+        if self._orders.get(spec, (None,))[0] != epoch:
+            key = [self._seed ^ size ^ number << 32, epoch]
+            generator = np.random.Generator(np.random.Philox(key=key))
+            self._orders[spec] = (epoch, generator.permutation(size))
+        return int(self._orders[spec][1][place])
 
 
 def _rows_by_images(source: Sequence[Sample]) -> dict[tuple[ImageRef, ...], list[int]]:
