@@ -61,13 +61,13 @@ class Point:
 
     def sized(self, *, completions: int) -> Point:
         """The same with another number of completions in a group."""
-        grpo = replace(self.config.grpo, group_size=completions)
-        return replace(self, config=replace(self.config, grpo=grpo))
+        rollout = replace(self.config.rollout, group_size=completions)
+        return replace(self, config=replace(self.config, rollout=rollout))
 
 
 def points(start: Point) -> tuple[Point, ...]:
     """``start``, then half to four times its completions, and one to eight images."""
-    group = start.config.grpo.group_size
+    group = start.config.rollout.group_size
     varied = [start.sized(completions=max(2, group * times // 2)) for times in (1, 4, 8)]
     varied += [replace(start, images=count) for count in (1, 2, 4, 8)]
     return (start, *(own for own in varied if own != start))
@@ -100,7 +100,7 @@ def _summary(point: Point, place: int, turns: Sequence[Sequence[dict[str, Any]]]
     seconds, start = ([turn["seconds"]["median"] for turn in each] for each in (own, base))
     ratios = [mine / first / flops for mine, first in zip(seconds, start, strict=True)]
     return {
-        "completions": point.config.grpo.group_size,
+        "completions": point.config.rollout.group_size,
         "images": point.images,
         **own[0],
         "seconds": spread(seconds),

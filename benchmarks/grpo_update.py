@@ -31,7 +31,7 @@ from reground.model.chat import Prompt
 from reground.model.forward import GroupBatch, shared_logprobs
 from reground.model.load import Checkpoint
 from reground.tinyworld import models as tiny
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import TrainGroup, TrainSequence, collate
 
 SIDE = 672  # pixels; 576 image tokens
 G, C = 8, 96
@@ -121,8 +121,8 @@ def make_case() -> Case:
     prompt = make_prompt(checkpoint)
     rng = np.random.default_rng(1)
     drawn = rng.integers(20, len(checkpoint.chat.tokenizer), (G, C)).tolist()
-    suffixes = tuple(Suffix(tuple(ids), (1.0,) * C) for ids in drawn)
-    group = Group(0, prompt, suffixes)
+    suffixes = tuple(TrainSequence(tuple(ids), (1.0,) * C) for ids in drawn)
+    group = TrainGroup(prompt, suffixes)
     micro = collate([group], pad_id=checkpoint.chat.pad_id, device=torch.device("cpu"))
     advantages = torch.from_numpy(rng.standard_normal((G, 1), dtype=np.float32))
     return Case(checkpoint, make_plain(checkpoint), prompt, micro.batch, advantages)

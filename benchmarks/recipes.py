@@ -63,13 +63,13 @@ def main() -> None:
 def derived(recipe: Recipe) -> dict[str, Any]:
     """GiB of a GPU and hours on eight."""
     config = load(TrainConfig, Path(recipe.path))
-    samples = config.grpo.group_size if config.method == "grpo" else 1
+    samples = config.rollout.group_size if config.method == "rl" else 1
     tokens = config.batch_size * (recipe.prompt + samples * recipe.answer)
     passes = 8 if config.tuning.gradient_checkpointing else 6  # FLOPs of a token for each weight
-    has_reference = config.method == "grpo" and config.grpo.kl > 0
+    has_reference = config.method == "rl" and config.algorithm.kl > 0
     flops = (passes + 2 * has_reference) * recipe.model.language * tokens
     seconds = {"update": flops / (GPUS * FLOPS * UTILISATION), "decoding": 0.0}
-    if config.method == "grpo":
+    if config.method == "rl":
         one_token = 2 * recipe.model.language / (BYTES * BANDWIDTH)
         seconds["decoding"] = recipe.answer * one_token
     return {

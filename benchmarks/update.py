@@ -4,7 +4,7 @@ The model is the config's, with what it trains; images and completions are rando
 is the share of the speed of one large matrix product on the same device. A GPU computes in
 bfloat16 and is timed with both kernels of attention.
 
-    python benchmarks/update.py configs/bench/30m.yaml grpo.group_size=16 --images 4
+    python benchmarks/update.py configs/bench/30m.yaml rollout.group_size=16 --images 4
     python benchmarks/update.py configs/univg_r1/qwen2_vl_7b_grpo.yaml --out update.json
 """
 
@@ -21,16 +21,17 @@ from accelerate import Accelerator
 from common import parser, publish
 from counting import counted
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from reground.config import load
 from reground.errors import ConfigError
 from reground.model import sharing
 from reground.model.chat import Chat
-from reground.training import objective, optimiser
+from reground.training import optimiser
+from reground.training.algorithms import algorithm_of
+from reground.training.algorithms.parts import Tokens
 from reground.training.method import LogProbs
-from reground.training.objective import GrpoTerms
-from reground.training.packing import Group, MicroBatch, Suffix, collate
+from reground.training.packing import MicroBatch, TrainGroup, TrainSequence, collate
 from reground.training.run import runtime_for, set_tuning, starting_checkpoint
 from reground.training.settings import TrainConfig
 
@@ -39,23 +40,22 @@ QUESTION = "find the red circle that is left of the large blue square, and answe
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One prompt with ``grpo.group_size`` completions; credit is flat [N], a value a token."""
+    """One prompt with ``rollout.group_size`` completions; credit is random."""
 
     config: TrainConfig
     accelerator: Accelerator
     module: nn.Module
     optimizer: torch.optim.Optimizer
     packed: MicroBatch
-    advantages: Tensor
-    weights: Tensor
 
     def __call__(self) -> None:
         """Forward, loss, backward pass, clipping and AdamW, as training does them."""
         logprobs = self.module(self.packed.batch)
-        old, ones = logprobs.detach(), torch.ones_like(self.advantages)
-        terms = GrpoTerms(logprobs, old, None, self.advantages, ones, self.weights)
-        loss = objective.grpo_loss(terms, clip=self.config.grpo.clip, kl=0.0).total
-        self.accelerator.backward(loss / self.config.grpo.group_size)
+        packed = self.packed
+        credit, weights = packed.flat(packed.advantages), packed.flat(packed.batch.weights)
+        tokens = Tokens(logprobs, logprobs.detach(), credit, weights, packed.sequence)
+        loss = algorithm_of(self.config.algorithm).loss(tokens).total
+        self.accelerator.backward(loss / self.config.rollout.group_size)
         optimiser.clip_gradients(self.module, self.config.optim)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -84,7 +84,7 @@ def main() -> None:
 def measure(config: TrainConfig, *, images: int, side: int, repeats: int) -> dict[str, Any]:
     """Measure updates of ``config``'s model on a prompt with random images of ``side`` pixels.
 
-    Completions have ``grpo.max_tokens`` random tokens; there is no reference model. Memory is by
+    Completions have ``rollout.max_tokens`` random tokens; there is no reference model. Memory is by
     how much the first two updates raise its peak: of the GPU, or of this process. Utilisation is
     by the speed of one large matrix product. A GPU's two kernels of attention are both timed, and
     FLOPs are counted with SDPA, whose numbers torch knows. Raises ``ConfigError`` where the config
@@ -119,8 +119,8 @@ def measure(config: TrainConfig, *, images: int, side: int, repeats: int) -> dic
 
 def prepared(config: TrainConfig, *, images: int, side: int) -> Update:
     """A model as the config trains it, random images and completions, random advantages."""
-    if config.method != "grpo":
-        raise ConfigError(f"method is {config.method}; expected grpo: give a config of it")
+    if config.method != "rl":
+        raise ConfigError(f"method is {config.method}; expected rl: give a config of it")
     runtime = runtime_for(config)
     accelerator = Accelerator(cpu=runtime.device.type == "cpu", mixed_precision="no")
     torch.manual_seed(config.seed)
@@ -128,16 +128,10 @@ def prepared(config: TrainConfig, *, images: int, side: int) -> Update:
     set_tuning(checkpoint, config.tuning)
     chat = checkpoint.chat
     module = LogProbs(
-        checkpoint.model, temperature=config.grpo.temperature, banned_ids=chat.banned_ids
+        checkpoint.model, temperature=config.rollout.temperature, banned_ids=chat.banned_ids
     )
     group = _drawn(chat, config, images=images, side=side)
     packed = collate([group], pad_id=chat.pad_id, device=accelerator.device)
-    length = config.grpo.max_tokens
-    weights = objective.token_weights(
-        packed.batch.scored, normalise=config.grpo.normalise, max_tokens=length
-    )
-    rng = np.random.default_rng(config.seed)
-    advantages = torch.from_numpy(rng.standard_normal(config.grpo.group_size, dtype=np.float32))
     wrapped = accelerator.prepare(module)
     return Update(
         config,
@@ -145,21 +139,26 @@ def prepared(config: TrainConfig, *, images: int, side: int) -> Update:
         wrapped,
         optimiser.optimizer(wrapped, config.optim),
         packed,
-        advantages.repeat_interleave(length).to(accelerator.device),
-        weights.flatten(),
     )
 
 
-def _drawn(chat: Chat, config: TrainConfig, *, images: int, side: int) -> Group:
+def _drawn(chat: Chat, config: TrainConfig, *, images: int, side: int) -> TrainGroup:
     rng = np.random.default_rng(config.seed)
     noise = rng.integers(0, 255, (images, side, side, 3), dtype=np.uint8)
     prompt = chat.prompt([Image.fromarray(pixels) for pixels in noise], QUESTION)
     known = sorted(
         set(range(len(chat.tokenizer))) - {*chat.tokenizer.all_special_ids, *chat.banned_ids}
     )
-    drawn = rng.choice(known, (config.grpo.group_size, config.grpo.max_tokens)).tolist()
-    suffixes = tuple(Suffix(tuple(ids), (1.0,) * len(ids)) for ids in drawn)
-    return Group(0, prompt, suffixes)
+    length, size = config.rollout.max_tokens, config.rollout.group_size
+    drawn = rng.choice(known, (size, length)).tolist()
+    credit = rng.standard_normal(size).tolist()
+    return TrainGroup(
+        prompt,
+        tuple(
+            TrainSequence(tuple(ids), (1 / length,) * length, (), (advantage,) * length)
+            for ids, advantage in zip(drawn, credit, strict=True)
+        ),
+    )
 
 
 if __name__ == "__main__":

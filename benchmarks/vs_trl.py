@@ -111,13 +111,13 @@ def reground_steps(
     """A run of `reground train`, from its own timings."""
     data = _one_sample(folder, images)
     own = TrainConfig(
-        method="grpo",
+        method="rl",
         model=str(folder / "model"),
         family=config.family,
         data=(Phase(mix={str(data): 1.0}),),
         steps=STEPS,
         batch_size=1,
-        grpo=replace(config.grpo, kl=0.0),
+        algorithm=replace(config.algorithm, kl=0.0),
     )
     before = peak_mib()
     run = train(own, folder / "run")
@@ -176,11 +176,11 @@ def _trl_config(config: TrainConfig, folder: Path) -> Any:
     on_gpu = torch.cuda.is_available()
     return GRPOConfig(
         output_dir=str(folder / "trl"),
-        per_device_train_batch_size=config.grpo.group_size,
-        num_generations=config.grpo.group_size,
-        max_completion_length=config.grpo.max_tokens,
+        per_device_train_batch_size=config.rollout.group_size,
+        num_generations=config.rollout.group_size,
+        max_completion_length=config.rollout.max_tokens,
         max_steps=STEPS,
-        temperature=config.grpo.temperature,
+        temperature=config.rollout.temperature,
         beta=0.0,
         gradient_checkpointing=False,
         bf16=on_gpu,

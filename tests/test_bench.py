@@ -22,7 +22,7 @@ SIDE = 112
 
 
 def test_flops_are_those_of_a_formula(world: World) -> None:
-    config = world.config("grpo", "grpo={group_size: 3, max_tokens: 27}")
+    config = world.config("rl", "rollout={group_size: 3, max_tokens: 27}")
     update = prepared(config, images=2, side=SIDE)
     found = measure(config, images=2, side=SIDE, repeats=1)
     batch = update.packed.batch
@@ -53,9 +53,9 @@ def config_heads(language: nn.Module) -> int:
 
 def test_what_is_frozen_costs_less(world: World) -> None:
     frozen = "tuning={vision: frozen, merger: frozen, language: lora, lora_rank: 2}"
-    sizes = ("grpo={group_size: 4, max_tokens: 16}",)
-    whole = measure(world.config("grpo", *sizes), images=1, side=SIDE, repeats=2)
-    part = measure(world.config("grpo", *sizes, frozen), images=1, side=SIDE, repeats=2)
+    sizes = ("rollout={group_size: 4, max_tokens: 16}",)
+    whole = measure(world.config("rl", *sizes), images=1, side=SIDE, repeats=2)
+    part = measure(world.config("rl", *sizes, frozen), images=1, side=SIDE, repeats=2)
     assert part["trained"] < whole["trained"] == whole["parameters"]
     assert part["counted MiB"] < whole["counted MiB"]
     assert sum(part["gflop"].values()) < sum(whole["gflop"].values())
@@ -73,7 +73,7 @@ def test_the_script_prints_and_keeps_json(
     config.write_text(
         f"method: grpo\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n"
     )
-    words = [str(config), "grpo.group_size=2", "--side", str(SIDE), "grpo.max_tokens=8"]
+    words = [str(config), "rollout.group_size=2", "--side", str(SIDE), "rollout.max_tokens=8"]
     out = tmp_path / "found.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks/update.py", *words, "--out", str(out)])
     update.main()
@@ -89,16 +89,16 @@ def test_a_config_of_another_method_is_refused(world: World) -> None:
 
 
 def test_growth_changes_one_thing_at_a_time(world: World) -> None:
-    start = Point(world.config("grpo", "grpo={group_size: 8}"), 1)
-    found = [(own.config.grpo.group_size, own.images) for own in points(start)]
+    start = Point(world.config("rl", "rollout={group_size: 8}"), 1)
+    found = [(own.config.rollout.group_size, own.images) for own in points(start)]
     assert found == [(8, 1), (4, 1), (16, 1), (32, 1), (8, 2), (8, 4), (8, 8)]
-    few = Point(world.config("grpo", "grpo={group_size: 2}"), 2)
-    found = [(own.config.grpo.group_size, own.images) for own in points(few)]
+    few = Point(world.config("rl", "rollout={group_size: 2}"), 2)
+    found = [(own.config.rollout.group_size, own.images) for own in points(few)]
     assert found == [(2, 2), (4, 2), (8, 2), (2, 1), (2, 4), (2, 8)]
 
 
 def test_growth_is_told_beside_the_flops(world: World) -> None:
-    start = Point(world.config("grpo", "grpo={group_size: 2, max_tokens: 8}"), 1)
+    start = Point(world.config("rl", "rollout={group_size: 2, max_tokens: 8}"), 1)
     found = growth([start, start.sized(completions=4)], side=SIDE, repeats=1)
     first, second = found["points"]
     assert first["seconds over FLOPs"]["median"] == 1.0
@@ -117,7 +117,7 @@ def test_without_trl_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_our_side_of_the_comparison(world: World) -> None:
-    config = world.config("grpo", "grpo={group_size: 2, max_tokens: 8}")
+    config = world.config("rl", "rollout={group_size: 2, max_tokens: 8}")
     found = _measured("reground", config, 2, SIDE)
     assert 0 < found["update_s"] < found["step_s"]
     assert 0 < found["completion"] <= 8

@@ -123,7 +123,7 @@ def test_an_engine_that_is_another_model_stops_the_run(
 ) -> None:
     other(0.2)
     with pytest.raises(EngineError, match=re.escape("0.2 from the trainer's on the mean")):
-        running.train(world.config("grpo"), tmp_path / "run")
+        running.train(world.config("rl"), tmp_path / "run")
     (row,) = map(json.loads, (tmp_path / "run" / "engine_gap.jsonl").read_text().splitlines())
     assert row["step"] == 1
     assert len(row["ids"]) == len(row["weights"])
@@ -136,7 +136,7 @@ def test_small_differences_are_logged_and_weigh_tokens(
     world: World, tmp_path: Path, other: Callable[[float], list[Other]]
 ) -> None:
     def norms(name: str, *overrides: str) -> Sequence[float]:
-        config = world.config("grpo", "steps=2", "grpo.kl=0", *overrides)
+        config = world.config("rl", "steps=2", "algorithm.kl=0", *overrides)
         return column(running.train(config, tmp_path / name), "grad_norm")
 
     made = other(0.04)
@@ -158,7 +158,7 @@ def test_small_differences_are_logged_and_weigh_tokens(
 )
 def test_settings_of_engines_are_checked_at_the_start(settings: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):
-        load(TrainConfig, None, ["method=grpo", "data=[{mix: {a: 1}}]", f"engine={settings}"])
+        load(TrainConfig, None, ["method=rl", "data=[{mix: {a: 1}}]", f"engine={settings}"])
 
 
 def test_an_engine_is_for_rollouts() -> None:
@@ -167,7 +167,7 @@ def test_an_engine_is_for_rollouts() -> None:
 
 
 def test_a_server_that_is_not_there_is_one_sentence(world: World, tmp_path: Path) -> None:
-    config = world.config("grpo", "engine={server: {url: 'http://127.0.0.1:9', timeout_s: 5}}")
+    config = world.config("rl", "engine={server: {url: 'http://127.0.0.1:9', timeout_s: 5}}")
     with pytest.raises(EngineError, match="vllm serve MODEL"):
         running.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

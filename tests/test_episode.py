@@ -26,7 +26,7 @@ from reground.protocols.calls import CALL, Function
 from reground.protocols.observations import tool_text
 from reground.protocols.protocol import Plan, get_protocol
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Case, Rollout, RolloutStatus, roll_out
+from reground.rollout.episode import Case, RolloutStatus, Trajectory, roll_out
 from reground.rollout.policy import Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.tools.precomputed import Precomputed
@@ -77,7 +77,7 @@ def says(
     return ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: first, later)
 
 
-def text_of(prompter: Prompter, rollout: Rollout) -> str:
+def text_of(prompter: Prompter, rollout: Trajectory) -> str:
     return prompter.checkpoint.chat.decode(rollout.ids)
 
 
@@ -93,7 +93,7 @@ def test_a_rollout_thinks_calls_is_told_and_answers(prompter: Prompter) -> None:
     ]
     assert text_of(prompter, rollout) == CALLING + told + FINAL + end
     assert [len(turn.ids) for turn in rollout.turns if turn.logprobs is None] == [
-        rollout.weights.count(0.0)
+        rollout.sampled.count(False)
     ]
     assert rollout.status is RolloutStatus.COMPLETED
     answer = FAMILY.read(text_of(prompter, rollout), SIZE)
@@ -109,7 +109,7 @@ def test_a_direct_rollout_is_one_turn(prompter: Prompter) -> None:
     ((rollout,),) = roll_out(says(prompter), environment(prompter), cases, n=1, sampling=LIMIT)
     assert len(rollout.turns) == 1
     assert rollout.status is RolloutStatus.COMPLETED
-    assert set(rollout.weights) == {1.0}
+    assert all(rollout.sampled)
 
 
 def test_every_ending_has_a_status(prompter: Prompter) -> None:

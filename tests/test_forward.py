@@ -25,7 +25,7 @@ from reground.model.load import Checkpoint
 from reground.model.vision import encode_images
 from reground.tinyworld import models as tiny
 from reground.training.memory import within
-from reground.training.packing import Group, Suffix, collate, pack
+from reground.training.packing import MicroBatch, TrainGroup, TrainSequence, collate, pack
 from tiny_internvl import make_internvl
 
 TOLERANCE = 1e-5
@@ -90,7 +90,7 @@ def test_a_shared_prompt_equals_separate_rows(pair: Pair, images: tuple[int, ...
 
 def test_text_of_a_second_turn_is_read_but_not_scored(pair: Pair) -> None:
     groups = [two_turns(group) for group in make_groups(pair.checkpoint, (1, 3))]
-    assert {0.0, 1.0} == {w for group in groups for s in group.suffixes for w in s.weights}
+    assert {0.0, 1.0} == {w for group in groups for s in group.sequences for w in s.weights}
     check_equal(pair, groups)
 
 
@@ -190,11 +190,11 @@ def test_plain_forward_of_the_prepared_model_is_unchanged(pair: Pair) -> None:
 
 def test_nothing_scored_is_an_empty_result(qwen3: Pair) -> None:
     group = make_groups(qwen3.checkpoint, (1,))[0]
-    silent = tuple(Suffix(s.ids, (0.0,) * len(s.ids)) for s in group.suffixes)
-    assert shared(qwen3.checkpoint, [Group(0, group.prompt, silent)]).shape == (0,)
+    silent = tuple(TrainSequence(s.ids, (0.0,) * len(s.ids)) for s in group.sequences)
+    assert shared(qwen3.checkpoint, [TrainGroup(group.prompt, silent)]).shape == (0,)
 
 
-def make_groups(checkpoint: Checkpoint, images: tuple[int, ...]) -> list[Group]:
+def make_groups(checkpoint: Checkpoint, images: tuple[int, ...]) -> list[TrainGroup]:
     """A group for each entry of ``images``, its number of images, with random suffixes."""
     rng = np.random.default_rng(sum(images))
     groups = []
@@ -205,29 +205,29 @@ def make_groups(checkpoint: Checkpoint, images: tuple[int, ...]) -> list[Group]:
         ]
         prompt = checkpoint.chat.prompt(pictures, QUESTIONS[index])
         ids = [tuple(map(int, rng.integers(*WORDS, length))) for length in LENGTHS[index]]
-        suffixes = tuple(Suffix(own, (1.0,) * len(own)) for own in ids)
-        groups.append(Group(index, prompt, suffixes))
+        suffixes = tuple(TrainSequence(own, (1.0,) * len(own)) for own in ids)
+        groups.append(TrainGroup(prompt, suffixes))
     return groups
 
 
-def two_turns(group: Group) -> Group:
+def two_turns(group: TrainGroup) -> TrainGroup:
     """The same ids, but the second third of every suffix came from a tool."""
 
     def weights(length: int) -> tuple[float, ...]:
         return tuple(0.0 if 3 * i // length == 1 else 1.0 for i in range(length))
 
-    suffixes = tuple(Suffix(s.ids, weights(len(s.ids))) for s in group.suffixes)
-    return Group(group.index, group.prompt, suffixes)
+    suffixes = tuple(TrainSequence(s.ids, weights(len(s.ids))) for s in group.sequences)
+    return TrainGroup(group.prompt, suffixes)
 
 
-def shown(chat: Chat, group: Group, counts: tuple[int, ...]) -> Group:
+def shown(chat: Chat, group: TrainGroup, counts: tuple[int, ...]) -> TrainGroup:
     """The same group, with so many images of a tool in the middle of its suffixes.
 
     Each is read, not scored, and between words; no two are of one size.
     """
     rng = np.random.default_rng(len(group.prompt.ids))
     suffixes = []
-    for suffix, count in zip(group.suffixes, counts, strict=True):
+    for suffix, count in zip(group.sequences, counts, strict=True):
         sides = rng.integers(20, 120, size=(count, 2))
         images = chat.encode_images(
             [Image.fromarray(rng.integers(0, 255, (*side, 3), dtype=np.uint8)) for side in sides]
@@ -236,11 +236,11 @@ def shown(chat: Chat, group: Group, counts: tuple[int, ...]) -> Group:
         half = len(suffix.ids) // 2
         ids = (*suffix.ids[:half], *told, *suffix.ids[half:])
         weights = (*suffix.weights[:half], *[0.0] * len(told), *suffix.weights[half:])
-        suffixes.append(Suffix(ids, weights, images))
-    return Group(group.index, group.prompt, tuple(suffixes))
+        suffixes.append(TrainSequence(ids, weights, images))
+    return TrainGroup(group.prompt, tuple(suffixes))
 
 
-def check_equal(pair: Pair, groups: list[Group], **options: Any) -> None:
+def check_equal(pair: Pair, groups: list[TrainGroup], **options: Any) -> None:
     """Log-probs, and gradients of a random weighted sum of them, on both sides."""
     ours, theirs = shared(pair.checkpoint, groups, **options), separate(pair, groups, **options)
     assert relative_error(ours, theirs) <= TOLERANCE
@@ -259,42 +259,46 @@ def check_equal(pair: Pair, groups: list[Group], **options: Any) -> None:
         assert relative_error(ours, theirs) <= TOLERANCE, part
 
 
-def shared(checkpoint: Checkpoint, groups: list[Group], **options: Any) -> Tensor:
+def shared(checkpoint: Checkpoint, groups: list[TrainGroup], **options: Any) -> Tensor:
     micro = collate(groups, pad_id=checkpoint.chat.pad_id, device=CPU)
     return shared_logprobs(checkpoint.model, micro.batch, **options)
 
 
 def separate(
-    pair: Pair, groups: list[Group], *, temperature: float = 1.0, banned_ids: tuple[int, ...] = ()
+    pair: Pair,
+    groups: list[TrainGroup],
+    *,
+    temperature: float = 1.0,
+    banned_ids: tuple[int, ...] = (),
 ) -> Tensor:
     """The same log-probs from one full row for each suffix, by the model's own forward."""
     return torch.cat(list(_separate(pair, groups, temperature, banned_ids)))
 
 
 def _separate(
-    pair: Pair, groups: list[Group], temperature: float, banned_ids: tuple[int, ...]
+    pair: Pair, groups: list[TrainGroup], temperature: float, banned_ids: tuple[int, ...]
 ) -> Iterator[Tensor]:
     ban = torch.zeros(len(pair.checkpoint.chat.tokenizer))
     ban[list(banned_ids)] = float("-inf")
     for group in groups:
         rows = row_logits(pair.plain, pair.checkpoint, group)
-        for logits, suffix in zip(rows, group.suffixes, strict=True):
+        for logits, suffix in zip(rows, group.sequences, strict=True):
             logprobs = (logits / temperature + ban).log_softmax(-1)
             chosen = logprobs.gather(-1, torch.tensor(suffix.ids)[:, None])[:, 0]
             yield chosen[torch.tensor(suffix.weights) > 0]
 
 
-def row_logits(model: Any, checkpoint: Checkpoint, group: Group) -> list[Tensor]:
+def row_logits(model: Any, checkpoint: Checkpoint, group: TrainGroup) -> list[Tensor]:
     """For each suffix the logits [C, V] that predict its tokens, on full rows padded on the right.
 
     Prompt and images stand in every row, as in a trainer that knows nothing of groups.
     """
     prompt, chat = group.prompt, checkpoint.chat
-    rows = [torch.tensor(prompt.ids + suffix.ids) for suffix in group.suffixes]
+    rows = [torch.tensor(prompt.ids + suffix.ids) for suffix in group.sequences]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=chat.pad_id)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     vision: dict[str, Any] = {}
-    images = [image for suffix in group.suffixes for image in (*prompt.images, *suffix.images)]
+    images = [image for suffix in group.sequences for image in (*prompt.images, *suffix.images)]
     if images:
         vision["pixel_values"] = torch.cat([image.pixel_values for image in images])
     if chat.adapter.axes == 3:
@@ -303,7 +307,7 @@ def row_logits(model: Any, checkpoint: Checkpoint, group: Group) -> list[Tensor]
             vision["image_grid_thw"] = torch.tensor([image.grid for image in images])
     logits = model(input_ids=ids, attention_mask=mask, **vision).logits
     start = len(prompt.ids) - 1
-    return [own[start : start + len(s.ids)] for own, s in zip(logits, group.suffixes, strict=True)]
+    return [own[start : start + len(s.ids)] for own, s in zip(logits, group.sequences, strict=True)]
 
 
 def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
@@ -331,12 +335,12 @@ def _spread(model: Any) -> None:
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> list[Group]:
+def steps(draw: st.DrawFn) -> list[TrainGroup]:
     """The groups of one step: prompts of any length, each with suffixes and up to two images."""
     suffix_lengths = st.lists(st.integers(1, 15), min_size=1, max_size=4)
     shapes = draw(st.lists(st.tuples(st.integers(1, 20), suffix_lengths), min_size=1, max_size=12))
     return [
-        Group(index, _numbered_prompt(length, index), tuple(map(_numbered_suffix, own)))
+        TrainGroup(_numbered_prompt(length, index), tuple(map(_numbered_suffix, own)))
         for index, (length, own) in enumerate(shapes)
     ]
 
@@ -350,30 +354,37 @@ def _images(count: int) -> tuple[EncodedImage, ...]:
     return tuple(EncodedImage(torch.zeros(1, 1), (1, 1, 1), size) for _ in range(count))
 
 
-def _numbered_suffix(length: int) -> Suffix:
+def _numbered_suffix(length: int) -> TrainSequence:
     weights = (1.0, 0.0, 0.5) * length
-    return Suffix(tuple(range(100, 100 + length)), weights[:length], _images(length % 3))
+    credit = tuple(float(place) for place in range(length))
+    return TrainSequence(
+        tuple(range(100, 100 + length)), weights[:length], _images(length % 3), credit, credit
+    )
 
 
 @settings(max_examples=40)
 @given(steps(), st.integers(8, 200))
 def test_packing_keeps_every_group_once_and_every_budget(
-    groups: list[Group], max_tokens: int
+    groups: list[TrainGroup], max_tokens: int
 ) -> None:
     micros = pack(groups, max_tokens=max_tokens, pad_id=0, device=CPU)
-    assert sorted(row for micro in micros for row in micro.rows) == sorted(g.index for g in groups)
+    assert sorted(row for micro in micros for row in prompts_of(micro)) == sorted(
+        group.prompt.ids for group in groups
+    )
     for micro in micros:
         num_tokens = micro.batch.prompt_ids.numel() + micro.batch.suffix_ids.numel()
-        assert num_tokens <= max_tokens or len(micro.rows) == 1
+        assert num_tokens <= max_tokens or len(prompts_of(micro)) == 1
 
 
 @settings(max_examples=40)
 @given(steps(), st.integers(8, 200))
-def test_packing_changes_no_token_weight_or_image(groups: list[Group], max_tokens: int) -> None:
-    by_index = {group.index: group for group in groups}
+def test_packing_changes_no_token_weight_or_image(
+    groups: list[TrainGroup], max_tokens: int
+) -> None:
+    by_prompt = {group.prompt.ids: group for group in groups}
     for micro in pack(groups, max_tokens=max_tokens, pad_id=0, device=CPU):
-        batch, own = micro.batch, [by_index[row] for row in micro.rows]
-        in_order = [i for g in own for part in (g.prompt, *g.suffixes) for i in part.images]
+        batch, own = micro.batch, [by_prompt[ids] for ids in prompts_of(micro)]
+        in_order = [i for g in own for part in (g.prompt, *g.sequences) for i in part.images]
         assert [id(image) for image in batch.images] == [id(image) for image in in_order]
         assert batch.suffix_ids.shape == batch.weights.shape
         for row, group in enumerate(own):
@@ -381,25 +392,31 @@ def test_packing_changes_no_token_weight_or_image(groups: list[Group], max_token
             assert batch.prompt_mask[row].tolist() == _first(
                 len(group.prompt.ids), batch.prompt_mask
             )
-            for place, suffix in enumerate(group.suffixes):
+            for place, suffix in enumerate(group.sequences):
                 rest = [0] * (batch.suffix_ids.shape[2] - len(suffix.ids))
                 assert batch.suffix_ids[row, place].tolist() == [*suffix.ids, *rest]
                 assert batch.weights[row, place].tolist() == [*suffix.weights, *rest]
-            assert not batch.weights[row, len(group.suffixes) :].any()
+            assert not batch.weights[row, len(group.sequences) :].any()
         assert torch.equal(batch.scored, batch.weights > 0)
 
 
 @settings(max_examples=40)
 @given(steps())
-def test_halves_hold_every_token_and_image_once(groups: list[Group]) -> None:
-    (micro,) = pack(groups, max_tokens=10**6, pad_id=0, device=CPU)
+def test_halves_hold_every_token_and_image_once(groups: list[TrainGroup]) -> None:
+    (packed,) = pack(groups, max_tokens=10**6, pad_id=0, device=CPU)
+    old = torch.arange(int(packed.batch.scored.sum()), dtype=torch.float32)
+    micro = packed.with_streams(old=old, reference=None)
+    assert torch.equal(micro.flat(none_not(micro.old)), old)
     single = list(within([micro], 0))
     assert all(each.halves() is None for each in single)
     whole = micro.batch
     ids = [each.batch.suffix_ids[each.batch.scored] for each in single]
     assert torch.equal(torch.cat(ids), whole.suffix_ids[whole.scored])
-    for row, own in groupby(single, key=lambda each: each.rows[0]):
-        place, parts = micro.rows.index(row), [each.batch for each in own]
+    for name in ("advantages", "sampled_logprobs", "old"):
+        streams = [each.flat(getattr(each, name)) for each in single]
+        assert torch.equal(torch.cat(streams), micro.flat(getattr(micro, name))), name
+    for ids_of_prompt, own in groupby(single, key=lambda each: prompts_of(each)[0]):
+        place, parts = prompts_of(micro).index(ids_of_prompt), [each.batch for each in own]
         for part in parts:
             assert _same(part.prompt_images[0], whole.prompt_images[place])
         assert len(parts) == len(whole.suffix_images[place])
@@ -407,6 +424,18 @@ def test_halves_hold_every_token_and_image_once(groups: list[Group]) -> None:
             (part.suffix_images[0] for part in parts), whole.suffix_images[place], strict=True
         )
         assert all(_same(ours[0], theirs) for ours, theirs in behind)
+
+
+def none_not(stream: Tensor | None) -> Tensor:
+    assert stream is not None
+    return stream
+
+
+def prompts_of(micro: MicroBatch) -> list[tuple[int, ...]]:
+    """The ids of each row's prompt, which name its group."""
+    batch = micro.batch
+    rows = zip(batch.prompt_ids, batch.prompt_mask, strict=True)
+    return [tuple(ids[mask].tolist()) for ids, mask in rows]
 
 
 def _same(ours: tuple[EncodedImage, ...], theirs: tuple[EncodedImage, ...]) -> bool:
@@ -432,7 +461,7 @@ def test_ranks_run_vision_first(
     ]
     images = [Image.new("RGB", (56, 56))] if has_images else []
     prompt = checkpoint.chat.prompt(images, "the red one")
-    group = Group(0, prompt, (Suffix((7,), (1.0,)),))
+    group = TrainGroup(prompt, (TrainSequence((7,), (1.0,)),))
     packed = collate([group], pad_id=checkpoint.chat.pad_id, device=CPU)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     shared_logprobs(checkpoint.model, packed.batch)

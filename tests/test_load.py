@@ -31,7 +31,7 @@ from reground.plugins import installed
 from reground.protocols.choice import Answering
 from reground.tinyworld import models as tiny
 from reground.training.optimiser import optimizer
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import TrainGroup, TrainSequence, collate
 from reground.training.settings import Optim
 
 part_of = QwenVL(0, 2).part_of
@@ -267,8 +267,8 @@ def open_parts(checkpoint: Checkpoint, modes: Modes) -> dict[Part, Training]:
 def train(checkpoint: Checkpoint, *, steps: int) -> None:
     """Some optimiser steps on one group, as the training loop does them."""
     prompt = example(checkpoint)
-    suffixes = tuple(Suffix(ids, (1.0,) * len(ids)) for ids in ((30, 40, 50), (60, 70)))
-    group = Group(0, prompt, suffixes)
+    suffixes = tuple(TrainSequence(ids, (1.0,) * len(ids)) for ids in ((30, 40, 50), (60, 70)))
+    group = TrainGroup(prompt, suffixes)
     batch = collate([group], pad_id=checkpoint.chat.pad_id, device=torch.device("cpu")).batch
     adamw = optimizer(checkpoint.model, Optim(lr=1e-2))
     for _ in range(steps):

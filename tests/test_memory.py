@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 RUNS = {
     "sft": ("sft", "steps=3"),
-    "grpo": ("grpo", "steps=2", "grpo.kl=0.1", "grpo.updates_per_batch=2"),
-    "engine": ("grpo", "steps=2", "engine.truncate=2", "micro_batch_tokens=200"),
+    "grpo": ("rl", "steps=2", "algorithm.kl=0.1", "rollout.updates_per_batch=2"),
+    "engine": ("rl", "steps=2", "engine.truncate=2", "micro_batch_tokens=200"),
 }
 
 
@@ -79,4 +79,4 @@ def test_one_rollout_that_does_not_fit_ends_the_run(
 ) -> None:
     Memory(10, monkeypatch)
     with pytest.raises(TrainingError, match=r"out of memory with \d+ tokens, .* lower max_pixels"):
-        train(world.config("grpo", "steps=2"), tmp_path / "run")
+        train(world.config("rl", "steps=2"), tmp_path / "run")

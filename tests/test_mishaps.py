@@ -80,7 +80,7 @@ def servers(world: World, tmp_path_factory: pytest.TempPathFactory) -> Mapping[s
     folder, jobs = tmp_path_factory.mktemp("servers"), {}
     for name in ("undisturbed", "generate", "write"):
         engine = f"engine={{server: {{url: 'http://127.0.0.1:{free_port()}'}}}}"
-        config = world.config("grpo", "steps=4", "save_every=1", engine)
+        config = world.config("rl", "steps=4", "save_every=1", engine)
         jobs[name] = _written(folder, name, config)
     running = {
         kind: (_served(kind, number, jobs[kind]), jobs[kind])

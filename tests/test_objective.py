@@ -1,7 +1,11 @@
+"""GRPO's credit and loss against the papers' formulas, one token at a time."""
+
 from __future__ import annotations
 
 import math
 import statistics
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -9,19 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reground.training.objective import (
+from reground.training.algorithms.grpo import DrGrpo, Grpo
+from reground.training.algorithms.parts import (
     EASY,
     HARD,
     STD_FLOOR,
+    Credit,
     Difficulty,
-    GrpoTerms,
-    Normalise,
-    credit,
+    Tokens,
     difficulty_weight,
-    grpo_loss,
-    token_weights,
 )
 
+Normalise = Literal["sequence", "token", "dr_grpo"]
 FORMS: tuple[Difficulty, ...] = ("exp", "log", "square", "none")
 NORMALISATIONS: tuple[Normalise, ...] = ("sequence", "token", "dr_grpo")
 MAX_TOKENS = 9
@@ -29,6 +32,20 @@ CLIP = 0.2
 
 unit = st.floats(0, 1)
 rewards = st.lists(st.floats(0, 2), min_size=2, max_size=8)
+
+
+def algorithm(normalise: Normalise, kl: float = 0.0) -> Grpo | DrGrpo:
+    if normalise == "dr_grpo":
+        return DrGrpo(clip=CLIP, kl=kl)
+    return Grpo(clip=CLIP, kl=kl, normalise=normalise)
+
+
+def credit(values: list[float], overlaps: list[float], *, difficulty: Difficulty) -> Credit:
+    group: list[Any] = [
+        SimpleNamespace(reward=r, iou=o, num_sampled=3)
+        for r, o in zip(values, overlaps, strict=True)
+    ]
+    return Grpo(difficulty=difficulty).credit(group, max_tokens=MAX_TOKENS)
 
 
 # ---- credit ------------------------------------------------------------------------------------
@@ -44,26 +61,8 @@ def test_advantages_are_deviations_over_the_unbiased_std(values: list[float]) ->
     assert found == pytest.approx([(v - mean) / (std + 1e-4) for v in values], rel=1e-9, abs=1e-9)
 
 
-@given(rewards)
-def test_dr_grpo_leaves_the_std_out(values: list[float]) -> None:
-    found = credit(values, values, difficulty="none", scale_by_std=False).advantages
-    mean = statistics.fmean(values)
-    assert found == pytest.approx([v - mean for v in values], abs=1e-8)
-
-
-@pytest.mark.parametrize("scale_by_std", [True, False])
-@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 2.0])
-@pytest.mark.parametrize("size", [2, 3, 8])
-def test_a_group_without_variance_earns_nothing(
-    value: float, size: int, scale_by_std: bool
-) -> None:
-    found = credit([value] * size, [value] * size, difficulty="exp", scale_by_std=scale_by_std)
-    assert found.advantages == (0.0,) * size
-    assert not found.varies
-
-
 def test_rewards_that_differ_by_rounding_alone_earn_nothing() -> None:
-    assert not credit([0.1 + 0.2, 0.3, 0.3], [0, 0, 0], difficulty="none").varies
+    assert not credit([0.1 + 0.2, 0.3, 0.3], [0, 0, 0], difficulty="none").teaches
 
 
 def test_the_std_floor_is_the_authors() -> None:
@@ -78,9 +77,9 @@ def test_phi_looks_at_the_overlap_alone(
 ) -> None:
     overlaps = overlaps[: len(values)]
     found = credit(values, overlaps, difficulty=form)
-    assert found.mean_iou == pytest.approx(statistics.fmean(overlaps))
-    assert found.phi == difficulty_weight(found.mean_iou, form)
-    assert found.phi == credit([0.0] * len(values), overlaps, difficulty=form).phi
+    assert found.phi == difficulty_weight(math.fsum(overlaps) / len(overlaps), form)
+    plain = credit(values, overlaps, difficulty="none").advantages
+    assert found.advantages == pytest.approx([found.phi * each for each in plain])
 
 
 # ---- phi ---------------------------------------------------------------------------------------
@@ -164,16 +163,22 @@ class GrpoCase:
         lengths = torch.randint(1, MAX_TOKENS + 1, (3, 4), generator=generator)
         self.mask = torch.arange(MAX_TOKENS) < lengths[..., None]
 
-    def terms(self, phi: list[float], normalise: Normalise) -> GrpoTerms:
-        weights = token_weights(self.mask, normalise=normalise, max_tokens=MAX_TOKENS).double()
-        flat = self.mask
-        return GrpoTerms(
+    def terms(self, phi: list[float], normalise: Normalise) -> Tokens:
+        flat, lengths = self.mask, self.mask.sum(-1, keepdim=True)
+        group: list[Any] = [
+            SimpleNamespace(reward=0.0, iou=0.0, num_sampled=int(n)) for n in lengths.flatten()
+        ]
+        found = algorithm(normalise).credit(group, max_tokens=MAX_TOKENS)
+        own = torch.tensor(found.weights, dtype=torch.float64)
+        credit = self.advantages * torch.tensor(phi, dtype=torch.float64)[:, None]
+        numbers = torch.arange(lengths.numel()).view(lengths.shape)
+        return Tokens(
             self.logprobs[flat],
             self.old[flat],
+            credit[..., None].expand(flat.shape)[flat],
+            own.view(lengths.shape).expand(flat.shape)[flat],
+            numbers.expand(flat.shape)[flat],
             self.reference[flat],
-            self.advantages[..., None].expand(flat.shape)[flat],
-            torch.tensor(phi, dtype=torch.float64)[:, None, None].expand(flat.shape)[flat],
-            weights[flat],
         )
 
     def divisor(self, normalise: Normalise) -> float:
@@ -191,7 +196,7 @@ def gradient(loss: Tensor, case: GrpoCase) -> Tensor:
 def test_the_loss_is_the_papers(seed: int, kl: float, normalise: Normalise) -> None:
     case, phi = GrpoCase(seed), [0.2, 1.0, 2.5]
     want, want_clipped = reference(case, phi, kl=kl, normalise=normalise)
-    found = grpo_loss(case.terms(phi, normalise), clip=CLIP, kl=kl)
+    found = algorithm(normalise, kl).loss(case.terms(phi, normalise))
     loss = found.total / case.divisor(normalise)
     torch.testing.assert_close(loss, want, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(gradient(loss, case), gradient(want, case), rtol=1e-6, atol=1e-9)
@@ -203,7 +208,7 @@ def test_kl_is_the_k3_estimate_and_is_logged_per_token() -> None:
     case = GrpoCase(0)
     terms = case.terms([1.0] * 3, "token")
     gap = (case.reference - case.logprobs)[case.mask].detach()
-    found = grpo_loss(terms, clip=CLIP, kl=0.04).kl
+    found = algorithm("token", 0.04).loss(terms).kl
     torch.testing.assert_close(found, gap.exp() - gap - 1)
     assert bool((found >= 0).all())
     assert not found.requires_grad
@@ -215,7 +220,7 @@ def test_phi_scales_the_policy_term_and_not_the_kl_term(normalise: Normalise, ph
 
     def loss(phi: float, kl: float) -> float:
         terms = case.terms([phi] * 3, normalise)
-        return float(grpo_loss(terms, clip=CLIP, kl=kl).total.detach())
+        return float(algorithm(normalise, kl).loss(terms).total.detach())
 
     policy, divergence = loss(1.0, 0.0), loss(0.0, 0.04)
     assert divergence > 0
@@ -225,12 +230,12 @@ def test_phi_scales_the_policy_term_and_not_the_kl_term(normalise: Normalise, ph
 @pytest.mark.parametrize("normalise", NORMALISATIONS)
 def test_parts_of_a_batch_add_up_to_the_whole(normalise: Normalise) -> None:
     case, phi = GrpoCase(2), [0.5, 1.0, 2.0]
-    whole = grpo_loss(case.terms(phi, normalise), clip=CLIP, kl=0.04).total
+    whole = algorithm(normalise, 0.04).loss(case.terms(phi, normalise)).total
     parts = []
     for group in range(3):
         own = GrpoCase(2)
         own.mask = case.mask & (torch.arange(3) == group)[:, None, None]
-        parts.append(grpo_loss(own.terms(phi, normalise), clip=CLIP, kl=0.04).total.detach())
+        parts.append(algorithm(normalise, 0.04).loss(own.terms(phi, normalise)).total.detach())
     torch.testing.assert_close(sum(parts, torch.tensor(0.0)).double(), whole.detach())
 
 
@@ -239,9 +244,9 @@ def test_with_one_update_the_gradient_is_that_of_the_plain_policy() -> None:
     case, phi = GrpoCase(0), [0.5, 1.0, 2.0]
     case.old = case.logprobs.detach()
     terms = case.terms(phi, "sequence")
-    found = grpo_loss(terms, clip=CLIP, kl=0.0)
+    found = algorithm("sequence").loss(terms)
     want = torch.zeros(case.mask.shape, dtype=torch.float64)
-    want[case.mask] = -terms.phi * terms.advantages * terms.weights
+    want[case.mask] = -terms.advantages * terms.weights
     torch.testing.assert_close(gradient(found.total, case), want)
     assert not bool(found.clipped.any())
 
@@ -249,21 +254,6 @@ def test_with_one_update_the_gradient_is_that_of_the_plain_policy() -> None:
 def test_a_reference_equal_to_the_policy_pulls_nowhere() -> None:
     case = GrpoCase(0)
     case.reference = case.logprobs.detach()
-    found = grpo_loss(case.terms([0.0] * 3, "sequence"), clip=CLIP, kl=0.04)
+    found = algorithm("sequence", 0.04).loss(case.terms([0.0] * 3, "sequence"))
     assert float(found.total.detach()) == 0
     assert not bool(gradient(found.total, case).any())
-
-
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
-def test_tokens_that_were_not_sampled_weigh_nothing(normalise: Normalise) -> None:
-    mask = torch.tensor([[[True, True, False], [False, False, False]]])
-    found = token_weights(mask, normalise=normalise, max_tokens=4)[0]
-    assert found[1].tolist() == [0.0, 0.0, 0.0]
-    assert (
-        found[0].tolist()
-        == {
-            "sequence": [0.5, 0.5, 0.0],
-            "token": [1.0, 1.0, 0.0],
-            "dr_grpo": [0.25, 0.25, 0.0],
-        }[normalise]
-    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from made import prompter_of
 from reground.data.convert import convert
@@ -25,10 +26,12 @@ from reground.evaluation.scoring.score import score_folder, score_prediction
 from reground.grounding.boxes import Box, iou, place
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Detection, Sample
+from reground.model.chat import EncodedImage, Prompt
 from reground.protocols.calls import CALL
-from reground.protocols.protocol import get_protocol
+from reground.protocols.protocol import AnswerProtocol, get_protocol
 from reground.protocols.rethink import Verdict, settled, verdict, with_rethink
 from reground.rollout.environment import PlannedEnvironment
+from reground.rollout.episode import RolloutStatus, Trajectory
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
@@ -36,12 +39,12 @@ from reground.teacher.rethink import chains
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.oracle import Oracle
-from reground.training.rewards import score
-from reground.training.settings import Grpo
+from reground.training.rewards import Rewards
+from reground.training.rewards.terms import Refinement, RefinementFormat
 from worlds import rows
 
 SHARED = Path(__file__).parents[2] / "shared/data"
-REFINEMENT = Grpo(iou_reward=0.0, format_reward=0.1, refinement_reward=0.9)
+REFINEMENT = Rewards((Refinement(weight=0.9), RefinementFormat(weight=0.1)))
 TRUE, OFF = (8.0, 8.0, 40.0, 40.0), (60.0, 60.0, 90.0, 90.0)
 NEAR = (10.0, 8.0, 40.0, 42.0)
 
@@ -93,14 +96,18 @@ def test_the_gold_chain_of_the_rethink_form_scores_the_maximum(tokenizer: Any) -
             assert [piece.is_own for piece in pieces] == [True, False, True]
             assert pieces[0].text.endswith(CALL)
             text = "".join(piece.text for piece in pieces)
-            size = prompt.images[0].size
             own = prompter.protocol(sample)
-            answer = own.read(text, size)
-            found = score(text, answer, sample, REFINEMENT, codec=own.codec, size=size)
+            answer = own.read(text, prompt.images[0].size)
+            found = REFINEMENT.score(said(text, sample, prompt, own), answer)
             assert answer.well_formed
-            assert found.terms["format"] == 1.0
-            assert found.terms["iou"] > 0.9
-            assert found.total == pytest.approx(best)
+            assert found.terms["refinement_format"] == 1.0
+            assert found.iou > 0.9
+            assert found.reward == pytest.approx(best)
+
+
+def said(text: str, sample: Sample, prompt: Prompt, protocol: AnswerProtocol) -> Trajectory:
+    ended = RolloutStatus.COMPLETED
+    return Trajectory(sample, prompt, (), ended, text=text, protocol=protocol)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +125,11 @@ def test_the_refinement_reward_by_what_became_of_the_box(
         box = Box(*final, sample.images[0].frame)
         text = own.render([box], size=size, think="a", rethink="b")
         answer = own.read(text, size)
-        found = score(text, answer, sample, REFINEMENT, codec=own.codec, size=size)
-        assert (found.terms["refinement"], found.terms["format"]) == (refinement, 1.0)
-        assert found.total == pytest.approx(0.9 * refinement + 0.1)
-        assert found.terms["iou"] == pytest.approx(iou(box, sample.boxes[0]), abs=0.02)
+        prompt = Prompt((), (EncodedImage(torch.zeros(0), (1, 2, 2), size),))
+        found = REFINEMENT.score(said(text, sample, prompt, own), answer)
+        assert found.terms == {"refinement": refinement, "refinement_format": 1.0}
+        assert found.reward == pytest.approx(0.9 * refinement + 0.1)
+        assert found.iou == pytest.approx(iou(box, sample.boxes[0]), abs=0.02)
 
 
 def test_chains_begin_with_what_the_model_thought(tmp_path: Path) -> None:

@@ -77,18 +77,18 @@ JOBS: dict[str, Callable[[World], TrainConfig]] = {
     "dense": lambda world: world.config(
         "dense", "steps=3", 'data=[{mix: {"synth:listing@2-3": 1.0}}]'
     ),
-    "grpo": lambda world: world.config("grpo", "steps=3"),
+    "grpo": lambda world: world.config("rl", "steps=3"),
     "grpo-without-kl": lambda world: world.config(
-        "grpo", "steps=3", "grpo.kl=0.0", "grpo.group_size=2"
+        "rl", "steps=3", "algorithm.kl=0.0", "rollout.group_size=2"
     ),
     "sft-sharded": lambda world: world.config(
         "sft", *SHARDED, "batch_size=3", world.validation(every=2)
     ),
-    "grpo-sharded": lambda world: world.config("grpo", *SHARDED),
-    "lora-sharded": lambda world: world.config("grpo", *SHARDED, LORA),
+    "grpo-sharded": lambda world: world.config("rl", *SHARDED),
+    "lora-sharded": lambda world: world.config("rl", *SHARDED, LORA),
     "refiner-sharded": lambda world: world.refiner(*SHARDED),
     "frozen-sharded": lambda world: world.config(
-        "grpo", *SHARDED, "tuning={vision: frozen, merger: frozen}"
+        "rl", *SHARDED, "tuning={vision: frozen, merger: frozen}"
     ),
     "refiner": lambda world: world.refiner("steps=3"),
 }

@@ -1,18 +1,35 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
+from reground.config import config, load
+from reground.errors import ConfigError, UserError
+from reground.grounding.boxes import THOUSAND, Box
 from reground.grounding.codecs import EncodedSize
-from reground.grounding.sample import Sample
+from reground.grounding.sample import Sample, Target
+from reground.model.chat import EncodedImage, Prompt
 from reground.protocols.protocol import AnswerProtocol, get_protocol
+from reground.rollout.episode import RolloutStatus, Trajectory, Turn
 from reground.tinyworld import scenes as synth
-from reground.training.rewards import Score, score
-from reground.training.settings import Grpo
+from reground.training.rewards import OwnReward, Rewards, RewardSettings, Scored
+from reground.training.rewards.terms import (
+    Format,
+    Giou,
+    ImageIndex,
+    Iou,
+    IouSquared,
+    IouThreshold,
+    Length,
+)
 
 FAMILY = get_protocol("univg_r1")
 SAMPLES_PER_TASK = 20
+BLANK = EncodedImage(torch.zeros(0), (1, 2, 2), EncodedSize(28, 28, 28, 28))
 
 
 def encoded(sample: Sample) -> EncodedSize:
@@ -26,10 +43,21 @@ def gold(sample: Sample, family: AnswerProtocol = FAMILY) -> str:
     return family.render(sample.boxes, size=encoded(sample), think=sample.think)
 
 
-def scored(text: str, sample: Sample, settings: Grpo | None = None) -> Score:
-    size = encoded(sample)
-    answer = FAMILY.read(text, size)
-    return score(text, answer, sample, settings or Grpo(), codec=FAMILY.codec, size=size)
+def scored(
+    text: str,
+    sample: Sample,
+    *rewards: RewardSettings,
+    family: AnswerProtocol = FAMILY,
+    num_sampled: int = 1,
+) -> Scored:
+    """What a trajectory with this text earns; IoU and form unless other rewards are given."""
+    images = tuple(replace(BLANK, size=encoded(sample)) for _ in sample.images)
+    turn = Turn((1,) * num_sampled, (0.0,) * num_sampled)
+    trajectory = Trajectory(
+        sample, Prompt((), images), (turn,), RolloutStatus.COMPLETED, text=text, protocol=family
+    )
+    answer = family.read(text, encoded(sample))
+    return Rewards(rewards or (Iou(), Format())).score(trajectory, answer)
 
 
 def moved(sample: Sample, boxes: list[list[int]]) -> str:
@@ -52,9 +80,9 @@ def test_the_gold_answer_scores_the_maximum(task: str) -> None:
         best = scored(gold(sample), sample)
         assert best.terms["format"] == 1
         assert best.terms["iou"] >= rounding_bound(sample) > 0.8, sample.id
-        assert best.total == best.terms["iou"] + 1
+        assert best.reward == best.terms["iou"] + 1
         for text in worse_answers(sample, random.Random(index)):
-            assert scored(text, sample).total < best.total, (sample.id, text)
+            assert scored(text, sample).reward < best.reward, (sample.id, text)
 
 
 def rounding_bound(sample: Sample) -> float:
@@ -88,10 +116,7 @@ def test_gold_is_gold_in_every_family(family: str) -> None:
     own = get_protocol(family, "direct")
     for task in synth.TASKS:
         sample = synth.sample(task, seed=5, index=0)
-        size = encoded(sample)
-        text = gold(sample, own)
-        answer = own.read(text, size)
-        found = score(text, answer, sample, Grpo(), codec=own.codec, size=size)
+        found = scored(gold(sample, own), sample, family=own)
         assert found.terms["format"] == 1
         assert found.terms["iou"] > 0.75, (family, sample.id)  # 112 pixels are few integers
 
@@ -129,9 +154,132 @@ def test_a_half_right_box_earns_its_overlap() -> None:
     assert scored(text, EXAMPLE).terms["iou"] == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize(("iou_reward", "format_reward"), [(1, 1), (2, 0.5), (0, 1), (1, 0)])
-def test_the_total_is_the_weighted_sum(iou_reward: float, format_reward: float) -> None:
-    settings = Grpo(iou_reward=iou_reward, format_reward=format_reward)
-    found = scored(f"<think>x</think><answer>{PAIR}</answer>", EXAMPLE, settings)
-    want = iou_reward * found.terms["iou"] + format_reward * found.terms["format"]
-    assert found.total == pytest.approx(want)
+@pytest.mark.parametrize(("iou", "form"), [(1, 1), (2, 0.5), (0, 1), (1, 0)])
+def test_the_reward_is_the_weighted_sum(iou: float, form: float) -> None:
+    text = f"<think>x</think><answer>{PAIR}</answer>"
+    found = scored(text, EXAMPLE, Iou(weight=iou), Format(weight=form))
+    assert found.reward == pytest.approx(iou * found.terms["iou"] + form * found.terms["format"])
+
+
+def answered(box: list[int]) -> str:
+    return moved(EXAMPLE, [box])
+
+
+@pytest.mark.parametrize(
+    ("reward", "box", "value"),
+    [
+        # EXAMPLE's box is BOX; its upper half overlaps by a half, one beside it by nothing.
+        (IouThreshold(threshold=0.4), "half", 1),
+        (IouThreshold(threshold=0.6), "half", 0),
+        (IouSquared(), "half", 0.25),
+        (Giou(), "same", 1),
+        (Giou(), "half", 0.75),  # the hull is the true box: GIoU is the IoU
+        (ImageIndex(), "half", 1),
+        (Format(), "half", 1),
+    ],
+)
+def test_rewards_by_hand(reward: RewardSettings, box: str, value: float) -> None:
+    left, upper, right, lower = BOX
+    boxes = {"same": BOX, "half": [left, upper, right, (upper + lower) // 2]}
+    found = scored(answered(boxes[box]), EXAMPLE, reward)
+    assert found.terms[reward.name] == pytest.approx(value, abs=0.04)
+    assert found.iou == pytest.approx(1 if box == "same" else 0.5, abs=0.04), "whatever is asked"
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [Iou(), IouThreshold(), IouSquared(), Giou(), ImageIndex()],
+    ids=lambda each: each.name,
+)
+def test_what_is_no_answer_earns_nothing(reward: RewardSettings) -> None:
+    assert scored("left", EXAMPLE, reward).reward == 0
+
+
+def test_a_near_miss_earns_more_giou_than_a_far_one() -> None:
+    near, far = ([x, 0, x + 50, 50] for x in (100, 800))
+    target = replace(EXAMPLE, targets=(Target(0, _pixels([0, 0, 50, 50])),))
+    first, second = (scored(moved(target, [box]), target, Giou()).reward for box in (near, far))
+    assert 0.5 > first > second > 0
+
+
+def _pixels(box: list[int]) -> Box:
+    image = EXAMPLE.images[0]
+    return Box(*box, THOUSAND).to(image.frame)
+
+
+@pytest.mark.parametrize(
+    ("num_sampled", "value"), [(1, 0), (80, 0), (90, -0.5), (100, -1), (150, -1)]
+)
+def test_long_responses_are_punished_softly(num_sampled: int, value: float) -> None:
+    reward = Length(limit=100, buffer=20)
+    assert scored("x", EXAMPLE, reward, num_sampled=num_sampled).reward == pytest.approx(value)
+
+
+# ---- a user's own ------------------------------------------------------------------------------
+
+OWN = """
+def centre(answer, sample, trajectory):
+    (box,), (true,) = answer.boxes, sample.boxes
+    return float(abs(box.x1 + box.x2 - true.x1 - true.x2) < 10)
+
+def breaks(answer, sample, trajectory):
+    return 1 / 0
+
+def nothing(answer, sample, trajectory):
+    return float("nan")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "my_rewards.py"
+    path.write_text(OWN)
+    return path
+
+
+def test_a_users_own_reward_is_a_function_in_a_file(own: Path) -> None:
+    config = load(
+        Section, None, [f"rewards=[{{type: iou}}, {{path: '{own}:centre', weight: 0.5}}]"]
+    )
+    found = scored(answered(BOX), EXAMPLE, *config.rewards)
+    assert found.terms["centre"] == 1
+    assert found.reward == pytest.approx(found.iou + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nowhere", "holds no 'nowhere'"),
+        ("number", "is no function"),
+        ("breaks", f"failed for sample {EXAMPLE.id} .ZeroDivisionError"),
+        ("nothing", f"gave nan for sample {EXAMPLE.id}"),
+    ],
+)
+def test_what_is_wrong_with_a_users_own_is_one_sentence(own: Path, name: str, problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as raised:
+        scored(answered(BOX), EXAMPLE, OwnReward(path=f"{own}:{name}"))
+    assert str(own) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@config
+class Section:
+    rewards: tuple[RewardSettings, ...] = (Iou(),)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("[{type: iuo}]", "iuo"),
+        ("[{type: iou, weight: -1}]", "weight"),
+        ("[{type: iou, threshold: 0.5}]", "threshold"),
+        ("[{type: iou_threshold, threshold: 1.5}]", "threshold"),
+        ("[{type: length, limit: 10, buffer: 20}]", "buffer 20 is above limit 10"),
+        ("[{weight: 1}]", "rewards"),
+    ],
+)
+def test_rewards_that_do_not_fit_are_one_sentence(override: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as raised:
+        load(Section, None, [f"rewards={override}"])
+    assert "\n" not in str(raised.value)

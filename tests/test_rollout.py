@@ -15,17 +15,18 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from reground.grounding.sample import ImageRef, Sample
 from reground.model.chat import Chat, Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.runtime import Runtime
 from reground.model.vision import encode_images
-from reground.rollout.episode import Rollout, RolloutStatus, Turn
+from reground.rollout.episode import RolloutStatus, Trajectory, Turn
 from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import TrainGroup, TrainSequence, collate
 
 KEYS = (11, 2**40 + 3, 5)
 
@@ -159,7 +160,7 @@ def test_later_turns_are_those_of_a_row_of_its_own(
         assert not {i for own in flat(turn) for i in own.ids} & set(chat.banned_ids)
         if temperature == 0:
             check_greedy(every, prefixes, turn)
-    rollouts = [[Rollout(tuple(own), RolloutStatus.COMPLETED) for own in group] for group in turns]
+    rollouts = [[trajectory(own) for own in group] for group in turns]
     shown = [[1, 1], [1, 2], [1, 1]] if images else [[0, 0]] * 3
     assert [[len(own.images) for own in group] for group in rollouts] == shown
     ours = [p for group in turns for own in group for each in own for p in each.logprobs or ()]
@@ -396,8 +397,17 @@ def say(chat: Chat, count: int) -> Turn:
     return Turn((*chat.encode("the tool says"), *shown), None, images)
 
 
+def trajectory(turns: Sequence[Turn]) -> Trajectory:
+    sample = Sample("a", (ImageRef("a.png", 9, 9),), "?", (), "test")
+    return Trajectory(sample, Prompt((), ()), tuple(turns), RolloutStatus.COMPLETED)
+
+
+def sequence(own: Trajectory) -> TrainSequence:
+    return TrainSequence(own.ids, tuple(map(float, own.sampled)), own.images)
+
+
 def prefix_of(turns: Sequence[Turn]) -> Prefix:
-    rollout = Rollout(tuple(turns), RolloutStatus.COMPLETED)
+    rollout = trajectory(turns)
     return Prefix(rollout.ids, rollout.images)
 
 
@@ -454,22 +464,24 @@ def both_logprobs(
     setting: Setting, sampled: list[tuple[Completion, ...]], temperature: float
 ) -> tuple[list[float], list[float]]:
     """The policy's log-probs and those of the group-shared forward, in the same order."""
-    rollouts = [
-        [Rollout((Turn(own.ids, own.logprobs),), RolloutStatus.COMPLETED) for own in group]
-        for group in sampled
-    ]
+    rollouts = [[trajectory([Turn(own.ids, own.logprobs)]) for own in group] for group in sampled]
     ours = [value for completion in flat(sampled) for value in completion.logprobs]
     return ours, trained(setting, rollouts, temperature)
 
 
 def trained(
-    setting: Setting, rollouts: Sequence[Sequence[Rollout]], temperature: float
+    setting: Setting, rollouts: Sequence[Sequence[Trajectory]], temperature: float
 ) -> list[float]:
     """The group-shared forward's log-probs of all sampled ids."""
     chat = setting.checkpoint.chat
     groups = [
-        Group(i, prompt, tuple(Suffix(own.ids, own.weights, own.images) for own in group))
-        for i, (prompt, group) in enumerate(zip(setting.prompts, rollouts, strict=True))
+        TrainGroup(
+            prompt,
+            tuple(
+                TrainSequence(own.ids, tuple(map(float, own.sampled)), own.images) for own in group
+            ),
+        )
+        for prompt, group in zip(setting.prompts, rollouts, strict=True)
     ]
     batch = collate(groups, pad_id=chat.pad_id, device=torch.device("cpu")).batch
     with torch.no_grad():

@@ -12,7 +12,7 @@ import pytest
 from reground.errors import ConfigError, DataError, RunError, TrainingError
 from reground.runs import RunDir
 from reground.training.checkpoint import checkpoints
-from reground.training.grpo import Grpo
+from reground.training.rl import Reinforcement
 from reground.training.run import train
 from worlds import (
     CASES,
@@ -67,10 +67,10 @@ def test_a_better_model_replaces_the_best(world: World, whole: Mapping[str, RunD
 def test_batches_without_variance_are_counted_and_then_an_error(
     world: World, tmp_path: Path
 ) -> None:
-    config = world.config("grpo", "grpo.patience=3", "grpo.max_tokens=4", model=world.random)
+    config = world.config("rl", "rollout.patience=3", "rollout.max_tokens=4", model=world.random)
     with pytest.raises(TrainingError, match=r"step 3: 3 batches in a row.*iou, format") as raised:
         train(config, tmp_path / "run")
-    assert "grpo.temperature" in str(raised.value)
+    assert "rollout.temperature" in str(raised.value)
     run = RunDir(tmp_path / "run")
     assert column(run, "rollout/barren_batches") == [1, 2]
     assert column(run, "advantage/zero_variance") == [1, 1]
@@ -80,17 +80,19 @@ def test_the_count_of_barren_batches_survives_a_resume(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = world.config(
-        "grpo", "grpo.patience=4", "grpo.max_tokens=4", "save_every=2", model=world.random
+        "rl", "rollout.patience=4", "rollout.max_tokens=4", "save_every=2", model=world.random
     )
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match="step 3: loss nan"):
-        poison(patch, Grpo, step=3)
+        poison(patch, Reinforcement, step=3)
         train(config, tmp_path / "run")
     with pytest.raises(TrainingError, match="step 4: 4 batches"):
         train(config, tmp_path / "run", resume=True)
 
 
 def test_a_batch_without_variance_trains_nothing_without_kl(world: World, tmp_path: Path) -> None:
-    config = world.config("grpo", "steps=2", "grpo.kl=0.0", "grpo.max_tokens=4", model=world.random)
+    config = world.config(
+        "rl", "steps=2", "algorithm.kl=0.0", "rollout.max_tokens=4", model=world.random
+    )
     run = train(config, tmp_path / "run")
     assert column(run, "grad_norm") == [0, 0]
     assert column(run, "loss") == [0, 0]
@@ -100,7 +102,7 @@ def test_resume_with_another_config_names_the_keys(
     world: World, whole: Mapping[str, RunDir]
 ) -> None:
     config = dataclasses.replace(CASES["grpo"](world), seed=3)
-    config = dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, kl=0.5))
+    config = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, kl=0.5))
     before = whole["grpo"].metrics.read_bytes()
     with pytest.raises(RunError, match=r"seed: 0 -> 3; grpo\.kl: 0\.04 -> 0\.5"):
         train(config, whole["grpo"].path, resume=True)
@@ -162,19 +164,19 @@ def test_clean_keeps_the_old_run_where_the_new_one_cannot_start(
     [
         ("stepz=3", "stepz: unknown key; did you mean 'steps'?"),
         ("optim.lrr=1", "optim.lrr: unknown key; did you mean 'optim.lr'?"),
-        ("grpo.group_sise=4", "did you mean 'grpo.group_size'?"),
-        ("group_size=4", "did you mean 'grpo.group_size'?"),
+        ("rollout.group_sise=4", "did you mean 'rollout.group_size'?"),
+        ("group_size=4", "did you mean 'rollout.group_size'?"),
         ("tuning.visions=full", "did you mean 'tuning.vision'?"),
         ("method=ppo", "method: found \"ppo\", expected 'dense', 'sft' or 'grpo'"),
         ("steps=many", 'steps: found "many", expected an integer'),
-        ("grpo.group_size=1", "group_size must be at least 2"),
-        ("grpo.temperature=0", "temperature must be above 0"),
-        ("grpo.top_p=0.9", "grpo.top_p: unknown key"),  # training refuses a cut distribution
+        ("rollout.group_size=1", "group_size must be at least 2"),
+        ("rollout.temperature=0", "temperature must be above 0"),
+        ("rollout.top_p=0.9", "rollout.top_p: unknown key"),  # training refuses a cut distribution
         ("data=[]", "data phases must end in rising order"),
         ("data.0.until=0.5", "the last at 1.0; found [0.5]"),
     ],
 )
 def test_a_wrong_setting_is_explained(world: World, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        world.config("grpo", override)
+        world.config("rl", override)
     assert message in str(raised.value)

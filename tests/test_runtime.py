@@ -21,7 +21,7 @@ from reground.rollout.policy import Sampling
 from reground.rollout.transformers_policy import TransformersPolicy, within
 from reground.tinyworld import scenes as synth
 from reground.training.method import LogProbs
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import TrainGroup, TrainSequence, collate
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -82,7 +82,7 @@ def test_policy_reference_and_trainee_compute_alike(autocast: Checkpoint) -> Non
     prompts = [prompter.prompt(synth.sample("referring", seed=3, index=i)) for i in range(4)]
     groups = policy.generate(prompts, n=4, sampling=Sampling(temperature=0.9, max_tokens=40))
     packed = [
-        Group(0, prompt, tuple(Suffix(c.ids, (1.0,) * len(c.ids)) for c in group))
+        TrainGroup(prompt, tuple(TrainSequence(c.ids, (1.0,) * len(c.ids)) for c in group))
         for prompt, group in zip(prompts, groups, strict=True)
     ]
     batches = [collate([own], pad_id=chat.pad_id, device=CPU).batch for own in packed]

@@ -25,10 +25,10 @@ from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.runs import RunDir
 from reground.teacher.settings import TeachConfig
+from reground.training.algorithms.parts import EASY, HARD
 from reground.training.draw import Draws
-from reground.training.grpo import Grpo
 from reground.training.method import StepBatch
-from reground.training.objective import EASY, HARD
+from reground.training.rl import Reinforcement
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 from reground.training.sft import Sft
@@ -61,7 +61,7 @@ def test_dense_targets_are_learnt(world: World) -> None:
 
 @pytest.mark.parametrize("weigh", ["tokens", "objects"])
 def test_dense_targets_of_photos_are_learnt(world: World, tmp_path: Path, weigh: str) -> None:
-    config = world.config("dense", "steps=80", "optim.lr=0.01", f"dense.weigh={weigh}")
+    config = world.config("dense", "steps=80", "optim.lr=0.01", f"method_settings.weigh={weigh}")
     run = train(config, tmp_path / "run")
     losses = column(run, "loss")
     assert mean(losses[-5:]) < 0.75 * mean(losses[:5])
@@ -110,11 +110,11 @@ class Drawn:
 
 def test_grpo_raises_the_reward(world: World) -> None:
     config = world.config(
-        "grpo",
+        "rl",
         f"data=[{{mix: {{{json.dumps(str(world.one))}: 1.0}}}}]",
         "steps=24",
         "batch_size=2",
-        "grpo.group_size=16",
+        "rollout.group_size=16",
         "optim.final=1.0",
     )
     reward = column(world.run("raised", config), "reward/total")
@@ -124,21 +124,21 @@ def test_grpo_raises_the_reward(world: World) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("grpo.normalise=token",),
-        ("grpo.normalise=dr_grpo", "grpo.difficulty=square"),
-        ("grpo.kl=0.0", "grpo.difficulty=log"),
-        ("grpo.updates_per_batch=3", "optim.lr=0.01", "optim.warmup=0.0"),
+        ("algorithm.normalise=token",),
+        ("algorithm={type: dr_grpo, kl: 0.04}",),
+        ("algorithm.kl=0.0", "algorithm.difficulty=log"),
+        ("rollout.updates_per_batch=3", "optim.lr=0.01", "optim.warmup=0.0"),
     ],
     ids=["token", "dr_grpo", "without-kl", "three-updates"],
 )
 def test_every_form_of_grpo_runs(world: World, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    config = world.config("grpo", "steps=3", *overrides)
+    config = world.config("rl", "steps=3", *overrides)
     found = rows(train(config, tmp_path / "run").metrics)
     assert len(found) == 3
     kl = [row["objective/kl"] for row in found]
-    assert (max(kl) > 0) == (config.grpo.kl > 0)
+    assert (max(kl) > 0) == (config.algorithm.kl > 0)
     clipped = max(row["objective/clip_share"] for row in found)
-    assert (clipped > 0) == (config.grpo.updates_per_batch > 1), "one update has ratio 1"
+    assert (clipped > 0) == (config.rollout.updates_per_batch > 1), "one update has ratio 1"
 
 
 # ---- what is logged ----------------------------------------------------------------------------
@@ -228,11 +228,11 @@ def test_kl_starts_at_the_reference(whole: Mapping[str, RunDir]) -> None:
 
 def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
     """The shortcut of one update a batch gives the loss and gradients of the long way."""
-    config = world.config("grpo")
+    config = world.config("rl")
     prompter = Prompter.of(load_checkpoint(str(world.taught)))
     draws = Draws(config.data, seed=0, total=40)
     policy = TransformersPolicy(prompter.checkpoint)
-    method = Grpo(prompter, draws, PlannedEnvironment.of(prompter, ()), policy, config)
+    method = Reinforcement(prompter, draws, PlannedEnvironment.of(prompter, ()), policy, config)
     batch = method.batch(1, range(4))
     assert batch.learnable
     for micro in batch.micros:
@@ -248,7 +248,7 @@ def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
         assert float(gradients[0].abs().max()) > 0
 
 
-def _gradients(method: Sft | Grpo, batch: StepBatch) -> tuple[Tensor, Tensor]:
+def _gradients(method: Sft | Reinforcement, batch: StepBatch) -> tuple[Tensor, Tensor]:
     method.module.zero_grad()
     loss = torch.stack(
         [method.loss(method.module, m, batch.normaliser, Tally()) for m in batch.micros]
@@ -278,9 +278,9 @@ def test_every_shipped_config_is_one(path: Path) -> None:
             ["method=sft", "tools.specs=[precomputed]"],
             "tools are asked by rollouts; sft makes none",
         ),
-        (["grpo.refinement_reward=0.9"], "is about a detector's boxes; set tools.specs"),
-        (["grpo={iou_reward: 0, format_reward: 0}"], "refinement_reward are all 0"),
-        (["tools.max_calls=0"], "max_calls must be at least 1"),
+        (["rewards=[{type: refinement}]"], "is about a detector's boxes; set tools.specs"),
+        (["rewards=[{type: iou, weight: 0}]"], "every weight is 0"),
+        (["tools.max_calls=0"], "tools.max_calls: found 0"),
         (["min_pixels=9", "max_pixels=4"], "min_pixels 9 is above max_pixels 4"),
     ],
 )
@@ -289,7 +289,7 @@ def test_settings_that_do_not_fit_together_are_refused(
 ) -> None:
     data = 'data=[{mix: {"synth:diff": 1.0}}]'
     with pytest.raises(ConfigError, match=problem):
-        load(TrainConfig, None, ["method=grpo", data, *overrides])
+        load(TrainConfig, None, ["method=rl", data, *overrides])
 
 
 def test_prompts_side_by_side_are_those_one_by_one(world: World) -> None:
@@ -309,7 +309,7 @@ def test_more_ranks_than_samples_are_refused_before_a_model_is_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 8))
-    config = world.config("grpo", "batch_size=4", model=tmp_path / "nowhere")
+    config = world.config("rl", "batch_size=4", model=tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"batch_size is 4 for 8 ranks, which is 0.5 for each"):
         train(config, tmp_path / "run")
 
@@ -337,7 +337,7 @@ def test_more_ranks_than_samples_are_refused_before_a_model_is_read(
 def test_tools_that_a_run_cannot_have_are_named(
     world: World, tmp_path: Path, overrides: Sequence[str], problem: str
 ) -> None:
-    config = world.config("grpo", *overrides)
+    config = world.config("rl", *overrides)
     with pytest.raises((ConfigError, DataError), match=problem):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.vision import VisionCache, encode_images, keep_features
 from reground.tinyworld import models as tiny
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import TrainGroup, TrainSequence, collate
 from reground.training.run import train
 from worlds import World, column
 
@@ -33,7 +33,7 @@ def noise(checkpoint: Checkpoint, count: int, seed: int = 0) -> tuple[EncodedIma
 def logprobs(checkpoint: Checkpoint, images: tuple[EncodedImage, ...]) -> Any:
     chat = checkpoint.chat
     prompt = chat.prompts(images, ["where?"])[0]
-    group = Group(0, prompt, (Suffix((205, 206, 207), (1.0,) * 3),) * 2)
+    group = TrainGroup(prompt, (TrainSequence((205, 206, 207), (1.0,) * 3),) * 2)
     packed = collate([group], pad_id=chat.pad_id, device=torch.device("cpu"))
     return shared_logprobs(checkpoint.model, packed.batch)
 

@@ -28,14 +28,14 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, Call, read_call
 from reground.protocols.protocol import get_protocol
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Case, Rollout, RolloutStatus, roll_out
+from reground.rollout.episode import Case, RolloutStatus, Trajectory, roll_out
 from reground.rollout.policy import Policy, Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.rollout.zoom import Zoom
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import TrainGroup, TrainSequence, collate
 from worlds import World, column, rows
 
 FAMILY = get_protocol("qwen3_vl", "think_rethink")
@@ -75,7 +75,7 @@ def says(prompter: Prompter, *turns: str) -> ScriptedPolicy:
 
 def rolled(
     prompter: Prompter, *turns: str, zooms: bool = True, max_calls: int = 3
-) -> tuple[Rollout, PlannedEnvironment]:
+) -> tuple[Trajectory, PlannedEnvironment]:
     prompter = asking(prompter.checkpoint, zoom=zooms, max_calls=max_calls)
     own = PlannedEnvironment.of(prompter)
     policy = says(prompter, *turns)
@@ -115,7 +115,7 @@ def test_a_rollout_looks_closer_and_answers_about_the_whole_image(prompter: Prom
     text = chat.decode(told.ids)
     pads = "<|image_pad|>" * (math.prod(part.grid) // 4)
     assert text == f"\n<tool><|vision_start|>{pads}<|vision_end|></tool>\n"
-    assert (set(told.weights), told.images) == ({0.0}, (part,))
+    assert (told.logprobs, told.images) == (None, (part,))
     assert rollout.status is RolloutStatus.COMPLETED
     assert (own.counts()["zoomed"], own.counts()["refused"]) == (1, 0)
     answer = prompter.read(rollout.ids, case.prompt, sample=case.sample)
@@ -215,8 +215,11 @@ def test_log_probs_behind_a_part_are_those_of_the_trainer(
     sampled = [each.turns[2].logprobs or () for group in groups for each in group]
     assert all(sampled)
     packed = [
-        Group(i, case.prompt, tuple(Suffix(each.ids, last_turn(each), each.images) for each in own))
-        for i, (case, own) in enumerate(zip(cases, groups, strict=True))
+        TrainGroup(
+            case.prompt,
+            tuple(TrainSequence(each.ids, last_turn(each), each.images) for each in own),
+        )
+        for case, own in zip(cases, groups, strict=True)
     ]
     batch = collate(packed, pad_id=chat.pad_id, device=torch.device("cpu")).batch
     with torch.no_grad():
@@ -226,9 +229,11 @@ def test_log_probs_behind_a_part_are_those_of_the_trainer(
     assert trained.tolist() == pytest.approx([p for own in sampled for p in own], abs=1e-5)
 
 
-def last_turn(rollout: Rollout) -> tuple[float, ...]:
-    count = len(rollout.turns[-1].ids)
-    return (0.0,) * (len(rollout.ids) - count) + (1.0,) * count
+def last_turn(own: Trajectory) -> TrainSequence:
+    """The trajectory with a weight on its last turn alone."""
+    count = len(own.turns[-1].ids)
+    weights = (0.0,) * (len(own.ids) - count) + (1.0,) * count
+    return TrainSequence(own.ids, weights, own.images)
 
 
 def test_a_step_of_training_on_a_rollout_that_looked_closer(
@@ -252,14 +257,15 @@ def test_a_step_of_training_on_a_rollout_that_looked_closer(
     monkeypatch.setattr("reground.training.run._policy", begun)
     parts = watched_parts(monkeypatch)
     config = world.config(
-        "grpo",
+        "rl",
         "family=qwen3_vl",
         "protocol=think_rethink",
         "prompt=tiny_refiner",
         f"data=[{{mix: {{{json.dumps(str(data))}: 1.0}}}}]",
         "steps=1",
         "batch_size=1",
-        "grpo={group_size: 4, max_tokens: 200, kl: 0}",
+        "rollout={group_size: 4, max_tokens: 200}",
+        "algorithm.kl=0",
         "tools={specs: [precomputed], zoom: true, max_calls: 2}",
         "engine.tolerance=1000",  # scripted log-probs are 0
     )

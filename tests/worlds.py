@@ -28,7 +28,7 @@ from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.oracle import Oracle
 from reground.training.checkpoint import checkpoints
-from reground.training.grpo import Grpo
+from reground.training.rl import Reinforcement
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 from reground.training.sft import Sft
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 STEPS = 10
 TEACHING_STEPS = 70  # enough for some rollouts to be right, not for all
-METHODS: dict[str, type[Sft] | type[Grpo]] = {"sft": Sft, "grpo": Grpo}
+METHODS: dict[str, type[Sft] | type[Reinforcement]] = {"sft": Sft, "rl": Reinforcement}
 REFINING_STEPS = 120  # enough for most rollouts to call, and some to be right
 REFINER = ("protocol=think_rethink", "prompt=tiny_refiner")
 LORA = "tuning={vision: frozen, merger: full, language: lora, lora_rank: 2}"
@@ -62,7 +62,7 @@ class World:
 
     def config(self, method: str, *overrides: str, model: Path | None = None) -> TrainConfig:
         """The settings that all runs here share; GRPO starts from the taught model."""
-        model = model or (self.taught if method == "grpo" else self.random)
+        model = model or (self.taught if method == "rl" else self.random)
         return load(
             TrainConfig,
             None,
@@ -73,7 +73,7 @@ class World:
                 f"steps={STEPS}",
                 "batch_size=4",
                 "optim={lr: 0.001, warmup: 0.2}",
-                "grpo={group_size: 4, max_tokens: 26, temperature: 1.0}",
+                "rollout={group_size: 4, max_tokens: 26, temperature: 1.0}",
                 *overrides,
             ],
         )
@@ -81,11 +81,13 @@ class World:
     def refiner(self, *overrides: str) -> TrainConfig:
         """GRPO of rollouts that ask a live tool."""
         return self.config(
-            "grpo",
+            "rl",
             *REFINER,
             'tools.specs=["oracle:weak"]',
-            "grpo={group_size: 4, max_tokens: 90, temperature: 1.0, iou_reward: 0.1,"
-            " format_reward: 0.1, refinement_reward: 0.8, difficulty: none}",
+            "rollout={group_size: 4, max_tokens: 90, temperature: 1.0}",
+            "algorithm.difficulty=none",
+            "rewards=[{type: iou, weight: 0.1}, {type: refinement_format, weight: 0.1},"
+            " {type: refinement, weight: 0.8}]",
             *overrides,
             model=self.refining,
         )
@@ -142,8 +144,8 @@ def single_thread() -> Iterator[None]:
 
 CASES: dict[str, Callable[[World], TrainConfig]] = {
     "sft": lambda world: world.config("sft", world.validation(every=4)),
-    "grpo": lambda world: world.config("grpo"),
-    "grpo-lora": lambda world: world.config("grpo", LORA),
+    "grpo": lambda world: world.config("rl"),
+    "grpo-lora": lambda world: world.config("rl", LORA),
     "refiner": lambda world: world.refiner(),
 }
 
@@ -160,7 +162,9 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def poison(patch: pytest.MonkeyPatch, method: type[Sft] | type[Grpo], *, step: int) -> None:
+def poison(
+    patch: pytest.MonkeyPatch, method: type[Sft] | type[Reinforcement], *, step: int
+) -> None:
     """Make the loss of one step NaN; these runs have one micro-batch a step."""
     true_loss, calls = method.loss, iter(range(1, STEPS + 1))
 

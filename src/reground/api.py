@@ -30,7 +30,7 @@ from reground.protocols.protocol import AnswerProtocol
 if TYPE_CHECKING:
     from reground.model.chat import Prompt
     from reground.model.prompting import Prompter
-    from reground.rollout.episode import Rollout
+    from reground.rollout.episode import Trajectory
     from reground.rollout.policy import Policy
     from reground.rollout.tools.tool import Tool
 
@@ -141,7 +141,7 @@ class Grounder:
 
     def _rolled(
         self, sample: Sample, loaded: Sequence[Image.Image], max_tokens: int
-    ) -> tuple[Rollout, Prompt]:
+    ) -> tuple[Trajectory, Prompt]:
         from reground.rollout.environment import PlannedEnvironment
         from reground.rollout.episode import Case, roll_out
         from reground.rollout.policy import Sampling

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from reground.config_problems import explain, shorten
 from reground.errors import ConfigError
@@ -33,6 +33,21 @@ def config(cls: type[T]) -> type[T]:
     """
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True, slots=True)(cls)
+
+
+def by_type(usual: str | None = None) -> Discriminator:
+    """Tells the members of a union apart by their ``type``; left out, it is ``usual``.
+
+    What has a ``path`` is the member tagged "own": a user's code.
+    """
+
+    def kind(value: Any) -> str | None:
+        if not isinstance(value, dict):
+            found: str | None = getattr(value, "type", None)
+            return found
+        return "own" if "path" in value else value.get("type", usual)
+
+    return Discriminator(kind)
 
 
 def load(schema: type[T], path: Path | None = None, overrides: Sequence[str] = ()) -> T:

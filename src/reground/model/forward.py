@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,20 @@ from reground.model.runtime import precision
 from reground.model.sharing import GroupLayout
 from reground.model.vision import dummy_vision, encode_images
 
+_ALL = slice(None)
 CHUNK = 2048  # answer positions whose logits exist at one time
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a batch, or some suffixes of all rows."""
+
+    rows: slice = field(default_factory=lambda: _ALL)
+    suffixes: slice = field(default_factory=lambda: _ALL)
+
+    def of(self, stream: Tensor) -> Tensor:
+        """The part of a stream [B, G, C]."""
+        return stream[self.rows, self.suffixes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,7 @@ class GroupBatch:
         """Tokens of the forward, padding included."""
         return self.prompt_ids.numel() + self.suffix_ids.numel()
 
-    def halves(self) -> tuple[GroupBatch, GroupBatch] | None:
+    def parts(self) -> tuple[Part, Part] | None:
         """The first and the second half of the rows, or of one row's suffixes; None for a single.
 
         Scored tokens keep their order, and log-probs their values.
@@ -57,21 +70,21 @@ class GroupBatch:
         num_rows, num_suffixes, _ = self.suffix_ids.shape
         if num_rows > 1:
             middle = num_rows // 2
-            return self._rows(slice(middle)), self._rows(slice(middle, None))
+            return Part(rows=slice(middle)), Part(rows=slice(middle, None))
         if num_suffixes > 1:
             middle = num_suffixes // 2
-            return self._suffixes(slice(middle)), self._suffixes(slice(middle, None))
+            return Part(suffixes=slice(middle)), Part(suffixes=slice(middle, None))
         return None
 
-    def _rows(self, rows: slice) -> GroupBatch:
-        return GroupBatch(*(getattr(self, each.name)[rows] for each in fields(self)))
-
-    def _suffixes(self, places: slice) -> GroupBatch:
-        return replace(
-            self,
-            suffix_ids=self.suffix_ids[:, places],
-            weights=self.weights[:, places],
-            suffix_images=tuple(own[places] for own in self.suffix_images),
+    def at(self, part: Part) -> GroupBatch:
+        """A part of the batch."""
+        return GroupBatch(
+            self.prompt_ids[part.rows],
+            self.prompt_mask[part.rows],
+            part.of(self.suffix_ids),
+            part.of(self.weights),
+            self.prompt_images[part.rows],
+            tuple(own[part.suffixes] for own in self.suffix_images[part.rows]),
         )
 
     @property

@@ -15,7 +15,7 @@ from typing import Protocol
 from reground.grounding.sample import Sample
 from reground.model.chat import EncodedImage, Prompt
 from reground.protocols.calls import Function
-from reground.protocols.protocol import Plan
+from reground.protocols.protocol import AnswerProtocol, Plan
 from reground.rollout.policy import Completion, Policy, Prefix, Prefixes, Sampling
 
 
@@ -30,34 +30,37 @@ class RolloutStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Ids that the policy sampled, with their log-probs, or that it was told (``logprobs`` None).
+    """Ids that the policy sampled, with their log-probs, or an observation (``logprobs`` None).
 
     ``images`` are those whose tokens are among the ids; a policy samples none.
-
-    >>> Turn((7, 8), (-0.1, -0.2)).weights, Turn((9,), None).weights
-    ((1.0, 1.0), (0.0,))
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     images: tuple[EncodedImage, ...] = ()
 
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """The loss weight of each id: only what was sampled counts."""
-        return (0.0 if self.logprobs is None else 1.0,) * len(self.ids)
-
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """One way of going on from a prompt, and how it ended.
+class Trajectory:
+    """What a policy made of one prompt, and how it ended.
 
-    Concatenating the turns' ids gives exactly what the policy saw behind the prompt.
+    ``ids``, ``sampled`` and ``logprobs`` are streams of one length, behind the prompt.
+    Concatenating the turns' ids gives exactly what the policy saw. ``sample`` holds what tools
+    found for it; ``text`` and ``protocol`` are there once somebody has decoded the ids.
+
+    >>> told = Turn((9,), None)
+    >>> two = Trajectory(None, None, (Turn((7, 8), (-0.5, -0.25)), told), RolloutStatus.COMPLETED)
+    >>> two.ids, two.sampled, two.logprobs, two.num_sampled
+    ((7, 8, 9), (True, True, False), (-0.5, -0.25, 0.0), 2)
     """
 
+    sample: Sample
+    prompt: Prompt
     turns: tuple[Turn, ...]
     status: RolloutStatus
     policy_version: int = 0
+    text: str = ""
+    protocol: AnswerProtocol | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -70,19 +73,21 @@ class Rollout:
         return tuple(chain.from_iterable(turn.images for turn in self.turns))
 
     @property
-    def weights(self) -> tuple[float, ...]:
-        """1 on sampled ids, 0 on told ones."""
-        return tuple(chain.from_iterable(turn.weights for turn in self.turns))
+    def sampled(self) -> tuple[bool, ...]:
+        """Whether the policy sampled each id; the others are observations."""
+        return tuple(turn.logprobs is not None for turn in self.turns for _ in turn.ids)
 
     @property
     def logprobs(self) -> tuple[float, ...]:
-        """The log-probs of all sampled ids."""
-        return tuple(chain.from_iterable(turn.logprobs or () for turn in self.turns))
+        """The log-prob at which each id was sampled; 0 on observations."""
+        return tuple(
+            chain.from_iterable(turn.logprobs or (0.0,) * len(turn.ids) for turn in self.turns)
+        )
 
     @property
     def num_sampled(self) -> int:
         """How many ids the policy sampled."""
-        return sum(len(turn.ids) for turn in self.turns if turn.logprobs is not None)
+        return sum(self.sampled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ def roll_out(
     n: int,
     sampling: Sampling,
     keys: Sequence[int] | None = None,
-) -> list[tuple[Rollout, ...]]:
+) -> list[tuple[Trajectory, ...]]:
     """``n`` rollouts of every case; ``sampling.max_tokens`` limits what one samples in all turns.
 
     All rollouts of one plan take each turn together, so that one prompt is read once for all of
@@ -149,7 +154,7 @@ def roll_out(
     plans: dict[Plan, list[int]] = {}
     for place, case in enumerate(cases):
         plans.setdefault(environment.plan(case.sample), []).append(place)
-    rolled: dict[int, tuple[Rollout, ...]] = {}
+    rolled: dict[int, tuple[Trajectory, ...]] = {}
     for plan, places in plans.items():
         groups = _roll_out(
             policy,
@@ -173,7 +178,7 @@ def _roll_out(
     n: int,
     sampling: Sampling,
     keys: Sequence[int] | None,
-) -> list[tuple[Rollout, ...]]:
+) -> list[tuple[Trajectory, ...]]:
     prompts = [case.prompt for case in cases]
     growing = [[_Growing(sampling.max_tokens) for _ in range(n)] for _ in cases]
     prefixes: list[Prefixes] | None = None
@@ -196,9 +201,13 @@ def _roll_out(
         for (_, each), answer in zip(waiting, told, strict=True):
             each.tell(answer)
         prefixes = [[each.prefix if each.is_open else None for each in group] for group in growing]
+    offered = Function.RESULT in plan.functions
     return [
-        tuple(each.rollout(offered=Function.RESULT in plan.functions) for each in group)
-        for group in growing
+        tuple(
+            each.trajectory(environment.seen(case.sample), case.prompt, offered=offered)
+            for each in group
+        )
+        for case, group in zip(cases, growing, strict=True)
     ]
 
 
@@ -236,7 +245,7 @@ class _Growing:
         self.failed = self.failed or told.failed
         self.turns.append(Turn(told.ids, None, told.images))
 
-    def rollout(self, *, offered: bool) -> Rollout:
+    def trajectory(self, sample: Sample, prompt: Prompt, *, offered: bool) -> Trajectory:
         status = RolloutStatus.COMPLETED
         if self.is_cut:
             status = RolloutStatus.OVER_LONG
@@ -244,4 +253,4 @@ class _Growing:
             status = RolloutStatus.TOOL_FAILED
         elif offered and len(self.turns) == 1:
             status = RolloutStatus.NO_CALL
-        return Rollout(tuple(self.turns), status, self.version)
+        return Trajectory(sample, prompt, tuple(self.turns), status, self.version)

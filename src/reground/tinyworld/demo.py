@@ -57,7 +57,7 @@ def _all_arms(out: Path, samples: int) -> dict[str, dict[str, Any]]:
         ("grpo", "none", "+ GRPO"),
         ("grpo_difficulty", "exp", "+ GRPO with difficulty weight"),
     ):
-        arm = _config("demo_grpo.yaml", f"model={start}", f"grpo.difficulty={difficulty}")
+        arm = _config("demo_grpo.yaml", f"model={start}", f"algorithm.difficulty={difficulty}")
         seconds.append(_trained(arm, out / name))
         reports[label] = _evaluated(str(out / name), out / name, samples)
     steps = max(1, round(sft.steps * max(seconds) / sft_seconds))

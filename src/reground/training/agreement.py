@@ -13,14 +13,13 @@ from reground.model.chat import Prompt
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.rollout.policy import Completion
-from reground.training.grpo_batch import GrpoMicro
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import MicroBatch, TrainGroup, TrainSequence, collate
 
 
-def truncated(trainer: Tensor, engine: Tensor, most: float | None) -> Tensor:
+def importance_weights(trainer: Tensor, engine: Tensor, most: float | None) -> Tensor:
     """Weights min(p_trainer / p_engine, most), flat [N]; 1 where ``most`` is None.
 
-    >>> truncated(torch.tensor([0.0, -2.0]), torch.tensor([-2.0, -2.0]), 2.0).tolist()
+    >>> importance_weights(torch.tensor([0.0, -2.0]), torch.tensor([-2.0, -2.0]), 2.0).tolist()
     [2.0, 1.0]
     """
     if most is None:
@@ -39,9 +38,9 @@ def gaps(
     """Absolute differences in log-prob of all sampled tokens, the checkpoint's model asked now."""
     chat, found = checkpoint.chat, []
     for prompt, group in zip(prompts, sampled, strict=True):
-        suffixes = tuple(Suffix(each.ids, (1.0,) * len(each.ids)) for each in group)
+        sequences = tuple(TrainSequence(each.ids, (1.0,) * len(each.ids)) for each in group)
         packed = collate(
-            [Group(0, prompt, suffixes)], pad_id=chat.pad_id, device=checkpoint.model.device
+            [TrainGroup(prompt, sequences)], pad_id=chat.pad_id, device=checkpoint.model.device
         )
         ours = shared_logprobs(
             checkpoint.model, packed.batch, temperature=temperature, banned_ids=chat.banned_ids
@@ -59,32 +58,30 @@ class GapError(EngineError):
         self.record = record
 
     @classmethod
-    def of(cls, micro: GrpoMicro, trainer: Tensor, tolerance: float) -> GapError:
-        """Names the token where ``trainer`` and the engine differ most."""
-        gaps = (trainer - micro.sampled_logprobs).abs().nan_to_num(float("inf"))
-        row, number, _ = micro.packed.batch.scored.nonzero()[int(gaps.argmax())].tolist()
-        group = micro.groups[row]
-        rollout = group.rollouts[number]
-        own = _of_rollout(trainer, micro, row, number)
+    def of(cls, micro: MicroBatch, trainer: Tensor, tolerance: float) -> GapError:
+        """Names the sequence where ``trainer`` [N] and the engine differ most."""
+        gaps = (trainer - micro.flat(micro.sampled_logprobs)).abs().nan_to_num(float("inf"))
+        row, number, _ = micro.batch.scored.nonzero()[int(gaps.argmax())].tolist()
+        name = micro.names[row][number]
         message = (
             f"the engine's log-probs are {float(gaps.mean()):.3g} from the trainer's on the mean "
-            f"and {float(gaps.max()):.3g} at worst (sample {group.sample.id}); expected a mean of "
-            f"at most {tolerance:g} (engine.tolerance); compare dtypes and the engine's version"
+            f"and {float(gaps.max()):.3g} at worst ({name}); expected a mean of at most "
+            f"{tolerance:g} (engine.tolerance); compare dtypes and the engine's version"
         )
+        scored = micro.batch.scored[row, number]
+        ours = micro.with_streams(old=trainer, reference=None).old
+        assert ours is not None
         record = {
-            "sample": group.sample.id,
-            "question": group.sample.question,
-            "prompt_ids": group.prompt.ids,
-            "ids": rollout.ids,
-            "weights": rollout.weights,
-            "engine_logprobs": rollout.logprobs,
-            "trainer_logprobs": own.tolist(),
+            "name": name,
+            "prompt_ids": micro.batch.prompt_ids[row][micro.batch.prompt_mask[row]].tolist(),
+            "ids": micro.batch.suffix_ids[row, number][: _length(scored)].tolist(),
+            "scored": scored[: _length(scored)].tolist(),
+            "engine_logprobs": micro.sampled_logprobs[row, number][scored].tolist(),
+            "trainer_logprobs": ours[row, number][scored].tolist(),
         }
         return cls(message, record)
 
 
-def _of_rollout(flat: Tensor, micro: GrpoMicro, row: int, number: int) -> Tensor:
-    scored = micro.packed.batch.scored
-    table = torch.zeros(scored.shape, dtype=flat.dtype, device=flat.device)
-    table[scored] = flat
-    return table[row, number][scored[row, number]]
+def _length(scored: Tensor) -> int:
+    """Up to the last scored token."""
+    return int(scored.nonzero().max()) + 1

@@ -19,7 +19,7 @@ from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint, load, save
 from reground.runs import RunDir
 from reground.training.checkpoint import checkpoints, trainer_state
-from reground.training.packing import Group, Suffix, collate
+from reground.training.packing import TrainGroup, TrainSequence, collate
 from reground.training.run import runtime_for, set_tuning, starting_checkpoint
 from reground.training.settings import TrainConfig
 
@@ -91,7 +91,7 @@ def _probe(checkpoint: Checkpoint) -> Tensor:
     images = chat.encode_images([picture])
     prompt = Prompt(tuple(chat.image_ids(images[0])), images)
     ids = tuple(id for id in range(200) if id not in chat.banned_ids)
-    group = Group(0, prompt, (Suffix(ids, (1.0,) * len(ids)),))
+    group = TrainGroup(prompt, (TrainSequence(ids, (1.0,) * len(ids)),))
     packed = collate([group], pad_id=chat.pad_id, device=checkpoint.model.device)
     with torch.inference_mode():
         return shared_logprobs(checkpoint.model, packed.batch, banned_ids=chat.banned_ids).cpu()

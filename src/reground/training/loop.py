@@ -24,7 +24,6 @@ from reground.training import optimiser
 from reground.training.agreement import GapError
 from reground.training.memory import smaller, within
 from reground.training.method import Method, Micro, StepBatch
-from reground.training.rewards import weights
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
 from reground.training.updates import Updates
@@ -43,7 +42,7 @@ class Trainer:
     accelerator: Accelerator
     validate: Validate | None = None
     _phases: dict[str, float] = field(default_factory=dict)
-    _barren: int = 0
+    _zero_variance: int = 0
     _limit: int | None = None  # tokens of a micro-batch that fit, where not all did
     _best: float = -1.0
 
@@ -52,7 +51,7 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         optimizer = optimiser.optimizer(self.method.module, config.optim)
         start, extra = storage.restore(self.run, module=self.method.module, optimizer=optimizer)
-        self._barren, self._limit = int(extra.get("barren", 0)), extra.get("limit")
+        self._zero_variance, self._limit = int(extra.get("zero_variance", 0)), extra.get("limit")
         self.run.truncate_after(start or -1)  # step 0 is validated anew as well
         self._best = storage.read_best(self.run)
         updates = Updates(self.method.module, optimizer, config, accelerator)
@@ -74,7 +73,7 @@ class Trainer:
     def _step(self, step: int, batch: StepBatch, updates: Updates) -> dict[str, float]:
         """Gradients of the global batch, accumulated over micro-batches, and the update."""
         torch.manual_seed(self.config.seed * 1_000_003 + step)
-        self._watch_for_barren(step, batch)
+        self._watch_for_variance(step, batch)
         tally = batch.tally
         normaliser = self._summed(batch.normaliser)
         rate = optimiser.learning_rate(step - 1, self.config.steps, self.config.optim)
@@ -156,15 +155,16 @@ class Trainer:
             append_jsonl(self.run.path / "engine_gap.jsonl", {"step": step} | error.record)
             raise
 
-    def _watch_for_barren(self, step: int, batch: StepBatch) -> None:
+    def _watch_for_variance(self, step: int, batch: StepBatch) -> None:
         """Count batches from which nothing can be learned, and stop after too many in a row."""
-        self._barren = 0 if self._summed(float(batch.learnable)) else self._barren + 1
-        batch.tally.add("rollout/barren_batches", float(self._barren))
-        if self._barren >= self.config.grpo.patience:
+        self._zero_variance = 0 if self._summed(float(batch.learnable)) else self._zero_variance + 1
+        batch.tally.add("rollout/zero_variance_batches", float(self._zero_variance))
+        if self._zero_variance >= self.config.rollout.patience:
+            terms = ", ".join(each.name for each in self.config.rewards)
             raise TrainingError(
-                f"step {step}: {self._barren} batches in a row had no reward variance in any group "
-                f"(terms: {', '.join(weights(self.config.grpo))}); expected groups that differ; "
-                "raise grpo.temperature, check the format in rollouts.jsonl, or start from a model "
+                f"step {step}: {self._zero_variance} batches in a row had no reward variance in "
+                f"any group (terms: {terms}); expected groups that differ; raise "
+                "rollout.temperature, check the format in rollouts.jsonl, or start from a model "
                 "that sometimes succeeds"
             )
 
@@ -213,7 +213,7 @@ class Trainer:
                     step,
                     state,
                     checkpoint=self.checkpoint,
-                    extra={"barren": self._barren, "limit": self._limit},
+                    extra={"zero_variance": self._zero_variance, "limit": self._limit},
                     keep=self.config.keep,
                 )
 

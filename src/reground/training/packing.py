@@ -1,4 +1,4 @@
-"""From sequences to micro-batches: prompt once, its suffixes behind it, a weight on every token."""
+"""From sequences to micro-batches: prompt once, sequences behind it, streams on every token."""
 
 from __future__ import annotations
 
@@ -6,75 +6,115 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from reground.model.chat import EncodedImage, Prompt
-from reground.model.forward import GroupBatch, pad_prompts
+from reground.model.forward import GroupBatch, Part, pad_prompts
 from reground.model.load import Checkpoint
 from reground.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Suffix:
-    """Token ids behind a prompt and the loss weight of each (0: not sampled, only read).
+class TrainSequence:
+    """Token ids behind a prompt, and streams of their length: SFT's gold answer, RL's trajectory.
 
-    ``images`` are those whose tokens are among the ids.
+    ``weights`` are loss weights (0: not sampled, only read). Of a trajectory there are also
+    ``advantages``, which hold its credit, and ``logprobs``, at which its ids were sampled.
+    ``images`` are those whose tokens are among the ids; ``name`` says whose it is, in errors.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
     images: tuple[EncodedImage, ...] = ()
+    advantages: tuple[float, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One prompt and its G suffixes. ``index`` is its place in the step, for credit and metrics."""
+class TrainGroup:
+    """One prompt and the G sequences behind it."""
 
-    index: int
     prompt: Prompt
-    suffixes: tuple[Suffix, ...]
+    sequences: tuple[TrainSequence, ...]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the padded row: the prompt once and G times the longest suffix."""
+        """Tokens of the padded row: the prompt once and G times the longest sequence."""
         return _padded([self])
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What one forward takes, and which groups of the step its rows are."""
+    """What one forward takes, with the streams of its tokens, [B, G, C] each.
+
+    ``advantages`` and ``sampled_logprobs`` are 0 where a sequence has none; ``old`` and
+    ``reference`` are log-probs of other weights, filled in by :meth:`with_streams`. ``names`` are
+    those of the sequences.
+    """
 
     batch: GroupBatch
-    rows: tuple[int, ...]
+    names: tuple[tuple[str, ...], ...]
+    advantages: Tensor
+    sampled_logprobs: Tensor
+    old: Tensor | None = None
+    reference: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the forward, padding included."""
         return self.batch.num_tokens
 
+    @property
+    def sequence(self) -> Tensor:
+        """Which sequence each scored token belongs to, flat [N]."""
+        rows, suffixes, _ = self.batch.suffix_ids.shape
+        numbers = torch.arange(rows * suffixes, device=self.batch.suffix_ids.device)
+        return numbers.view(rows, suffixes, 1).expand(self.batch.scored.shape)[self.batch.scored]
+
+    def flat(self, stream: Tensor) -> Tensor:
+        """A stream at the scored tokens, [N]."""
+        return stream[self.batch.scored]
+
+    def with_streams(self, *, old: Tensor | None, reference: Tensor | None) -> MicroBatch:
+        """The micro-batch with log-probs of other weights, flat [N] each."""
+        return replace(self, old=self._stream(old), reference=self._stream(reference))
+
+    def silent(self) -> MicroBatch:
+        """The same forward, of which nothing is scored."""
+        weights = torch.zeros_like(self.batch.weights)
+        return replace(self, batch=replace(self.batch, weights=weights))
+
     def halves(self) -> tuple[MicroBatch, MicroBatch] | None:
-        """The same tokens in two; None for one suffix of one group."""
-        if (parts := self.batch.halves()) is None:
-            return None
-        first, second = parts
-        is_split = len(self.rows) == 1
-        middle = 1 if is_split else len(first.prompt_ids)
-        return (
-            MicroBatch(first, self.rows[:middle]),
-            MicroBatch(second, self.rows if is_split else self.rows[middle:]),
+        """The same tokens with the same streams in two; None for one sequence."""
+        parts = self.batch.parts()
+        return parts and (self._at(parts[0]), self._at(parts[1]))
+
+    def _at(self, part: Part) -> MicroBatch:
+        return MicroBatch(
+            self.batch.at(part),
+            tuple(own[part.suffixes] for own in self.names[part.rows]),
+            part.of(self.advantages),
+            part.of(self.sampled_logprobs),
+            None if self.old is None else part.of(self.old),
+            None if self.reference is None else part.of(self.reference),
         )
+
+    def _stream(self, flat: Tensor | None) -> Tensor | None:
+        if flat is None:
+            return None
+        return torch.zeros_like(self.advantages).masked_scatter(self.batch.scored, flat)
 
 
 def pack(
-    groups: Sequence[Group], *, max_tokens: int, pad_id: int, device: torch.device
+    groups: Sequence[TrainGroup], *, max_tokens: int, pad_id: int, device: torch.device
 ) -> list[MicroBatch]:
     """Micro-batches of at most ``max_tokens`` padded tokens (a larger group goes alone).
 
     Groups of like size share a micro-batch, so that little is padded; every group appears once.
     """
-    by_length = sorted(
-        groups, key=lambda group: (len(group.suffixes), group.num_tokens, group.index)
-    )
-    batches: list[list[Group]] = []
+    by_length = sorted(groups, key=lambda group: (len(group.sequences), group.num_tokens))
+    batches: list[list[TrainGroup]] = []
     for group in by_length:
         if batches and _padded([*batches[-1], group]) <= max_tokens:
             batches[-1].append(group)
@@ -84,7 +124,7 @@ def pack(
 
 
 def micro_batches(
-    groups: Sequence[Group], checkpoint: Checkpoint, config: TrainConfig
+    groups: Sequence[TrainGroup], checkpoint: Checkpoint, config: TrainConfig
 ) -> list[MicroBatch]:
     """A rank's groups, packed for its device; where weights are spread, as many on every rank."""
     micros = pack(
@@ -106,42 +146,45 @@ def aligned(micros: list[MicroBatch]) -> list[MicroBatch]:
     last = micros[-1].batch
     most = torch.tensor(len(micros), device=last.prompt_ids.device)
     torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-    blank = MicroBatch(replace(last, weights=torch.zeros_like(last.weights)), micros[-1].rows)
-    return micros + [blank] * (int(most) - len(micros))
+    return micros + [micros[-1].silent()] * (int(most) - len(micros))
 
 
-def collate(groups: Sequence[Group], *, pad_id: int, device: torch.device) -> MicroBatch:
-    """Groups as one padded batch; where one has fewer suffixes, the last ones are pads alone."""
+def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) -> MicroBatch:
+    """Groups as one padded batch; where one has fewer sequences, the last ones are pads alone."""
     prompt_ids, prompt_mask = pad_prompts([group.prompt for group in groups], pad_id=pad_id)
     shape = (len(groups), *_widest(groups))
-    ids, weights = torch.full(shape, pad_id, dtype=torch.long), torch.zeros(shape)
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    weights, advantages, logprobs = (torch.zeros(shape) for _ in range(3))
     for row, group in enumerate(groups):
-        for place, suffix in enumerate(group.suffixes):
-            ids[row, place, : len(suffix.ids)] = torch.tensor(suffix.ids, dtype=torch.long)
-            weights[row, place, : len(suffix.ids)] = torch.tensor(suffix.weights)
+        for place, own in enumerate(group.sequences):
+            ids[row, place, : len(own.ids)] = torch.tensor(own.ids, dtype=torch.long)
+            weights[row, place, : len(own.weights)] = torch.tensor(own.weights)
+            advantages[row, place, : len(own.advantages)] = torch.tensor(own.advantages)
+            logprobs[row, place, : len(own.logprobs)] = torch.tensor(own.logprobs)
     batch = GroupBatch(
         prompt_ids,
         prompt_mask,
         ids,
         weights,
         tuple(group.prompt.images for group in groups),
-        tuple(_images(group, num_suffixes=shape[1]) for group in groups),
+        tuple(_images(group, num_sequences=shape[1]) for group in groups),
     )
-    return MicroBatch(batch.to(device), tuple(group.index for group in groups))
+    names = tuple(tuple(own.name for own in group.sequences) for group in groups)
+    return MicroBatch(batch.to(device), names, advantages.to(device), logprobs.to(device))
 
 
-def _images(group: Group, *, num_suffixes: int) -> tuple[tuple[EncodedImage, ...], ...]:
-    own = [suffix.images for suffix in group.suffixes]
-    return (*own, *[()] * (num_suffixes - len(own)))
+def _images(group: TrainGroup, *, num_sequences: int) -> tuple[tuple[EncodedImage, ...], ...]:
+    own = [sequence.images for sequence in group.sequences]
+    return (*own, *[()] * (num_sequences - len(own)))
 
 
-def _padded(groups: Sequence[Group]) -> int:
+def _padded(groups: Sequence[TrainGroup]) -> int:
     prompt = max(len(group.prompt.ids) for group in groups)
-    num_suffixes, length = _widest(groups)
-    return len(groups) * (prompt + num_suffixes * length)
+    num_sequences, length = _widest(groups)
+    return len(groups) * (prompt + num_sequences * length)
 
 
-def _widest(groups: Sequence[Group]) -> tuple[int, int]:
-    """The most suffixes that a group has, and the most tokens that a suffix has."""
-    num_suffixes = max(len(group.suffixes) for group in groups)
-    return num_suffixes, max(len(suffix.ids) for group in groups for suffix in group.suffixes)
+def _widest(groups: Sequence[TrainGroup]) -> tuple[int, int]:
+    """The most sequences that a group has, and the most tokens that a sequence has."""
+    num_sequences = max(len(group.sequences) for group in groups)
+    return num_sequences, max(len(own.ids) for group in groups for own in group.sequences)

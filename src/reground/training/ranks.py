@@ -9,10 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import torch
+from accelerate.utils import gather_object
 from torch.distributed import DistError
 
 from reground.errors import TrainingError
+
+T = TypeVar("T")
+
+
+def place() -> tuple[int, int]:
+    """This rank, and how many there are."""
+    group = torch.distributed
+    return (group.get_rank(), group.get_world_size()) if group.is_initialized() else (0, 1)
+
+
+def gathered(own: list[T]) -> list[T]:
+    """What all ranks hold, in their order; every rank must call."""
+    return list(gather_object(own)) if place()[1] > 1 else own
 
 
 @contextmanager

@@ -35,10 +35,10 @@ from reground.rollout.tools.tool import Tool
 from reground.rollout.transformers_policy import ReplicaPolicy, TransformersPolicy
 from reground.runs import RunDir, append_jsonl, start, write_json
 from reground.training.draw import Draws
-from reground.training.grpo import Grpo
 from reground.training.loop import Trainer
 from reground.training.method import Method
 from reground.training.ranks import together
+from reground.training.rl import Reinforcement
 from reground.training.settings import CHANGEABLE, TrainConfig, Tuning, VisionCache
 from reground.training.sft import Sft
 from reground.training.sharding import shard
@@ -164,7 +164,7 @@ def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:
 def answering(config: TrainConfig) -> Answering:
     """How the run's checkpoints answer: as their start did, but for what the config says."""
     known = _known(config)
-    rolls_out = config.method == "grpo"  # nothing else learns to call
+    rolls_out = config.method == "rl"  # nothing else learns to call
     return known.trained(
         family=config.family,
         protocol=config.protocol,
@@ -222,7 +222,7 @@ def _tools(protocols: Protocols, rows: Sequence[Sample], config: TrainConfig) ->
             "protocol: think_rethink, or protocol: piter and data that `reground tool run` has "
             "filled"
         )
-    if config.method == "grpo" and used and not specs:
+    if config.method == "rl" and used and not specs:
         raise ConfigError(
             f"protocol {used[0]} asks a tool and there is none; set tools.specs, as [precomputed]"
         )
@@ -240,8 +240,8 @@ def _method(
     match config.method:
         case "sft":
             return Sft(prompter, draws, config)
-        case "grpo":
-            return Grpo(prompter, draws, environment, policy, config)
+        case "rl":
+            return Reinforcement(prompter, draws, environment, policy, config)
     added: Method = installed("methods")[config.method].load()(prompter, draws, config)
     return added
 
@@ -264,7 +264,7 @@ def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -
             timeout_s=there.timeout_s,
         )
         return EnginePolicy(checkpoint, server, UNKNOWN)
-    if config.sharding == "full" and (config.method == "grpo" or config.validation):
+    if config.sharding == "full" and (config.method == "rl" or config.validation):
         copied = dataclasses.replace(checkpoint, model=replica(checkpoint.model, device))
         return ReplicaPolicy(copied, source=checkpoint.model)
     return TransformersPolicy(checkpoint)

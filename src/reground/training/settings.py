@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from reground.config import config
 from reground.errors import did_you_mean
 from reground.grounding.names import ProtocolName
 from reground.plugins import installed
+from reground.training.algorithms import AlgorithmSettings
+from reground.training.algorithms.grpo import Grpo
+from reground.training.rewards import RewardSettings
+from reground.training.rewards.terms import Format, Iou, Refinement, RefinementFormat
 
-METHODS = ("sft", "grpo")
+METHODS = ("sft", "rl")
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 # What a run may be resumed with otherwise: how its figures come about, and not which.
 CHANGEABLE = (
@@ -37,14 +49,8 @@ class Phase:
     A spec is the path of a canonical JSONL, or ``SCHEME:REST`` of a source, as ``synth:diff@1-3``.
     """
 
-    mix: dict[str, float]
-    until: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.mix or any(weight <= 0 for weight in self.mix.values()):
-            raise ValueError("mix needs at least one data spec, each with a weight above 0")
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until is a share of the run in (0, 1], found {self.until}")
+    mix: Annotated[dict[str, Positive], Field(min_length=1)]
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @config
@@ -54,8 +60,8 @@ class Tuning:
     vision: Literal["full", "lora", "frozen"] = "full"
     merger: Literal["full", "lora", "frozen"] = "full"
     language: Literal["full", "lora", "frozen"] = "full"
-    lora_rank: int = 16
-    lora_alpha: int = 32
+    lora_rank: Count = 16
+    lora_alpha: Count = 32
     gradient_checkpointing: bool = False
 
 
@@ -67,25 +73,21 @@ class VisionCache:
     runs too; the limits are in GiB.
     """
 
-    memory: float = 1.0
+    memory: NotNegative = 1.0
     folder: str | None = None
-    disk: float = 50.0
-
-    def __post_init__(self) -> None:
-        if self.memory < 0 or self.disk < 0:
-            raise ValueError("memory and disk are limits in GiB, not below 0")
+    disk: NotNegative = 50.0
 
 
 @config
 class Optim:
     """AdamW with linear warm-up and a cosine down to ``final`` times the peak."""
 
-    lr: float = 1e-5
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    warmup: float = 0.015
-    final: float = 0.0
-    clip_norm: float = 1.0
+    lr: Positive = 1e-5
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: NotNegative = 0.01
+    warmup: Share = 0.015
+    final: Share = 0.0
+    clip_norm: Positive = 1.0
 
 
 @config
@@ -98,41 +100,23 @@ class Supervised:
     they share one encoding of the images.
     """
 
-    digit_weights: tuple[float, ...] = (1.0,)
-    questions_per_image: int = 1
-
-    def __post_init__(self) -> None:
-        if self.questions_per_image < 1:
-            raise ValueError("questions_per_image must be at least 1")
+    digit_weights: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (1.0,)
+    questions_per_image: Count = 1
 
 
 @config
-class Grpo:
-    """Group relative policy optimisation with the difficulty weight of UniVG-R1 (Eq. 4).
+class RolloutSettings:
+    """How rollouts are drawn: ``group_size`` of each prompt, at most ``max_tokens`` sampled.
 
-    VG-Refiner's reward is ``iou_reward: 0, format_reward: 0.1, refinement_reward: 0.9``.
+    Every batch is good for ``updates_per_batch`` updates. After ``patience`` batches in a row in
+    which no group has reward variance the run stops.
     """
 
-    group_size: int = 8
-    temperature: float = 0.9
-    max_tokens: int = 256
-    iou_reward: float = 1.0
-    format_reward: float = 1.0
-    refinement_reward: float = 0.0
-    difficulty: Literal["exp", "log", "square", "none"] = "exp"
-    clip: float = 0.2
-    kl: float = 0.04
-    normalise: Literal["sequence", "token", "dr_grpo"] = "sequence"
-    updates_per_batch: int = 1
-    patience: int = 20
-
-    def __post_init__(self) -> None:
-        if self.group_size < 2:
-            raise ValueError("group_size must be at least 2: an advantage is relative to the group")
-        if self.temperature <= 0:
-            raise ValueError("temperature must be above 0: greedy rollouts do not explore")
-        if not any((self.iou_reward, self.format_reward, self.refinement_reward)):
-            raise ValueError("iou_reward, format_reward and refinement_reward are all 0")
+    group_size: Annotated[int, Field(ge=2)] = 8  # an advantage is relative to the group
+    temperature: Positive = 0.9
+    max_tokens: Count = 256
+    updates_per_batch: Count = 1
+    patience: Count = 20
 
 
 @config
@@ -142,13 +126,9 @@ class VllmInProcess:
     A prompt and its completion have at most ``max_length`` tokens and ``max_images`` images.
     """
 
-    max_length: int = 8192
-    max_images: int = 8
-    memory: float = 0.4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.memory < 1:
-            raise ValueError(f"memory is a share in (0, 1), found {self.memory}")
+    max_length: Count = 8192
+    max_images: Count = 8
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.4
 
 
 @config
@@ -159,7 +139,7 @@ class VllmServer:
     """
 
     url: str
-    timeout_s: float = 600.0
+    timeout_s: Positive = 600.0
 
 
 @config
@@ -173,16 +153,12 @@ class Engine:
 
     vllm: VllmInProcess | None = None
     server: VllmServer | None = None
-    tolerance: float = 0.05
-    truncate: float | None = None
+    tolerance: Positive = 0.05
+    truncate: Annotated[float, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         if self.vllm and self.server:
             raise ValueError("vllm and server are both set; expected one engine")
-        if self.tolerance <= 0:
-            raise ValueError(f"tolerance must be above 0, found {self.tolerance}")
-        if self.truncate is not None and self.truncate < 1:
-            raise ValueError(f"truncate must be at least 1, found {self.truncate}")
 
 
 @config
@@ -198,13 +174,9 @@ class Tools:
 
     specs: tuple[str, ...] = ()
     zoom: bool = False
-    max_calls: int = 1
-    timeout_s: float = 60.0
+    max_calls: Count = 1
+    timeout_s: Positive = 60.0
     cache: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_calls < 1 or self.timeout_s <= 0:
-            raise ValueError("max_calls must be at least 1 and timeout_s above 0")
 
 
 @config
@@ -212,10 +184,10 @@ class Validation:
     """Greedy answers on held-out samples every so many steps; the best checkpoint is kept."""
 
     data: str
-    seed: int = 1_000_003
-    limit: int = 128
-    every: int = 100
-    max_tokens: int = 96
+    seed: Annotated[int, Field(ge=0)] = 1_000_003
+    limit: Count = 128
+    every: Count = 100
+    max_tokens: Count = 96
 
 
 @config
@@ -229,19 +201,15 @@ class RuntimeSettings:
 
     device: Literal["cpu", "cuda"] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
-    batch_tokens: int = 65_536
-
-    def __post_init__(self) -> None:
-        if self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be at least 1, found {self.batch_tokens}")
+    batch_tokens: Count = 65_536
 
 
 @config
 class TrainConfig:
-    """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (GRPO) a step.
+    """One training run. ``batch_size`` counts samples (SFT, dense) or prompts (RL) a step.
 
     ``model`` is a folder, a hub id or ``tiny``; ``random`` makes a fresh one of ``model_settings``.
-    ``method`` is sft, grpo, or one that an installed package adds (``dense``), which gets
+    ``method`` is sft, rl, or one that an installed package adds (``dense``), which gets
     ``method_settings``. ``protocol`` is that of rows that name none, ``prompt`` its profile (or one
     for each protocol); what is left out is what the model remembers, or its family's. The run's
     checkpoints remember both, with ``tools.zoom`` and ``tools.max_calls``.
@@ -257,26 +225,28 @@ class TrainConfig:
     protocol: ProtocolName | None = None
     prompt: str | Mapping[ProtocolName, str] | None = None
     data: tuple[Phase, ...]
-    seed: int = 0
-    steps: int = 100
-    batch_size: int = 16
-    micro_batch_tokens: int = 16_384
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    steps: Count = 100
+    batch_size: Count = 16
+    micro_batch_tokens: Count = 16_384
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
     runtime: RuntimeSettings = RuntimeSettings()
     tuning: Tuning = Tuning()
     vision_cache: VisionCache = VisionCache()
     sharding: Literal["none", "full"] = "none"
-    collective_timeout_s: float = 1800.0
+    collective_timeout_s: Positive = 1800.0
     optim: Optim = Optim()
     method_settings: dict[str, Any] | None = None
     sft: Supervised = Supervised()
-    grpo: Grpo = Grpo()
+    rollout: RolloutSettings = RolloutSettings()
+    algorithm: AlgorithmSettings = Grpo()
+    rewards: Annotated[tuple[RewardSettings, ...], Field(min_length=1)] = (Iou(), Format())
     engine: Engine = Engine()
     tools: Tools = Tools()
     validation: Validation | None = None
-    save_every: int = 100
-    keep: int = 2
+    save_every: Count = 100
+    keep: Count = 2
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     out: str = "runs/train"
 
@@ -285,21 +255,27 @@ class TrainConfig:
             raise ValueError(f"unknown method {self.method!r}; {did_you_mean(self.method, known)}")
         if self.method_settings is not None and self.method in METHODS:
             raise ValueError(f"method_settings are for methods of packages, not for {self.method}")
-        for name, least in (("seed", 0), ("steps", 1), ("batch_size", 1)):
-            if (found := getattr(self, name)) < least:
-                raise ValueError(f"{name} must be at least {least}, found {found}")
-        if self.collective_timeout_s <= 0:
-            raise ValueError(
-                f"collective_timeout_s must be above 0, found {self.collective_timeout_s}"
-            )
-        if (self.engine.vllm or self.engine.server) and self.method != "grpo":
+        if (self.engine.vllm or self.engine.server) and self.method != "rl":
             raise ValueError(f"engine samples rollouts; {self.method} makes none")
-        if (self.tools.specs or self.tools.zoom) and self.method != "grpo":
+        if (self.tools.specs or self.tools.zoom) and self.method != "rl":
             raise ValueError(f"tools are asked by rollouts; {self.method} makes none")
-        if self.grpo.refinement_reward and not self.tools.specs:
-            raise ValueError("grpo.refinement_reward is about a detector's boxes; set tools.specs")
+        self._check_rewards()
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         ends = [phase.until for phase in self.data]
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")
+
+    def _check_rewards(self) -> None:
+        names = [each.name for each in self.rewards]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"rewards: {twice[0]} is there twice; give it once, with its weight")
+        if not any(each.weight for each in self.rewards):
+            raise ValueError("rewards: every weight is 0, so that nothing would be learned")
+        about_tools = [
+            each for each in self.rewards if isinstance(each, Refinement | RefinementFormat)
+        ]
+        if about_tools and not self.tools.specs:
+            raise ValueError(
+                f"reward {about_tools[0].name} is about a detector's boxes; set tools.specs"
+            )

@@ -14,7 +14,7 @@ from reground.model.chat import Prompt
 from reground.model.prompting import Prompter
 from reground.training.draw import Draws
 from reground.training.method import LogProbs, StepBatch
-from reground.training.packing import Group, MicroBatch, Suffix, micro_batches
+from reground.training.packing import MicroBatch, TrainGroup, TrainSequence, micro_batches
 from reground.training.settings import Supervised, TrainConfig
 from reground.training.tally import Tally
 
@@ -39,29 +39,30 @@ class Sft:
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Prompts and gold answers of the items."""
         limit = self._config.sft.questions_per_image
-        groups = [self._group(item, self._draws.samples(item, limit)) for item in items]
+        groups = [self._group(self._draws.samples(item, limit)) for item in items]
         micros = micro_batches(groups, self._prompter.checkpoint, self._config)
-        total = sum(sum(suffix.weights) for group in groups for suffix in group.suffixes)
+        total = sum(sum(own.weights) for group in groups for own in group.sequences)
         return StepBatch(micros, total)
 
     def loss(self, module: nn.Module, micro: MicroBatch, normaliser: float, tally: Tally) -> Tensor:
         """Weighted negative log-likelihood over the global sum of weights."""
         logprobs = module(micro.batch)
-        weights = micro.batch.weights[micro.batch.scored]
+        weights = micro.flat(micro.batch.weights)
         loss: Tensor = -(weights * logprobs).sum() / normaliser
         tally.add("sft/nll", -float(logprobs.detach().sum()), logprobs.numel())
         return loss
 
-    def _group(self, item: int, samples: Sequence[Sample]) -> Group:
+    def _group(self, samples: Sequence[Sample]) -> TrainGroup:
         """Samples about the same images: what their prompts have in common, once."""
         prompts = self._prompter.prompts(samples)
         shared = Prompt(_common_prefix([prompt.ids for prompt in prompts]), prompts[0].images)
-        suffixes = []
+        sequences = []
         for sample, prompt in zip(samples, prompts, strict=True):
             rest = prompt.ids[len(shared.ids) :]
             ids, weights = self._gold(sample, prompt)
-            suffixes.append(Suffix((*rest, *ids), (*[0.0] * len(rest), *weights)))
-        return Group(item, shared, tuple(suffixes))
+            weights = [*[0.0] * len(rest), *weights]
+            sequences.append(TrainSequence((*rest, *ids), tuple(weights), name=sample.id))
+        return TrainGroup(shared, tuple(sequences))
 
     def _gold(self, sample: Sample, prompt: Prompt) -> tuple[list[int], list[float]]:
         """Ids of the gold answer and their weights: none on what a tool says."""

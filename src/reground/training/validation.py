@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from accelerate.utils import gather_object
-
 from reground.data.source import open_dataset
 from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
@@ -14,6 +11,7 @@ from reground.grounding.scoring import score
 from reground.model.prompting import Prompter
 from reground.rollout.episode import Case, Environment, roll_out
 from reground.rollout.policy import Sampling, TrainedPolicy
+from reground.training.ranks import gathered, place
 from reground.training.settings import Validation
 
 
@@ -43,11 +41,10 @@ class Validator:
         same figures.
         """
         self._policy.sync(version)
-        rank, ranks = _place()
-        scored = self._scored(self._samples[rank::ranks])
+        rank, ranks = place()
+        scored = gathered(self._scored(self._samples[rank::ranks]))
         self._policy.rest()
         self._environment.counts()  # those of training alone are logged
-        scored = gather_object(scored) if ranks > 1 else scored
         count = len(scored)
         return {
             "validation/acc@0.5": sum(overlap > 0.5 for overlap, _ in scored) / count,
@@ -69,9 +66,3 @@ class Validator:
             (score(answer, sample), answer.status is Status.OK)
             for answer, sample in zip(answers, samples, strict=True)
         ]
-
-
-def _place() -> tuple[int, int]:
-    """This rank and how many there are."""
-    group = torch.distributed
-    return (group.get_rank(), group.get_world_size()) if group.is_initialized() else (0, 1)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Tag
 
-from reground.config import config
+from reground.config import by_type, config
 from reground.errors import ConfigError
 from reground.plugins import from_path
 from reground.training.algorithms.cispo import Cispo
@@ -34,10 +34,17 @@ class OwnAlgorithm:
 
 
 AlgorithmSettings = Annotated[
-    Grpo | DrGrpo | Dapo | Rloo | Gspo | Cispo | RejectionSampling | OwnAlgorithm,
-    Field(discriminator="type"),
+    Annotated[Grpo, Tag("grpo")]
+    | Annotated[DrGrpo, Tag("dr_grpo")]
+    | Annotated[Dapo, Tag("dapo")]
+    | Annotated[Rloo, Tag("rloo")]
+    | Annotated[Gspo, Tag("gspo")]
+    | Annotated[Cispo, Tag("cispo")]
+    | Annotated[RejectionSampling, Tag("rejection_sampling")]
+    | Annotated[OwnAlgorithm, Tag("own")],
+    by_type("grpo"),
 ]
-"""What stands under ``algorithm:`` in a config, told apart by its ``type``."""
+"""What ``algorithm:`` holds in a config: told apart by its ``type``, or by its ``path``."""
 
 _MEMBERS = ("credit", "loss", "kl", "dynamic_sampling")
 
