@@ -26,6 +26,7 @@ from reground.data.convert import FORMATS, convert
 from reground.errors import DataError, did_you_mean
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample, read_jsonl
+from reground.plugins import installed
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,11 +65,16 @@ class Benchmark:
 
 @cache
 def table() -> Mapping[str, Benchmark]:
-    """Every benchmark by its name, in the order of the file."""
-    text = resources.files("reground.data").joinpath("benchmarks.yaml").read_text("utf-8")
+    """Every benchmark by its name, in the order of the file; then those of installed packages.
+
+    A package names a file of the same form by an entry point in the group ``reground.benchmarks``.
+    """
+    files = [resources.files("reground.data").joinpath("benchmarks.yaml")]
+    files += [Path(entry.load()) for entry in installed("benchmarks").values()]
     return {
         name: _benchmark(name, group | own)
-        for group in yaml.safe_load(text)
+        for file in files
+        for group in yaml.safe_load(file.read_text("utf-8"))
         for name, own in group["benchmarks"].items()
     }
 
