@@ -60,9 +60,10 @@ def accepted(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, *, ranks: int
     monkeypatch.setattr(rl, "place", together.place)
     monkeypatch.setattr(rl, "gathered", together.gathered)
 
+    methods = [method_of(config) for _ in range(ranks)]  # models are loaded one after the other
+
     def one(rank: int) -> tuple[list[ScoredGroup], int]:
-        together.own.rank = rank
-        method = method_of(config)
+        together.own.rank, method = rank, methods[rank]
         first = (STEP - 1) * config.batch_size
         items = range(first + rank, first + config.batch_size, ranks)
         groups, drawn = method._groups(STEP, items)
@@ -80,7 +81,7 @@ def test_the_batch_is_full_of_the_same_groups_on_any_number_of_ranks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = "algorithm={type: dapo, dynamic_sampling: {threshold: 0.2}}"
-    config = world.config("rl", own, "rollout.max_tokens=20")
+    config = world.config("rl", own)
     alone = accepted(config, monkeypatch, ranks=1)
     items, _, drawn = alone
     assert len(items) == config.batch_size < drawn, "some of the groups were drawn again"

@@ -72,11 +72,11 @@ def test_batches_without_variance_are_counted_and_then_an_error(
         train(config, tmp_path / "run")
     assert "rollout.temperature" in str(raised.value)
     run = RunDir(tmp_path / "run")
-    assert column(run, "rollout/barren_batches") == [1, 2]
+    assert column(run, "rollout/zero_variance_batches") == [1, 2]
     assert column(run, "advantage/zero_variance") == [1, 1]
 
 
-def test_the_count_of_barren_batches_survives_a_resume(
+def test_the_count_of_zero_variance_batches_survives_a_resume(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = world.config(
@@ -104,7 +104,7 @@ def test_resume_with_another_config_names_the_keys(
     config = dataclasses.replace(CASES["grpo"](world), seed=3)
     config = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, kl=0.5))
     before = whole["grpo"].metrics.read_bytes()
-    with pytest.raises(RunError, match=r"seed: 0 -> 3; grpo\.kl: 0\.04 -> 0\.5"):
+    with pytest.raises(RunError, match=r"seed: 0 -> 3; algorithm\.kl: 0\.04 -> 0\.5"):
         train(config, whole["grpo"].path, resume=True)
     assert whole["grpo"].metrics.read_bytes() == before
 
@@ -167,10 +167,13 @@ def test_clean_keeps_the_old_run_where_the_new_one_cannot_start(
         ("rollout.group_sise=4", "did you mean 'rollout.group_size'?"),
         ("group_size=4", "did you mean 'rollout.group_size'?"),
         ("tuning.visions=full", "did you mean 'tuning.vision'?"),
-        ("method=ppo", "method: found \"ppo\", expected 'dense', 'sft' or 'grpo'"),
+        ("method=ppo", "unknown method 'ppo'; known are sft, rl, dense"),
         ("steps=many", 'steps: found "many", expected an integer'),
-        ("rollout.group_size=1", "group_size must be at least 2"),
-        ("rollout.temperature=0", "temperature must be above 0"),
+        (
+            "rollout.group_size=1",
+            "rollout.group_size: found 1, expected greater than or equal to 2",
+        ),
+        ("rollout.temperature=0", "rollout.temperature: found 0, expected greater than 0"),
         ("rollout.top_p=0.9", "rollout.top_p: unknown key"),  # training refuses a cut distribution
         ("data=[]", "data phases must end in rising order"),
         ("data.0.until=0.5", "the last at 1.0; found [0.5]"),
@@ -180,3 +183,34 @@ def test_a_wrong_setting_is_explained(world: World, override: str, message: str)
     with pytest.raises(ConfigError) as raised:
         world.config("rl", override)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "rollout.updates_per_batch=0",
+        "rollout.patience=0",
+        "rollout.max_tokens=0",
+        "save_every=0",
+        "keep=-1",
+        "optim.lr=-1e-3",
+        "optim.betas=[0.9, 1.0]",
+        "optim.weight_decay=-0.1",
+        "optim.warmup=1.5",
+        "optim.final=-0.5",
+        "optim.clip_norm=-1.0",
+        "algorithm.kl=-1.0",
+        "algorithm.clip=0.0",
+        "micro_batch_tokens=0",
+        "tuning.lora_rank=0",
+        "sft.digit_weights=[-1.0]",
+        "validation={data: a.jsonl, every: 0}",
+        "validation={data: a.jsonl, limit: -1}",
+        "min_pixels=-5",
+        "seed=-1",
+    ],
+)
+def test_a_senseless_number_is_refused_with_its_key(world: World, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"found .*expected|must") as raised:
+        world.config("rl", override)
+    assert "\n" not in str(raised.value)

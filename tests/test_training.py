@@ -162,7 +162,8 @@ LOGGED = {
     "rollout/completed",
     "rollout/no_call",
     "rollout/tool_failed",
-    "rollout/barren_batches",
+    "rollout/groups",
+    "rollout/zero_variance_batches",
     "rollout/logprob_gap",
     "rollout/logprob_gap_max",
     "objective/kl",
@@ -236,10 +237,10 @@ def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
     batch = method.batch(1, range(4))
     assert batch.learnable
     for micro in batch.micros:
-        assert micro.old_logprobs is None
+        assert micro.old is None
         with torch.no_grad():
-            old = method.module(micro.packed.batch)
-        long = dataclasses.replace(micro, old_logprobs=old)
+            old = method.module(micro.batch)
+        long = micro.with_streams(old=old, reference=None)
         losses, gradients = zip(
             *(_gradients(method, StepBatch([m], 16.0)) for m in (micro, long)), strict=True
         )

@@ -217,7 +217,7 @@ def test_log_probs_behind_a_part_are_those_of_the_trainer(
     packed = [
         TrainGroup(
             case.prompt,
-            tuple(TrainSequence(each.ids, last_turn(each), each.images) for each in own),
+            tuple(map(last_turn, own)),
         )
         for case, own in zip(cases, groups, strict=True)
     ]

@@ -100,8 +100,12 @@ class Supervised:
     they share one encoding of the images.
     """
 
-    digit_weights: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (1.0,)
+    digit_weights: tuple[NotNegative, ...] = (1.0,)
     questions_per_image: Count = 1
+
+    def __post_init__(self) -> None:
+        if not self.digit_weights:
+            raise ValueError("digit_weights is empty; expected a weight for the first digit")
 
 
 @config
