@@ -39,6 +39,7 @@ from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, ToolError
 from reground.rollout.tools.zero_shot import ZeroShotDetector
+from reground.tinyworld import TINY
 
 # The marks at the places that Grounding DINO's code expects: those of bert-base-uncased.
 MARKS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
@@ -298,6 +299,6 @@ def test_a_detector_is_opened_by_its_folder(folder: Path, samples: list[Sample])
 
 def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"qwen3_vl.*expected one of grounding-dino, .*owlv2"):
-        ZeroShotDetector.load(str(Path(fingerprint.__code__.co_filename).parent / "assets/tiny"))
+        ZeroShotDetector.load(str(TINY))
     with pytest.raises(ModelError, match="no zero-shot detector could be read"):
         open_tool(str(tmp_path), samples=[])

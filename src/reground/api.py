@@ -175,8 +175,8 @@ class Grounder:
             found = tuple(Detection(sample.target_image, box) for box in boxes)
             sample, tool = replace(sample, tool_results=found), "precomputed"
         opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
-        desk = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
-        (reply,) = desk.ask([Request(sample, sample.question, tuple(loaded))])
+        runner = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
+        (reply,) = runner.ask([Request(sample, sample.question, tuple(loaded))])
         if reply.problem is not None:
             raise DataError(f"tool {opened.name}: {reply.problem}")
         return reply.detections
