@@ -31,7 +31,7 @@ from teacher_server import MODEL
 from reground.config import load
 from reground.runs import read_jsonl
 from reground.teacher.ask import ask, open_store
-from reground.teacher.rows import Call
+from reground.teacher.rows import TeacherCall
 from reground.teacher.settings import TeachConfig, Verify
 from reground.teacher.store import Store
 from reground.teacher.verify import verify
@@ -119,7 +119,7 @@ def _killed(folder: Path, samples: int) -> dict[str, Any]:
 
 def _compared(store: Store, log: Path) -> dict[str, Any]:
     """The database beside the server's log; asserts that nothing was asked twice or lost."""
-    calls = {_seed(call): call for call in store.calls(stage="ask", state="answered")}
+    calls = {_seed(call): call for call in store.calls(stage="ask") if call.state == "answered"}
     rows = read_jsonl(log)
     again = [row for row in rows if row["at"] > calls[row["seed"]].at]
     asked_by = Counter(call.sample for call in calls.values())
@@ -150,7 +150,7 @@ def _lost(answered: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for number, row in enumerate(answered) if last[row["seed"]] != number]
 
 
-def _seed(call: Call) -> int:
+def _seed(call: TeacherCall) -> int:
     return zlib.crc32(f"0/{call.sample}/{call.number}".encode()) >> 1  # as teacher.ask makes it
 
 
@@ -162,7 +162,7 @@ def _fast(folder: Path, samples: int) -> dict[str, Any]:
     total, seen = samples * CHAINS, 0
     memory: dict[int, float] = {}
 
-    def watch(_: Call) -> None:
+    def watch(_: TeacherCall) -> None:
         nonlocal seen
         seen += 1
         if seen % (total // 5) == 0:
@@ -202,7 +202,7 @@ def _real(folder: Path, url: str) -> dict[str, Any]:
     with open_store(config) as store:
         done = ask(store, config)
         assert done.left == 0
-        calls = list(store.calls(stage="ask", state="answered"))
+        calls = [call for call in store.calls(stage="ask") if call.state == "answered"]
         return {
             "samples": store.counts().samples,
             "answered": len(calls),

@@ -18,9 +18,9 @@ from reground.grounding.boxes import Box, iou
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.protocol import get_protocol
-from reground.teacher.review.server import Server
+from reground.teacher.review.server import ReviewServer
 from reground.teacher.review.session import Session
-from reground.teacher.rows import Call, Pick, Verdict
+from reground.teacher.rows import Finding, Pick, TeacherCall
 from reground.teacher.store import Store
 from reground.tinyworld import scenes as synth
 
@@ -56,7 +56,7 @@ def _add_chain(store: Store, sample: Sample) -> None:
     image, (x1, y1, x2, y2) = sample.images[sample.target_image], sample.boxes[0].xyxy
     size = EncodedSize(image.width, image.height, image.width, image.height)
     box = Box(x1 - 2, y1 + 1, x2 - 1, y2 + 2, size.pixels).clipped()
-    call = Call(
+    call = TeacherCall(
         sample=sample.id,
         stage="ask",
         number=0,
@@ -68,15 +68,15 @@ def _add_chain(store: Store, sample: Sample) -> None:
     )
     stored = store.add_call(call)
     overlap = iou(box, sample.boxes[0])
-    store.set_verdict(
-        Verdict(call=stored, ok=True, think=sample.think, boxes=(box.xyxy,), iou=overlap)
+    store.set_finding(
+        Finding(call=stored, ok=True, think=sample.think, boxes=(box.xyxy,), iou=overlap)
     )
     store.set_pick(Pick(sample=sample.id, call=stored, rule="only"))
 
 
 def shoot(session: Session, chromium: str, *, out: Path) -> None:
     """The page of one item as a PNG."""
-    with Server(session) as server, sync_playwright() as playwright:
+    with ReviewServer(session) as server, sync_playwright() as playwright:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})

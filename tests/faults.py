@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from reground.data.convert.mentions import ORDINALS
 from reground.grounding.boxes import THOUSAND, Box, set_iou
 from reground.grounding.sample import Sample
-from reground.teacher.rows import Reason
+from reground.teacher.rows import Rejection
 
 ANSWER = "<answer>"
 
@@ -97,13 +97,13 @@ def wrong_image(sample: Sample, text: str, rng: random.Random) -> str:
 
 Fault = Callable[[Sample, str, random.Random], str]
 
-FAULTS: Mapping[Reason, Fault] = {
-    Reason.FORM: form,
-    Reason.WRONG_BOX: wrong_box,
-    Reason.LEAK: leak,
-    Reason.REPETITION: repetition,
-    Reason.COORDINATES: coordinates,
-    Reason.WRONG_IMAGE: wrong_image,
+FAULTS: Mapping[Rejection, Fault] = {
+    Rejection.FORM: form,
+    Rejection.WRONG_BOX: wrong_box,
+    Rejection.LEAK: leak,
+    Rejection.REPETITION: repetition,
+    Rejection.COORDINATES: coordinates,
+    Rejection.WRONG_IMAGE: wrong_image,
 }
 
 

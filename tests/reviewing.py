@@ -10,9 +10,9 @@ from pathlib import Path
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.protocol import get_protocol
-from reground.teacher.review.server import Server
+from reground.teacher.review.server import ReviewServer
 from reground.teacher.review.session import Session
-from reground.teacher.rows import Call, Pick, Verdict
+from reground.teacher.rows import Finding, Pick, TeacherCall
 from reground.teacher.store import Store
 from reground.tinyworld import scenes as synth
 
@@ -41,14 +41,16 @@ def pick(store: Store, sample: Sample, *, number: int = 0) -> int:
     text = FAMILY.render(sample.boxes, size=size, think=think)
     stored = store.add_call(answered(sample.id, text, (size,), number=number))
     boxes = tuple(box.xyxy for box in sample.boxes)
-    store.set_verdict(Verdict(call=stored, ok=True, think=think, boxes=boxes, iou=1.0))
+    store.set_finding(Finding(call=stored, ok=True, think=think, boxes=boxes, iou=1.0))
     store.set_pick(Pick(sample=sample.id, call=stored, rule="only"))
     return stored
 
 
-def answered(sample_id: str, text: str, sizes: tuple[EncodedSize, ...], *, number: int = 0) -> Call:
+def answered(
+    sample_id: str, text: str, sizes: tuple[EncodedSize, ...], *, number: int = 0
+) -> TeacherCall:
     """A teacher's answer about a sample, whole."""
-    return Call(
+    return TeacherCall(
         sample=sample_id,
         stage="ask",
         number=number,
@@ -67,9 +69,9 @@ def begin(path: Path, reviewer: str = "eva", share: float = 1.0) -> Session:
 
 
 @contextmanager
-def serving(session: Session) -> Iterator[Server]:
+def serving(session: Session) -> Iterator[ReviewServer]:
     """The page, served in the background."""
-    with Server(session) as server:
+    with ReviewServer(session) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
         thread.start()
         try:

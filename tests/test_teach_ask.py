@@ -36,11 +36,11 @@ from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.patience import GIVE_UP
 from reground.teacher import calling, limits, pictures
-from reground.teacher.ask import Asked, ask, open_store
+from reground.teacher.ask import AskOutcome, ask, open_store
 from reground.teacher.calling import SPENT
 from reground.teacher.limits import LONGEST_WAIT_S, Pace, pause_s
 from reground.teacher.pictures import Pictures, sent_size
-from reground.teacher.rows import Call
+from reground.teacher.rows import TeacherCall
 from reground.teacher.settings import TeachConfig
 from reground.teacher.store import Store
 from server import Response, says, serving
@@ -108,12 +108,12 @@ def settings(data: Path, url: str | None, *overrides: str) -> TeachConfig:
     return load(TeachConfig, None, [*fixed, f"teacher.url={url or 'null'}", *overrides])
 
 
-def asked(config: TeachConfig, **more: Any) -> Asked:
+def asked(config: TeachConfig, **more: Any) -> AskOutcome:
     with open_store(config) as store:
         return ask(store, config, **more)
 
 
-def calls(data: Path) -> list[Call]:
+def calls(data: Path) -> list[TeacherCall]:
     with Store.open(data.parent / "chains.db") as store:
         return list(store.calls(stage="ask"))
 
@@ -460,12 +460,12 @@ def test_other_samples_do_not_get_into_a_database(data: Path, tmp_path: Path) ->
     ("override", "message"),
     [
         ("ask.temperature=0", "temperature must be above 0"),
-        ("ask.n=0", "n and max_tokens must be at least 1"),
-        ("ask.factor=64 ask.max_pixels=100", "max_pixels at least its square"),
-        ("ask.max_cost=0", "max_cost must be above 0"),
+        ("ask.n=0", r"ask\.n: found 0, expected greater than or equal to 1"),
+        ("ask.factor=64 ask.max_pixels=100", "max_pixels must be at least the square of factor"),
+        ("ask.max_cost=0", r"ask\.max_cost: found 0, expected greater than 0"),
         ("ask.max_cost=1", "max_cost needs teacher.prompt_price"),
-        ("teacher.requests_per_minute=0", "must be above 0"),
-        ("teacher.concurrency=0", "concurrency must be at least 1"),
+        ("teacher.requests_per_minute=0", "expected greater than 0"),
+        ("teacher.concurrency=0", r"concurrency: found 0, expected greater than or equal to 1"),
         ("teacher.promt_price=1", "did you mean 'teacher.prompt_price'"),
     ],
 )
@@ -679,7 +679,7 @@ def test_a_kill_loses_no_answer_and_nothing_is_asked_twice(data: Path, tmp_path:
         assert len(bodies) == before
 
 
-def seed_of(call: Call) -> int:
+def seed_of(call: TeacherCall) -> int:
     return zlib.crc32(f"0/{call.sample}/{call.number}".encode()) >> 1
 
 

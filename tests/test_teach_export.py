@@ -23,7 +23,7 @@ from reground.protocols.prompts import load_profile
 from reground.protocols.protocol import get_protocol
 from reground.teacher.ask import ask, open_store
 from reground.teacher.card import write_card
-from reground.teacher.export import Exported, export
+from reground.teacher.export import ExportedChains, export
 from reground.teacher.judge import judge
 from reground.teacher.rows import Pick, Review
 from reground.teacher.settings import TeachConfig
@@ -65,7 +65,7 @@ def taught(config: TeachConfig) -> Store:
     return store
 
 
-def exported(data: Path | str, folder: Path, *overrides: str) -> Exported:
+def exported(data: Path | str, folder: Path, *overrides: str) -> ExportedChains:
     config = settings(data, folder, *overrides)
     with taught(config) as store:
         return export(store, config.export)
@@ -120,7 +120,7 @@ def test_the_datasets_library_reads_the_rows(data: Path, tmp_path: Path) -> None
     assert loaded.column_names == ["messages", "images"] and len(loaded) == 3
 
 
-def test_simple_rows_without_thinking_get_a_file_of_their_own(data: Path, tmp_path: Path) -> None:
+def test_simple_rows_without_reasoning_get_a_file_of_their_own(data: Path, tmp_path: Path) -> None:
     done = exported(data, tmp_path, "export.direct_tasks=[rec, pair]")
     assert done.notes == ["export.direct_tasks: pair: no row about one image"]
     assert done.rows == {"sft.jsonl": 1, "sft_direct.jsonl": 2, "sharegpt.jsonl": 3}
@@ -210,7 +210,7 @@ def test_reviews_are_heard(data: Path, tmp_path: Path) -> None:
 
 
 def add_review(store: Store, sample: str, reviewer: str, decision: Any, text: str | None) -> None:
-    pick = store.item(sample).pick
+    pick = store.entry(sample).pick
     assert pick is not None
     store.add_review(
         Review(sample=sample, call=pick.call, reviewer=reviewer, decision=decision, text=text)
@@ -225,7 +225,7 @@ def test_a_review_of_a_chain_that_is_the_pick_no_more_does_not_count(
         add_review(store, "a", "eva", "reject", None)
         add_review(store, "b", "eva", "edit", "The plate is white.")
         for name in "ab":
-            item = store.item(name)
+            item = store.entry(name)
             other = next(c for c in item.chains if item.pick and c.call.id != item.pick.call)
             store.set_pick(Pick(sample=name, call=other.call.id, rule="judge"))
         export(store, config.export)
@@ -262,15 +262,15 @@ def test_a_question_with_a_placeholder_is_refused(data: Path, tmp_path: Path) ->
 def test_the_card_counts_and_hashes(data: Path, tmp_path: Path) -> None:
     config = settings(data, tmp_path, "export.direct_tasks=[rec]")
     with taught(config) as store:
-        item = store.item("a")
+        item = store.entry("a")
         store.drop_pick("c")
         for chain in item.chains[1:]:
-            assert chain.verdict
-            store.set_verdict(replace(chain.verdict, ok=False, reason="leak", detail="x"))  # type: ignore[arg-type]
+            assert chain.finding
+            store.set_finding(replace(chain.finding, ok=False, reason="leak", detail="x"))  # type: ignore[arg-type]
         done = export(store, replace(config.export, direct_tasks=("pair",)))
         card = write_card(store, done).read_text(encoding="utf-8")
         digest = store.meta()["digest"]
-        sha256 = next(store.calls(stage="ask")).prompt_sha256
+        sha256 = store.calls(stage="ask")[0].prompt_sha256
     assert f"| digest of the samples | `{digest}` |" in card
     assert "| verified with | max_repeated=0.5 max_words=400 min_iou=0.5 min_words=5 |" in card
     assert "| chains verified | 77.8 % (45.3 to 93.7; 7 of 9) |" in card

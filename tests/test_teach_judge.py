@@ -15,10 +15,9 @@ from reground.errors import ConfigError, EndpointError, RunError
 from reground.grounding.codecs import EncodedSize
 from reground.protocols.protocol import get_protocol
 from reground.teacher import embedded, limits
-from reground.teacher.changes import changes
-from reground.teacher.judge import Judged, judge, noted
-from reground.teacher.rows import Call, Chain, Pick, Verdict
-from reground.teacher.settings import TeachConfig
+from reground.teacher.judge import JudgeOutcome, judge
+from reground.teacher.rows import Chain, Finding, Pick, TeacherCall
+from reground.teacher.settings import TeachConfig, changed
 from reground.teacher.store import Store
 from reground.teacher.verify import verify
 from reground.teacher.voting import by_rule, decide, orders, vote
@@ -37,9 +36,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(number: int, *, words: int = 8, iou: float = 1.0) -> Chain:
     fields: dict[str, Any] = {"stage": "ask", "model": "m", "prompt_sha256": "p"}
-    call = Call(sample="s", number=number, state="answered", id=10 + number, **fields)
+    call = TeacherCall(sample="s", number=number, state="answered", id=10 + number, **fields)
     think = " ".join(f"w{n}" for n in range(words))
-    return Chain(call, Verdict(call=call.id, ok=True, think=think, iou=iou))
+    return Chain(call, Finding(call=call.id, ok=True, think=think, iou=iou))
 
 
 # The rule.
@@ -161,10 +160,10 @@ def _answer(store: Store, sample_id: str, number: int, text: str) -> int:
 
 def picks(path: Path) -> list[Pick | None]:
     with Store.open(path) as store:
-        return [item.pick for item in store.items()]
+        return [item.pick for item in store.entries()]
 
 
-def judged(settings: TeachConfig, *, again: bool = False) -> Judged:
+def judged(settings: TeachConfig, *, again: bool = False) -> JudgeOutcome:
     with Store.open(Path(settings.store)) as store:
         return judge(store, settings, again=again)
 
@@ -177,7 +176,7 @@ def longest(body: dict[str, Any], _: int) -> Response:
 
 def test_without_a_judge_the_rule_picks(path: Path) -> None:
     done = judged(config(path))
-    assert (done.picked, done.waiting, done.outcome) == (3, 0, None)
+    assert (done.picked, done.waiting, done.outcome.answered) == (3, 0, 0)
     assert [pick and pick.rule for pick in picks(path)] == ["rule", "rule", "only", None]
     before = picks(path)
     assert judged(config(path)).picked == 0 and picks(path) == before
@@ -196,8 +195,8 @@ def test_a_judge_sees_question_images_truth_and_all_chains_in_every_order(path: 
     assert len(set(first)) == 6  # every chain of the two samples stands in front once
     with Store.open(path) as store:
         made = store.settings("picks")
-        item = store.item(SAMPLES[0].id)
-        calls = store.calls_of(SAMPLES[0].id, stage="judge")
+        item = store.entry(SAMPLES[0].id)
+        calls = store.calls(stage="judge", sample_id=SAMPLES[0].id)
     assert item.pick is not None and (item.pick.rule, item.pick.tie) == ("judge", False)
     best = max(item.chains, key=lambda each: len(each.call.text))
     assert (item.pick.call, item.pick.detail) == (
@@ -205,7 +204,7 @@ def test_a_judge_sees_question_images_truth_and_all_chains_in_every_order(path: 
         f"votes of 3: chain {best.call.number}: 3",
     )
     assert len(calls) == 3 and calls[0].cost == pytest.approx(0.001)
-    ((count, old, new),) = changes(made, noted(config(path)))
+    ((count, old, new),) = changed(made, judged(config(path)).settings)
     assert (count, old, new) == (2, f"judge={calls[0].model}", "judge=rule")
 
 

@@ -28,11 +28,17 @@ from typer.testing import CliRunner
 from reground.cli import app
 from reground.errors import ConfigError, DataError, RunError
 from reground.grounding.sample import ImageRef
-from reground.teacher.review.agreement import agreements, cohen_kappa, fleiss_kappa, wilson
-from reground.teacher.review.results import changes, combined, results
-from reground.teacher.review.sampling import choose
-from reground.teacher.review.server import Server
-from reground.teacher.review.session import OutdatedError, RefusedError, Session
+from reground.teacher.review.results import (
+    agreements,
+    changes,
+    cohen_kappa,
+    combined,
+    fleiss_kappa,
+    results,
+    wilson,
+)
+from reground.teacher.review.server import ReviewServer
+from reground.teacher.review.session import OutdatedError, RefusedError, Session, chosen_ids
 from reground.teacher.rows import Review
 from reground.teacher.store import Store
 from reviewing import begin, make_chains, pick, scenes, serving
@@ -47,25 +53,25 @@ TASKS = {
 
 
 def test_every_task_gives_its_share_and_at_least_one() -> None:
-    chosen = choose(TASKS, share=0.1, seed=3)
+    chosen = chosen_ids(TASKS, share=0.1, seed=3)
     assert Counter(TASKS[each] for each in chosen) == {"a": 20, "b": 4, "c": 1}
-    assert len(choose({f"x{n}": "x" for n in range(100)}, share=0.07, seed=0)) == 7
-    assert set(choose(TASKS, share=1, seed=0)) == set(TASKS)
+    assert len(chosen_ids({f"x{n}": "x" for n in range(100)}, share=0.07, seed=0)) == 7
+    assert set(chosen_ids(TASKS, share=1, seed=0)) == set(TASKS)
 
 
 def test_the_choice_follows_seed_and_ids_alone() -> None:
-    chosen = choose(TASKS, share=0.1, seed=3)
-    assert choose(dict(reversed(TASKS.items())), share=0.1, seed=3) == chosen
-    assert choose(TASKS, share=0.1, seed=4) != chosen
-    assert set(chosen) < set(choose(TASKS, share=0.3, seed=3))
-    half = Counter(TASKS[each] for each in choose(TASKS, share=1, seed=3)[:116])
+    chosen = chosen_ids(TASKS, share=0.1, seed=3)
+    assert chosen_ids(dict(reversed(TASKS.items())), share=0.1, seed=3) == chosen
+    assert chosen_ids(TASKS, share=0.1, seed=4) != chosen
+    assert set(chosen) < set(chosen_ids(TASKS, share=0.3, seed=3))
+    half = Counter(TASKS[each] for each in chosen_ids(TASKS, share=1, seed=3)[:116])
     assert 85 <= half["a"] <= 115  # tasks come mixed
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
 def test_a_share_that_is_none_is_said(share: float) -> None:
     with pytest.raises(ConfigError, match=r"share: found .*, expected a number above 0"):
-        choose(TASKS, share=share, seed=0)
+        chosen_ids(TASKS, share=share, seed=0)
 
 
 # ---- figures -----------------------------------------------------------------------------------
@@ -191,8 +197,8 @@ def test_without_a_pick_there_is_nothing_to_review(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("decision", "text", "message"),
     [
-        ("edit", None, "the thinking is empty"),
-        ("edit", " \n", "the thinking is empty"),
+        ("edit", None, "the reasoning is empty"),
+        ("edit", " \n", "the reasoning is empty"),
         ("edit", "It is </think> here", "the tag </think> would open or end a block"),
         ("edit", "<tool>x", "the tag <tool> would"),
         ("edit", "same", "nothing was changed"),
@@ -218,7 +224,7 @@ def test_a_decision_is_about_the_chain_that_was_seen(chains: Path) -> None:
     session.decide(0, call=seen, decision="reject", text="wrong")
     assert session.item(0)["own"] == {"decision": "reject", "text": "wrong"}
     with Store.open(chains) as store:
-        pick(store, store.sample(session.queue[0]), number=1)
+        pick(store, store.entry(session.queue[0]).sample, number=1)
     assert session.item(0)["own"] is None and session.unjudged() == [0, 1, 2, 3, 4]
     with pytest.raises(OutdatedError, match="another chain has been picked since"):
         session.decide(0, call=seen, decision="accept")
@@ -252,7 +258,7 @@ Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
 def ask(
-    server: Server, path: str, body: Any = None, *, token: str | None = None, **headers: str
+    server: ReviewServer, path: str, body: Any = None, *, token: str | None = None, **headers: str
 ) -> Answer:
     """One request, a POST where there is a body; bytes are sent as they are."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
@@ -270,17 +276,17 @@ def ask(
 
 
 @pytest.fixture
-def server(chains: Path) -> Iterator[Server]:
+def server(chains: Path) -> Iterator[ReviewServer]:
     with serving(begin(chains)) as running:
         yield running
 
 
-def stored(server: Server) -> list[str]:
+def stored(server: ReviewServer) -> list[str]:
     with Store.open(server.session.path) as store:
         return [each.decision for each in store.latest_reviews()]
 
 
-def test_a_decision_is_stored_and_taken_back(server: Server) -> None:
+def test_a_decision_is_stored_and_taken_back(server: ReviewServer) -> None:
     status, _, body = ask(server, "items/1")
     shown = json.loads(body)
     assert (status, shown["index"], shown["own"]) == (200, 1, None)
@@ -296,7 +302,7 @@ def test_a_decision_is_stored_and_taken_back(server: Server) -> None:
     assert stored(server) == []
 
 
-def test_the_page_goes_on_with_what_is_left(server: Server) -> None:
+def test_the_page_goes_on_with_what_is_left(server: ReviewServer) -> None:
     for index, expected in [(0, 1), (4, 1), (2, 3), (3, 1), (1, None)]:
         call = json.loads(ask(server, f"items/{index}")[2])["call"]
         reply = ask(server, f"items/{index}", {"call": call, "decision": "accept"})
@@ -307,7 +313,7 @@ def test_the_page_goes_on_with_what_is_left(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["", "items/0", "images/0/0", "results", "review.js"])
 @pytest.mark.parametrize("token", ["", "x", "%00", "open", "/[", "//"])
-def test_without_the_token_there_is_nothing(server: Server, path: str, token: str) -> None:
+def test_without_the_token_there_is_nothing(server: ReviewServer, path: str, token: str) -> None:
     assert ask(server, path, token=token)[0] == 403
     assert ask(server, path, {"call": 1, "decision": "accept"}, token=token)[0] == 403
 
@@ -336,7 +342,7 @@ FOREIGN = [
     ],
 )
 def test_pages_of_other_names_are_refused(
-    server: Server, headers: dict[str, str], status: int
+    server: ReviewServer, headers: dict[str, str], status: int
 ) -> None:
     call = json.loads(ask(server, "items/0")[2])["call"]
     assert ask(server, "items/0", **headers)[0] == status
@@ -362,7 +368,7 @@ def test_pages_of_other_names_are_refused(
         ("review.js", 200),
     ],
 )
-def test_unknown_addresses_are_said(server: Server, path: str, status: int) -> None:
+def test_unknown_addresses_are_said(server: ReviewServer, path: str, status: int) -> None:
     assert ask(server, path)[0] == status
 
 
@@ -383,12 +389,14 @@ def test_unknown_addresses_are_said(server: Server, path: str, status: int) -> N
         (b"x" * 200_001, 413),
     ],
 )
-def test_bodies_that_are_no_decisions_are_refused(server: Server, body: Any, status: int) -> None:
+def test_bodies_that_are_no_decisions_are_refused(
+    server: ReviewServer, body: Any, status: int
+) -> None:
     assert ask(server, "items/0", body)[0] == status
     assert stored(server) == []
 
 
-def test_a_form_of_another_page_is_no_decision(server: Server) -> None:
+def test_a_form_of_another_page_is_no_decision(server: ReviewServer) -> None:
     call = json.loads(ask(server, "items/0")[2])["call"]
     body = {"call": call, "decision": "accept"}
     for kind in ["text/plain", "application/x-www-form-urlencoded"]:
@@ -398,7 +406,7 @@ def test_a_form_of_another_page_is_no_decision(server: Server) -> None:
     assert stored(server) == []
 
 
-def test_images_are_served_one_by_one(server: Server) -> None:
+def test_images_are_served_one_by_one(server: ReviewServer) -> None:
     status, headers, body = ask(server, "images/0/0?side=800")
     assert (status, headers["Content-Type"]) == (200, "image/png")
     assert Image.open(io.BytesIO(body)).size == (112, 112)
@@ -408,7 +416,7 @@ def test_images_are_served_one_by_one(server: Server) -> None:
     assert "unsafe" not in headers["Content-Security-Policy"]
 
 
-def test_the_address_without_its_last_slash_leads_to_the_page(server: Server) -> None:
+def test_the_address_without_its_last_slash_leads_to_the_page(server: ReviewServer) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
     connection.request("GET", f"/{server.token}")
     reply = connection.getresponse()
@@ -416,7 +424,7 @@ def test_the_address_without_its_last_slash_leads_to_the_page(server: Server) ->
     assert (reply.status, reply.headers["Location"]) == (302, f"/{server.token}/")
 
 
-def test_the_ticket_opens_the_page_once(server: Server) -> None:
+def test_the_ticket_opens_the_page_once(server: ReviewServer) -> None:
     ticket = server.ticket
     assert ask(server, "wrong", token="open")[0] == 403
     assert ask(server, "", token="open")[0] == 403
@@ -438,7 +446,7 @@ def test_a_browser_is_started_with_the_ticket_alone(
         server.shutdown()
 
     monkeypatch.setattr("webbrowser.open", browse)
-    with Server(begin(chains)) as server:
+    with ReviewServer(begin(chains)) as server:
         server.run(open_browser=True)
     assert b"ReGround review" in pages[0]
 
@@ -489,7 +497,9 @@ def test_reviewers_work_at_the_same_time(tmp_path: Path) -> None:
     assert "ann, ben, eva" in page and "Fleiss" in page and "95.0" in page
 
 
-def test_a_full_disk_is_said_in_the_page(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_in_the_page(
+    server: ReviewServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> int:
         raise RunError("chains.db: database or disk is full")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reground.grounding.sample import ImageRef
-from reground.teacher.review.server import Server
+from reground.teacher.review.server import ReviewServer
 from reground.teacher.rows import Review
 from reground.teacher.store import Store
 from reviewing import begin, make_chains, pick, scenes, serving
@@ -38,7 +38,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[ReviewServer]:
     with serving(begin(make_chains(tmp_path / "chains.db", scenes()))) as running:
         yield running
 
@@ -66,12 +66,12 @@ def status(page: Any, text: str) -> None:
     api.expect(page.locator("#status")).to_contain_text(text)
 
 
-def reviews(server: Server) -> dict[str, Review]:
+def reviews(server: ReviewServer) -> dict[str, Review]:
     with Store.open(server.session.path) as store:
         return {each.sample: each for each in store.latest_reviews()}
 
 
-def test_a_review_by_keyboard_from_start_to_finish(page: Any, server: Server) -> None:
+def test_a_review_by_keyboard_from_start_to_finish(page: Any, server: ReviewServer) -> None:
     queue = server.session.queue
     page.goto(server.url)
     shown(page, 1)
@@ -135,7 +135,7 @@ def test_a_review_by_keyboard_from_start_to_finish(page: Any, server: Server) ->
     ]
 
 
-def test_buttons_do_what_keys_do(page: Any, server: Server) -> None:
+def test_buttons_do_what_keys_do(page: Any, server: ReviewServer) -> None:
     page.goto(server.url)
     shown(page, 1)
     page.get_by_role("button", name="accept").click()
@@ -160,7 +160,7 @@ def test_buttons_do_what_keys_do(page: Any, server: Server) -> None:
     assert reviews(server) == {}
 
 
-def test_a_click_on_an_image_toggles_boxes(page: Any, server: Server) -> None:
+def test_a_click_on_an_image_toggles_boxes(page: Any, server: ReviewServer) -> None:
     page.goto(server.url)
     shown(page, 1)
     box = page.locator("rect.predicted").first
@@ -172,7 +172,7 @@ def test_a_click_on_an_image_toggles_boxes(page: Any, server: Server) -> None:
     api.expect(box).to_be_visible()
 
 
-def test_tab_reaches_every_control_and_shows_where_it_is(page: Any, server: Server) -> None:
+def test_tab_reaches_every_control_and_shows_where_it_is(page: Any, server: ReviewServer) -> None:
     page.goto(server.url)
     shown(page, 1)
     seen = []
@@ -191,7 +191,7 @@ def test_tab_reaches_every_control_and_shows_where_it_is(page: Any, server: Serv
 
 
 @pytest.mark.parametrize("width", [400, 820, 1280])
-def test_nothing_stands_outside_the_page(page: Any, server: Server, width: int) -> None:
+def test_nothing_stands_outside_the_page(page: Any, server: ReviewServer, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 700})
     for path in ("#1", "#6", "results"):
         page.goto("about:blank")
@@ -236,7 +236,7 @@ def test_an_image_that_is_gone_is_said(page: Any, tmp_path: Path) -> None:
         assert page.locator(".picture.asked figcaption").inner_text() == "image 1, asked for"
 
 
-def test_what_changed_behind_the_page_is_shown_again(page: Any, server: Server) -> None:
+def test_what_changed_behind_the_page_is_shown_again(page: Any, server: ReviewServer) -> None:
     page.goto(server.url)
     shown(page, 1)
     with Store.open(server.session.path) as store:
@@ -248,7 +248,7 @@ def test_what_changed_behind_the_page_is_shown_again(page: Any, server: Server) 
     status(page, "1 accepted; now 2 of 6")
 
 
-def test_two_browsers_share_one_review(browser: Any, server: Server) -> None:
+def test_two_browsers_share_one_review(browser: Any, server: ReviewServer) -> None:
     first, second = browser.new_page(), browser.new_page()
     for each in (first, second):
         each.goto(server.url)
@@ -266,7 +266,7 @@ def test_two_browsers_share_one_review(browser: Any, server: Server) -> None:
     second.close()
 
 
-def test_another_page_cannot_decide(browser: Any, server: Server) -> None:
+def test_another_page_cannot_decide(browser: Any, server: ReviewServer) -> None:
     """A page of another origin, even one that knows the address, stores nothing."""
     page = browser.new_page()
     page.goto("data:text/html,<title>other</title>")

@@ -18,8 +18,9 @@ from reground.errors import DataError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
-from reground.teacher import reading
-from reground.teacher.rows import Call, Pick, Reason, Review, Verdict
+from reground.teacher import store as stores
+from reground.teacher.ask import unanswered
+from reground.teacher.rows import Finding, Pick, Rejection, Review, TeacherCall
 from reground.teacher.store import Store
 
 IMAGE = ImageRef("photos/a.png", 100, 80)
@@ -31,10 +32,10 @@ def sample(name: str, image: ImageRef = IMAGE) -> Sample:
     )
 
 
-def call(name: str, number: int = 0, **changes: Any) -> Call:
+def call(name: str, number: int = 0, **changes: Any) -> TeacherCall:
     fields: dict[str, Any] = {"stage": "ask", "model": "m", "prompt_sha256": "p", "at": 5.0}
     fields |= {"state": "answered", "text": f"{name} {number}"}
-    return Call(sample=name, number=number, **fields | changes)
+    return TeacherCall(sample=name, number=number, **fields | changes)
 
 
 @pytest.fixture
@@ -51,9 +52,9 @@ def test_samples_come_back_in_order_and_the_folder_can_be_moved(tmp_path: Path) 
     (tmp_path / "here").rename(tmp_path / "there")
     with Store.open(tmp_path / "there/chains.db") as moved:
         assert [each.id for each in moved.samples()] == ["c", "a", "b"]
-        assert moved.sample("a").images[0].path == str(tmp_path / "there/photos/ä.png")
+        assert moved.entry("a").sample.images[0].path == str(tmp_path / "there/photos/ä.png")
         with pytest.raises(KeyError):
-            moved.sample("z")
+            moved.entry("z")
 
 
 def test_scenes_of_every_kind_survive_unchanged(tmp_path: Path) -> None:
@@ -76,9 +77,9 @@ def test_a_call_comes_back_as_it_was_stored(store: Store) -> None:
         sizes=(EncodedSize(100, 80, 56, 28),),
     )
     stored = store.add_call(full)
-    assert list(store.calls(stage="ask")) == [replace(full, id=stored)]
-    assert store.calls_of("a", stage="ask") == [replace(full, id=stored)]
-    assert list(store.calls(stage="judge")) == []
+    assert store.calls(stage="ask") == [replace(full, id=stored)]
+    assert store.calls(stage="ask", sample_id="a") == [replace(full, id=stored)]
+    assert store.calls(stage="judge") == store.calls(stage="ask", sample_id="b") == []
 
 
 def test_calls_come_by_sample_and_number_whatever_order_they_were_answered_in(store: Store) -> None:
@@ -91,7 +92,7 @@ def test_calls_come_by_sample_and_number_whatever_order_they_were_answered_in(st
 def test_a_failed_call_is_replaced_and_its_costs_add_up(store: Store) -> None:
     failed = call("a", state="failed", text="", error="status 500", attempts=4, cost=0.5)
     first = store.add_call(failed)
-    assert list(store.calls(stage="ask", state="answered")) == []
+    assert store.counts().answered == {}
     assert store.add_call(call("a", attempts=2, cost=0.25, completion_tokens=7)) == first
     (found,) = store.calls(stage="ask")
     assert (found.state, found.error, found.attempts, found.cost) == ("answered", None, 6, 0.75)
@@ -101,35 +102,35 @@ def test_a_failed_call_is_replaced_and_its_costs_add_up(store: Store) -> None:
 
 
 def test_only_what_has_no_answer_is_left_to_do(store: Store) -> None:
-    asked = {"stage": "ask", "n": 3, "model": "m", "prompt_sha256": "p"}
+    of: dict[str, Any] = {"n": 3, "model": "m", "prompt_sha256": "p"}
     store.add_call(call("a", 1))
     store.add_call(call("a", 2, state="failed"))
     store.add_call(call("a", 0, model="other"))
     store.add_call(call("a", 0, stage="judge"))
-    left = {todo.sample.id: todo.numbers for todo in store.todo(**asked)}  # type: ignore[arg-type]
-    assert left == {"a": (0, 2), "b": (0, 1, 2)}
+    left = {entry.sample.id: unanswered(entry, **of) for entry in store.entries()}
+    assert left == {"a": [0, 2], "b": [0, 1, 2]} and store.num_answered(**of) == 1
     for number in range(3):
         store.add_call(call("b", number))
-    assert [todo.sample.id for todo in store.todo(**asked)] == ["a"]  # type: ignore[arg-type]
+    assert unanswered(store.entry("b"), **of) == [] and store.num_answered(**of) == 4
 
 
-def test_items_hold_chains_verdicts_and_picks(store: Store) -> None:
+def test_entries_hold_chains_findings_and_picks(store: Store) -> None:
     first, second = (store.add_call(call("a", number)) for number in range(2))
     store.add_call(call("a", 2, state="failed"))
-    bad = Verdict(call=first, ok=False, reason=Reason.LEAK, detail="the truth", iou=0.5)
-    store.set_verdict(replace(bad, reason=Reason.FORM))
-    store.set_verdict(bad)
-    good = Verdict(call=second, ok=True, think="so", boxes=((1.0, 2.0, 30.0, 40.5),), iou=0.9)
-    store.set_verdict(good)
+    bad = Finding(call=first, ok=False, reason=Rejection.LEAK, detail="the truth", iou=0.5)
+    store.set_finding(replace(bad, reason=Rejection.FORM))
+    store.set_finding(bad)
+    good = Finding(call=second, ok=True, think="so", boxes=((1.0, 2.0, 30.0, 40.5),), iou=0.9)
+    store.set_finding(good)
     store.set_pick(Pick(sample="a", call=first, rule="judge", tie=True))
     pick = Pick(sample="a", call=second, rule="only", detail="1 of 2")
     store.set_pick(pick)
-    item, empty = store.items()
-    assert [chain.verdict for chain in item.chains] == [bad, good]
-    assert (item.pick, item) == (pick, store.item("a"))
+    entry, empty = store.entries()
+    assert [chain.finding for chain in entry.chains] == [bad, good]
+    assert (entry.pick, entry) == (pick, store.entry("a"))
     assert (empty.sample.id, empty.chains, empty.pick) == ("b", (), None)
     store.drop_pick("a")
-    assert store.item("a").pick is None
+    assert store.entry("a").pick is None
 
 
 def test_the_last_review_of_a_reviewer_counts_and_can_be_undone(store: Store) -> None:
@@ -162,33 +163,30 @@ def test_counts_add_everything_up(store: Store) -> None:
     ids = [store.add_call(call("a", k, cost=0.5, prompt_tokens=10)) for k in range(2)]
     store.add_call(call("b", state="failed", cost=0.25))
     store.add_call(call("a", stage="judge", completion_tokens=3))
-    store.set_verdict(Verdict(call=ids[0], ok=True))
-    store.set_verdict(Verdict(call=ids[1], ok=False, reason=Reason.LONG))
+    store.set_finding(Finding(call=ids[0], ok=True))
+    store.set_finding(Finding(call=ids[1], ok=False, reason=Rejection.LONG))
     store.set_pick(Pick(sample="a", call=ids[0], rule="rule", tie=True))
-    store.add_review(Review(sample="a", call=ids[0], reviewer="eva", decision="accept"))
     counts = store.counts()
-    assert (counts.samples, counts.answered, counts.failed) == (
-        2,
-        {"ask": 2, "judge": 1},
-        {"ask": 1},
-    )
-    assert (counts.verified, counts.rejected) == (1, {"long": 1})
-    assert (counts.picks, counts.ties, counts.decisions) == ({"rule": 1}, 1, {"accept": 1})
-    assert (counts.cost, counts.prompt_tokens, counts.completion_tokens) == (1.25, 20, 3)
+    assert (counts.samples, counts.answered) == (2, {"ask": 2, "judge": 1})
+    assert (counts.picks, counts.ties, counts.cost) == ({"rule": 1}, 1, 1.25)
+    asking, judging = store.spent()
+    assert (asking["answered"], asking["failed"], asking["requests"]) == (2, 1, 3)
+    assert (asking["cost"], asking["prompt_tokens"]) == (1.25, 20)
+    assert (judging["stage"], judging["completion_tokens"]) == ("judge", 3)
 
 
 def test_iterators_hold_a_page_and_may_be_written_under(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PAGE", 3)
+    monkeypatch.setattr(stores, "PAGE", 3)
     rows = [sample(f"s{n}") for n in range(8)]
     with Store.create(tmp_path / "s.db", rows, data="x") as made:
-        for todo in made.todo(stage="ask", n=1, model="m", prompt_sha256="p"):
-            made.add_call(call(todo.sample.id))
-        for item in made.items():
-            made.set_verdict(Verdict(call=item.chains[0].call.id, ok=True))
+        for entry in made.entries():
+            made.add_call(call(entry.sample.id))
+        for entry in made.entries():
+            made.set_finding(Finding(call=entry.chains[0].call.id, ok=True))
         assert [each.sample for each in made.calls(stage="ask")] == [row.id for row in rows]
-        assert made.counts().verified == 8
+        assert all(entry.chains[0].is_verified for entry in made.entries())
 
 
 def test_readers_watch_while_another_writes(store: Store) -> None:
@@ -288,7 +286,7 @@ def test_a_kill_loses_nothing_that_was_stored(store: Store) -> None:
         seen = [int(child.stdout.readline()) for _ in range(50)]
         os.kill(child.pid, signal.SIGKILL)
         seen += [int(line) for line in child.stdout.read().splitlines()]
-    numbers = [each.number for each in store.calls_of("a", stage="ask")]
+    numbers = [each.number for each in store.calls(stage="ask", sample_id="a")]
     assert numbers[: len(seen)] == seen and len(numbers) - len(seen) in (0, 1)
     with store.exclusively():  # the lock died with its process
         pass

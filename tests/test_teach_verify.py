@@ -21,12 +21,12 @@ from reground.errors import ConfigError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
-from reground.teacher import thinking
+from reground.teacher import reasoning
 from reground.teacher.embedded import chain
-from reground.teacher.rows import Call, Pick, Reason, Verdict
+from reground.teacher.rows import Finding, Pick, Rejection, TeacherCall
 from reground.teacher.settings import TeachConfig, Verify
 from reground.teacher.store import Store
-from reground.teacher.verify import verdict_on, verify
+from reground.teacher.verify import finding_on, verify
 from reground.tinyworld import scenes as synth
 from reviewing import answered
 
@@ -40,9 +40,9 @@ GOOD = f"<think>{THOUGHT}</think>{ANSWER}"
 
 def judged(
     text: str, sample: Sample = SAMPLE, *, finish: str = "stop", **settings: float
-) -> Verdict:
+) -> Finding:
     sizes = tuple(EncodedSize(each.width, each.height, 392, 308) for each in sample.images)
-    call = Call(
+    call = TeacherCall(
         sample=sample.id,
         stage="ask",
         number=0,
@@ -54,16 +54,16 @@ def judged(
         sizes=sizes,
         id=7,
     )
-    return verdict_on(call, sample, Verify(**settings))  # type: ignore[arg-type]
+    return finding_on(call, sample, Verify(**settings))  # type: ignore[arg-type]
 
 
 def thought(words: str) -> str:
     return f"<think>{words}</think>{ANSWER}"
 
 
-def test_a_good_chain_is_kept_with_its_thinking_boxes_and_iou() -> None:
+def test_a_good_chain_is_kept_with_its_reasoning_boxes_and_iou() -> None:
     verdict = judged(GOOD)
-    assert verdict == Verdict(
+    assert verdict == Finding(
         call=7, ok=True, think=THOUGHT, boxes=((40.0, 60.0, 200.0, 180.0),), iou=1.0
     )
 
@@ -71,36 +71,40 @@ def test_a_good_chain_is_kept_with_its_thinking_boxes_and_iou() -> None:
 @pytest.mark.parametrize(
     ("text", "reason", "detail"),
     [
-        ("", Reason.FORM, "no answer"),
-        (THOUGHT, Reason.FORM, "no answer"),
-        (GOOD + " Done.", Reason.FORM, "nothing else"),
-        (GOOD.replace("</think>", ""), Reason.FORM, "no answer"),
-        (GOOD.replace("(500,600)", ""), Reason.FORM, "unparsable"),
-        (GOOD.replace("(500,600)", "(50,60)"), Reason.FORM, "degenerate"),
-        (GOOD.replace("(500,600)", "(500,1600)"), Reason.FORM, "out of bounds"),
-        (GOOD.replace("500", "250"), Reason.WRONG_BOX, "IoU 0.375, expected 0.5"),
-        (GOOD.replace(ANSWER, "<answer>none</answer>"), Reason.WRONG_BOX, "0 boxes, expected 1"),
+        ("", Rejection.FORM, "no answer"),
+        (THOUGHT, Rejection.FORM, "no answer"),
+        (GOOD + " Done.", Rejection.FORM, "nothing else"),
+        (GOOD.replace("</think>", ""), Rejection.FORM, "no answer"),
+        (GOOD.replace("(500,600)", ""), Rejection.FORM, "unparsable"),
+        (GOOD.replace("(500,600)", "(50,60)"), Rejection.FORM, "degenerate"),
+        (GOOD.replace("(500,600)", "(500,1600)"), Rejection.FORM, "out of bounds"),
+        (GOOD.replace("500", "250"), Rejection.WRONG_BOX, "IoU 0.375, expected 0.5"),
+        (GOOD.replace(ANSWER, "<answer>none</answer>"), Rejection.WRONG_BOX, "0 boxes, expected 1"),
         (
             GOOD.replace("</answer>", "\n(100,200),(500,600)</answer>"),
-            Reason.WRONG_BOX,
+            Rejection.WRONG_BOX,
             "2 boxes, expected 1",
         ),
-        (thought(""), Reason.SHORT, "0 words, expected 5"),
-        (thought("The blue cup."), Reason.SHORT, "3 words"),
-        (thought(" ".join(f"word{chr(97 + n % 26)}{n}" for n in range(500))), Reason.LONG, "500"),
-        (thought(f"{THOUGHT} {THOUGHT} {THOUGHT}"), Reason.REPETITION, "3 times 'the blue cup"),
-        (thought(THOUGHT + " and so on" * 9), Reason.REPETITION, "a loop of 'and so on'"),
+        (thought(""), Rejection.SHORT, "0 words, expected 5"),
+        (thought("The blue cup."), Rejection.SHORT, "3 words"),
+        (
+            thought(" ".join(f"word{chr(97 + n % 26)}{n}" for n in range(500))),
+            Rejection.LONG,
+            "500",
+        ),
+        (thought(f"{THOUGHT} {THOUGHT} {THOUGHT}"), Rejection.REPETITION, "3 times 'the blue cup"),
+        (thought(THOUGHT + " and so on" * 9), Rejection.REPETITION, "a loop of 'and so on'"),
         (
             thought(f"{THOUGHT} It is red. It {THOUGHT[4:]} So {THOUGHT}"),
-            Reason.REPETITION,
+            Rejection.REPETITION,
             "59% of the words were",
         ),
-        (thought(f"{THOUGHT} This is the ground truth."), Reason.LEAK, "ground truth"),
-        (thought(f"{THOUGHT} It is at (100, 200)."), Reason.COORDINATES, "(100, 200"),
+        (thought(f"{THOUGHT} This is the ground truth."), Rejection.LEAK, "ground truth"),
+        (thought(f"{THOUGHT} It is at (100, 200)."), Rejection.COORDINATES, "(100, 200"),
     ],
 )
 def test_the_first_check_that_fails_gives_the_reason(
-    text: str, reason: Reason, detail: str
+    text: str, reason: Rejection, detail: str
 ) -> None:
     verdict = judged(text)
     assert (verdict.ok, verdict.reason) == (False, reason)
@@ -108,15 +112,15 @@ def test_the_first_check_that_fails_gives_the_reason(
 
 
 def test_a_chain_that_was_cut_off_has_no_form_whatever_it_looks_like() -> None:
-    assert judged(GOOD, finish="length").reason is Reason.FORM
+    assert judged(GOOD, finish="length").reason is Rejection.FORM
 
 
 def test_settings_move_the_limits() -> None:
     near = GOOD.replace("500", "430")  # IoU 0.825
-    assert judged(near).ok and judged(near, min_iou=0.9).reason is Reason.WRONG_BOX
-    assert judged(GOOD, min_words=30).reason is Reason.SHORT
-    assert judged(GOOD, max_words=6).reason is Reason.LONG
-    with pytest.raises(ConfigError, match="min_words must be at least 0, and at most max_words"):
+    assert judged(near).ok and judged(near, min_iou=0.9).reason is Rejection.WRONG_BOX
+    assert judged(GOOD, min_words=30).reason is Rejection.SHORT
+    assert judged(GOOD, max_words=6).reason is Rejection.LONG
+    with pytest.raises(ConfigError, match="min_words must be at most max_words"):
         load(TeachConfig, None, ["store=x", "verify.min_words=900"])
 
 
@@ -159,7 +163,7 @@ def test_several_boxes_are_matched_one_to_one() -> None:
     ],
 )
 def test_what_betrays_that_the_answer_was_given(text: str) -> None:
-    assert thinking.leak(text, question="the cup left of the laptop") is not None
+    assert reasoning.leak(text, question="the cup left of the laptop") is not None
 
 
 @pytest.mark.parametrize(
@@ -186,7 +190,7 @@ def test_what_betrays_that_the_answer_was_given(text: str) -> None:
     ],
 )
 def test_what_only_sounds_like_a_leak(text: str) -> None:
-    assert thinking.leak(text, question="the cup left of the laptop") is None
+    assert reasoning.leak(text, question="the cup left of the laptop") is None
 
 
 def test_what_the_question_says_may_be_spoken_of() -> None:
@@ -194,10 +198,10 @@ def test_what_the_question_says_may_be_spoken_of() -> None:
         "What is in the given bounding box (10, 20), (300, 400) of image-1? Find it in image-2"
     )
     text = "The given bounding box in image 1, at (10,20), shows a cup."
-    assert thinking.leak(text, question=question) is None
-    assert thinking.leak("This matches the bounding box.", question=question) is None
-    assert thinking.leak("This is the ground truth.", question=question) == "ground truth"
-    assert not thinking.coordinates(text, question=question, truth=(), size=SIZE)
+    assert reasoning.leak(text, question=question) is None
+    assert reasoning.leak("This matches the bounding box.", question=question) is None
+    assert reasoning.leak("This is the ground truth.", question=question) == "ground truth"
+    assert not reasoning.coordinates(text, question=question, truth=(), size=SIZE)
 
 
 # Coordinates.
@@ -229,7 +233,7 @@ def test_what_the_question_says_may_be_spoken_of() -> None:
     ],
 )
 def test_coordinates_are_found_and_counts_are_not(text: str, found: bool) -> None:
-    said = thinking.coordinates(text, question="the cup", truth=SAMPLE.boxes, size=SIZE)
+    said = reasoning.coordinates(text, question="the cup", truth=SAMPLE.boxes, size=SIZE)
     assert (said is not None) is found, said
 
 
@@ -260,9 +264,9 @@ def test_coordinates_are_found_and_counts_are_not(text: str, found: bool) -> Non
     ],
 )
 def test_another_image_named_as_the_targets(text: str, target: int, wrong: bool) -> None:
-    found = thinking.wrong_image(text, target=target, num_images=3)
+    found = reasoning.wrong_image(text, target=target, num_images=3)
     assert (found is not None) is wrong, found
-    assert thinking.wrong_image(text, target=0, num_images=1) is None
+    assert reasoning.wrong_image(text, target=0, num_images=1) is None
 
 
 # Good and bad chains of scenes.
@@ -272,7 +276,7 @@ TASKS += ("refer_grounding", "group_grounding", "video")
 PER_TASK, N = 50, 3
 
 
-def told(sample: Sample, number: int, text: str) -> Call:
+def told(sample: Sample, number: int, text: str) -> TeacherCall:
     sizes = tuple(EncodedSize(*(each.width, each.height) * 2) for each in sample.images)
     return answered(sample.id, text, sizes, number=number)
 
@@ -283,20 +287,20 @@ def test_every_fault_is_caught_with_its_reason_and_good_chains_are_kept(
 ) -> None:
     rng = random.Random(seed)
     samples = [synth.sample(task, seed=seed, index=n) for task in TASKS for n in range(PER_TASK)]
-    expected: dict[int, Reason | None] = {}
+    expected: dict[int, Rejection | None] = {}
     with Store.create(tmp_path / "c.db", samples, data="scenes") as store:
         with store.together():
             for sample in samples:
                 for number in range(N):
                     text = chain(sample, number)
                     reason = _fault(rng)
-                    if reason is Reason.WRONG_IMAGE and len(sample.images) == 1:
+                    if reason is Rejection.WRONG_IMAGE and len(sample.images) == 1:
                         reason = None
                     text = FAULTS[reason](sample, text, rng) if reason else text
                     expected[store.add_call(told(sample, number, text))] = reason
         counts = verify(store, Verify())
-        items = list(store.items())
-    verdicts = [each.verdict for item in items for each in item.chains]
+        items = list(store.entries())
+    verdicts = [each.finding for item in items for each in item.chains]
     assert counts.total() == len(verdicts) == N * len(samples)
     wrong = [(v, expected[v.call]) for v in verdicts if v and v.reason != expected[v.call]]
     assert wrong == []  # also of the good ones, of which fewer than 1 % may be rejected
@@ -304,7 +308,7 @@ def test_every_fault_is_caught_with_its_reason_and_good_chains_are_kept(
     assert set(injected) == set(FAULTS) and min(injected.values()) > 0.02 * len(expected)
 
 
-def _fault(rng: random.Random) -> Reason | None:
+def _fault(rng: random.Random) -> Rejection | None:
     """Each fault for 5 % of the chains, none for the others."""
     kinds = list(FAULTS)
     place = rng.random() / 0.05
@@ -316,7 +320,7 @@ def test_scenes_of_every_task_bring_good_chains(task: str) -> None:
     for index in range(30):
         sample = synth.sample(task, seed=3, index=index)
         call = told(sample, 0, chain(sample, index % 12))
-        assert verdict_on(call, sample, Verify()).ok, call.text
+        assert finding_on(call, sample, Verify()).ok, call.text
 
 
 LOGS = Path(__file__).parents[1] / "../shared/data/rec_logs"
@@ -330,8 +334,8 @@ def test_hardly_any_thought_of_real_models_that_were_told_nothing_is_taken_for_a
         for row in json.loads(path.read_text())["results"]
         if (found := re.search("<think>(.*?)</think>", str(row["model_output"]), re.DOTALL))
     ]
-    leaks = Counter(thinking.leak(text, question=question) for question, text in thoughts)
-    looped = [text for _, text in thoughts if thinking.repetition(text, most=0.5)]
+    leaks = Counter(reasoning.leak(text, question=question) for question, text in thoughts)
+    looped = [text for _, text in thoughts if reasoning.repetition(text, most=0.5)]
     assert len(thoughts) > 2000 and looped == []
     assert set(leaks) <= {None, "given coordinates"} and leaks[None] > 0.99 * len(thoughts)
 
@@ -357,19 +361,19 @@ def test_only_chains_without_a_verdict_are_judged(store: Store) -> None:
 
 def test_a_pick_that_is_verified_no_more_is_taken_back(store: Store) -> None:
     verify(store, Verify())
-    second = store.item("s").chains[1].call.id
+    second = store.entry("s").chains[1].call.id
     store.set_pick(Pick(sample="s", call=second, rule="judge"))
     verify(store, Verify(), again=True)
-    assert store.item("s").pick is not None
+    assert store.entry("s").pick is not None
     verify(store, Verify(min_iou=0.9), again=True)
-    assert store.item("s").pick is None
+    assert store.entry("s").pick is None
 
 
 def test_failed_calls_and_those_of_a_judge_are_no_chains(tmp_path: Path) -> None:
     with Store.create(tmp_path / "d.db", [SAMPLE], data="x") as store:
         for stage, state in (("ask", "failed"), ("judge", "answered")):
             store.add_call(
-                Call(
+                TeacherCall(
                     sample="s",
                     stage=stage,  # type: ignore[arg-type]
                     number=0,
@@ -404,10 +408,10 @@ HOSTILE = ("(", "1", "1 ", "1, ", "(1,", "a", "a ", "a. ", "as given ", "given x
 HOSTILE += ("the answer is ", "x", "x=", "known coordinates ", "'", "the box that is ", "<", "\n")
 HOSTILE += ("it is x in the y ", "a'", "1.", "12.5,", "as given in the ", "a b c d e f g h i. ")
 CHECKS: Sequence[Callable[[str], object]] = (
-    lambda text: thinking.repetition(text, most=1.0),
-    lambda text: thinking.leak(text, question="known coordinates as given"),
-    lambda text: thinking.coordinates(text, question="1 12.5", truth=SAMPLE.boxes, size=SIZE),
-    lambda text: thinking.wrong_image(text, target=0, num_images=2),
+    lambda text: reasoning.repetition(text, most=1.0),
+    lambda text: reasoning.leak(text, question="known coordinates as given"),
+    lambda text: reasoning.coordinates(text, question="1 12.5", truth=SAMPLE.boxes, size=SIZE),
+    lambda text: reasoning.wrong_image(text, target=0, num_images=2),
 )
 
 

@@ -12,23 +12,29 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from reground.teacher.ask import Asked
-    from reground.teacher.calling import Outcome
-    from reground.teacher.rows import Call
+    from reground.teacher.ask import AskOutcome
+    from reground.teacher.calling import CallOutcome
+    from reground.teacher.rows import TeacherCall
     from reground.teacher.settings import TeachConfig
     from reground.teacher.store import Store
 
 
-def ask(store: Store, settings: TeachConfig) -> Asked:
+def ask(store: Store, settings: TeachConfig) -> AskOutcome:
     """Ask for the chains that are left, and say what came of it."""
     from reground.teacher import ask
-    from reground.teacher.changes import changes
+    from reground.teacher.settings import changed
 
     with _shown(store, "asking") as bar:
         done = ask.ask(store, settings, begin=bar.begin, watch=bar.watch)
-    for line in _told(done, settings, store.counts().cost):
-        typer.echo(line)
-    for count, old, new in changes(store.settings("chains"), done.settings):
+    cost = store.counts().cost
+    typer.echo(
+        f"{settings.store}: {done.total - done.left} of {done.total} chains, "
+        f"{done.outcome.answered} of them now" + (f"; cost so far {cost:.2f}" if cost else "")
+    )
+    _say_troubles(done.outcome)
+    if done.left:
+        typer.echo(f"{done.left} are left; the same command asks for them")
+    for count, old, new in changed(store.settings("chains"), done.settings):
         typer.echo(
             f"the store also holds {count} chains asked for with {old}; {new} is for new ones"
         )
@@ -36,39 +42,38 @@ def ask(store: Store, settings: TeachConfig) -> Asked:
 
 
 def verify(store: Store, settings: TeachConfig, *, again: bool = False) -> None:
-    """Verify what has no verdict; with ``again`` everything."""
+    """Verify the chains that are not verified yet; with ``again`` all of them."""
+    from dataclasses import asdict
+
     from reground.teacher import verify
-    from reground.teacher.changes import changes
+    from reground.teacher.settings import changed, noted
 
     counts = verify.verify(store, settings.verify, again=again)
-    told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    typer.echo(f"{settings.store}: {counts.total()} chains verified: {told or 'none was left'}")
-    for count, old, new in changes(store.settings("verdicts"), verify.noted(settings.verify)):
+    found = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    typer.echo(f"{settings.store}: {counts.total()} chains verified: {found or 'none was left'}")
+    for count, old, new in changed(store.settings("verdicts"), noted(asdict(settings.verify))):
         typer.echo(f"{count} chains were verified with {old}; --again applies {new}")
 
 
 def judge(store: Store, settings: TeachConfig, *, again: bool = False) -> int:
     """Pick chains; returns how many samples wait for a judge."""
     from reground.teacher import judge
-    from reground.teacher.changes import changes
+    from reground.teacher.settings import changed
 
     with _shown(store, "judging") as bar:
-        judged = judge.judge(store, settings, again=again, begin=bar.begin, watch=bar.watch)
+        done = judge.judge(store, settings, again=again, begin=bar.begin, watch=bar.watch)
     counts = store.counts()
-    told = ", ".join(f"{n} by {rule}" for rule, n in counts.picks.items())
-    typer.echo(
-        f"{settings.store}: {judged.picked} picked now; in all {told or 'none'}; {counts.ties} ties"
-    )
-    for count, old, new in changes(store.settings("picks"), judge.noted(settings)):
+    by_rule = ", ".join(f"{n} by {rule}" for rule, n in counts.picks.items()) or "none"
+    typer.echo(f"{settings.store}: {done.picked} picked now; in all {by_rule}; {counts.ties} ties")
+    for count, old, new in changed(store.settings("picks"), done.settings):
         typer.echo(f"{count} picks were made with {old}; --again applies {new}")
-    if judged.overtaken:
-        told = "samples have verified chains newer than their pick; --again considers them"
-        typer.echo(f"{judged.overtaken} {told}")
-    for line in _troubles(judged.outcome) if judged.outcome else ():
-        typer.echo(line)
-    if judged.waiting:
-        typer.echo(f"{judged.waiting} samples wait for the judge; the same command asks again")
-    return judged.waiting
+    if done.overtaken:
+        newer = "samples have verified chains newer than their pick; --again considers them"
+        typer.echo(f"{done.overtaken} {newer}")
+    _say_troubles(done.outcome)
+    if done.waiting:
+        typer.echo(f"{done.waiting} samples wait for the judge; the same command asks again")
+    return done.waiting
 
 
 def export(store: Store, settings: TeachConfig) -> None:
@@ -86,22 +91,11 @@ def export(store: Store, settings: TeachConfig) -> None:
     typer.echo(f"{write_card(store, exported)}")
 
 
-def _told(done: Asked, settings: TeachConfig, cost: float) -> Iterator[str]:
-    answered, outcome = done.total - done.left, done.outcome
-    line = f"{settings.store}: {answered} of {done.total} chains, {outcome.answered} of them now"
-    yield line + (f"; cost so far {cost:.2f}" if cost else "")
-    yield from _troubles(outcome)
-    if done.left:
-        yield f"{done.left} are left; the same command asks for them"
-
-
-def _troubles(outcome: Outcome) -> Iterator[str]:
-    from collections import Counter
-
-    for reason, count in Counter(outcome.errors).most_common(3):
-        yield f"{count} without an answer: {reason}"
+def _say_troubles(outcome: CallOutcome) -> None:
+    for reason in sorted(outcome.errors, key=lambda each: -outcome.errors[each])[:3]:
+        typer.echo(f"{outcome.errors[reason]} without an answer: {reason}")
     if outcome.stopped:
-        yield f"stopped: {outcome.stopped}"
+        typer.echo(f"stopped: {outcome.stopped}")
 
 
 @contextmanager
@@ -128,7 +122,7 @@ def _shown(store: Store, title: str) -> Iterator[_Bar]:
 
 @dataclass(slots=True)
 class _Bar:
-    """What a stage tells of its calls; ``cost`` is that of the database so far."""
+    """Called by a stage as it goes; ``cost`` is that of the database so far."""
 
     bar: Progress
     cost: float
@@ -136,7 +130,7 @@ class _Bar:
     def begin(self, done: int, total: int) -> None:
         self.bar.update(self.bar.task_ids[0], completed=done, total=total)
 
-    def watch(self, call: Call) -> None:
+    def watch(self, call: TeacherCall) -> None:
         self.cost += call.cost
         rate = f"{self.bar.tasks[0].speed or 0:.1f}/s"
         rate += f", cost {self.cost:.2f}" if self.cost else ""

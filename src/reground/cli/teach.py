@@ -11,7 +11,6 @@ from reground.cli import stages
 
 if TYPE_CHECKING:
     from reground.teacher.settings import TeachConfig
-    from reground.teacher.store import Store
 
 command = typer.Typer(
     help="Make chains of thought for supervised training: a teacher writes them, and every stage "
@@ -32,7 +31,7 @@ Arguments = Annotated[
 
 @command.command()
 def ask(arguments: Arguments = None) -> None:
-    """Ask a teacher for chains: of every sample n, who is shown the images and the true boxes.
+    """Ask a teacher for n chains of every sample; it is shown the images and the true boxes.
 
     Every answer is stored as it comes. The same command goes on where a stopped or killed one was:
     no answered call is made again, and one that failed is. Ctrl-C waits for the running calls.
@@ -83,7 +82,7 @@ def verify(
 
     In this order, the first that fails: form; wrong_box (IoU with the truth, number of boxes);
     short, long; repetition; leak (words that betray that the answer was given); coordinates in
-    the thinking; wrong_image (another image is named as the target's).
+    the reasoning; wrong_image (another image is named as the target's).
 
     \b
     Settings:
@@ -95,8 +94,10 @@ def verify(
       reground teach verify store=chains.db
       reground teach verify teach.yaml verify.min_iou=0.9 --again
     """
+    from reground.teacher.store import Store
+
     settings = _settings(arguments)
-    with _opened(settings) as store:
+    with Store.open(Path(settings.store)) as store:
         stages.verify(store, settings, again=again)
 
 
@@ -129,8 +130,10 @@ def judge(
       reground teach judge teach.yaml judge.teacher.url=http://127.0.0.1:8000/v1 \\
         judge.teacher.model=Qwen/Qwen2.5-VL-72B-Instruct --again
     """
+    from reground.teacher.store import Store
+
     settings = _settings(arguments)
-    with _opened(settings) as store:
+    with Store.open(Path(settings.store)) as store:
         waiting = stages.judge(store, settings, again=again)
     if waiting:
         raise typer.Exit(1)
@@ -162,12 +165,12 @@ def review(
       reground teach review chains.db
       reground teach review chains.db --reviewer eva --port 8000 --no-open
     """
-    from reground.teacher.review.server import Server
+    from reground.teacher.review.server import ReviewServer
     from reground.teacher.review.session import Session
 
     path = Path(store.removeprefix("store="))
     session = Session.begin(path, reviewer=reviewer or _login(), share=share, seed=seed)
-    with Server(session, port=port) as server:
+    with ReviewServer(session, port=port) as server:
         chosen = f"{len(session.queue)} of {session.num_picked} picked chains"
         typer.echo(f"{path}: {chosen} to look at, as {session.reviewer}")
         typer.echo(f"{server.url}\nCtrl-C ends; every decision is stored as it is made")
@@ -198,7 +201,7 @@ def export(
       store=FILE
       export.out=chains     the folder
       export.copy_images=true       copy all images too; scenes and views are drawn
-      export.direct_tasks=[NAME]    rows about one image without thinking, as UniVG-R1 trains on
+      export.direct_tasks=[NAME]    rows about one image without reasoning, as UniVG-R1 trains on
                             RefCOCO: in sft_direct.jsonl, under the protocol direct
 
     \b
@@ -206,8 +209,11 @@ def export(
       reground teach export store=chains.db export.out=runs/chains
       reground teach export teach.yaml --copy-images
     """
-    settings = _settings([*(arguments or []), *_copying(copy_images)])
-    with _opened(settings) as store:
+    from reground.teacher.store import Store
+
+    copying = ["export.copy_images=true"] if copy_images else []
+    settings = _settings([*(arguments or []), *copying])
+    with Store.open(Path(settings.store)) as store:
         stages.export(store, settings)
 
 
@@ -243,7 +249,7 @@ def run(
 
 
 def _settings(arguments: list[str] | None) -> TeachConfig:
-    """Those of the config, the argument that is no setting, and those that replace them."""
+    """The settings of the config (the argument without "="), and those that replace them."""
     from reground.config import load
     from reground.errors import ConfigError
     from reground.teacher.settings import TeachConfig
@@ -261,16 +267,6 @@ def _settings(arguments: list[str] | None) -> TeachConfig:
 
 
 _DATABASES = (".db", ".sqlite", ".sqlite3")  # as they are commonly called
-
-
-def _opened(settings: TeachConfig) -> Store:
-    from reground.teacher.store import Store
-
-    return Store.open(Path(settings.store))
-
-
-def _copying(copy_images: bool) -> list[str]:
-    return ["export.copy_images=true"] if copy_images else []
 
 
 def _login() -> str:

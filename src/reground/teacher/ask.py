@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,23 +16,21 @@ from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample, digest, is_file_path
 from reground.protocols.families import get_family
 from reground.protocols.prompts import PromptProfile, load_profile
-from reground.teacher import changes
-from reground.teacher.calling import Caller, Outcome
-from reground.teacher.limits import Budget
+from reground.teacher.calling import Caller, CallOutcome
 from reground.teacher.pictures import Pictures
-from reground.teacher.rows import Call, Todo
-from reground.teacher.settings import Ask, TeachConfig
+from reground.teacher.rows import Entry, TeacherCall
+from reground.teacher.settings import TeachConfig, noted, noted_prompt
 from reground.teacher.store import Store
-from reground.teacher.teachers import Question, opened
+from reground.teacher.teachers import TeacherRequest
 
 _BOXES = get_family("univg_r1").codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class AskOutcome:
     """What the stage did, and how many calls are ``left`` of ``total``; ``settings`` as noted."""
 
-    outcome: Outcome
+    outcome: CallOutcome
     settings: str
     left: int
     total: int
@@ -50,7 +47,8 @@ def open_store(config: TeachConfig) -> Store:
         if not path.exists():
             raise ConfigError(f"{path}: no such database yet; say with data= of which samples")
         return Store.open(path)
-    data, samples = _source(config), _samples(config)
+    specs = (config.data,) if isinstance(config.data, str) else config.data
+    data, samples = _source(config, specs), _samples(config, specs)
     if not path.exists():
         return Store.create(path, samples, data=data)
     store = Store.open(path)
@@ -64,22 +62,17 @@ def open_store(config: TeachConfig) -> Store:
     return store
 
 
-def _specs(config: TeachConfig) -> Sequence[str]:
-    return (config.data,) if isinstance(config.data, str) else config.data or ()
-
-
-def _source(config: TeachConfig) -> str:
-    """Where the samples come from, as it stands in the database and on the data card."""
-    specs = _specs(config)
+def _source(config: TeachConfig, specs: Sequence[str]) -> str:
+    """Where the samples come from, as the database and the data card say it."""
     drawn = any(not is_file_path(spec) for spec in specs)
     chosen = {"seed": config.seed if drawn else None, "limit": config.limit}
-    told = ", ".join(f"{key}={value}" for key, value in chosen.items() if value is not None)
-    return ", ".join(specs) + (f" ({told})" if told else "")
+    given = ", ".join(f"{key}={value}" for key, value in chosen.items() if value is not None)
+    return ", ".join(specs) + (f" ({given})" if given else "")
 
 
-def _samples(config: TeachConfig) -> Iterator[Sample]:
+def _samples(config: TeachConfig, specs: Sequence[str]) -> Iterator[Sample]:
     """The samples of every spec, one after the other; raises as ``open_dataset`` does."""
-    for spec in _specs(config):
+    for spec in specs:
         samples = open_dataset(spec, seed=config.seed, limit=config.limit)
         if is_endless(samples):
             raise ConfigError(f"{spec} is endless; say how many samples with limit=")
@@ -91,78 +84,73 @@ def ask(
     config: TeachConfig,
     *,
     begin: Callable[[int, int], None] = lambda done, total: None,
-    watch: Callable[[Call], None] = lambda call: None,
-) -> Asked:
+    watch: Callable[[TeacherCall], None] = lambda call: None,
+) -> AskOutcome:
     """Ask for the chains that the database lacks; each answer is stored as it comes.
 
-    ``begin`` is told how many calls are done of how many, then ``watch`` of each that is made.
-    Raises ``UserError`` where nothing can be asked: the prompt, the server, the database.
+    ``begin`` is called with how many calls are done and how many there are in all, then ``watch``
+    with each that is made. Raises ``UserError`` where nothing can be asked: the prompt, the server,
+    the database.
     """
-    profile = load_profile(config.ask.prompt, needs=("boxes",))
+    how = config.ask
+    profile = load_profile(how.prompt, needs=("boxes",))
+    of: Any = {"n": how.n, "model": config.teacher.model, "prompt_sha256": profile.sha256}
     with store.exclusively():
-        return asyncio.run(_ask(store, config, profile, begin, watch))
-
-
-async def _ask(
-    store: Store,
-    config: TeachConfig,
-    profile: PromptProfile,
-    begin: Callable[[int, int], None],
-    watch: Callable[[Call], None],
-) -> Asked:
-    how, counts = config.ask, store.counts()
-    chains: Any = {"n": how.n, "model": config.teacher.model, "prompt_sha256": profile.sha256}
-    by = noted(config, profile)
-    total, done = how.n * counts.samples, store.num_answered(stage="ask", **chains)
-    begin(done, total)
-    if done == total:
-        outcome = Outcome(answered=0, errors={}, stopped=None)
-        return Asked(outcome=outcome, settings=by, left=0, total=total)
-    budget = Budget(
-        calls=_less(how.max_calls, counts.answered.get("ask", 0)),
-        money=_less(how.max_cost, counts.cost),
-    )
-    teacher = opened(config.teacher, temperature=how.temperature, max_tokens=how.max_tokens)
-    async with teacher as answerer:
-        outcome = await Caller(
-            store=store,
-            answerer=answerer,
-            teacher=config.teacher,
-            stage="ask",
-            prompt_sha256=profile.sha256,
-            settings=by,
-            max_tokens=how.max_tokens,
-            budget=budget,
-            watch=watch,
-        ).run(_questions(store.todo(stage="ask", **chains), how, profile))
+        total, done = how.n * store.counts().samples, store.num_answered(**of)
+        begin(done, total)
+        outcome = CallOutcome()
+        if done < total:
+            outcome = Caller(
+                store=store,
+                teacher=config.teacher,
+                stage="ask",
+                prompt_sha256=profile.sha256,
+                settings=_noted(config, profile),
+                temperature=how.temperature,
+                max_tokens=how.max_tokens,
+                max_calls=how.max_calls,
+                max_cost=how.max_cost,
+                watch=watch,
+            ).run(_requests(store, config, profile))
     left = total - done - outcome.answered
-    return Asked(outcome=outcome, settings=by, left=left, total=total)
+    return AskOutcome(outcome=outcome, settings=_noted(config, profile), left=left, total=total)
 
 
-def noted(config: TeachConfig, profile: PromptProfile) -> str:
-    """The settings as they stand beside the chains that they made; the embedded teacher has few."""
+def _noted(config: TeachConfig, profile: PromptProfile) -> str:
+    """The settings as they are stored with the chains; the embedded teacher has few."""
     how, teacher = config.ask, config.teacher
-    made: dict[str, Any] = {"model": teacher.model, "prompt": changes.prompt(profile)}
+    made: dict[str, Any] = {"model": teacher.model, "prompt": noted_prompt(profile)}
     if teacher.url is not None:
         names = ("temperature", "max_tokens", "seed", "max_pixels", "factor")
         made |= {name: getattr(how, name) for name in names}
-    return changes.noted(made)
+    return noted(made)
 
 
-def _questions(todos: Iterator[Todo], how: Ask, profile: PromptProfile) -> Iterator[Question]:
-    for todo in todos:
-        sample = todo.sample
+def _requests(
+    store: Store, config: TeachConfig, profile: PromptProfile
+) -> Iterator[TeacherRequest]:
+    how = config.ask
+    for entry in store.entries():
+        sample = entry.sample
         pictures = Pictures(sample.images, max_pixels=how.max_pixels, factor=how.factor)
         text = partial(teacher_text, sample, profile)
-        for number in todo.numbers:
+        model, sha256 = config.teacher.model, profile.sha256
+        for number in unanswered(entry, n=how.n, model=model, prompt_sha256=sha256):
             seed = zlib.crc32(f"{how.seed}/{sample.id}/{number}".encode()) >> 1  # 31 bits
-            yield Question(sample, number, text, pictures, seed)
+            yield TeacherRequest(sample, number, text, pictures, seed)
+
+
+def unanswered(entry: Entry, *, n: int, model: str, prompt_sha256: str) -> list[int]:
+    """Which of a sample's chains 0 .. n - 1 this model has not written to this prompt."""
+    calls = [chain.call for chain in entry.chains]
+    done = {c.number for c in calls if (c.model, c.prompt_sha256) == (model, prompt_sha256)}
+    return [number for number in range(n) if number not in done]
 
 
 def teacher_text(sample: Sample, profile: PromptProfile, *, chains: str | None = None) -> str:
-    """What a teacher is told of a sample, with its true boxes as UniVG-R1 writes them, 0-1000.
+    """What a teacher is asked about a sample, with its true boxes as UniVG-R1 writes them, 0-1000.
 
-    A judge is also told the ``chains`` to choose from.
+    A judge is also given the ``chains`` to choose from.
     Raises ``DataError`` for a true box without area.
     """
     image = sample.images[sample.target_image]
@@ -174,7 +162,3 @@ def teacher_text(sample: Sample, profile: PromptProfile, *, chains: str | None =
         chains=chains,
         image=sample.target_image + 1,
     )
-
-
-def _less(most: float | None, used: float) -> float | None:
-    return None if most is None else most - used

@@ -15,10 +15,10 @@ from reground.errors import DataError, EndpointError
 from reground.patience import Patience
 from reground.rollout.endpoint import NoReply
 from reground.teacher.limits import Budget, Pace, pause_s
-from reground.teacher.rows import Call, Stage
+from reground.teacher.rows import Stage, TeacherCall
 from reground.teacher.settings import Teacher
 from reground.teacher.store import Store
-from reground.teacher.teachers import Answer, Answerer, Question
+from reground.teacher.teachers import Answerer, TeacherReply, TeacherRequest, opened
 
 SPENT = "the budget is spent; raise max_calls or max_cost for more"
 
@@ -27,35 +27,39 @@ _PIXELS_A_TOKEN = 28 * 28  # Qwen-VL's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CallOutcome:
     """What a run of a stage did.
 
-    ``errors`` counts the reasons for which calls failed; ``stopped`` says why it ended before all
-    was asked, where it did.
+    ``errors`` counts the reasons for which calls failed; ``stopped`` says why the run ended early,
+    where it did.
     """
 
-    answered: int
-    errors: Mapping[str, int]
-    stopped: str | None
+    answered: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    stopped: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Caller:
-    """Puts the questions of one stage to a teacher and stores what comes of each.
+    """Puts the requests of one stage to a teacher and stores the result of each.
 
-    ``settings`` are kept beside every call. ``max_tokens`` is the longest answer, by which a call
-    is reckoned before it is made; ``watch`` is told of every call once it is stored.
+    ``settings`` are stored with every call. ``max_tokens`` is the longest reply, by which a call
+    is reckoned before it is made; ``max_calls`` answers of this stage and ``max_cost``, of all
+    stages, are the most that the database may hold. ``watch`` is called with every stored call.
     """
 
     store: Store
-    answerer: Answerer
     teacher: Teacher
     stage: Stage
     prompt_sha256: str
     settings: str
+    temperature: float
     max_tokens: int
-    budget: Budget
-    watch: Callable[[Call], None] = lambda _: None
+    max_calls: int | None = None
+    max_cost: float | None = None
+    watch: Callable[[TeacherCall], None] = lambda _: None
+    _answerer: Answerer = field(init=False)
+    _budget: Budget = field(init=False)
     _requests: Pace = field(init=False)
     _tokens: Pace = field(init=False)
     _draw: random.Random = field(init=False, default_factory=random.Random)
@@ -69,59 +73,70 @@ class Caller:
         self._patience = Patience("calls", "the endpoint", EndpointError)
         self._requests = Pace(self.teacher.requests_per_minute)
         self._tokens = Pace(self.teacher.tokens_per_minute)
+        counts = self.store.counts()
+        answered = counts.answered.get(self.stage, 0)
+        self._budget = Budget(
+            calls=None if self.max_calls is None else self.max_calls - answered,
+            money=None if self.max_cost is None else self.max_cost - counts.cost,
+        )
 
-    async def run(self, questions: Iterator[Question]) -> Outcome:
-        """Ask all questions, or until the budget is spent or someone presses Ctrl-C.
+    def run(self, requests: Iterator[TeacherRequest]) -> CallOutcome:
+        """Make all calls, or stop when the budget is spent or someone presses Ctrl-C.
 
         Running calls are then waited for and stored. So they are where nothing more can be
         expected, which raises ``EndpointError``: the key is refused, or many calls in a row failed.
         """
-        with self._interruptible():
-            try:
-                async with asyncio.TaskGroup() as workers:
-                    for _ in range(self.teacher.concurrency):
-                        workers.create_task(self._work(questions))
-            except BaseExceptionGroup as group:
-                raise group.exceptions[0] from None
+        return asyncio.run(self._run(requests))
+
+    async def _run(self, requests: Iterator[TeacherRequest]) -> CallOutcome:
+        teacher = opened(self.teacher, temperature=self.temperature, max_tokens=self.max_tokens)
+        async with teacher as self._answerer:
+            with self._interruptible():
+                try:
+                    async with asyncio.TaskGroup() as workers:
+                        for _ in range(self.teacher.concurrency):
+                            workers.create_task(self._work(requests))
+                except BaseExceptionGroup as group:
+                    raise group.exceptions[0] from None
         if self._fatal:
             raise self._fatal
-        return Outcome(answered=self._answers, errors=self._errors, stopped=self._stopped)
+        return CallOutcome(answered=self._answers, errors=self._errors, stopped=self._stopped)
 
-    async def _work(self, questions: Iterator[Question]) -> None:
-        while not self._stopped and (question := next(questions, None)):
+    async def _work(self, requests: Iterator[TeacherRequest]) -> None:
+        while not self._stopped and (request := next(requests, None)):
             try:
-                await self._one(question)
+                await self._one(request)
             except EndpointError as error:
                 self._fatal = self._fatal or error
                 self._stopped = str(error)
 
-    async def _one(self, question: Question) -> None:
-        blank = self._call(question)
+    async def _one(self, request: TeacherRequest) -> None:
+        blank = self._call(request)
         try:
-            text = question.text()
-            most = self._most(question, text)
-            if not await self.budget.reserve(most.cost):
+            text = request.text()
+            most = self._most(request, text)
+            if not await self._budget.reserve(most.cost):
                 self._stopped = self._stopped or SPENT
                 return
             call = blank
             try:
-                call = await self._tried(question, text, most)
+                call = await self._tried(request, text, most)
             finally:
-                self.budget.settle(most.cost, paid=call.cost, is_answered=call.state == "answered")
+                self._budget.settle(most.cost, paid=call.cost, is_answered=call.state == "answered")
         except DataError as error:  # of this sample alone: it says nothing about the teacher
             self._keep(replace(blank, error=str(error)))
             return
         self._keep(call)
         self._patience.note(call.error)
 
-    async def _tried(self, question: Question, text: str, most: Call) -> Call:
+    async def _tried(self, request: TeacherRequest, text: str, most: TeacherCall) -> TeacherCall:
         """Ask until an answer comes, the fault will not pass, or all tries are used up."""
         spent = replace(most, prompt_tokens=0, completion_tokens=0, cost=0.0)
         for attempt in itertools.count(1):
             await self._wait_for_turn(most)
             spent = replace(spent, attempts=attempt)
             try:
-                answer = await self.answerer.answer(question, text)
+                answer = await self._answerer(request, text)
             except NoReply as error:
                 spent = self._billed(spent, error.num_prompt_tokens, error.num_tokens)
                 if not error.may_pass or attempt > self.teacher.retries or self._stopped:
@@ -131,12 +146,12 @@ class Caller:
                 return self._answered(spent, most, answer)
         raise AssertionError("the last try returns")
 
-    async def _wait_for_turn(self, most: Call) -> None:
+    async def _wait_for_turn(self, most: TeacherCall) -> None:
         tokens = most.prompt_tokens + most.completion_tokens
         if wait := max(self._requests.reserve(1), self._tokens.reserve(tokens)):
             await asyncio.sleep(wait)
 
-    def _answered(self, spent: Call, most: Call, answer: Answer) -> Call:
+    def _answered(self, spent: TeacherCall, most: TeacherCall, answer: TeacherReply) -> TeacherCall:
         read, written = answer.prompt_tokens, answer.completion_tokens
         read = most.prompt_tokens if read is None else read
         written = _num_tokens(answer.text) if written is None else written
@@ -150,12 +165,12 @@ class Caller:
             latency_s=answer.latency_s,
         )
 
-    def _call(self, question: Question) -> Call:
-        """The call before anything came of it."""
-        return Call(
-            sample=question.sample.id,
+    def _call(self, request: TeacherRequest) -> TeacherCall:
+        """The call before it is made."""
+        return TeacherCall(
+            sample=request.sample.id,
             stage=self.stage,
-            number=question.number,
+            number=request.number,
             model=self.teacher.model,
             prompt_sha256=self.prompt_sha256,
             settings=self.settings,
@@ -163,13 +178,13 @@ class Caller:
             attempts=0,
         )
 
-    def _most(self, question: Question, text: str) -> Call:
+    def _most(self, request: TeacherRequest, text: str) -> TeacherCall:
         """The call with the most tokens that one try is likely to take."""
-        pixels = sum(size.input_width * size.input_height for size in question.pictures.sizes)
+        pixels = sum(size.input_width * size.input_height for size in request.pictures.sizes)
         read = _num_tokens(text) + -(-pixels // _PIXELS_A_TOKEN)
-        return self._billed(self._call(question), read, self.max_tokens)
+        return self._billed(self._call(request), read, self.max_tokens)
 
-    def _billed(self, call: Call, read: int, written: int) -> Call:
+    def _billed(self, call: TeacherCall, read: int, written: int) -> TeacherCall:
         """The call with more tokens, and what these cost."""
         price = read * self.teacher.prompt_price + written * self.teacher.completion_price
         return replace(
@@ -179,7 +194,7 @@ class Caller:
             cost=call.cost + price / 1e6,
         )
 
-    def _keep(self, call: Call) -> None:
+    def _keep(self, call: TeacherCall) -> None:
         self.store.add_call(call)
         if call.error is None:
             self._answers += 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,20 @@ from typing import Any
 from reground.data.tasks import in_order
 from reground.evaluation.reporting.pages import percent, render, span
 from reground.runs import write_text
-from reground.teacher import changes, sharegpt
-from reground.teacher.export import DIRECT, THINKING, Exported
-from reground.teacher.review.agreement import wilson
-from reground.teacher.review.results import results
-from reground.teacher.rows import Item, Reason, Stage
+from reground.teacher import sharegpt
+from reground.teacher.export import DIRECT, REASONED, ExportedChains
+from reground.teacher.review.results import results, wilson
+from reground.teacher.rows import Entry, Rejection
+from reground.teacher.settings import as_overrides
 from reground.teacher.store import Store
 
 NAME = "README.md"
 
-_STAGES: tuple[Stage, ...] = ("ask", "judge")
 _RULES = {"only": "being the only one", "rule": "the rule", "judge": "the judge"}
 
 
 @dataclass(slots=True)
-class Tally:
+class Funnel:
     """How far the samples of one task came, all counted."""
 
     samples: int = 0
@@ -36,58 +35,27 @@ class Tally:
     with_verified: int = 0
     picked: int = 0
     ties: int = 0
-    reasons: Counter[Reason] = field(default_factory=Counter)
+    reasons: Counter[Rejection] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
 
-    def add(self, item: Item) -> None:
+    def add(self, entry: Entry) -> None:
         """Count one sample."""
-        verdicts = [chain.verdict for chain in item.chains if chain.verdict is not None]
-        verified = sum(verdict.ok for verdict in verdicts)
+        findings = [chain.finding for chain in entry.chains if chain.finding is not None]
+        verified = sum(finding.ok for finding in findings)
         self.samples += 1
-        self.answered += len(item.chains)
-        self.unverified += len(item.chains) - len(verdicts)
+        self.answered += len(entry.chains)
+        self.unverified += len(entry.chains) - len(findings)
         self.verified += verified
         self.with_verified += verified > 0
-        self.reasons.update(verdict.reason for verdict in verdicts if verdict.reason)
-        if item.pick is not None:
+        self.reasons.update(finding.reason for finding in findings if finding.reason)
+        if entry.pick is not None:
             self.picked += 1
-            self.ties += item.pick.tie
-            self.rules[item.pick.rule] += 1
+            self.ties += entry.pick.tie
+            self.rules[entry.pick.rule] += 1
 
 
-@dataclass(slots=True)
-class Spent:
-    """What the calls of one stage, model and prompt took."""
-
-    answered: int = 0
-    failed: int = 0
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    latency_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A share with Wilson's 95 % interval."""
-
-    hits: int
-    n: int
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """None where nothing was counted."""
-        return wilson(self.hits, self.n) if self.n else None
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "–"  # noqa: RUF001
-        return f"{percent(self.hits / self.n)} % ({span(self.interval)}; {self.hits} of {self.n})"
-
-
-def write_card(store: Store, exported: Exported) -> Path:
-    """Write the card beside the exported files; returns its path."""
+def write_card(store: Store, exported: ExportedChains) -> Path:
+    """Write the card into the folder of the exported files; returns its path."""
     path = exported.folder / NAME
     write_text(path, render("card.md.j2", "reground.teacher", **facts(store), **_files(exported)))
     return path
@@ -95,48 +63,37 @@ def write_card(store: Store, exported: Exported) -> Path:
 
 def facts(store: Store) -> dict[str, Any]:
     """What the database says of its samples, chains, picks, reviews and calls."""
-    tallies: dict[str, Tally] = defaultdict(Tally)
-    total = Tally()
-    for item in store.items():
-        tallies[item.sample.task].add(item)
-        total.add(item)
+    tallies: dict[str, Funnel] = defaultdict(Funnel)
+    total = Funnel()
+    for entry in store.entries():
+        tallies[entry.sample.task].add(entry)
+        total.add(entry)
     reviewed = results(store.latest_reviews(), tasks=store.picked())
     return {
         "meta": store.meta(),
-        "verified_with": [changes.told(settings) for settings in store.settings("verdicts")],
+        "verified_with": [as_overrides(json.loads(made)) for made in store.settings("verdicts")],
         "total": total,
         "tasks": {task: tallies[task] for task in in_order(tallies)},
-        "reasons": [reason for reason in Reason if total.reasons[reason]],
-        "chains": Share(total.verified, total.answered - total.unverified),
-        "samples": Share(total.with_verified, total.samples),
+        "reasons": [reason for reason in Rejection if total.reasons[reason]],
+        "chains": _share(total.verified, total.answered - total.unverified),
+        "samples": _share(total.with_verified, total.samples),
         "reviewed": reviewed.overall,
-        "accepted": Share(reviewed.overall.accepted, reviewed.overall.n),
+        "accepted": _share(reviewed.overall.accepted, reviewed.overall.n),
         "agreement": next(iter(reviewed.agreements), None),
-        "spent": _spent(store),
+        "spent": store.spent(),
     }
 
 
-def _spent(store: Store) -> Mapping[tuple[str, str, str], Spent]:
-    """By stage, model and hash of the prompt."""
-    spent: dict[tuple[str, str, str], Spent] = defaultdict(Spent)
-    for stage in _STAGES:
-        for call in store.calls(stage=stage):
-            row = spent[stage, call.model, call.prompt_sha256]
-            row.answered += call.state == "answered"
-            row.failed += call.state == "failed"
-            row.requests += call.attempts
-            row.prompt_tokens += call.prompt_tokens
-            row.completion_tokens += call.completion_tokens
-            row.cost += call.cost
-            row.latency_s += call.latency_s
-    return spent
+def _share(hits: int, n: int) -> str:
+    """A share with Wilson's 95 % interval; a dash where nothing was counted."""
+    return f"{percent(hits / n)} % ({span(wilson(hits, n))}; {hits} of {n})" if n else "–"  # noqa: RUF001
 
 
-def _files(exported: Exported) -> dict[str, Any]:
+def _files(exported: ExportedChains) -> dict[str, Any]:
     rows, folder = exported.rows, exported.folder
     return {
         "files": [(name, count, _sha256(folder / name)) for name, count in rows.items()],
-        "with_thinking": rows.get(THINKING, 0),
+        "reasoned": rows.get(REASONED, 0),
         "direct": rows.get(DIRECT, 0),
         "shared": rows.get(sharegpt.ROWS, 0),
         "profiles": list(sharegpt.profiles()),

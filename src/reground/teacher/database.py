@@ -1,13 +1,18 @@
-"""The SQLite file behind a set of chains: its tables, its version, what is said of its faults."""
+"""The SQLite file behind a set of chains: its tables, its version, what is said of its faults.
+
+WAL mode. Every change is one short transaction, so that a kill at any moment loses nothing that was
+stored, and any number of processes may read along (a power cut may cost the last moments).
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 from reground.data.source import relative_to
 from reground.errors import DataError, RunError
@@ -43,23 +48,124 @@ CREATE INDEX reviews_of ON reviews (sample, reviewer);
 """
 
 
-@contextmanager
-def connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to the file at ``path``, closed in the end; every statement commits itself."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        yield connection
-    finally:
-        connection.close()
+class Database:
+    """The file at ``path``; made by :meth:`create`, opened by :meth:`open`.
+
+    Its methods raise ``RunError`` naming the file where it cannot be read or written: a full disk,
+    a lock that another process keeps. A context manager that closes it; it belongs to the thread
+    that opened it.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def create(cls, path: Path, samples: Iterable[Sample], *, data: str) -> Self:
+        """A new database of ``samples``, whole or not at all; ``data`` says where they came from.
+
+        Raises ``RunError`` where there is something at ``path``, ``DataError`` where two samples
+        share an id.
+        """
+        if path.exists():
+            raise RunError(f"{path}: exists already; open it, or choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.unlink(missing_ok=True)
+            with _naming(path), closing(_connected(partial)) as connection:
+                _fill(connection, samples, data=data, folder=path.parent)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The database at ``path``; raises ``RunError`` where it is none, or of another version."""
+        if not path.is_file():
+            raise RunError(f"{path}: no such database; `reground teach ask` makes it")
+        with _naming(path):
+            connection = _connected(path)
+            try:
+                _check_version(path, connection)
+                for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+                    connection.execute(f"PRAGMA {setting}")
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Close the database; what is stored is stored."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keep other processes from asking too, which would pay for answers twice.
+
+        The lock is a file ``PATH.lock`` and ends with the process, however that ends. Raises
+        ``RunError`` where another process holds it.
+        """
+        lock = self.path.with_name(self.path.name + ".lock")
+        with _naming(self.path), closing(_connected(lock, wait_s=0.0)) as connection:
+            try:
+                connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                raise RunError(
+                    f"{self.path}: another process is asking for this database; wait until it is "
+                    "done, or stop it"
+                ) from None
+            yield
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Everything written inside is one transaction: stored whole, or not at all; faster."""
+        with _naming(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk ends it by itself
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _rows(
+        self, sql: str, values: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[dict[str, Any]]:
+        """Run one statement; the rows that it returns."""
+        with _naming(self.path):
+            return [dict(row) for row in self._connection.execute(sql, values)]
+
+    def _put(self, table: str, columns: Mapping[str, object], *, ending: str = "") -> int | None:
+        """Insert a row, in place of one with its key unless ``ending`` says otherwise; its id."""
+        names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+        verb = "INSERT" if ending else "INSERT OR REPLACE"
+        sql = f"{verb} INTO {table} ({names}) VALUES ({marks}) {ending} RETURNING rowid AS id"
+        rows = self._rows(sql, columns)
+        return int(rows[0]["id"]) if rows else None
 
 
-def fill(
+def _connected(path: Path, *, wait_s: float = 30.0) -> sqlite3.Connection:
+    """A connection in which every statement commits itself."""
+    connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _fill(
     connection: sqlite3.Connection, samples: Iterable[Sample], *, data: str, folder: Path
 ) -> None:
-    """Make the tables and store the samples, image paths relative to ``folder``: all or nothing.
-
-    Raises ``DataError`` where two samples share an id.
-    """
+    """Make the tables and store the samples, image paths relative to ``folder``: all or nothing."""
 
     def stored() -> Iterator[Sample]:
         resolved = folder.resolve()
@@ -82,7 +188,7 @@ def fill(
     connection.execute("COMMIT")
 
 
-def check_version(path: Path, connection: sqlite3.Connection) -> None:
+def _check_version(path: Path, connection: sqlite3.Connection) -> None:
     """Raise ``RunError`` where this is no database of ours, or one of another version."""
     try:
         rows = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchall()
@@ -100,14 +206,14 @@ def check_version(path: Path, connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """What SQLite cannot do becomes a ``RunError`` that names the file; bugs stay bugs."""
     try:
         yield
-    except sqlite3.IntegrityError:
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.ProgrammingError) or "syntax error" in str(error):
+        if "syntax error" in str(error):
             raise
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise RunError(

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import ExifTags, Image
+
+from reground.data.images import exists, load
 from reground.data.source import save_dataset
+from reground.data.views import split_view
 from reground.errors import ConfigError, DataError, did_you_mean
-from reground.grounding.sample import Sample
+from reground.grounding.sample import ImageRef, Sample, is_file_path
 from reground.teacher import sharegpt
-from reground.teacher.files import copied, referenced
 from reground.teacher.review.results import combined
-from reground.teacher.rows import Item, Review
+from reground.teacher.rows import Entry, Review
 from reground.teacher.settings import Export
 from reground.teacher.store import Store
 
-THINKING, DIRECT, IMAGES = "sft.jsonl", "sft_direct.jsonl", "images"
-_FILES = (THINKING, DIRECT, sharegpt.ROWS, sharegpt.DESCRIPTION)
+REASONED, DIRECT, IMAGES = "sft.jsonl", "sft_direct.jsonl", "images"
+_FILES = (REASONED, DIRECT, sharegpt.ROWS, sharegpt.DESCRIPTION)
 _COPYING = "--copy-images, or the setting export.copy_images=true,"
+_UPRIGHT = 1  # the EXIF orientation of an image that is stored as it is seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportedChains:
     """The files written and how many rows each has; how many of what were left out.
 
     ``notes`` are sentences on what else was not as asked, or is there no more; ``copied`` is
-    whether the images lie beside the files.
+    whether the images are in the same folder.
     """
 
     folder: Path
@@ -37,7 +43,7 @@ class Exported:
     copied: bool
 
 
-def export(store: Store, settings: Export) -> Exported:
+def export(store: Store, settings: Export) -> ExportedChains:
     """Write the files to ``settings.out``, each whole or not at all; the card is not among them.
 
     Raises ``DataError`` where there is no chain to write, an image is gone, or a question holds
@@ -51,36 +57,40 @@ def export(store: Store, settings: Export) -> Exported:
     notes = _check_direct(store, settings)
     left_out = _check(store)
     before = [name for name in _FILES if (folder / name).exists()]
-    prepared = copied(folder / IMAGES) if settings.copy_images else referenced
+    prepared = _copying(folder / IMAGES) if settings.copy_images else _referenced
 
     def rows(*, direct: bool) -> Iterator[Sample]:
         for sample in _kept(store):
-            if is_direct(sample, settings) == direct:
+            if _is_direct(sample, settings) == direct:
                 sample = replace(sample, think=None, protocol="direct") if direct else sample
                 yield replace(sample, images=tuple(map(prepared, sample.images)))
 
     counts = {
         name: save_dataset(folder / name, rows(direct=direct))
-        for name, direct in ((THINKING, False), (DIRECT, True))
+        for name, direct in ((REASONED, False), (DIRECT, True))
     }
     for name in [name for name, count in counts.items() if not count]:
         (folder / name).unlink()
     both = (sample for direct in (False, True) for sample in rows(direct=direct))
-    counts[sharegpt.ROWS], undrawn = sharegpt.write(folder, both)
-    if undrawn:
+    plain = (sample for sample in both if all(map(_is_plain, sample.images)))
+    written = sum(counts.values())
+    counts[sharegpt.ROWS] = sharegpt.write(folder, plain)
+    if undrawn := written - counts[sharegpt.ROWS]:
         why = f"rows left out of {sharegpt.ROWS}, as scenes, views and turned photos are no files"
         left_out[f"{why} that it could name ({_COPYING} makes them)"] = undrawn
-    rows_of = {name: count for name, count in counts.items() if count}
     if gone := [name for name in before if not (folder / name).exists()]:
         notes.append(f"removed {', '.join(gone)} of an earlier export: now there is no row for it")
-    copied_images = settings.copy_images
-    return Exported(
-        folder=folder, rows=rows_of, left_out=left_out, notes=notes, copied=copied_images
+    return ExportedChains(
+        folder=folder,
+        rows={name: count for name, count in counts.items() if count},
+        left_out=left_out,
+        notes=notes,
+        copied=settings.copy_images,
     )
 
 
-def is_direct(sample: Sample, settings: Export) -> bool:
-    """Whether a row is trained without thinking: simple, and about one image."""
+def _is_direct(sample: Sample, settings: Export) -> bool:
+    """Whether a row is trained without reasoning: simple, and about one image."""
     return sample.task in settings.direct_tasks and len(sample.images) == 1
 
 
@@ -100,10 +110,10 @@ def _check_direct(store: Store, settings: Export) -> list[str]:
 def _check(store: Store) -> dict[str, int]:
     """How many samples are left out, by reason; raises where nothing remains."""
     reviews = combined(store.latest_reviews())
-    fates = Counter(_fate(item, reviews.get(item.sample.id)) for item in store.items())
+    fates = Counter(_fate(entry, reviews.get(entry.sample.id)) for entry in store.entries())
     if not fates[_KEPT]:
-        told = ", ".join(f"{fate}: {count}" for fate, count in fates.items())
-        raise DataError(f"{store.path}: there is no chain to export ({told}); {_advice(fates)}")
+        counts = ", ".join(f"{fate}: {count}" for fate, count in fates.items())
+        raise DataError(f"{store.path}: there is no chain to export ({counts}); {_advice(fates)}")
     return {fate: count for fate, count in fates.items() if fate != _KEPT}
 
 
@@ -120,22 +130,66 @@ def _advice(fates: Mapping[str, int]) -> str:
     return "ask for more chains (ask.n), or verify with other settings"
 
 
-def _fate(item: Item, review: Review | None) -> str:
-    if item.pick is None:
-        if any(chain.verdict and chain.verdict.ok for chain in item.chains):
+def _fate(entry: Entry, review: Review | None) -> str:
+    if entry.pick is None:
+        if any(chain.is_verified for chain in entry.chains):
             return _UNPICKED
-        unverified = any(chain.verdict is None for chain in item.chains)
+        unverified = any(chain.finding is None for chain in entry.chains)
         return _UNVERIFIED if unverified else "samples without a verified chain"
     return "samples rejected by a reviewer" if review and review.decision == "reject" else _KEPT
 
 
 def _kept(store: Store) -> Iterator[Sample]:
-    """Samples with the thinking that they end with: as edited, or as the teacher wrote it."""
+    """Samples with the reasoning that they end with: as edited, or as the teacher wrote it."""
     reviews = combined(store.latest_reviews())
-    for item in store.items():
-        review = reviews.get(item.sample.id)
-        if item.pick is None or _fate(item, review) != _KEPT:
+    for entry in store.entries():
+        review = reviews.get(entry.sample.id)
+        if entry.pick is None or _fate(entry, review) != _KEPT:
             continue
-        thoughts = {chain.call.id: chain.verdict.think for chain in item.chains if chain.verdict}
+        written = {each.call.id: each.finding.think for each in entry.chains if each.finding}
         edited = review.text if review and review.decision == "edit" else None
-        yield replace(item.sample, think=edited or thoughts[item.pick.call])
+        yield replace(entry.sample, think=edited or written[entry.pick.call])
+
+
+def _referenced(image: ImageRef) -> ImageRef:
+    """The image itself; raises ``DataError`` where its file is gone."""
+    if not exists(image.path):
+        raise DataError(
+            f"{split_view(image.path)[0]}: no such image, but the database speaks of it; put the "
+            "images back where they were, or move the database along with them"
+        )
+    return image
+
+
+def _copying(folder: Path) -> Callable[[ImageRef], ImageRef]:
+    """What copies images into ``folder``, each once: the file as it is, or drawn as a PNG.
+
+    Drawn are scenes, views and photos that EXIF data would turn. Raises ``DataError`` where a file
+    is gone or cannot be read.
+    """
+
+    def copy(image: ImageRef) -> ImageRef:
+        plain = _is_plain(_referenced(image))
+        name = hashlib.sha256(image.path.encode()).hexdigest()[:20]
+        path = folder / (name + (Path(image.path).suffix if plain else ".png"))
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(path.name + ".partial")
+            if plain:
+                shutil.copyfile(image.path, partial)
+            else:
+                load(image).save(partial, "png")
+            partial.replace(path)
+        return replace(image, path=str(path))
+
+    return copy
+
+
+def _is_plain(image: ImageRef) -> bool:
+    """Whether any program that opens the file sees what we see."""
+    file, view = split_view(image.path)
+    if not is_file_path(file) or view is not None:
+        return False
+    with Image.open(file) as opened:
+        orientation: int = opened.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+    return orientation == _UPRIGHT

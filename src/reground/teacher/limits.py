@@ -15,7 +15,7 @@ class Pace:
     """At most ``per_minute`` units in any minute, spread evenly; no limit where that is None.
 
     A bucket that holds nothing in advance: what begins now takes its units' time, and the next
-    begins behind it. So a minute holds at most one request more than its units.
+    begins after it. So a minute holds at most one request more than its units.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Pace:
         self._free_at = clock()
 
     def reserve(self, units: float) -> float:
-        """Take units behind all that is reserved already; the seconds to wait until they begin."""
+        """Take units after all that is reserved already; the seconds to wait until they begin."""
         now = self._clock()
         begin = max(self._free_at, now)
         self._free_at = begin + units * self._seconds_each
@@ -71,7 +71,7 @@ class Budget:
 
 
 def pause_s(attempt: int, retry_after_s: float | None, *, draw: random.Random) -> float:
-    """Seconds to wait behind the refused ``attempt``, counted from 0.
+    """Seconds to wait after the refused ``attempt``, counted from 0.
 
     As long as Retry-After says, up to two minutes, and a little longer; otherwise twice as long
     each time, up to a minute, of which chance takes off up to a half: many that were refused

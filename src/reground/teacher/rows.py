@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
@@ -14,7 +15,7 @@ Stage = Literal["ask", "judge"]
 XYXY = tuple[float, float, float, float]  # left, upper, right, lower in original pixels
 
 
-class Reason(StrEnum):
+class Rejection(StrEnum):
     """Why a chain was rejected."""
 
     FORM = "form"
@@ -28,15 +29,15 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One question to a teacher or a judge and what came of it.
+class TeacherCall:
+    """One request to a teacher or a judge, and its result.
 
     ``number`` counts a sample's calls from 0; that of a call to a judge tells which chains it saw
-    in which order. ``sizes`` are those of the images as they
-    were sent. ``cost``, tokens and ``attempts`` (requests sent) add up over all tries of a call
-    that failed before; ``latency_s`` is that of the reply. ``error`` is why a failed call has no
-    text. ``settings`` are those it was made with (``reground.teacher.changes``). ``at`` is in
-    seconds since 1970; ``id`` is the database's.
+    in which order. ``sizes`` are those of the images as sent. ``cost``, tokens and ``attempts``
+    (requests sent) add up over all tries of a call that failed before; ``latency_s`` is that of the
+    reply. ``error`` is why a failed call has no text. ``settings`` are those it was made with
+    (:func:`reground.teacher.settings.noted`). ``at`` is in seconds since 1970; ``id`` is the
+    database's.
     """
 
     sample: str
@@ -60,7 +61,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Finding:
     """What verification found in an answered ``ask`` call; ``reason`` is None where it is ``ok``.
 
     ``boxes`` are the chain's, in original pixels of the target image; ``settings`` those by which
@@ -69,7 +70,7 @@ class Verdict:
 
     call: int
     ok: bool
-    reason: Reason | None = None
+    reason: Rejection | None = None
     detail: str = ""
     think: str | None = None
     boxes: tuple[XYXY, ...] = ()
@@ -81,7 +82,7 @@ class Verdict:
 class Pick:
     """The chain that a sample ends with: of a judge, of the rule, or the only one verified.
 
-    ``candidates`` are the calls whose chains it was picked from, ``settings`` tell by whom.
+    ``candidates`` are the calls whose chains it was picked from; ``settings`` tell by whom.
     """
 
     sample: str
@@ -97,7 +98,7 @@ class Pick:
 class Review:
     """What a person decided about a sample's pick, whose chain is ``call``.
 
-    ``text`` is the thinking as edited, or why the chain was rejected, where that was said.
+    ``text`` is the reasoning as edited, or why the chain was rejected, where the person said so.
     """
 
     sample: str
@@ -111,14 +112,19 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """An answered ``ask`` call, and its verdict once there is one."""
+    """An answered ``ask`` call, and what verification found in it, once it has run."""
 
-    call: Call
-    verdict: Verdict | None
+    call: TeacherCall
+    finding: Finding | None
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether verification has accepted it."""
+        return self.finding is not None and self.finding.ok
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Entry:
     """A sample with its chains, in the order of their numbers, and its pick if it has one."""
 
     sample: Sample
@@ -126,29 +132,41 @@ class Item:
     pick: Pick | None
 
 
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """A sample, and the numbers of its calls that have no answer yet."""
-
-    sample: Sample
-    numbers: tuple[int, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How far a database is. ``rejected`` counts reasons, ``picks`` rules, ``decisions`` reviews.
-
-    ``cost`` and tokens are those of all calls, of both stages.
-    """
+    """How far a database is: answered calls by stage, picks by rule; ``cost`` of all calls."""
 
     samples: int
     answered: Mapping[str, int]
-    failed: Mapping[str, int]
-    verified: int
-    rejected: Mapping[str, int]
     picks: Mapping[str, int]
     ties: int
-    decisions: Mapping[str, int]
     cost: float
-    prompt_tokens: int
-    completion_tokens: int
+
+
+T = TypeVar("T", TeacherCall, Finding, Pick, Review)
+
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "sizes": lambda text: tuple(EncodedSize(*size) for size in json.loads(text)),
+    "boxes": lambda text: tuple(map(tuple, json.loads(text))),
+    "candidates": lambda text: tuple(json.loads(text)),
+    "reason": lambda name: name and Rejection(name),
+    "ok": bool,
+    "tie": bool,
+}
+
+
+def from_columns(kind: type[T], columns: Mapping[str, Any]) -> T:
+    """A row as its table holds it."""
+    return kind(**{name: _READ.get(name, lambda v: v)(value) for name, value in columns.items()})
+
+
+def to_columns(row: TeacherCall | Finding | Pick | Review) -> dict[str, Any]:
+    """What its table holds of a row: numbers, text, and tuples as JSON."""
+    return {each.name: _storable(getattr(row, each.name)) for each in fields(row)}
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return json.dumps(value, default=astuple)
+    # Half a character, which JSON can escape and UTF-8 cannot write, becomes a question mark.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value

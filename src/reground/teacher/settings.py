@@ -1,8 +1,20 @@
-"""The schema of a config for ``reground teach``: one section for each stage."""
+"""The schema of a config for ``reground teach``, and what is noted of it beside what it made."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
 from reground.config import config
+from reground.protocols.prompts import PromptProfile
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @config
@@ -17,31 +29,22 @@ class Teacher:
 
     url: str | None = None
     model: str = "embedded"
-    concurrency: int = 8
-    timeout_s: float = 300.0
-    retries: int = 8
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    prompt_price: float = 0.0
-    completion_price: float = 0.0
+    concurrency: Count = 8
+    timeout_s: Positive = 300.0
+    retries: Annotated[int, Field(ge=0)] = 8
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    prompt_price: NotNegative = 0.0
+    completion_price: NotNegative = 0.0
 
     @property
     def has_prices(self) -> bool:
         """Whether its answers are known to cost anything."""
         return self.prompt_price > 0 or self.completion_price > 0
 
-    def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0:
-            raise ValueError("concurrency must be at least 1, retries at least 0, timeout_s > 0")
-        limits = (self.requests_per_minute, self.tokens_per_minute)
-        if any(limit is not None and limit <= 0 for limit in limits):
-            raise ValueError("requests_per_minute and tokens_per_minute must be above 0")
-        if self.prompt_price < 0 or self.completion_price < 0:
-            raise ValueError("prices must be at least 0")
-
 
 @config
-class Ask:
+class Asking:
     """How many chains of a sample are asked for, and how.
 
     ``prompt`` is a profile for teachers, which shows the true boxes. Images are sent with at most
@@ -51,48 +54,40 @@ class Ask:
     database holds more than ``max_calls`` answers or has cost more than ``max_cost``.
     """
 
-    n: int = 3
+    n: Count = 3
     prompt: str = "teach"
-    temperature: float = 0.9
-    max_tokens: int = 1024
+    temperature: NotNegative = 0.9
+    max_tokens: Count = 1024
     seed: int = 0
-    max_pixels: int | None = 1_003_520
-    factor: int = 1
-    max_calls: int | None = None
-    max_cost: float | None = None
+    max_pixels: Count | None = 1_003_520
+    factor: Count = 1
+    max_calls: Count | None = None
+    max_cost: Positive | None = None
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.max_tokens < 1:
-            raise ValueError("n and max_tokens must be at least 1")
-        if self.temperature < 0 or (self.temperature == 0 and self.n > 1):
+        if self.temperature == 0 and self.n > 1:
             raise ValueError("temperature must be above 0, or all chains of a sample are alike")
-        if self.factor < 1 or (self.max_pixels is not None and self.max_pixels < self.factor**2):
-            raise ValueError("factor must be at least 1, and max_pixels at least its square")
-        if self.max_calls is not None and self.max_calls < 1:
-            raise ValueError("max_calls must be at least 1")
-        if self.max_cost is not None and self.max_cost <= 0:
-            raise ValueError("max_cost must be above 0")
+        if self.max_pixels is not None and self.max_pixels < self.factor**2:
+            raise ValueError("max_pixels must be at least the square of factor")
 
 
 @config
 class Verify:
     """What a chain must be to count as verified.
 
-    Its boxes overlap the true ones with at least ``min_iou`` (several: matched one to one), it
-    thinks in ``min_words`` to ``max_words`` words, of which at most the share ``max_repeated``
-    was said before.
+    Its boxes overlap the true ones with at least ``min_iou`` (several: matched one to one); its
+    reasoning has ``min_words`` to ``max_words`` words, of which at most the share ``max_repeated``
+    repeats what was said before.
     """
 
-    min_iou: float = 0.5
-    min_words: int = 5
+    min_iou: Share = 0.5
+    min_words: Annotated[int, Field(ge=0)] = 5
     max_words: int = 400
-    max_repeated: float = 0.5
+    max_repeated: Share = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_iou <= 1 or not 0 <= self.max_repeated <= 1:
-            raise ValueError("min_iou and max_repeated are shares from 0 to 1")
-        if not 0 <= self.min_words <= self.max_words:
-            raise ValueError("min_words must be at least 0, and at most max_words")
+        if self.min_words > self.max_words:
+            raise ValueError("min_words must be at most max_words")
 
 
 @config
@@ -101,27 +96,21 @@ class Judge:
 
     Without ``teacher.url`` a rule picks (``reground.teacher.voting``). A judge is asked once for
     each of the first ``rotations`` orders of k chains; without a number for all k, so that every
-    chain stands in every place. Only with all of them does no place have an advantage.
+    chain is shown in every place. Only with all of them does no place have an advantage.
     """
 
     teacher: Teacher = Teacher()
     prompt: str = "judge"
-    rotations: int | None = None
-    max_tokens: int = 512
-    max_cost: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or (self.rotations is not None and self.rotations < 1):
-            raise ValueError("max_tokens and rotations must be at least 1")
-        if self.max_cost is not None and self.max_cost <= 0:
-            raise ValueError("max_cost must be above 0")
+    rotations: Count | None = None
+    max_tokens: Count = 512
+    max_cost: Positive | None = None
 
 
 @config
 class Export:
     """Which files are written to the folder ``out``.
 
-    Rows of ``direct_tasks`` about one image get the form without thinking, as UniVG-R1 is trained
+    Rows of ``direct_tasks`` about one image get the form without reasoning, as UniVG-R1 is trained
     on RefCOCO, in a file of their own. With ``copy_images`` the folder holds all images.
     """
 
@@ -142,9 +131,9 @@ class TeachConfig:
     store: str
     data: str | tuple[str, ...] | None = None
     seed: int = 41
-    limit: int | None = None
+    limit: Count | None = None
     teacher: Teacher = Teacher()
-    ask: Ask = Ask()
+    ask: Asking = Asking()
     verify: Verify = Verify()
     judge: Judge = Judge()
     export: Export = Export()
@@ -152,13 +141,52 @@ class TeachConfig:
     def __post_init__(self) -> None:
         if self.data is not None and not self.data:
             raise ValueError("data names no samples; expected a JSONL, synth:TASK or a benchmark")
-        for name, stage, teacher in (
-            ("ask", self.ask, self.teacher),
-            ("judge", self.judge, self.judge.teacher),
-        ):
-            if stage.max_cost is not None and not teacher.has_prices:
-                prefix = "" if name == "ask" else "judge."
-                raise ValueError(
-                    f"{name}.max_cost needs {prefix}teacher.prompt_price and "
-                    f"{prefix}teacher.completion_price"
-                )
+        _check_prices("ask", self.ask.max_cost, self.teacher, "teacher")
+        _check_prices("judge", self.judge.max_cost, self.judge.teacher, "judge.teacher")
+
+
+def _check_prices(stage: str, max_cost: float | None, teacher: Teacher, section: str) -> None:
+    if max_cost is not None and not teacher.has_prices:
+        raise ValueError(
+            f"{stage}.max_cost needs {section}.prompt_price and {section}.completion_price"
+        )
+
+
+def noted(settings: Mapping[str, Any]) -> str:
+    """Settings as they are stored in the database, beside what they made."""
+    return json.dumps(settings, sort_keys=True, ensure_ascii=False)
+
+
+def noted_prompt(profile: PromptProfile) -> str:
+    """A prompt by its name and the begin of its hash: a file may be written anew."""
+    return f"{profile.name}@{profile.sha256[:8]}"
+
+
+def as_overrides(settings: Mapping[str, Any]) -> str:
+    """Settings as they are given on the command line.
+
+    >>> as_overrides({"min_words": 5, "prompt": "judge"})
+    'min_words=5 prompt=judge'
+    """
+    return " ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+    )
+
+
+def changed(made: Mapping[str, int], now: str) -> Iterator[tuple[int, str, str]]:
+    """Of rows that other settings made than those of ``now``: how many, by which, and which now.
+
+    Only what differs is told, of settings that both have.
+
+    >>> old, new = noted({"min_words": 5, "min_iou": 0.5}), noted({"min_words": 60, "min_iou": 0.5})
+    >>> list(changed({old: 12, new: 3}, new))
+    [(12, 'min_words=5', 'min_words=60')]
+    """
+    wanted = json.loads(now)
+    for settings, count in made.items():
+        old = json.loads(settings)
+        keys = [key for key in old if key in wanted and old[key] != wanted[key]]
+        if keys:
+            before, after = ({key: each[key] for key in keys} for each in (old, wanted))
+            yield count, as_overrides(before), as_overrides(after)

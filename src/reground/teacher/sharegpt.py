@@ -18,12 +18,11 @@ from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.protocol import get_protocol
 from reground.runs import write_json
-from reground.teacher.files import is_plain
 
 ROWS, DESCRIPTION = "sharegpt.jsonl", "dataset_info.json"
 PLACEHOLDER = "<image>"
 
-_WITH_THINKING, _WITHOUT = get_protocol("univg_r1", "think"), get_protocol("univg_r1", "direct")
+_REASONED, _DIRECT = get_protocol("univg_r1", "think"), get_protocol("univg_r1", "direct")
 _DESCRIPTION = {
     "file_name": ROWS,
     "formatting": "sharegpt",
@@ -37,25 +36,19 @@ _DESCRIPTION = {
 }
 
 
-def write(folder: Path, samples: Iterable[Sample]) -> tuple[int, int]:
-    """Write rows and their description; how many, and how many rows have images of no such file.
+def write(folder: Path, samples: Iterable[Sample]) -> int:
+    """Write rows, whose images are files, and their description; returns how many rows.
 
-    Those are left out. Where nothing is written, no file is. Raises ``DataError`` for a question
-    that holds the placeholder.
+    Where there is none, there are no files. Raises ``DataError`` for a question that holds the
+    placeholder.
     """
-    path, written, left_out = folder / ROWS, 0, 0
+    path, written = folder / ROWS, 0
     partial = path.with_name(ROWS + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as out:
-            for sample in samples:
-                if all(map(is_plain, sample.images)):
-                    text = json.dumps(
-                        row(relative_to(sample, folder.resolve())), ensure_ascii=False
-                    )
-                    out.write(text + "\n")
-                    written += 1
-                else:
-                    left_out += 1
+            for written, sample in enumerate(samples, start=1):  # noqa: B007
+                content = row(relative_to(sample, folder.resolve()))
+                out.write(json.dumps(content, ensure_ascii=False) + "\n")
         for old in (path, folder / DESCRIPTION):
             old.unlink(missing_ok=True)
         if written:
@@ -63,24 +56,24 @@ def write(folder: Path, samples: Iterable[Sample]) -> tuple[int, int]:
             write_json(folder / DESCRIPTION, {"reground_chains": _DESCRIPTION})
     finally:
         partial.unlink(missing_ok=True)
-    return written, left_out
+    return written
 
 
 def row(sample: Sample) -> dict[str, Any]:
-    """One question and its answer, with the thinking of the sample if it has one."""
-    protocol = _WITHOUT if sample.think is None else _WITH_THINKING
+    """One question and its answer, with the reasoning of the sample if it has one."""
+    protocol = _DIRECT if sample.think is None else _REASONED
     sizes = [EncodedSize(*(image.width, image.height) * 2) for image in sample.images]
-    asked = protocol.user_text(sample, sizes)
+    question = protocol.user_text(sample, sizes)
     answer = protocol.render(sample.boxes, size=sizes[sample.target_image], think=sample.think)
-    for text in (asked, answer):
+    for text in (question, answer):
         if PLACEHOLDER in text:
             raise DataError(
-                f"sample {sample.id!r}: {PLACEHOLDER} stands in its question or its thinking, and "
+                f"sample {sample.id!r}: {PLACEHOLDER} stands in its question or its reasoning, and "
                 "LLaMA-Factory would take it for an image; mend the text"
             )
     return {
         "messages": [
-            {"role": "user", "content": PLACEHOLDER * len(sample.images) + asked},
+            {"role": "user", "content": PLACEHOLDER * len(sample.images) + question},
             {"role": "assistant", "content": answer},
         ],
         "images": [image.path for image in sample.images],
@@ -89,5 +82,5 @@ def row(sample: Sample) -> dict[str, Any]:
 
 def profiles() -> Iterator[tuple[str, str]]:
     """The names and hashes of the prompts that rows are asked by."""
-    for protocol in (_WITH_THINKING, _WITHOUT):
+    for protocol in (_REASONED, _DIRECT):
         yield protocol.profile.name, protocol.profile.sha256

@@ -1,128 +1,138 @@
-"""The one database of a set of chains: samples, what a teacher answered, and what became of it.
+"""What is read from and written to a database of chains: samples, calls, picks, reviews.
 
-SQLite in WAL mode. Every change is one short transaction, so that a kill at any moment loses
-nothing that was stored, and any number of processes may read along (a power cut may cost the last
-moments). A ``Store`` belongs to the thread that opened it.
+Iterators read a page at a time: memory stays flat, and the caller may write to the database between
+two rows.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from reground.errors import RunError
-from reground.grounding.sample import Sample
-from reground.teacher.database import check_version, connected, fill, naming
-from reground.teacher.reading import Reading
-from reground.teacher.rows import Call, Pick, Review, Verdict
+from reground.grounding.sample import Sample, relocated
+from reground.teacher.database import Database
+from reground.teacher.rows import (
+    Chain,
+    Counts,
+    Entry,
+    Finding,
+    Pick,
+    Review,
+    Stage,
+    TeacherCall,
+    from_columns,
+    to_columns,
+)
+
+PAGE = 200  # samples that an iterator holds at a time
+
+_CALL_KEY = ("sample", "stage", "number", "model", "prompt_sha256")
+_CALL_SUMS = ("prompt_tokens", "completion_tokens", "cost", "attempts")
 
 
-class Store(Reading):
-    """The database at ``path``; made by :meth:`create`, opened by :meth:`open`.
+class Store(Database):
+    """The one database of a set of chains: samples, a teacher's answers, and their fate."""
 
-    Its methods raise ``RunError`` naming the file where it cannot be read or written: a full disk,
-    a lock that another process keeps. A context manager that closes it.
-    """
+    def meta(self) -> Mapping[str, str]:
+        """``version``, ``data`` (where the samples came from), their ``digest``, ``created``."""
+        return {row["key"]: row["value"] for row in self._rows("SELECT * FROM meta")}
 
-    @classmethod
-    def create(cls, path: Path, samples: Iterable[Sample], *, data: str) -> Self:
-        """A new database of ``samples``, whole or not at all; ``data`` says where they came from.
+    def samples(self) -> Iterator[Sample]:
+        """Every sample, in order; image paths as they are found from the working directory."""
+        return (sample for page in self._pages() for sample in page)
 
-        Raises ``RunError`` where there is something at ``path``, ``DataError`` where two samples
-        share an id.
+    def entries(self) -> Iterator[Entry]:
+        """Every sample with its chains, what verification found in them, and its pick."""
+        return (entry for page in self._pages() for entry in self._entries(page))
+
+    def entry(self, sample_id: str) -> Entry:
+        """One sample with its chains; raises ``KeyError`` for an unknown id."""
+        for row in self._rows("SELECT row FROM samples WHERE id = ?", [sample_id]):
+            return next(self._entries([self._sample(row)]))
+        raise KeyError(sample_id)
+
+    def calls(self, *, stage: Stage, sample_id: str | None = None) -> list[TeacherCall]:
+        """The calls of a stage, of samples in order, then by number; all, or about one sample."""
+        where, values = _where(stage=stage, sample=sample_id)
+        sql = f"""SELECT calls.* FROM calls JOIN samples ON samples.id = sample WHERE {where}
+          ORDER BY position, number, calls.id"""
+        return [from_columns(TeacherCall, row) for row in self._rows(sql, values)]
+
+    def picked(self) -> dict[str, str]:
+        """The tasks, by id, of the samples that have a pick, in order."""
+        sql = "SELECT id, task FROM samples JOIN picks ON sample = id ORDER BY position"
+        return {row["id"]: row["task"] for row in self._rows(sql)}
+
+    def num_answered(self, *, n: int, model: str, prompt_sha256: str) -> int:
+        """How many of the chains 0 .. n - 1 of all samples this model has answered so."""
+        what = """calls WHERE state = 'answered' AND stage = 'ask'
+          AND number < ? AND model = ? AND prompt_sha256 = ?"""
+        return self._count(what, n, model, prompt_sha256)
+
+    def latest_reviews(
+        self, *, reviewer: str | None = None, sample_id: str | None = None
+    ) -> list[Review]:
+        """The last decision of each reviewer on each picked chain, but for those undone.
+
+        Of all, of one reviewer, on one sample. A decision about a chain that is the sample's pick
+        no more does not count.
         """
-        if path.exists():
-            raise RunError(f"{path}: exists already; open it, or choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.unlink(missing_ok=True)
-            with naming(path), connected(partial) as connection:
-                fill(connection, samples, data=data, folder=path.parent)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return cls.open(path)
+        where, values = _where(reviewer=reviewer, sample=sample_id)
+        sql = f"""SELECT reviews.* FROM
+          (SELECT max(id) AS last FROM reviews WHERE {where} GROUP BY sample, reviewer)
+          JOIN reviews ON reviews.id = last
+          JOIN picks ON picks.sample = reviews.sample AND picks.call = reviews.call
+          WHERE decision != 'undo' ORDER BY last"""
+        return [from_columns(Review, row) for row in self._rows(sql, values)]
 
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The database at ``path``; raises ``RunError`` where it is none, or of another version."""
-        if not path.is_file():
-            raise RunError(f"{path}: no such database; `reground teach ask` makes it")
-        with naming(path):
-            connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-            try:
-                check_version(path, connection)
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                connection.execute("PRAGMA foreign_keys = ON")
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection)
+    def check_asked(self) -> None:
+        """Raise ``RunError`` where no chain is stored, which every later stage needs."""
+        if not self.settings("chains"):
+            raise RunError(f"{self.path}: holds no chain yet; run `reground teach ask` first")
 
-    def close(self) -> None:
-        """Close the database; what is stored is stored."""
-        self._connection.close()
+    def counts(self) -> Counts:
+        """How many there are of everything, as far as it is stored at this moment."""
+        (cost,) = self._rows("SELECT coalesce(sum(cost), 0) AS sum FROM calls")
+        return Counts(
+            samples=self._count("samples"),
+            answered=self._tally("stage", "calls WHERE state = 'answered'"),
+            picks=self._tally("rule", "picks"),
+            ties=self._count("picks WHERE tie"),
+            cost=cost["sum"],
+        )
 
-    def __enter__(self) -> Self:
-        return self
+    def spent(self) -> Sequence[Mapping[str, Any]]:
+        """What the calls of each stage, model and prompt took, as sums over their columns."""
+        return self._rows(
+            """SELECT stage, model, prompt_sha256, sum(state = 'answered') AS answered,
+              sum(state = 'failed') AS failed, sum(attempts) AS requests,
+              sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
+              sum(cost) AS cost, sum(latency_s) AS latency_s
+              FROM calls GROUP BY stage, model, prompt_sha256 ORDER BY stage, min(id)"""
+        )
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def settings(self, what: Literal["chains", "verdicts", "picks"]) -> Mapping[str, int]:
+        """The settings by which there are such rows, and how many each made."""
+        chains = "calls WHERE stage = 'ask' AND state = 'answered'"
+        return self._tally("settings", chains if what == "chains" else what)
 
-    @contextmanager
-    def exclusively(self) -> Iterator[None]:
-        """Keep other processes from asking too, which would pay for answers twice.
-
-        The lock is a file ``PATH.lock`` and ends with the process, however that ends. Raises
-        ``RunError`` where another process holds it.
-        """
-        lock = self.path.with_name(self.path.name + ".lock")
-        with naming(self.path), connected(lock) as connection:
-            connection.execute("PRAGMA busy_timeout = 0")
-            try:
-                connection.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error):
-                    raise
-                raise RunError(
-                    f"{self.path}: another process is asking for this database; wait until it is "
-                    "done, or stop it"
-                ) from None
-            yield
-
-    def add_call(self, call: Call) -> int:
+    def add_call(self, call: TeacherCall) -> int:
         """Store a call, in place of an earlier try that failed; returns its id.
 
         Raises ``RunError`` where it has been answered already: an answer is never lost to another.
         """
-        values = _values(call) | {
-            "sizes": json.dumps(
-                [[s.width, s.height, s.input_width, s.input_height] for s in call.sizes]
-            ),
-            "at": call.at or time.time(),
-        }
-        del values["id"]
-        summed = ("prompt_tokens", "completion_tokens", "cost", "attempts")
-        key = ("sample", "stage", "number", "model", "prompt_sha256")
+        columns = to_columns(call) | {"at": call.at or time.time()}
+        del columns["id"]
         updates = [
-            f"{name} = calls.{name} + excluded.{name}"
-            if name in summed
-            else f"{name} = excluded.{name}"
-            for name in values
-            if name not in key
+            f"{name} = " + (f"calls.{name} + " if name in _CALL_SUMS else "") + f"excluded.{name}"
+            for name in columns.keys() - _CALL_KEY
         ]
-        sql = f"""INSERT INTO calls ({", ".join(values)})
-          VALUES ({", ".join(":" + name for name in values)})
-          ON CONFLICT ({", ".join(key)}) DO UPDATE SET {", ".join(updates)}
-          WHERE state = 'failed' RETURNING id"""
-        stored = self._write(sql, values)
+        replacing = f"""ON CONFLICT ({", ".join(_CALL_KEY)})
+          DO UPDATE SET {", ".join(updates)} WHERE state = 'failed'"""
+        stored = self._put("calls", columns, ending=replacing)
         if stored is None:
             raise RunError(
                 f"{self.path}: call {call.number} about {call.sample!r} is answered already; "
@@ -130,59 +140,58 @@ class Store(Reading):
             )
         return stored
 
-    def set_verdict(self, verdict: Verdict) -> None:
-        """Store a verdict, in place of an earlier one about the same call."""
-        values = _values(verdict) | {"boxes": json.dumps(verdict.boxes)}
-        self._write(_upsert("verdicts", values), values)
+    def set_finding(self, finding: Finding) -> None:
+        """Store what verification found, in place of what it found earlier in the same call."""
+        self._put("verdicts", to_columns(finding))
 
     def set_pick(self, pick: Pick) -> None:
         """Store the pick of a sample, in place of an earlier one."""
-        values = _values(pick) | {"candidates": json.dumps(pick.candidates)}
-        self._write(_upsert("picks", values), values)
+        self._put("picks", to_columns(pick))
 
     def drop_pick(self, sample_id: str) -> None:
         """Take a pick back, as where its chain is verified no more."""
-        self._write("DELETE FROM picks WHERE sample = :sample", {"sample": sample_id})
+        self._rows("DELETE FROM picks WHERE sample = ?", [sample_id])
 
-    def add_review(self, review: Review) -> int:
-        """Store a decision behind all earlier ones; returns its id."""
-        values = _values(review) | {"at": review.at or time.time()}
-        del values["id"]
-        sql = f"""INSERT INTO reviews ({", ".join(values)})
-          VALUES ({", ".join(":" + name for name in values)}) RETURNING id"""
-        stored = self._write(sql, values)
-        assert stored is not None
-        return stored
+    def add_review(self, review: Review) -> None:
+        """Store a decision after all earlier ones."""
+        self._put("reviews", to_columns(review) | {"at": review.at or time.time(), "id": None})
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """All that is written inside is one transaction: stored whole, or not at all; faster."""
-        with naming(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk ends it by itself
-                    self._connection.execute("ROLLBACK")
-                raise
+    def _count(self, what: str, *values: object) -> int:
+        (row,) = self._rows(f"SELECT count(*) AS n FROM {what}", values)
+        return int(row["n"])
 
-    def _write(self, sql: str, values: Mapping[str, object]) -> int | None:
-        """Run one statement; the id that it returns, if it returns one."""
-        with naming(self.path):
-            rows = self._connection.execute(sql, values).fetchall()
-        return int(rows[0][0]) if rows else None
+    def _tally(self, column: str, what: str) -> dict[str, int]:
+        sql = f"SELECT {column} AS name, count(*) AS n FROM {what} GROUP BY 1 ORDER BY 1"
+        return {row["name"]: row["n"] for row in self._rows(sql)}
+
+    def _sample(self, row: Mapping[str, Any]) -> Sample:
+        return relocated(Sample.from_json(json.loads(row["row"])), self.path.parent)
+
+    def _pages(self) -> Iterator[list[Sample]]:
+        """The samples in order, ``PAGE`` at a time; no transaction stays open in between."""
+        sql = "SELECT position, row FROM samples WHERE position > ? ORDER BY position LIMIT ?"
+        last = -1
+        while rows := self._rows(sql, [last, PAGE]):
+            yield [self._sample(row) for row in rows]
+            last = rows[-1]["position"]
+
+    def _entries(self, page: Sequence[Sample]) -> Iterator[Entry]:
+        ids = [sample.id for sample in page]
+        within = f"sample IN ({', '.join('?' * len(ids))})"
+        verdicts = f"SELECT verdicts.* FROM verdicts JOIN calls ON calls.id = call WHERE {within}"
+        findings = {row["call"]: from_columns(Finding, row) for row in self._rows(verdicts, ids)}
+        answered = f"SELECT * FROM calls WHERE {within} AND stage = 'ask' AND state = 'answered'"
+        chains: dict[str, list[Chain]] = {each: [] for each in ids}
+        for row in self._rows(f"{answered} ORDER BY number, id", ids):
+            chain = Chain(from_columns(TeacherCall, row), findings.get(row["id"]))
+            chains[chain.call.sample].append(chain)
+        found = self._rows(f"SELECT * FROM picks WHERE {within}", ids)
+        picks = {row["sample"]: from_columns(Pick, row) for row in found}
+        for sample in page:
+            yield Entry(sample, tuple(chains[sample.id]), picks.get(sample.id))
 
 
-def _values(row: Call | Verdict | Pick | Review) -> dict[str, Any]:
-    return {name: _storable(getattr(row, name)) for name in row.__dataclass_fields__}
-
-
-def _storable(value: object) -> object:
-    """Half a character, which JSON can escape and UTF-8 cannot write, becomes a question mark."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
-
-
-def _upsert(table: str, values: Mapping[str, object]) -> str:
-    names = ", ".join(":" + name for name in values)
-    return f"INSERT OR REPLACE INTO {table} ({', '.join(values)}) VALUES ({names})"
+def _where(**wanted: str | None) -> tuple[str, list[str]]:
+    """A condition on the columns whose value is given, and its values."""
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return " AND ".join(["TRUE", *(f"{name} = ?" for name in given)]), [*given.values()]

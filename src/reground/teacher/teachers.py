@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from reground.errors import ConfigError, EndpointError
 from reground.grounding.codecs import EncodedSize
@@ -18,10 +18,10 @@ from reground.teacher.settings import Teacher
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class TeacherRequest:
     """One call to be made: the ``number``-th about a sample.
 
-    ``text`` writes the user turn when it is needed, and raises ``DataError`` where that cannot be;
+    ``text`` writes the user turn when it is needed, and raises ``DataError`` where it cannot;
     ``seed`` makes the calls of a sample differ.
     """
 
@@ -33,7 +33,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TeacherReply:
     """What came back, for images of these ``sizes``; tokens are None where nobody counted them.
 
     ``latency_s`` is from the request to the reply.
@@ -47,15 +47,12 @@ class Answer:
     latency_s: float = 0.0
 
 
-class Answerer(Protocol):
-    """A model that can be asked."""
+Answerer = Callable[[TeacherRequest, str], Awaitable[TeacherReply]]
+"""One reply to a text that the request wrote; tried once.
 
-    async def answer(self, question: Question, text: str) -> Answer:
-        """One answer to ``text``, which ``question`` wrote; tried once.
-
-        Raises ``NoReply`` where none came, ``DataError`` where the question cannot be asked,
-        ``EndpointError`` where no question can.
-        """
+Raises ``NoReply`` where none came, ``DataError`` where this request cannot be made,
+``EndpointError`` where none can.
+"""
 
 
 @asynccontextmanager
@@ -72,7 +69,7 @@ async def opened(
                 f"teacher.model is {teacher.model}, and no server is named that has it; set "
                 "teacher.url, as http://127.0.0.1:8000/v1"
             )
-        yield Embedded()
+        yield _from_data
         return
     endpoint = Endpoint(
         url=teacher.url,
@@ -83,7 +80,7 @@ async def opened(
     )
     async with aclosing(Client(endpoint)) as client:
         await _check(client, teacher)
-        yield Server(endpoint, client, temperature=temperature, max_tokens=max_tokens)
+        yield _Served(endpoint, client, temperature, max_tokens).reply
 
 
 async def _check(client: Client, teacher: Teacher) -> None:
@@ -96,60 +93,53 @@ async def _check(client: Client, teacher: Teacher) -> None:
         raise EndpointError(f"teacher.model is missing; {found}") from None
 
 
-class Embedded:
-    """Answers from the data itself (:mod:`reground.teacher.embedded`); no tokens, no cost."""
-
-    name = embedded.NAME
-
-    async def answer(self, question: Question, text: str) -> Answer:
-        """As :class:`Answerer`; ``text`` is not read."""
-        written = embedded.chain(question.sample, question.number)
-        return Answer(written, "stop", question.pictures.sizes, 0, 0)
+async def _from_data(request: TeacherRequest, text: str) -> TeacherReply:
+    """From the data itself; the text is not read, and nothing is spent."""
+    written = embedded.chain(request.sample, request.number)
+    return TeacherReply(written, "stop", request.pictures.sizes, 0, 0)
 
 
-class Server:
-    """An OpenAI-compatible server, asked once a call: who calls it counts, paces and retries."""
+@dataclass(frozen=True, slots=True)
+class _Served:
+    endpoint: Endpoint
+    client: Client
+    temperature: float
+    max_tokens: int
 
-    def __init__(
-        self, endpoint: Endpoint, client: Client, *, temperature: float, max_tokens: int
-    ) -> None:
-        self._endpoint, self._client = endpoint, client
-        self._temperature, self._max_tokens = temperature, max_tokens
-
-    async def answer(self, question: Question, text: str) -> Answer:
-        """As :class:`Answerer`; images that are too large for it are halved for the next try."""
+    async def reply(self, request: TeacherRequest, text: str) -> TeacherReply:
+        """From the server; images that it finds too large are halved for the next try."""
         check_plain(text)
-        sent = await question.pictures.sent()
+        sent = await request.pictures.sent()
         begin = time.monotonic()
         try:
-            reply = await self._client.ask_once(
+            reply = await self.client.ask_once(
                 sent.urls,
                 text,
-                temperature=self._temperature,
-                max_tokens=self._max_tokens,
-                seed=question.seed,
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
+                seed=request.seed,
             )
         except NoReply as error:
             self._check_usable(error)
-            if error.status == _TOO_LARGE and question.pictures.halve(sent):
+            if error.status == _TOO_LARGE and request.pictures.halve(sent):
                 raise NoReply(str(error), status=_TOO_LARGE, retry_after_s=0.0) from None
             raise
         took = round(time.monotonic() - begin, 4)
         tokens = reply.num_prompt_tokens, reply.num_tokens
-        return Answer(reply.text, reply.finish, sent.sizes, *tokens, latency_s=took)
+        return TeacherReply(reply.text, reply.finish, sent.sizes, *tokens, latency_s=took)
 
     def _check_usable(self, error: NoReply) -> None:
         if advice := _ADVICE.get(error.status or 0):
             raise EndpointError(
-                f"{self._endpoint.url}: {str(error).rstrip('.')}; "
-                f"{advice.format(model=self._endpoint.model)}, then run the same command again: "
+                f"{self.endpoint.url}: {str(error).rstrip('.')}; "
+                f"{advice.format(model=self.endpoint.model)}, then run the same command again: "
                 "answers so far are kept"
             ) from None
 
 
 _TOO_LARGE = 413
 
-# What no retry and no other question would change, by status. A quota (429) is not among them: to
+# What no retry and no other request would change, by status. A quota (429) is not among them: to
 # Alibaba's hosted Qwen-VL it may be that of a minute.
 _ADVICE = {
     401: "see that OPENAI_API_KEY is the key of this server",

@@ -1,7 +1,7 @@
 """How the best of several chains is found: orders in which they are shown, votes, and a rule.
 
 Judges prefer places (Zheng et al. 2023, "Judging LLM-as-a-Judge"), so k chains are shown in k
-orders, each the one before turned by one, so that every chain stands once in every place. Each
+orders, each the one before turned by one, so that every chain has every place once. Each
 reply is a vote; :func:`by_rule` decides ties, and all where there is no judge.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Literal
 
-from reground.teacher import thinking
+from reground.teacher import reasoning
 from reground.teacher.rows import Chain, Pick
 
 LABELS = ascii_uppercase  # of chains, in the order in which they are shown
@@ -45,7 +45,7 @@ def orders(chains: Sequence[Chain], rotations: int | None = None) -> list[Order]
 def vote(text: str, num_chains: int) -> int | None:
     """The chain that a judge's reply names, counted from 0; None where it does not say.
 
-    The reply is a letter, or ends in one behind a word such as "best" or "answer".
+    The reply is a letter, or ends in one after a word such as "best" or "answer".
 
     >>> vote("B.", 3), vote("Both are good. The best chain is: **C**", 3), vote("A or B?", 3)
     (1, 2, None)
@@ -63,7 +63,7 @@ _NAMED = re.compile(
     r"\b(?i:answer|best|choice|choose|pick|winner|verdict)(?i:\W{1,6}(?:chain|one|is|option)){0,3}"
     r"\W{1,6}([A-Z])\W{0,10}\Z"
 )
-_TAIL = 200  # characters in which the conclusion stands
+_TAIL = 200  # characters in which the conclusion is looked for
 
 
 def decide(votes: Sequence[int | None], shown: Sequence[Order]) -> Pick:
@@ -74,12 +74,12 @@ def decide(votes: Sequence[int | None], shown: Sequence[Order]) -> Pick:
     )
     most = max(counts.values(), default=0)
     leading = [chain for call, chain in chains.items() if counts[call] == most]
-    told = ", ".join(f"chain {chains[call].call.number}: {n}" for call, n in counts.most_common())
-    told = f"votes of {len(votes)}: {told or 'none'}"
+    listed = ", ".join(f"chain {chains[call].call.number}: {n}" for call, n in counts.most_common())
+    detail = f"votes of {len(votes)}: {listed or 'none'}"
     if len(leading) == 1:
-        return _pick(leading[0], "judge", detail=told)
+        return _pick(leading[0], "judge", detail=detail)
     settled = by_rule(leading)
-    return _pick(chains[settled.call], "judge" if counts else "rule", tie=True, detail=told)
+    return _pick(chains[settled.call], "judge" if counts else "rule", tie=True, detail=detail)
 
 
 def _pick(
@@ -90,10 +90,10 @@ def _pick(
 
 
 def _iou(chain: Chain) -> float:
-    assert chain.verdict is not None and chain.verdict.iou is not None
-    return round(chain.verdict.iou, 2)
+    assert chain.finding is not None and chain.finding.iou is not None
+    return round(chain.finding.iou, 2)
 
 
 def _length(chain: Chain) -> int:
-    assert chain.verdict is not None
-    return len(thinking.words(chain.verdict.think or ""))
+    assert chain.finding is not None
+    return len(reasoning.words(chain.finding.think or ""))

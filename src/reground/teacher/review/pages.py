@@ -28,7 +28,7 @@ def items_page(session: Session) -> str:
 
 def results_page(session: Session) -> str:
     """What all reviewers found, with what this one has left."""
-    found, thinking = session.results()
+    found, reasoning = session.results()
     listed = found.edits[:_MAX_LISTED]
     return render(
         "results.html.j2",
@@ -40,7 +40,7 @@ def results_page(session: Session) -> str:
         unjudged=session.unjudged(),
         positions={sample_id: n for n, sample_id in enumerate(session.queue, start=1)},
         results=found,
-        edits=[(each, changes(thinking[each.sample], each.text or "")) for each in listed],
+        edits=[(each, changes(reasoning[each.sample], each.text or "")) for each in listed],
         rejections=found.rejections[:_MAX_LISTED],
     )
 

@@ -40,7 +40,7 @@ _HEADERS = {
 }
 
 
-class Server(ThreadingHTTPServer):
+class ReviewServer(ThreadingHTTPServer):
     """Serves ``session`` on 127.0.0.1; port 0 takes a free one. Raises ``RunError`` for a taken."""
 
     daemon_threads = True
@@ -79,7 +79,7 @@ class Server(ThreadingHTTPServer):
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
+class _HttpReply:
     body: bytes
     content_type: str
     status: HTTPStatus = HTTPStatus.OK
@@ -95,7 +95,7 @@ class _HttpError(Exception):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: ReviewServer
     timeout = _TIMEOUT_S
 
     def do_GET(self) -> None:
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not _LOCAL.fullmatch(host) or origin != f"http://{host}":
             raise _HttpError(HTTPStatus.FORBIDDEN, "this page is for this machine alone")
 
-    def _routed(self, method: str) -> _Reply:
+    def _routed(self, method: str) -> _HttpReply:
         path, _, query = self.path.partition("?")
         token, *rest = path.removeprefix("/").split("/")
         if (method, token) == ("GET", "open") and len(rest) == 1:
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _session(self) -> Session:
         return self.server.session
 
-    def _redeemed(self, ticket: str) -> _Reply:
+    def _redeemed(self, ticket: str) -> _HttpReply:
         """The way to the page, for the one who comes first with the ticket."""
         known = self.server.ticket
         if known is None or not secrets.compare_digest(ticket.encode(), known.encode()):
@@ -170,10 +170,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.ticket = None
         return self._to_page()
 
-    def _to_page(self) -> _Reply:
-        return _Reply(b"", "text/plain", HTTPStatus.FOUND, {"Location": f"/{self.server.token}/"})
+    def _to_page(self) -> _HttpReply:
+        return _HttpReply(
+            b"", "text/plain", HTTPStatus.FOUND, {"Location": f"/{self.server.token}/"}
+        )
 
-    def _decided(self, index: int) -> _Reply:
+    def _decided(self, index: int) -> _HttpReply:
         body = self._body()
         self._session.decide(
             index, call=body["call"], decision=body["decision"], text=body.get("text")
@@ -182,12 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
         after = [each for each in unjudged if each > index] or unjudged
         return _json({"next": after[0] if after else None, "left": len(unjudged)})
 
-    def _image(self, index: int, number: int, query: str) -> _Reply:
+    def _image(self, index: int, number: int, query: str) -> _HttpReply:
         side = _number(parse_qs(query).get("side", ["1600"])[0])
         with self.server.decoding:
             image = self._session.image(index, number, side=side)
         kept = {"Cache-Control": "private, max-age=3600"}
-        return _Reply(image.body, image.content_type, headers=kept)
+        return _HttpReply(image.body, image.content_type, headers=kept)
 
     def _body(self) -> dict[str, Any]:
         """A decision as the page sends it; JSON by its type, which no other page's form can be."""
@@ -207,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         return dict(body)
 
-    def _send(self, reply: _Reply) -> None:
+    def _send(self, reply: _HttpReply) -> None:
         self.send_response(reply.status)
         headers = {
             "Content-Type": reply.content_type,
@@ -246,13 +248,13 @@ def _status(error: UserError) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _problem(status: HTTPStatus, sentence: str) -> _Reply:
-    return _Reply(sentence.encode(), "text/plain; charset=utf-8", status)
+def _problem(status: HTTPStatus, sentence: str) -> _HttpReply:
+    return _HttpReply(sentence.encode(), "text/plain; charset=utf-8", status)
 
 
-def _text(text: str, content_type: str) -> _Reply:
-    return _Reply(text.encode(), f"{content_type}; charset=utf-8")
+def _text(text: str, content_type: str) -> _HttpReply:
+    return _HttpReply(text.encode(), f"{content_type}; charset=utf-8")
 
 
-def _json(value: Any) -> _Reply:
-    return _Reply(json.dumps(value).encode(), "application/json")
+def _json(value: Any) -> _HttpReply:
+    return _HttpReply(json.dumps(value).encode(), "application/json")

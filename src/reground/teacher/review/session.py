@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +15,8 @@ from reground.data import images
 from reground.errors import ConfigError, RunError, UserError
 from reground.grounding.codecs import FORM_TAG
 from reground.grounding.sample import ImageRef
-from reground.teacher.review.results import Results, Tally, results
-from reground.teacher.review.sampling import choose
-from reground.teacher.rows import Chain, Item, Review
+from reground.teacher.review.results import Decisions, Results, results
+from reground.teacher.rows import Chain, Entry, Review
 from reground.teacher.store import Store
 
 Decision = Literal["accept", "reject", "edit", "undo"]
@@ -33,7 +35,7 @@ class OutdatedError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
+class SentImage:
     """An image as it is sent to a browser."""
 
     content_type: str
@@ -69,7 +71,7 @@ class Session:
             tasks = store.picked()
         if not tasks:
             raise RunError(f"{path}: no chain is picked yet; run `reground teach judge` first")
-        return cls(path, name, choose(tasks, share=share, seed=seed), len(tasks))
+        return cls(path, name, chosen_ids(tasks, share=share, seed=seed), len(tasks))
 
     def unjudged(self) -> list[int]:
         """Where chains are that this reviewer has not judged yet."""
@@ -81,26 +83,26 @@ class Session:
             if sample_id not in done and sample_id in picked
         ]
 
-    def tally(self) -> Tally:
+    def tally(self) -> Decisions:
         """What this reviewer said so far about the chains of this session."""
         with Store.open(self.path) as store:
             own = self._own(store)
         judged = [own[sample_id].decision for sample_id in self.queue if sample_id in own]
-        return Tally.of(self.reviewer, judged)
+        return Decisions.of(self.reviewer, judged)
 
     def item(self, index: int) -> dict[str, Any]:
         """What the page shows of one chain, as JSON; raises ``OutdatedError`` if it has none."""
         with Store.open(self.path) as store:
-            item = store.item(self._id(index))
-            own = store.latest_reviews(reviewer=self.reviewer, sample_id=item.sample.id)
-        row = _to_json(item, self._picked(item))
+            entry = store.entry(self._id(index))
+            own = store.latest_reviews(reviewer=self.reviewer, sample_id=entry.sample.id)
+        row = _to_json(entry, self._picked(entry))
         decision = {"decision": own[0].decision, "text": own[0].text} if own else None
         return row | {"index": index, "own": decision}
 
-    def image(self, index: int, number: int, *, side: int) -> EncodedImage:
+    def image(self, index: int, number: int, *, side: int) -> SentImage:
         """An image of a sample, no side longer than ``side``; raises ``DataError`` as loading."""
         with Store.open(self.path) as store:
-            sample = store.sample(self._id(index))
+            sample = store.entry(self._id(index)).sample
         if not 0 <= number < len(sample.images):
             raise IndexError(number)
         image = images.load(sample.images[number])
@@ -109,22 +111,22 @@ class Session:
         image.thumbnail((min(max(side, least), most),) * 2)
         out = io.BytesIO()
         image.save(out, format="PNG" if is_crisp else "JPEG", quality=88)
-        return EncodedImage("image/png" if is_crisp else "image/jpeg", out.getvalue())
+        return SentImage("image/png" if is_crisp else "image/jpeg", out.getvalue())
 
     def decide(self, index: int, *, call: int, decision: str, text: str | None = None) -> None:
         """Store a decision on the chain ``call``, which the reviewer has seen.
 
-        Raises ``RefusedError`` where it is none, or an edit is no thinking; ``OutdatedError``
+        Raises ``RefusedError`` where it is none, or an edit is no reasoning; ``OutdatedError``
         where another chain has been picked since.
         """
         with Store.open(self.path) as store:
-            item = store.item(self._id(index))
-            if (chain := self._picked(item)).call.id != call:
+            entry = store.entry(self._id(index))
+            if (chain := self._picked(entry)).call.id != call:
                 raise OutdatedError("another chain has been picked since; look at it again")
-            kept = _checked(decision, text, thinking=_thinking(chain))
+            kept = _checked(decision, text, reasoning=_reasoning(chain))
             store.add_review(
                 Review(
-                    sample=item.sample.id,
+                    sample=entry.sample.id,
                     call=call,
                     reviewer=self.reviewer,
                     decision=decision,  # type: ignore[arg-type]  # checked above
@@ -133,15 +135,15 @@ class Session:
             )
 
     def results(self) -> tuple[Results, Mapping[str, str]]:
-        """What all reviews of this database add up to, and the thinking of chains that were edited.
+        """What all reviews of this database add up to, and the reasoning before each edit.
 
         Other reviewers' decisions count too, and those that were made with another seed or share.
         """
         with Store.open(self.path) as store:
             reviews, tasks = store.latest_reviews(), store.picked()
             found = results([each for each in reviews if each.sample in tasks], tasks=tasks)
-            edited = (store.item(review.sample) for review in found.edits)
-            return found, {each.sample.id: _thinking(self._picked(each)) for each in edited}
+            edited = (store.entry(review.sample) for review in found.edits)
+            return found, {each.sample.id: _reasoning(self._picked(each)) for each in edited}
 
     def _id(self, index: int) -> str:
         if index < 0:
@@ -151,25 +153,25 @@ class Session:
     def _own(self, store: Store) -> dict[str, Review]:
         return {each.sample: each for each in store.latest_reviews(reviewer=self.reviewer)}
 
-    def _picked(self, item: Item) -> Chain:
-        for chain in item.chains:
-            if item.pick is not None and chain.call.id == item.pick.call:
+    def _picked(self, entry: Entry) -> Chain:
+        for chain in entry.chains:
+            if entry.pick is not None and chain.call.id == entry.pick.call:
                 return chain
-        raise OutdatedError(f"sample {item.sample.id!r} has no picked chain any more; go on")
+        raise OutdatedError(f"sample {entry.sample.id!r} has no picked chain any more; go on")
 
 
-def edit_problem(text: str, *, thinking: str) -> str | None:
-    """Why ``text`` cannot stand in place of ``thinking``; None where it can."""
+def _edit_problem(text: str, *, reasoning: str) -> str | None:
+    """Why ``text`` cannot take the place of ``reasoning``; None where it can."""
     if not text.strip():
-        return "the thinking is empty; reject the chain instead"
+        return "the reasoning is empty; reject the chain instead"
     if found := FORM_TAG.search(text):
         return f"the tag {found.group()} would open or end a block of the answer; take it out"
-    if text.strip() == thinking.strip():
+    if text.strip() == reasoning.strip():
         return "nothing was changed; accept the chain instead"
     return None
 
 
-def _checked(decision: str, text: str | None, *, thinking: str) -> str | None:
+def _checked(decision: str, text: str | None, *, reasoning: str) -> str | None:
     """The text that is kept with a decision."""
     if decision not in get_args(Decision):
         raise RefusedError(f"unknown decision {decision!r}")
@@ -178,33 +180,33 @@ def _checked(decision: str, text: str | None, *, thinking: str) -> str | None:
         raise RefusedError(f"the text has {len(text)} characters; at most {MAX_TEXT} are kept")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RefusedError("the text holds half a letter (a lone surrogate); take it out")
-    if decision == "edit" and (problem := edit_problem(text, thinking=thinking)):
+    if decision == "edit" and (problem := _edit_problem(text, reasoning=reasoning)):
         raise RefusedError(problem)
     return text or None if decision in ("edit", "reject") else None
 
 
-def _thinking(chain: Chain) -> str:
-    return (chain.verdict.think if chain.verdict else None) or ""
+def _reasoning(chain: Chain) -> str:
+    return (chain.finding.think if chain.finding else None) or ""
 
 
-def _to_json(item: Item, chain: Chain) -> dict[str, Any]:
-    sample, verdict = item.sample, chain.verdict
+def _to_json(entry: Entry, chain: Chain) -> dict[str, Any]:
+    sample, finding = entry.sample, chain.finding
     return {
         "id": sample.id,
         "task": sample.task,
         "question": sample.question,
         "call": chain.call.id,
         "model": chain.call.model,
-        "think": _thinking(chain),
+        "think": _reasoning(chain),
         "answer": chain.call.text.rpartition("</think>")[2].strip(),
-        "iou": verdict.iou if verdict else None,
-        "pick": item.pick.rule if item.pick else None,
+        "iou": finding.iou if finding else None,
+        "pick": entry.pick.rule if entry.pick else None,
         "images": [
             _image_to_json(image)
             | {
                 "is_target": number == sample.target_image,
                 "truth": [each.box.xyxy for each in sample.targets if each.image == number],
-                "chain": verdict.boxes if verdict and number == sample.target_image else [],
+                "chain": finding.boxes if finding and number == sample.target_image else [],
             }
             for number, image in enumerate(sample.images)
         ],
@@ -214,3 +216,30 @@ def _to_json(item: Item, chain: Chain) -> dict[str, Any]:
 def _image_to_json(image: ImageRef) -> dict[str, Any]:
     is_crisp = max(image.width, image.height) <= _CRISP_SIDE
     return {"width": image.width, "height": image.height, "is_crisp": is_crisp}
+
+
+def chosen_ids(tasks: Mapping[str, str], *, share: float, seed: int) -> tuple[str, ...]:
+    """At least ``share`` of the samples of each task (id -> task), and one of every task.
+
+    The choice and its order follow a hash of seed and id: whatever the order of ``tasks``, a larger
+    share holds a smaller one, and tasks come mixed, so that a review which stops early has still
+    seen a random part. Raises ``ConfigError`` for a share that is not above 0 and at most 1.
+
+    >>> chosen_ids({"a": "diff", "b": "diff", "c": "region"}, share=0.5, seed=1)
+    ('a', 'c')
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"share: found {share}, expected a number above 0 and at most 1")
+    by_task: dict[str, list[str]] = defaultdict(list)
+    for sample_id in sorted(tasks, key=lambda sample_id: _hash(sample_id, seed)):
+        by_task[tasks[sample_id]].append(sample_id)
+    chosen = [
+        sample_id
+        for ids in by_task.values()
+        for sample_id in ids[: math.ceil(share * len(ids) - 1e-9)]  # 0.07 * 100 is above 7
+    ]
+    return tuple(sorted(chosen, key=lambda sample_id: _hash(sample_id, seed)))
+
+
+def _hash(sample_id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()

@@ -59,14 +59,14 @@ function showDecision() {
   at("badge").hidden = own === null;
   at("own-reason").hidden = own?.decision !== "reject" || !own.text;
   at("own-reason").textContent = own?.text ?? "";
-  at("think").textContent = thinking();
-  at("think-label").textContent = own?.decision === "edit" ? "thinking, as you edited it" : "thinking";
+  at("think").textContent = reasoning();
+  at("think-label").textContent = own?.decision === "edit" ? "reasoning, as you edited it" : "reasoning";
   if (own === null) return;
   at("badge").className = `badge ${own.decision}`;
   at("badge").textContent = done[own.decision];
 }
 
-const thinking = () => (item.own?.decision === "edit" ? item.own.text : item.think);
+const reasoning = () => (item.own?.decision === "edit" ? item.own.text : item.think);
 
 function showPictures(images) {
   const columns = images.length > 9 ? 4 : Math.min(images.length, 3);
@@ -222,7 +222,7 @@ const judgeable = (action) => () => (item.call ? action() : say("no chain is sho
 const actions = {
   a: judgeable(() => decide("accept")),
   r: judgeable(() => openForm("reject", item.own?.decision === "reject" ? item.own.text ?? "" : "")),
-  e: judgeable(() => openForm("edit", thinking())),
+  e: judgeable(() => openForm("edit", reasoning())),
   u: undo,
   b: toggleBoxes,
   ArrowLeft: () => move(-1),

@@ -1,4 +1,4 @@
-"""What can be wrong with the thinking of a chain, whatever its answer.
+"""What can be wrong with the reasoning of a chain, whatever its answer.
 
 Every check takes time linear in the text's length: each expression below is bounded in length, or
 possessive. A check returns what it found, in a few words, or None.
@@ -15,7 +15,7 @@ from reground.errors import DataError
 from reground.grounding.boxes import Box, FrameKind
 from reground.grounding.codecs import EncodedSize
 
-_TIMES, _SENTENCE_WORDS = 3, 4  # a sentence of four words that stands three times is a loop
+_TIMES, _SENTENCE_WORDS = 3, 4  # a sentence of four words said three times is a loop
 _LOOP_WORDS, _LONGEST_LOOP = 12, 20  # words said again in a row, in loops of up to 20 words
 _RUN = 8  # words: people seldom write as many in the same order twice
 
@@ -33,10 +33,10 @@ def words(text: str) -> list[str]:
 
 
 def repetition(text: str, *, most: float) -> str | None:
-    """A sentence that stands three times, a loop, or more than ``most`` of the words said before.
+    """A sentence said three times, a loop, or more than ``most`` of the words said before.
 
     In a loop the same words come three times in a row, and 12 words or more are said again. A word
-    is said before where it belongs to eight words that stand in the same order further up.
+    is said before where it belongs to eight words that come in the same order further up.
     Listings repeat shorter runs ("one at the top left, one at the ..."), and two images may well
     be described alike.
     """
@@ -191,7 +191,7 @@ def _loop(said: Sequence[str]) -> Sequence[str]:
 
 def _share_said_before(said: Sequence[str]) -> float:
     seen: set[tuple[str, ...]] = set()
-    count = end = 0  # of words said before, and where the last of them stands
+    count = end = 0  # of words said before, and where the last of them is
     for start in range(len(said) - _RUN + 1):
         run = tuple(said[start : start + _RUN])
         if run in seen:
