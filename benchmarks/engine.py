@@ -147,9 +147,9 @@ def _run(url: str | None, folder: Path) -> dict[str, Any]:
     config = folder / "grpo.yaml"
     engine = f"server: {{url: '{url}'}}" if url else "vllm: {max_length: 1024}"
     config.write_text(
-        "method: grpo\nmodel: tiny\nseed: 1\n"
+        "method: rl\nmodel: tiny\nseed: 1\n"
         f"data: [{{mix: {{'synth:diff': 1, 'synth:referring': 1}}}}]\nsteps: {STEPS}\n"
-        "batch_size: 4\noptim: {lr: 1.0e-4}\ngrpo: {group_size: 8, max_tokens: 96}\n"
+        "batch_size: 4\noptim: {lr: 1.0e-4}\nrollout: {group_size: 8, max_tokens: 96}\n"
         f"engine: {{{engine}}}\n"
     )
     command = [sys.executable, "-m", "reground", "train", str(config), "--out", str(folder / "run")]

@@ -70,9 +70,7 @@ def test_the_script_prints_and_keeps_json(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = tmp_path / "grpo.yaml"
-    config.write_text(
-        f"method: grpo\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n"
-    )
+    config.write_text(f"method: rl\nmodel: {world.random}\ndata: [{{mix: {{'synth:diff': 1}}}}]\n")
     words = [str(config), "rollout.group_size=2", "--side", str(SIDE), "rollout.max_tokens=8"]
     out = tmp_path / "found.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks/update.py", *words, "--out", str(out)])

@@ -187,18 +187,3 @@ def test_bad_data_stops_before_the_first_item(tmp_path: Path, spec: str, message
     good = Phase(mix={"synth:referring": 1.0}, until=0.5)
     with pytest.raises(DataError, match=message):
         Draws([good, Phase(mix={spec: 1.0})], seed=0, total=10)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"mix": {}}, "at least one"),
-        ({"mix": {"synth:listing": 0.0}}, "above 0"),
-        ({"mix": {"synth:listing": -1.0}}, "above 0"),
-        ({"mix": {"synth:listing": 1.0}, "until": 0.0}, r"\(0, 1\]"),
-        ({"mix": {"synth:listing": 1.0}, "until": 1.5}, r"\(0, 1\]"),
-    ],
-)
-def test_a_phase_that_draws_nothing_is_refused(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Phase(**arguments)  # type: ignore[arg-type]

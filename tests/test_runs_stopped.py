@@ -167,50 +167,91 @@ def test_clean_keeps_the_old_run_where_the_new_one_cannot_start(
         ("rollout.group_sise=4", "did you mean 'rollout.group_size'?"),
         ("group_size=4", "did you mean 'rollout.group_size'?"),
         ("tuning.visions=full", "did you mean 'tuning.vision'?"),
-        ("method=ppo", "unknown method 'ppo'; known are sft, rl, dense"),
+        ("method=ppo", "method: unknown 'ppo'; known are sft, rl, dense"),
         ("steps=many", 'steps: found "many", expected an integer'),
-        (
-            "rollout.group_size=1",
-            "rollout.group_size: found 1, expected greater than or equal to 2",
-        ),
-        ("rollout.temperature=0", "rollout.temperature: found 0, expected greater than 0"),
         ("rollout.top_p=0.9", "rollout.top_p: unknown key"),  # training refuses a cut distribution
         ("data=[]", "data phases must end in rising order"),
         ("data.0.until=0.5", "the last at 1.0; found [0.5]"),
+        ("data=[{mix: {}}]", "data.0.mix: found {}, expected at least 1 of them"),
+        ("algorithm={type: grppo}", "algorithm.type: unknown 'grppo'; did you mean 'grpo'?"),
+        ("algorithm={type: rloo, clip: 0.2}", "algorithm.clip: rloo has no such setting; it has"),
+        ("rewards=[{type: iouu}]", "rewards.0.type: unknown 'iouu'; did you mean 'iou'?"),
+        ("rewards=[{type: iou}, {type: iou}]", "rewards: iou is there twice"),
+        ("rewards=[{type: iou, weight: 0}]", "rewards: every weight is 0"),
+        ("rewards=[{type: refinement}]", "about a detector's boxes; set tools.specs"),
+        ("rewards=[{type: length, limit: 4, buffer: 5}]", "buffer 5 is above limit 4"),
     ],
 )
 def test_a_wrong_setting_is_explained(world: World, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         world.config("rl", override)
     assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    "override",
+    ("override", "expected"),
     [
-        "rollout.updates_per_batch=0",
-        "rollout.patience=0",
-        "rollout.max_tokens=0",
-        "save_every=0",
-        "keep=-1",
-        "optim.lr=-1e-3",
-        "optim.betas=[0.9, 1.0]",
-        "optim.weight_decay=-0.1",
-        "optim.warmup=1.5",
-        "optim.final=-0.5",
-        "optim.clip_norm=-1.0",
-        "algorithm.kl=-1.0",
-        "algorithm.clip=0.0",
-        "micro_batch_tokens=0",
-        "tuning.lora_rank=0",
-        "sft.digit_weights=[-1.0]",
-        "validation={data: a.jsonl, every: 0}",
-        "validation={data: a.jsonl, limit: -1}",
-        "min_pixels=-5",
-        "seed=-1",
+        ("seed=-1", "at least 0"),
+        ("steps=0", "at least 1"),
+        ("batch_size=0", "at least 1"),
+        ("micro_batch_tokens=0", "at least 1"),
+        ("min_pixels=0", "at least 1"),
+        ("max_pixels=0", "at least 1"),
+        ("save_every=0", "at least 1"),
+        ("keep=-1", "at least 1"),
+        ("collective_timeout_s=0", "above 0"),
+        ("runtime.batch_tokens=0", "at least 1"),
+        ("data.0.until=0", "above 0"),
+        ("data.0.until=1.5", "at most 1"),
+        ("data=[{mix: {a.jsonl: 0}}]", "above 0"),
+        ("data=[{mix: {a.jsonl: -1}}]", "above 0"),
+        ("optim.lr=-1e-3", "above 0"),
+        ("optim.lr=.inf", "a finite number"),
+        ("optim.lr=.nan", "a finite number"),
+        ("optim.clip_norm=-1", "above 0"),
+        ("optim.warmup=7", "at most 1"),
+        ("optim.final=-1", "at least 0"),
+        ("optim.weight_decay=-1", "at least 0"),
+        ("optim.betas=[1.0, 0.9]", "below 1"),
+        ("tuning.lora_rank=0", "at least 1"),
+        ("vision_cache.memory=-1", "at least 0"),
+        ("sft.digit_weights=[]", "at least 1 of them"),
+        ("sft.digit_weights=[-1]", "at least 0"),
+        ("sft.questions_per_image=0", "at least 1"),
+        ("rollout.group_size=1", "at least 2"),
+        ("rollout.temperature=0", "above 0"),
+        ("rollout.max_tokens=0", "at least 1"),
+        ("rollout.updates_per_batch=0", "at least 1"),
+        ("rollout.patience=0", "at least 1"),
+        ("algorithm={type: grpo, kl: -1}", "at least 0"),
+        ("algorithm={type: grpo, clip: -0.2}", "above 0"),
+        ("algorithm={type: dapo, dynamic_sampling: {threshold: -1}}", "at least 0"),
+        ("algorithm={type: cispo, max_weight: 0.5}", "at least 1"),
+        ("rewards=[{type: iou, weight: -1}]", "at least 0"),
+        ("rewards=[{type: iou_threshold, threshold: 2}]", "at most 1"),
+        ("rewards=[]", "at least 1 of them"),
+        ("tools.max_calls=0", "at least 1"),
+        ("tools.timeout_s=0", "above 0"),
+        ("engine.tolerance=0", "above 0"),
+        ("engine.truncate=0.5", "at least 1"),
+        ("engine.vllm={memory: 1.5}", "below 1"),
+        ("validation={data: a.jsonl, every: 0}", "at least 1"),
+        ("validation={data: a.jsonl, limit: 0}", "at least 1"),
     ],
 )
-def test_a_senseless_number_is_refused_with_its_key(world: World, override: str) -> None:
-    with pytest.raises(ConfigError, match=r"found .*expected|must") as raised:
+def test_a_number_out_of_range_is_refused_by_its_name(
+    world: World, override: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"found .*, expected {expected}") as raised:
         world.config("rl", override)
+    assert str(raised.value).startswith(override.partition("=")[0])
     assert "\n" not in str(raised.value)
+
+
+def test_rewards_of_no_file_are_known_before_a_model_is_loaded(
+    world: World, tmp_path: Path
+) -> None:
+    config = world.config("rl", "model=absent", "rewards=[{path: absent.py:centre}]")
+    with pytest.raises(ConfigError, match=r"absent\.py:centre: no such file"):
+        train(config, tmp_path / "run")

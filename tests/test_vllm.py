@@ -243,8 +243,8 @@ def test_a_run_of_grpo_samples_with_the_engine(
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if "two" in form else []
     config = tmp_path / "grpo.yaml"
     config.write_text(
-        "method: grpo\nmodel: tiny\ndata: [{mix: {'synth:diff': 1}}]\nsteps: 3\nbatch_size: 2\n"
-        "optim: {lr: 1.0e-3}\ngrpo: {group_size: 4, max_tokens: 96}\n"
+        "method: rl\nmodel: tiny\ndata: [{mix: {'synth:diff': 1}}]\nsteps: 3\nbatch_size: 2\n"
+        "optim: {lr: 1.0e-3}\nrollout: {group_size: 4, max_tokens: 96}\n"
         f"engine: {{{engine}}}\n"
         f"sharding: {'full' if launcher else 'none'}\n"
     )

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from reground.errors import did_you_mean
+
 KeyPath = tuple[str | int, ...]
 """Keys and list indices from the root to a value."""
 
@@ -20,6 +22,11 @@ KeyPath = tuple[str | int, ...]
 def explain(error: ValidationError, schema: Any, raw: Any) -> list[str]:
     """One sentence for every key at which ``raw`` does not fit the dataclass ``schema``."""
     problems = [_problem(item, raw) for item in error.errors(include_url=False)]
+    wrong_inside = {each.path[:depth] for each in problems for depth in range(len(each.path))}
+    # A list whose items are refused is also called too short.
+    problems = [
+        each for each in problems if each.kind != "too_short" or each.path not in wrong_inside
+    ]
     by_path: dict[KeyPath, list[_Problem]] = {}
     for problem in _closest_members(problems):
         by_path.setdefault(problem.path, []).append(problem)
@@ -43,6 +50,7 @@ class _Problem:
     kind: str
     message: str
     found: Any
+    context: Mapping[str, Any]
     member: KeyPath = ()
     union_depth: int = 0
 
@@ -69,7 +77,9 @@ def _problem(item: Mapping[str, Any], raw: Any) -> _Problem:
                 member.append(part)
                 continue
         path.append(part)
-    return _Problem(tuple(path), kind, item["msg"], item["input"], tuple(member), union_depth)
+    context = item.get("ctx", {})
+    message = _BOUNDS[kind].format_map(context) if kind in _BOUNDS else item["msg"]
+    return _Problem(tuple(path), kind, message, item["input"], context, tuple(member), union_depth)
 
 
 def _closest_members(problems: list[_Problem]) -> list[_Problem]:
@@ -95,24 +105,40 @@ _EXPECTED = {
     "a valid boolean": "true or false",
     "a valid string": "a string (in quotes where it looks like something else)",
 }
+_BOUNDS = {
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "at least {min_length} of them",
+}
 
 
 def _sentence(path: KeyPath, problems: list[_Problem], schema: Any) -> str:
     key, first = ".".join(map(str, path)), problems[0]
     if first.kind == "unexpected_keyword_argument":
-        return f"{key}: unknown key; {_suggestion(path, schema)}"
+        return f"{key}: {_suggestion(path, schema, first.member)}"
     if first.kind == "missing":
         return f"{key}: missing; put it in the config file or give {key}=VALUE"
     if first.kind == "value_error":
         said = first.message.removeprefix("Value error, ")
         return (f"{key}: " if key else "") + said + _given(said, first.found)
+    if first.kind == "union_tag_invalid":
+        return _unknown_type(key, first)
     wanted = [problem.message.removeprefix("Input should be ") for problem in problems]
-    if wanted[0] == first.message:
+    if wanted[0] == first.message and first.kind not in _BOUNDS:
         return f"{key}: found {shorten(first.found)}: {first.message}"
     expected = " or ".join(dict.fromkeys(_EXPECTED.get(item, item) for item in wanted))
     if expected == "a list" and isinstance(first.found, str):
         expected += f", as [{first.found}]"
     return f"{key}: found {shorten(first.found)}, expected {expected}"
+
+
+def _unknown_type(key: str, problem: _Problem) -> str:
+    known = problem.context["expected_tags"].replace("'", "").split(", ")
+    known = [name for name in known if name != "own"]
+    tag = problem.context["tag"]
+    return f"{key}.type: unknown {tag!r}; {did_you_mean(tag, known)}"
 
 
 def _given(said: str, section: Any) -> str:
@@ -125,19 +151,21 @@ def _given(said: str, section: Any) -> str:
     return f"; found {told}" if told else ""
 
 
-def _suggestion(path: KeyPath, schema: Any) -> str:
+def _suggestion(path: KeyPath, schema: Any, member: KeyPath) -> str:
     leaf, section = str(path[-1]), path[:-1]
-    siblings = sorted(_section_keys(schema, section))
+    siblings = sorted(_section_keys(schema, section, member))
+    if leaf in _section_keys(schema, section):
+        return f"{member[-1]} has no such setting; it has {', '.join(siblings)}"
     if close := difflib.get_close_matches(leaf, siblings, n=1):
-        return f"did you mean {'.'.join(map(str, (*section, close[0])))!r}?"
+        return f"unknown key; did you mean {'.'.join(map(str, (*section, close[0])))!r}?"
     elsewhere = {key.rpartition(".")[2]: key for key in reversed(list(_paths(schema)))}
     if close := difflib.get_close_matches(leaf, elsewhere, n=1):
-        return f"did you mean {elsewhere[close[0]]!r}?"
-    return f"expected one of {', '.join(siblings)}"
+        return f"unknown key; did you mean {elsewhere[close[0]]!r}?"
+    return f"unknown key; expected one of {', '.join(siblings)}"
 
 
-def _section_keys(schema: Any, section: KeyPath) -> set[str]:
-    """Names of the fields of every section that may stand at ``section``."""
+def _section_keys(schema: Any, section: KeyPath, member: KeyPath = ()) -> set[str]:
+    """Names of the fields of every section that may stand at ``section``, or of one ``type``."""
     candidates = list(_sections(schema))
     for part in section:
         if not isinstance(part, int):
@@ -146,7 +174,9 @@ def _section_keys(schema: Any, section: KeyPath) -> set[str]:
                 for outer in candidates
                 for inner in _sections(typing.get_type_hints(outer).get(part))
             ]
-    return {field.name for candidate in candidates for field in dataclasses.fields(candidate)}
+    every = [{field.name: field.default for field in dataclasses.fields(c)} for c in candidates]
+    chosen = [names for names in every if names.get("type") in member] or every
+    return {name for names in chosen for name in names}
 
 
 def _sections(hint: Any) -> Iterator[Any]:

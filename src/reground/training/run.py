@@ -34,10 +34,12 @@ from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.tool import Tool
 from reground.rollout.transformers_policy import ReplicaPolicy, TransformersPolicy
 from reground.runs import RunDir, append_jsonl, start, write_json
+from reground.training.algorithms import algorithm_of
 from reground.training.draw import Draws
 from reground.training.loop import Trainer
 from reground.training.method import Method
 from reground.training.ranks import together
+from reground.training.rewards import Rewards
 from reground.training.rl import Reinforcement
 from reground.training.settings import CHANGEABLE, TrainConfig, Tuning, VisionCache
 from reground.training.sft import Sft
@@ -87,6 +89,9 @@ def _train(
             f"{config.batch_size / accelerator.num_processes:.2g} for each; expected at least 1 "
             "(a prompt and all its rollouts stay on one rank)"
         )
+    if config.method == "rl":  # a user's own may not be there: said before a model is loaded
+        Rewards(config.rewards)
+        algorithm_of(config.algorithm)
     protocols = Protocols.of(answering(config), config=config.protocol)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     held_out = validation_samples(config.validation) if config.validation else ()

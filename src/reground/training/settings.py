@@ -19,8 +19,8 @@ from reground.training.rewards.terms import Format, Iou, Refinement, RefinementF
 METHODS = ("sft", "rl")
 
 Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -100,12 +100,8 @@ class Supervised:
     they share one encoding of the images.
     """
 
-    digit_weights: tuple[NotNegative, ...] = (1.0,)
+    digit_weights: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (1.0,)
     questions_per_image: Count = 1
-
-    def __post_init__(self) -> None:
-        if not self.digit_weights:
-            raise ValueError("digit_weights is empty; expected a weight for the first digit")
 
 
 @config
@@ -256,7 +252,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.method not in (known := [*METHODS, *installed("methods")]):
-            raise ValueError(f"unknown method {self.method!r}; {did_you_mean(self.method, known)}")
+            raise ValueError(f"method: unknown {self.method!r}; {did_you_mean(self.method, known)}")
         if self.method_settings is not None and self.method in METHODS:
             raise ValueError(f"method_settings are for methods of packages, not for {self.method}")
         if (self.engine.vllm or self.engine.server) and self.method != "rl":

@@ -15,7 +15,7 @@ from reground.config import config
 
 Difficulty = Literal["exp", "log", "square", "none"]
 Clip = Annotated[float, Field(gt=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 STD_FLOOR = 1e-4  # added to the group's standard deviation, as in UniVG-R1's code
 LOG_FLOOR = 0.02
