@@ -24,14 +24,16 @@ RUNS = {
 
 
 class Memory:
-    """Ends at some number of tokens, for forwards with a gradient but the first."""
+    """Ends at some number of tokens, for forwards (``with_gradient``, or all) but the first."""
 
-    def __init__(self, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, tokens: int, monkeypatch: pytest.MonkeyPatch, *, with_gradient: bool = True
+    ) -> None:
         self.tokens, self.ended, self.seen = tokens, 0, list[int]()
         forward = LogProbs.forward
 
         def within(module: LogProbs, batch: Any) -> Tensor:
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() or not with_gradient:
                 if batch.num_tokens > self.tokens and self.seen:
                     self.ended += 1
                     raise torch.OutOfMemoryError("CUDA out of memory")
@@ -58,6 +60,19 @@ def test_halves_change_no_figure(
     assert memory.ended > 0
     assert max(memory.seen[1:]) <= memory.tokens
     assert "out of memory; on with at most" in capsys.readouterr().out
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+def test_old_and_reference_log_probs_are_made_in_halves(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.config(RUNS["grpo"][0], *RUNS["grpo"][1:])
+    memory = Memory(1_000_000, monkeypatch, with_gradient=False)
+    expected = rows(train(config, tmp_path / "whole").metrics)
+    memory.tokens = max(memory.seen) * 2 // 3
+    found = rows(train(config, tmp_path / "parts").metrics)
+    assert memory.ended > 0
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 

@@ -25,6 +25,7 @@ from reground.model.sharing import GroupLayout
 from reground.model.vision import encode_images
 from reground.rollout.policy import Completion, Finish, Prefix, Prefixes, Sampling
 
+_FULL = 7 / 8  # keys and values are copied once so many of the groups, or fewer, go on
 _NUCLEUS_FLOOR = 1  # the most likely token always stays
 
 
@@ -132,7 +133,7 @@ class Decoding:
             rows = [row for row, index in enumerate(alive) if groups[index].is_open]
             if not rows or step + 1 == self.sampling.max_tokens:
                 break
-            if len(rows) < len(alive):
+            if len(rows) <= _FULL * len(alive):
                 tokens, positions = self._keep(rows, tokens, positions)
                 alive = [alive[row] for row in rows]
             scores = self._advance(tokens[..., None], positions[..., None] + step)
@@ -205,7 +206,7 @@ class Decoding:
         return logits(model, hidden.unflatten(1, tokens.shape[1:])[:, :, -1])
 
     def _keep(self, rows: list[int], tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Go on with the groups that have an open completion."""
+        """Leave the groups behind that have ended."""
         kept = torch.tensor(rows, device=tokens.device)
         self._cache.keep(kept)
         self._mask = self._mask[kept]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
 
 from reground.errors import TrainingError
 from reground.training.method import Micro
+from reground.training.packing import MicroBatch
 
 
 def within(micros: Iterable[Micro], limit: int | None) -> Iterator[Micro]:
@@ -16,6 +19,18 @@ def within(micros: Iterable[Micro], limit: int | None) -> Iterator[Micro]:
             yield micro
         else:
             yield from within(parts, limit)
+
+
+def fitted(
+    micro: MicroBatch, run: Callable[[MicroBatch], MicroBatch], step: int
+) -> list[MicroBatch]:
+    """What ``run`` makes of a micro-batch; of each half alone where memory does not suffice."""
+    try:
+        return [run(micro)]
+    except torch.OutOfMemoryError:
+        smaller([micro], step)
+    torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors
+    return [made for half in micro.halves() or () for made in fitted(half, run, step)]
 
 
 def smaller(micros: Iterable[Micro], step: int) -> int:

@@ -22,6 +22,7 @@ from reground.training.agreement import GapError, importance_weights
 from reground.training.algorithms import algorithm_of
 from reground.training.algorithms.parts import Tokens, wanted
 from reground.training.draw import Draws
+from reground.training.memory import fitted
 from reground.training.method import LogProbs, StepBatch
 from reground.training.packing import MicroBatch, micro_batches
 from reground.training.ranks import gathered, place
@@ -79,7 +80,7 @@ class Reinforcement:
         for name, count in self._environment.counts().items():
             tally.add_count(f"tool/{name}", count)
         return StepBatch(
-            [self._with_other_weights(micro) for micro in micros],
+            [own for micro in micros for own in self._with_other_weights(step, micro)],
             sum(group.credit.divisor for group in groups),
             tally,
             logged(groups),
@@ -192,9 +193,17 @@ class Reinforcement:
         if not float(gaps.mean()) <= self._config.engine.tolerance:
             raise GapError.of(micro, old, self._config.engine.tolerance)
 
+    def _with_other_weights(self, step: int, micro: MicroBatch) -> list[MicroBatch]:
+        """With the log-probs of the weights that sampled and of the reference, where needed.
+
+        In halves where memory ends; sharded, every rank would have to halve its own.
+        """
+        if self._config.sharding == "full":
+            return [self._filled(micro)]
+        return fitted(micro, self._filled, step)
+
     @torch.no_grad()
-    def _with_other_weights(self, micro: MicroBatch) -> MicroBatch:
-        """With the log-probs of the weights that sampled and of the reference, where needed."""
+    def _filled(self, micro: MicroBatch) -> MicroBatch:
         old = self.module(micro.batch) if self.updates_per_batch > 1 else None
         with without_adapters(self.module):
             reference = self.reference(micro.batch) if self.reference else None
