@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,32 @@ def tokenizer() -> Any:
     )
 
     return tiny.make_tokenizer(tiny.corpus(samples_per_task=20))
+
+
+@pytest.fixture
+def add_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, str, str], None]]:
+    """Installs a package for one test: its name, its module's text, its entry_points.txt."""
+    from reground.data import benchmarks
+    from reground.plugins import installed
+
+    def read_anew() -> None:
+        installed.cache_clear()
+        benchmarks.table.cache_clear()
+
+    def add(name: str, text: str, entry_points: str) -> None:
+        about = tmp_path / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(entry_points)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        read_anew()
+
+    yield add
+    read_anew()
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from reground.config import config, load
-from reground.data import benchmarks
-from reground.data.source import open_dataset
-from reground.plugins import installed
+from reground.data import benchmarks, images
+from reground.data.schemes import is_endless
+from reground.data.source import open_dataset, read_dataset, save_dataset
+from reground.errors import ConfigError, DataError
+from reground.grounding.sample import is_file_path
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.tool import Request
 from reground.training.algorithms import AlgorithmSettings, algorithm_of
 from reground.training.algorithms.grpo import Grpo
+from reground.training.draw import Draws
 from reground.training.rewards import OwnReward, Rewards, RewardSettings
+from reground.training.settings import Phase
 from test_algorithms import group, tokens
 from test_rewards import BOX, EXAMPLE, answered, scored
 
@@ -83,22 +88,27 @@ ROWS = """
 """
 
 
-def test_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "my_package"
-    package.mkdir()
-    (package / "__init__.py").write_text(code("A benchmark"))
-    (package / "benchmarks.yaml").write_text(ROWS)
-    about = tmp_path / "my_package-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "[reground.benchmarks]\nmy_package = my_package:BENCHMARKS\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    for known in (installed, benchmarks.table):
-        known.cache_clear()
-    try:
-        assert benchmarks.find("own_test").title == "Ours"
-    finally:
-        for known in (installed, benchmarks.table):
-            known.cache_clear()
+def test_a_benchmark(tmp_path: Path, add_package: Callable[[str, str, str], None]) -> None:
+    entries = "[reground.benchmarks]\nmy_package = my_package:BENCHMARKS\n"
+    add_package("my_package", code("A benchmark"), entries)
+    (tmp_path / "my_package" / "benchmarks.yaml").write_text(ROWS)
+    assert benchmarks.find("own_test").title == "Ours"
+
+
+def test_a_source(tmp_path: Path, add_package: Callable[[str, str, str], None]) -> None:
+    assert is_file_path("greys:7"), "without the package it is a file's name"
+    add_package("my_greys", code("A source"), "[reground.sources]\ngreys = my_greys\n")
+    assert is_endless(open_dataset("greys:"))
+    with pytest.raises(ConfigError, match="greys: is endless; say how many samples"):
+        read_dataset("greys:")
+    samples = read_dataset("greys:", seed=60, limit=3)
+    assert [each.images[0].path for each in samples] == ["greys:60", "greys:61", "greys:62"]
+    assert images.load(samples[1].images[0]).getpixel((5, 5)) == (61, 61, 61)
+    assert images.size("greys:60") == images.ImageSize(40, 30)
+    assert images.exists("greys:60")
+    save_dataset(tmp_path / "deep" / "rows.jsonl", samples)
+    assert read_dataset(str(tmp_path / "deep" / "rows.jsonl")) == samples, "no path was moved"
+    with pytest.raises(DataError, match="greys:black: no such grey"):
+        images.load("greys:black")
+    draws = Draws([Phase(mix={"greys:": 1.0})], seed=3, total=40)
+    assert [draws.sample(item).id for item in (0, 39)] == ["grey-0", "grey-39"]

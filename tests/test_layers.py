@@ -148,6 +148,31 @@ def cycle(imports: Imports) -> list[str]:
     return []
 
 
+def special_cases(source: Path) -> list[str]:
+    """Where the tiny world is named outside its own folder, but in words for readers.
+
+    It plugs in by entry points; only the verb ``demo`` calls it.
+    """
+    found = []
+    for path in sorted((source / "reground").rglob("*.py")):
+        name = _name(path.relative_to(source))
+        if name.startswith("reground.tinyworld") or name == "reground.cli.demo":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if _names_the_tiny_world(node):
+                found.append(f"{name}: {ast.unparse(node)}")
+    return found
+
+
+def _names_the_tiny_world(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        text = str(node.value)
+        return text.startswith(("synth", "oracle", "dense", "reground.tinyworld"))
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return "reground.tinyworld" in ast.unparse(node)
+    return isinstance(node, ast.Name | ast.Attribute) and "synth" in ast.unparse(node)
+
+
 def may_be_heavy(module: str) -> bool:
     return module in MAY_BE_HEAVY_TOO or module.startswith(MAY_BE_HEAVY)
 
@@ -201,6 +226,10 @@ def test_imports_point_downwards(imports: Imports) -> None:
 
 def test_no_modules_import_each_other_in_a_circle(imports: Imports) -> None:
     assert cycle(imports) == []
+
+
+def test_the_tiny_world_is_no_special_case() -> None:
+    assert special_cases(SOURCE) == []
 
 
 def test_imports_are_absolute(imports: Imports) -> None:
@@ -262,6 +291,21 @@ def test_the_walk_finds_upward_imports(
 def test_the_walk_finds_circles(tmp_path: Path, back: str, circle: bool) -> None:
     files = {"data/a.py": "from reground.data.b import x", "data/b.py": back}
     assert bool(cycle(package(tmp_path, files))) is circle
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('"""A JSONL, or synth:TASK."""', 0),
+        ("def f():\n    from reground.tinyworld import scenes", 1),
+        ("f(path.startswith('synth:'))", 1),
+        ("synth.scene(path)", 2),
+        ("method == 'dense'", 1),
+    ],
+)
+def test_the_walk_finds_special_cases(tmp_path: Path, text: str, found: int) -> None:
+    package(tmp_path, {"data/a.py": text})
+    assert len(special_cases(tmp_path)) == found
 
 
 LOCAL = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,6 @@ from reground.model.parts import (
 )
 from reground.model.qwen import QwenVL
 from reground.model.runtime import Runtime
-from reground.plugins import installed
 from reground.protocols.choice import Answering
 from reground.tinyworld import models as tiny
 from reground.training.optimiser import optimizer
@@ -325,8 +325,6 @@ from transformers import (
     AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 )
 from reground.model.qwen import QwenVL
-from reground.model.runtime import Runtime
-from reground.plugins import installed
 
 class OwnConfig(Qwen3VLConfig):
     model_type = "own_vl"
@@ -343,15 +341,9 @@ class Own(QwenVL):
 
 
 def test_a_package_adds_a_model_type(
-    qwen3: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qwen3: Checkpoint, tmp_path: Path, add_package: Callable[[str, str, str], None]
 ) -> None:
-    about = tmp_path / "own_vl-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: own-vl\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[reground.models]\nown_vl = own_vl:Own.of\n")
-    (tmp_path / "own_vl.py").write_text(OWN_TYPE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("reground.model.load.installed", installed.__wrapped__)  # read anew
+    add_package("own_vl", OWN_TYPE, "[reground.models]\nown_vl = own_vl:Own.of\n")
     save(qwen3, tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     (tmp_path / "saved" / "config.json").write_text(json.dumps(config | {"model_type": "own_vl"}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
-from reground.plugins import installed
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.tool import Request
 
@@ -130,22 +129,11 @@ def test_a_file_that_is_not_there_or_fails_is_said(tmp_path: Path) -> None:
         open_tool(f"{tmp_path}/bad.py:Mine", samples=[])
 
 
-@pytest.fixture
-def package(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The tools of the file as an installed package's."""
-    about = tmp_path / "own_tools-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tools\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "[reground.tools]\ncorner = own_tools:opened\nlost = own_tools:gone\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    installed.cache_clear()
-    yield
-    installed.cache_clear()
-
-
-def test_a_package_adds_a_tool_by_its_entry_point(package: None, samples: list[Sample]) -> None:
+def test_a_package_adds_a_tool_by_its_entry_point(
+    samples: list[Sample], add_package: Callable[[str, str, str], None]
+) -> None:
+    entries = "[reground.tools]\ncorner = corner_tools:opened\nlost = corner_tools:gone\n"
+    add_package("corner_tools", OWN, entries)
     for spec, side in (("corner:40", 40), ("corner", 3)):
         (found,) = open_tool(spec, samples=samples).detect([Request(samples[0], "the cup")])
         assert found[0].box.xyxy == (0, 0, side, side)  # type: ignore[union-attr,index]

@@ -50,7 +50,7 @@ def command(
     from reground.training.run import train
 
     run = train(settings, out or Path(settings.out), resume=resume, clean=clean)
-    following = f"reground eval --model {run.path} --data ... --out ..."
-    if settings.method == "dense":
-        following = f"reground train CONFIG model={run.path}"
-    typer.echo(f"{run.path}: done; next: {following}")
+    typer.echo(
+        f"{run.path}: done; next: reground eval --model {run.path} --data ... --out ..., "
+        f"or reground train CONFIG model={run.path}"
+    )

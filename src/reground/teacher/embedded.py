@@ -40,8 +40,8 @@ def chain(sample: Sample, number: int) -> str:
     that depends on the sample's id alone. Raises ``DataError`` where the question holds the tags
     of the form, or a true box has no area.
 
-    >>> from reground.tinyworld import scenes as synth
-    >>> chain(synth.sample("attribute", seed=7, index=0), 0)
+    >>> from reground.data.source import open_dataset
+    >>> chain(open_dataset("synth:attribute", seed=7)[0], 0)
     '<think>the orange triangle is at the centre.</think><answer>(348,339),(571,554)</answer>'
     """
     opening, closing = _wording(sample.id, number)
