@@ -19,7 +19,7 @@ from PIL import Image
 
 from reground.data.convert import FORMATS, convert
 from reground.data.convert.appearance import colour_word, describe, place, size_word
-from reground.data.convert.detections import Rule, select
+from reground.data.convert.detections import QuestionRule, select
 from reground.data.convert.mentions import asked_image, mentions
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
@@ -129,22 +129,22 @@ LEFT, MIDDLE, RIGHT = box(10, 10, 30, 30), box(80, 10, 140, 60), box(150, 10, 18
 @pytest.mark.parametrize(
     ("boxes", "rule", "expected"),
     [
-        ([LEFT], Rule.UNIQUE, [LEFT]),
-        ([LEFT, RIGHT], Rule.UNIQUE, []),
-        ([RIGHT, LEFT, MIDDLE], Rule.LEFTMOST, [LEFT]),
-        ([RIGHT, LEFT, MIDDLE], Rule.RIGHTMOST, [RIGHT]),
-        ([RIGHT, LEFT, MIDDLE], Rule.HIGHEST, [LEFT]),
-        ([RIGHT, LEFT, MIDDLE], Rule.LOWEST, [MIDDLE]),
-        ([RIGHT, LEFT, MIDDLE], Rule.LARGEST, [MIDDLE]),
-        ([RIGHT, LEFT], Rule.ALL, [LEFT, RIGHT]),
-        ([LEFT], Rule.LEFTMOST, []),
-        ([LEFT], Rule.ALL, []),
-        ([LEFT, box(12, 60, 32, 80)], Rule.LEFTMOST, []),  # nobody could say which
-        ([LEFT, box(80, 11, 100, 31)], Rule.HIGHEST, []),
-        ([LEFT, box(50, 10, 70, 31)], Rule.LARGEST, []),
+        ([LEFT], QuestionRule.UNIQUE, [LEFT]),
+        ([LEFT, RIGHT], QuestionRule.UNIQUE, []),
+        ([RIGHT, LEFT, MIDDLE], QuestionRule.LEFTMOST, [LEFT]),
+        ([RIGHT, LEFT, MIDDLE], QuestionRule.RIGHTMOST, [RIGHT]),
+        ([RIGHT, LEFT, MIDDLE], QuestionRule.HIGHEST, [LEFT]),
+        ([RIGHT, LEFT, MIDDLE], QuestionRule.LOWEST, [MIDDLE]),
+        ([RIGHT, LEFT, MIDDLE], QuestionRule.LARGEST, [MIDDLE]),
+        ([RIGHT, LEFT], QuestionRule.ALL, [LEFT, RIGHT]),
+        ([LEFT], QuestionRule.LEFTMOST, []),
+        ([LEFT], QuestionRule.ALL, []),
+        ([LEFT, box(12, 60, 32, 80)], QuestionRule.LEFTMOST, []),  # nobody could say which
+        ([LEFT, box(80, 11, 100, 31)], QuestionRule.HIGHEST, []),
+        ([LEFT, box(50, 10, 70, 31)], QuestionRule.LARGEST, []),
     ],
 )
-def test_rules(boxes: list[Box], rule: Rule, expected: list[Box]) -> None:
+def test_rules(boxes: list[Box], rule: QuestionRule, expected: list[Box]) -> None:
     assert select(boxes, rule) == expected
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reground.data.convert.common import Images, numbers, read_json, reading
-from reground.data.convert.detections import Asker, read_questions
-from reground.data.convert.labelled import Labelled
+from reground.data.convert.detections import Asker, Labelled, read_questions
 from reground.data.images import ImageSize
 from reground.errors import DataError
 from reground.grounding.boxes import Box

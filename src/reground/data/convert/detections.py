@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
 import yaml
 from PIL import Image
 
 from reground.data.convert.appearance import describe
-from reground.data.convert.labelled import Labelled, random_views
 from reground.data.images import exists, load
+from reground.data.views import View
 from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
@@ -25,8 +27,23 @@ _LOG = logging.getLogger(__name__)
 _LEAD_SIDE = 0.02
 _LEAD_AREA = 0.15
 
+_MIN_SIDE = 0.3  # of the image's side: views are no narrower
+# Of an object's area: with less of it in the view, it is not there. People who box objects skip
+# what an edge cuts: of 296 red cells at the border of BCCD's training photos, 98 % show at least
+# 0.62 of the usual width.
+_MIN_SEEN = 0.6
 
-class Rule(StrEnum):
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One object of an image: its class, its box in pixels, and whether it is really a crowd."""
+
+    label: str
+    box: Box
+    crowd: bool = False
+
+
+class QuestionRule(StrEnum):
     """When a question about a class is asked, and which of its boxes answer it."""
 
     UNIQUE = "unique"  # exactly one in the image
@@ -39,14 +56,14 @@ class Rule(StrEnum):
 
 
 # How far a box's centre lies towards a side, as a share of the image's side.
-_REACH: Mapping[Rule, Callable[[Box], float]] = {
-    Rule.LEFTMOST: lambda box: -(box.x1 + box.x2) / 2 / box.frame.width,
-    Rule.RIGHTMOST: lambda box: (box.x1 + box.x2) / 2 / box.frame.width,
-    Rule.HIGHEST: lambda box: -(box.y1 + box.y2) / 2 / box.frame.height,
-    Rule.LOWEST: lambda box: (box.y1 + box.y2) / 2 / box.frame.height,
+_REACH: Mapping[QuestionRule, Callable[[Box], float]] = {
+    QuestionRule.LEFTMOST: lambda box: -(box.x1 + box.x2) / 2 / box.frame.width,
+    QuestionRule.RIGHTMOST: lambda box: (box.x1 + box.x2) / 2 / box.frame.width,
+    QuestionRule.HIGHEST: lambda box: -(box.y1 + box.y2) / 2 / box.frame.height,
+    QuestionRule.LOWEST: lambda box: (box.y1 + box.y2) / 2 / box.frame.height,
 }
 
-Questions = Mapping[str, Mapping[Rule, str]]  # class name -> rule -> phrase
+Questions = Mapping[str, Mapping[QuestionRule, str]]  # class name -> rule -> phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +86,7 @@ class Asker:
         chain in ``think``, with a colour if the image is on disk.
         """
         yield from self._asked(name, image, objects)
-        for view in random_views(name, image, objects, self.views):
+        for view in _random_views(name, image, objects, self.views):
             yield from self._asked(*view)
 
     def _asked(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
@@ -92,18 +109,18 @@ class Asker:
                 )
 
 
-def select(boxes: Sequence[Box], rule: Rule) -> list[Box]:
+def select(boxes: Sequence[Box], rule: QuestionRule) -> list[Box]:
     """The boxes that answer a question under ``rule``; none where it must not be asked.
 
     Several boxes are given from left to right: an order that can be seen can be learned.
     """
-    if rule is Rule.UNIQUE:
+    if rule is QuestionRule.UNIQUE:
         return list(boxes) if len(boxes) == 1 else []
     if len(boxes) < 2:
         return []
-    if rule is Rule.ALL:
+    if rule is QuestionRule.ALL:
         return sorted(boxes, key=lambda box: (box.x1, box.y1))
-    if rule is Rule.LARGEST:
+    if rule is QuestionRule.LARGEST:
         first, second = sorted(boxes, key=lambda box: -box.area)[:2]
         clear = first.area - second.area >= _LEAD_AREA * first.area
     else:
@@ -125,7 +142,8 @@ def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
     """
     if path is None:
         return {
-            label: {Rule.UNIQUE: f"the {label}", Rule.ALL: f"every {label}"} for label in classes
+            label: {QuestionRule.UNIQUE: f"the {label}", QuestionRule.ALL: f"every {label}"}
+            for label in classes
         }
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -135,7 +153,8 @@ def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
         raise DataError(f"{path}: expected 'class: {{rule: phrase}}' entries, phrases being text")
     return {
         _known(str(label), classes, path): {
-            Rule(_known(str(rule), list(Rule), path)): phrase for rule, phrase in rules.items()
+            QuestionRule(_known(str(rule), list(QuestionRule), path)): phrase
+            for rule, phrase in rules.items()
         }
         for label, rules in content.items()
     }
@@ -157,11 +176,43 @@ def _known(name: str, names: Sequence[str], path: Path) -> str:
 def _by_class(objects: Iterable[Labelled], path: str) -> dict[str, list[Box]]:
     groups: dict[str, list[Box]] = {}
     crowded = set()
-    for item in objects:
-        if item.box.is_degenerate:
-            _LOG.warning("%s: left out an empty box of %s, %s", path, item.label, item.box.xyxy)
+    for each in objects:
+        if each.box.is_degenerate:
+            _LOG.warning("%s: left out an empty box of %s, %s", path, each.label, each.box.xyxy)
             continue
-        groups.setdefault(item.label, []).append(item.box)
-        if item.crowd:
-            crowded.add(item.label)
+        groups.setdefault(each.label, []).append(each.box)
+        if each.crowd:
+            crowded.add(each.label)
     return {label: boxes for label, boxes in groups.items() if label not in crowded}
+
+
+def _random_views(
+    name: str, image: ImageRef, objects: Sequence[Labelled], count: int
+) -> Iterator[tuple[str, ImageRef, list[Labelled]]]:
+    """``count`` crops of an image, half of them mirrored, half upside down, and what each shows.
+
+    The same for the same ``name``. Objects that a crop cuts keep the part of their box inside it.
+    Empty boxes are nowhere to be seen.
+    """
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    for number in range(count):
+        view = _draw(image, generator)
+        part = ImageRef(view.path_of(image.path), view.right - view.left, view.lower - view.upper)
+        yield f"{name}-view{number}", part, [*_seen(objects, view)]
+
+
+def _draw(image: ImageRef, generator: np.random.Generator) -> View:
+    share = generator.uniform(_MIN_SIDE, 1.0)
+    width, height = max(1, round(image.width * share)), max(1, round(image.height * share))
+    left = int(generator.integers(image.width - width + 1))
+    upper = int(generator.integers(image.height - height + 1))
+    mirrored, upside_down = (bool(flip) for flip in generator.random(2) < 0.5)
+    return View(left, upper, left + width, upper + height, mirrored, upside_down)
+
+
+def _seen(objects: Sequence[Labelled], view: View) -> Iterator[Labelled]:
+    for each in objects:
+        whole = view.box(each.box)
+        inside = whole.clipped()
+        if inside.area > _MIN_SEEN * whole.area:
+            yield replace(each, box=inside)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,11 @@ from reground.grounding.sample import ImageRef, Sample, Target
 _LEAD = "Please provide the bounding box coordinate of the region this sentence describes: "
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How one project names the three fields."""
-
-    image: str
-    question: str
-    boxes: str
-
-
-FORMS = (
-    Form("image_path", "instruction", "boxes"),  # UniVG-R1's and Visual-RFT's lisa_{val,test}.json
-    Form("image_path", "question", "bbox"),  # UniVG-R1's LLMSeg_eval.json
-    Form("image", "problem", "solution"),  # VLM-R1's lisa_test.json
+# How each project names the image, the question and the boxes.
+_FIELDS = (
+    ("image_path", "instruction", "boxes"),  # UniVG-R1's and Visual-RFT's lisa_{val,test}.json
+    ("image_path", "question", "bbox"),  # UniVG-R1's LLMSeg_eval.json
+    ("image", "problem", "solution"),  # VLM-R1's lisa_test.json
 )
 
 
@@ -41,40 +32,23 @@ def convert(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
     path as is there.
     """
     rows = read_rows(source)
-    form = _form(rows[0], source)
+    fields = next((each for each in _FIELDS if rows[0].keys() >= {*each}), None)
+    if fields is None:
+        known = "; or ".join(map(", ".join, _FIELDS))
+        raise DataError(f"{source}: row 1 has the fields {', '.join(rows[0])}; expected {known}")
     found = Images(images or source.parent)
     for number, row in enumerate(rows):
         name = f"{source.stem}-{number:05d}"
         with reading(f"{source}: {name}"):
-            samples = _samples(row, form, name, source.stem, found)
-        yield from samples
-
-
-def _form(row: dict[str, Any], source: Path) -> Form:
-    for form in FORMS:
-        if {form.image, form.question, form.boxes} <= row.keys():
-            return form
-    known = "; or ".join(f"{form.image}, {form.question}, {form.boxes}" for form in FORMS)
-    raise DataError(f"{source}: row 1 has the fields {', '.join(row)}; expected {known}")
-
-
-def _samples(row: dict[str, Any], form: Form, name: str, task: str, found: Images) -> list[Sample]:
-    asked = row[form.question]
-    texts = asked if isinstance(asked, list) else [asked]
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(f"{name}: {form.question} is {asked!r}; expected a text, or several")
-    image = found.ref(found.tail(str(row[form.image])))
-    targets = _targets(row[form.boxes], image, where=f"{name}: {form.boxes}")
-    return [
-        Sample(
-            id=name if len(texts) == 1 else f"{name}-{number}",
-            images=(image,),
-            question=_question(text),
-            targets=targets,
-            task=task,
-        )
-        for number, text in enumerate(texts)
-    ]
+            photo, asked, boxes = (row[each] for each in fields)
+            image = found.ref(found.tail(str(photo)))
+            targets = _targets(boxes, image, where=f"{name}: {fields[2]}")
+            texts = asked if isinstance(asked, list) else [asked]
+            if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+                raise DataError(f"{name}: {fields[1]} is {asked!r}; expected a text, or several")
+        for place, text in enumerate(texts):
+            own = name if len(texts) == 1 else f"{name}-{place}"
+            yield Sample(own, (image,), _question(text), targets, source.stem)
 
 
 def _question(text: str) -> str:
@@ -90,7 +64,7 @@ def _targets(value: Any, image: ImageRef, *, where: str) -> tuple[Target, ...]:
     """
     if not isinstance(value, list):
         raise DataError(f"{where} is {value!r}: no ground truth; expected a list of boxes")
-    lengths = [len(item) if isinstance(item, list) else 0 for item in value]
+    lengths = [len(each) if isinstance(each, list) else 0 for each in value]
     if lengths == [2, 2]:  # two corner points
         value = [[*value[0], *value[1]]]
     boxes = [value] if 0 in lengths else value

@@ -29,7 +29,7 @@ class Mention:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuestionImage:
     """The image that a question asks about, and whether a text named it or it was assumed."""
 
     image: int
@@ -58,7 +58,7 @@ def mentions(text: str, num_images: int) -> list[Mention]:
     return found
 
 
-def asked_image(question: str, hint: str, num_images: int) -> Asked:
+def asked_image(question: str, hint: str, num_images: int) -> QuestionImage:
     """The image that a question asks about.
 
     The last image that the question mentions ("the object in image-1 ... in the image-2"), else
@@ -66,8 +66,8 @@ def asked_image(question: str, hint: str, num_images: int) -> Asked:
     """
     for text in (question, hint):
         if found := mentions(text, num_images):
-            return Asked(found[-1].image, named=True)
-    return Asked(num_images - 1, named=num_images == 1)
+            return QuestionImage(found[-1].image, named=True)
+    return QuestionImage(num_images - 1, named=num_images == 1)
 
 
 def answered(answer: str, images: tuple[ImageRef, ...], *, default: int) -> tuple[Target, ...]:

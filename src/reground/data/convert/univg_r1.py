@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reground.data.convert.common import Images, numbers, plain, read_rows, reading
-from reground.data.convert.mentions import Asked, answered, asked_image
+from reground.data.convert.mentions import QuestionImage, answered, asked_image
 from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, Box
 from reground.grounding.sample import ImageRef, Sample, Target
@@ -64,7 +64,7 @@ def _sample(row: dict[str, Any], name: str, found: Images) -> Sample:
 
 
 def _targets(
-    answer: Any, refs: tuple[ImageRef, ...], asked: Asked, name: str
+    answer: Any, refs: tuple[ImageRef, ...], asked: QuestionImage, name: str
 ) -> tuple[Target, ...]:
     if not isinstance(answer, str):
         box = Box(*numbers(answer, where=name), THOUSAND)

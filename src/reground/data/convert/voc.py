@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reground.data.convert.common import Images, numbers, reading
-from reground.data.convert.detections import Asker, read_questions
-from reground.data.convert.labelled import Labelled
+from reground.data.convert.detections import Asker, Labelled, read_questions
 from reground.data.images import ImageSize
 from reground.errors import DataError
 from reground.grounding.boxes import Box
