@@ -254,7 +254,7 @@ def test_what_cannot_be_exported_is_one_sentence(data: Path, tmp_path: Path) -> 
 def test_a_question_with_a_placeholder_is_refused(data: Path, tmp_path: Path) -> None:
     rows = [replace(row, question="<image> the cup") for row in open_dataset(str(data))]
     save_dataset(data, rows)
-    with pytest.raises(DataError, match="sample 'a': <image> stands in its question"):
+    with pytest.raises(DataError, match="sample 'a': its question or its reasoning holds <image>"):
         exported(data, tmp_path)
     assert not (tmp_path / "out/sharegpt.jsonl").exists()
 

@@ -1,4 +1,4 @@
-"""The SQLite file behind a set of chains: its tables, its version, what is said of its faults.
+"""The SQLite file of a set of chains: its tables, its version, its errors in one sentence.
 
 WAL mode. Every change is one short transaction, so that a kill at any moment loses nothing that was
 stored, and any number of processes may read along (a power cut may cost the last moments).
@@ -180,7 +180,7 @@ def _fill(
                 ) from None
             yield sample
 
-    # No file beside this one: a kill leaves only what the next try deletes.
+    # In memory, without a second file: a kill leaves only what the next try deletes.
     connection.executescript(f"PRAGMA journal_mode = MEMORY; BEGIN; {_SCHEMA}")
     meta = {"version": VERSION, "data": data, "digest": digest(stored())}
     meta["created"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -32,7 +32,7 @@ _UPRIGHT = 1  # the EXIF orientation of an image that is stored as it is seen
 class ExportedChains:
     """The files written and how many rows each has; how many of what were left out.
 
-    ``notes`` are sentences on what else was not as asked, or is there no more; ``copied`` is
+    ``notes`` are sentences on settings without effect and on removed files; ``copied`` is
     whether the images are in the same folder.
     """
 

@@ -1,4 +1,4 @@
-"""How fast a teacher is asked, how long a refused request waits, and when the money is spent."""
+"""How fast requests are sent, how long a refused one waits, and when the money is spent."""
 
 from __future__ import annotations
 

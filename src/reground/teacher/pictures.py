@@ -1,4 +1,4 @@
-"""The images of a sample as they are sent: encoded once for all of its calls, and only if asked."""
+"""The images of a sample as they are sent: encoded once for all of its calls, when first needed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Cold-start chains of think-rethink: a model's own first thought, then a verdict by the truth.
+"""Cold-start chains of think-rethink: a model's own first reasoning, then a verdict by the truth.
 
-The first thought is the model's own, right or wrong. Were it the gold chain, the model would learn
-that its thoughts are always right and overrule every detector; so it learns to weigh the two. It
-says where the detector points before it judges, in the words of its thought.
+The first reasoning is the model's own, right or wrong. Were it the gold chain, the model would
+learn that it is always right and overrule every detector; so it learns to weigh the two. It says
+where the detector points before it judges, in the words of its reasoning.
 """
 
 from __future__ import annotations

@@ -32,12 +32,12 @@ class Rejection(StrEnum):
 class TeacherCall:
     """One request to a teacher or a judge, and its result.
 
-    ``number`` counts a sample's calls from 0; that of a call to a judge tells which chains it saw
-    in which order. ``sizes`` are those of the images as sent. ``cost``, tokens and ``attempts``
-    (requests sent) add up over all tries of a call that failed before; ``latency_s`` is that of the
-    reply. ``error`` is why a failed call has no text. ``settings`` are those it was made with
-    (:func:`reground.teacher.settings.noted`). ``at`` is in seconds since 1970; ``id`` is the
-    database's.
+    ``number`` counts a sample's calls from 0; that of a call to a judge identifies the chains that
+    it saw and their order. ``sizes`` are those of the images as sent. ``cost``, tokens and
+    ``attempts`` (requests sent) add up over all tries of a call that failed before; ``latency_s``
+    is that of the reply. ``error`` is why a failed call has no text. ``settings`` are those it was
+    made with (:func:`reground.teacher.settings.noted`). ``at`` is in seconds since 1970; ``id`` is
+    the database's.
     """
 
     sample: str
@@ -82,7 +82,7 @@ class Finding:
 class Pick:
     """The chain that a sample ends with: of a judge, of the rule, or the only one verified.
 
-    ``candidates`` are the calls whose chains it was picked from; ``settings`` tell by whom.
+    ``candidates`` are the calls whose chains it was picked from; ``settings`` say by whom.
     """
 
     sample: str

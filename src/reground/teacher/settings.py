@@ -1,4 +1,4 @@
-"""The schema of a config for ``reground teach``, and what is noted of it beside what it made."""
+"""The schema of a config for ``reground teach``, and how its settings are stored and compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @config
 class Teacher:
-    """Who answers, how hard it is asked, and what it costs.
+    """Who answers, how many requests it gets at a time, and what it costs.
 
     Without ``url`` the embedded teacher answers, which needs no network. ``model`` is the name
     under which an OpenAI-compatible server at ``url`` serves; the key is read from the
@@ -49,9 +49,9 @@ class Asking:
 
     ``prompt`` is a profile for teachers, which shows the true boxes. Images are sent with at most
     ``max_pixels``, their sides in proportion and multiples of ``factor`` (28 for Qwen2-VL and
-    Qwen2.5-VL, 32 for Qwen3-VL, whose servers then resize them no more); where the server refuses
-    them as too large (413), with half as many at each further try. The stage stops before the
-    database holds more than ``max_calls`` answers or has cost more than ``max_cost``.
+    Qwen2.5-VL, 32 for Qwen3-VL, whose servers then do not resize them again); where the server
+    refuses them as too large (413), with half as many at each further try. The stage stops before
+    the database holds more than ``max_calls`` answers or has cost more than ``max_cost``.
     """
 
     n: Count = 3
@@ -153,7 +153,7 @@ def _check_prices(stage: str, max_cost: float | None, teacher: Teacher, section:
 
 
 def noted(settings: Mapping[str, Any]) -> str:
-    """Settings as they are stored in the database, beside what they made."""
+    """Settings as the database stores them, with each row that they made."""
     return json.dumps(settings, sort_keys=True, ensure_ascii=False)
 
 
@@ -177,7 +177,7 @@ def as_overrides(settings: Mapping[str, Any]) -> str:
 def changed(made: Mapping[str, int], now: str) -> Iterator[tuple[int, str, str]]:
     """Of rows that other settings made than those of ``now``: how many, by which, and which now.
 
-    Only what differs is told, of settings that both have.
+    Only what differs counts, of settings that both have.
 
     >>> old, new = noted({"min_words": 5, "min_iou": 0.5}), noted({"min_words": 60, "min_iou": 0.5})
     >>> list(changed({old: 12, new: 3}, new))

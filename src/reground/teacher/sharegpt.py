@@ -68,7 +68,7 @@ def row(sample: Sample) -> dict[str, Any]:
     for text in (question, answer):
         if PLACEHOLDER in text:
             raise DataError(
-                f"sample {sample.id!r}: {PLACEHOLDER} stands in its question or its reasoning, and "
+                f"sample {sample.id!r}: its question or its reasoning holds {PLACEHOLDER}, and "
                 "LLaMA-Factory would take it for an image; mend the text"
             )
     return {

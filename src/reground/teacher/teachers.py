@@ -1,4 +1,4 @@
-"""Who can be asked: a server that speaks OpenAI's protocol, or the embedded teacher."""
+"""The two teachers: a server that speaks OpenAI's protocol, and the embedded one."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Asker:
 def select(boxes: Sequence[Box], rule: QuestionRule) -> list[Box]:
     """The boxes that answer a question under ``rule``; none where it must not be asked.
 
-    Several boxes are given from left to right: an order that can be seen can be learned.
+    Several boxes come from left to right: an order that can be seen can be learned.
     """
     if rule is QuestionRule.UNIQUE:
         return list(boxes) if len(boxes) == 1 else []
@@ -192,7 +192,7 @@ def _random_views(
     """``count`` crops of an image, half of them mirrored, half upside down, and what each shows.
 
     The same for the same ``name``. Objects that a crop cuts keep the part of their box inside it.
-    Empty boxes are nowhere to be seen.
+    Empty boxes are in no view.
     """
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     for number in range(count):

@@ -24,7 +24,7 @@ def convert(
     Raises ``DataError`` where the package `datasets` is missing or cannot read the source.
     """
     if images is None:
-        raise DataError(f"{source}: say where the photos shall go, with --images")
+        raise DataError(f"{source}: name the folder that the photos go to, with --images")
     yield from samples(_rows(source, split), source=source, split=split or "", images=images)
 
 
@@ -80,7 +80,7 @@ def _split(loaded: Any, source: Path, split: str | None) -> Any:
 
 
 def _content(value: Any) -> bytes:
-    """The bytes of an image field: bare, in a list of one, or beside a path."""
+    """The bytes of an image field: bare, in a list of one, or next to a path."""
     if isinstance(value, dict):
         value = value.get("bytes")
     if isinstance(value, list) and len(value) == 1:

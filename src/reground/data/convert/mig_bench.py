@@ -21,7 +21,7 @@ def convert(
     """Samples of a MIG-Bench JSON, in its order; ids count within each task.
 
     The target image is the one that the question names last, else the one that
-    ``additional_info`` names, else the last: answers do not say it. The stratum ``target`` tells
+    ``additional_info`` names, else the last: answers do not say it. The stratum ``target`` says
     which were "named" and which "assumed" (the task diff, as first published). ``images`` is the
     folder that the rows' paths start from, the JSON's own folder where it is not given.
     """

@@ -1,4 +1,4 @@
-"""ReasonSeg (LISA): photos, each beside a JSON of instructions and polygons."""
+"""ReasonSeg (LISA): photos, each with a JSON of instructions and polygons."""
 
 from __future__ import annotations
 

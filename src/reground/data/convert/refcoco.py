@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg in the three forms in which they are handed round."""
+"""RefCOCO, RefCOCO+ and RefCOCOg in the three forms in which they are published."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def convert(
 ) -> Iterator[Sample]:
     """One sample per expression. ``source`` is one of:
 
-    - a ``refs(unc).p`` (or umd, google) or a folder with one, beside ``instances.json``;
+    - a ``refs(unc).p`` (or umd, google) or a folder with one, next to ``instances.json``;
     - MDETR's ``finetune_refcoco*_{split}.json``, in which every image row is one expression;
     - rows of the lmms-lab datasets as JSON or JSONL (answer: expressions; bbox: x, y, w, h).
 

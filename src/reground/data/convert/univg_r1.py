@@ -31,7 +31,7 @@ def convert(
     The target image is the one that the answer's text names before the box, else that of the
     question, the chain, or, assumed, the last image: the stratum ``target`` is then "assumed".
     COCO images make the task "refcoco", all others "univg_r1". Rows whose question says that the
-    reference is simple, or whose answer is a box without a chain, are asked without thinking.
+    reference is simple, or whose answer is a box without a chain, get the protocol ``direct``.
     """
     found = Images(images or source.parent, allow_missing_images)
     for number, row in enumerate(read_rows(source, "images", "question", "answer")):

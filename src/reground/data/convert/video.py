@@ -26,8 +26,8 @@ def convert(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
     and ``frames`` (ReVOS: places, from 0, in the sorted files of the video's folder) or
     ``image_list`` (ReasonVOS: paths). The published rows list six frames; of longer lists six are
     taken, evenly from the first to the last. A box that is null, empty or holds no number says that
-    the object is not to be seen in the third frame: the sample has no target. The question gets
-    "Find it in the third image." behind it. The task is what the file is named after. Folders of
+    the object is not to be seen in the third frame: the sample has no target. "Find it in the
+    third image." is added to the question. The task is what the file is named after. Folders of
     frames lie below ``images``, the file's own folder where it is not given; frames are needed.
     """
     found = Images(images or source.parent)

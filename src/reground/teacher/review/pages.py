@@ -1,4 +1,4 @@
-"""The pages of a review, as HTML; the page of items fills itself by its script."""
+"""The pages of a review, as HTML; the script of the page of chains fills it."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def style() -> str:
 
 
 def script() -> str:
-    """The script of the page of items."""
+    """The script of the page of chains."""
     return files(_PACKAGE).joinpath("templates/review.js").read_text(encoding="utf-8")

@@ -62,9 +62,9 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How often ``reviewers`` said the same about the ``n`` items that all of them judged.
+    """How often ``reviewers`` said the same about the ``n`` chains that all of them judged.
 
-    ``share`` is of pairs of judgements of one item. ``kappa`` is what chance does not explain of
+    ``share`` is of pairs of judgements of one chain. ``kappa`` is what chance does not explain of
     it: Cohen's for two, Fleiss' for more; None where nobody ever said anything else, for then
     chance explains everything.
     """
@@ -154,7 +154,7 @@ def _rank(review: Review) -> int:
 def agreements(judged: Mapping[str, Mapping[str, str]]) -> list[Agreement]:
     """Of all reviewers together where they are more than two, then of every two of them.
 
-    ``judged`` holds each reviewer's judgements by item; groups without a common item are left out.
+    ``judged`` holds each reviewer's judgements by sample; groups without a common one are left out.
     """
     names = sorted(judged)
     together = [tuple(names)] if len(names) > 2 else []
@@ -165,7 +165,7 @@ def agreements(judged: Mapping[str, Mapping[str, str]]) -> list[Agreement]:
 
 def _agreement(names: tuple[str, ...], judged: Sequence[Mapping[str, str]]) -> Agreement | None:
     common = set(judged[0]).intersection(*judged[1:])
-    rows = [[each[item] for each in judged] for item in sorted(common)]
+    rows = [[each[sample] for each in judged] for sample in sorted(common)]
     if not rows:
         return None
     kappa = cohen_kappa(rows) if len(names) == 2 else fleiss_kappa(rows)
@@ -173,7 +173,7 @@ def _agreement(names: tuple[str, ...], judged: Sequence[Mapping[str, str]]) -> A
 
 
 def observed(rows: Sequence[Sequence[str]]) -> float:
-    """The share of pairs of judgements of one item that are the same; an item is a row.
+    """The share of pairs of judgements of one chain that are the same; a chain is a row.
 
     >>> observed([["yes", "yes", "no"], ["no", "no", "no"]])  # 1 of 3 pairs, and 3 of 3
     0.6666666666666666

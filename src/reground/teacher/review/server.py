@@ -99,11 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _TIMEOUT_S
 
     def do_GET(self) -> None:
-        """The page, its parts, an item, an image, the results."""
+        """The page, its parts, a chain, an image, the results."""
         self._answer("GET")
 
     def do_POST(self) -> None:
-        """A decision on an item."""
+        """A decision on a chain."""
         self._answer("POST")
 
     def log_message(self, *_: object) -> None:
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         except _HttpError as error:
             reply = _problem(error.status, str(error))
         except IndexError:
-            reply = _problem(HTTPStatus.NOT_FOUND, "there is no such item")
+            reply = _problem(HTTPStatus.NOT_FOUND, "there is no such chain")
         except UserError as error:
             reply = _problem(_status(error), str(error))
         with suppress(ConnectionError):  # of a browser that went on

@@ -114,7 +114,7 @@ class Session:
         return SentImage("image/png" if is_crisp else "image/jpeg", out.getvalue())
 
     def decide(self, index: int, *, call: int, decision: str, text: str | None = None) -> None:
-        """Store a decision on the chain ``call``, which the reviewer has seen.
+        """Store a decision on the chain ``call``, which the reviewer was shown.
 
         Raises ``RefusedError`` where it is none, or an edit is no reasoning; ``OutdatedError``
         where another chain has been picked since.
