@@ -27,7 +27,7 @@ from reground.rollout.policy import Completion
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.training import run as running
-from reground.training.agreement import truncated
+from reground.training.agreement import importance_weights
 from reground.training.settings import TrainConfig
 from worlds import World, column
 
@@ -70,8 +70,8 @@ def test_another_version_of_vllm_is_told_with_both(caplog: pytest.LogCaptureFixt
 
 def test_truncated_weights() -> None:
     trainer, engine = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-3.0, -1.0, -0.5])
-    assert truncated(trainer, engine, 2.0).tolist() == pytest.approx([2, 1, np.exp(-0.5)])
-    assert truncated(trainer, engine, None).tolist() == [1, 1, 1]
+    assert importance_weights(trainer, engine, 2.0).tolist() == pytest.approx([2, 1, np.exp(-0.5)])
+    assert importance_weights(trainer, engine, None).tolist() == [1, 1, 1]
 
 
 @dataclass(slots=True)

@@ -1,4 +1,6 @@
-"""VG-Refiner's reward of one response, exactly as published (VoyageWang/VG-Refiner).
+"""VG-Refiner's reward of one response, by its published rules (VoyageWang/VG-Refiner).
+
+A list with one item that is no box is read otherwise than by their code.
 
 Its rules of reading are its own: the last answer block, as JSON, in the numbers of the text. Our
 metrics read with :func:`reground.grounding.answers.parse`.
