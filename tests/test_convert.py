@@ -541,7 +541,8 @@ def test_mgrounding_gives_one_sample_per_exchange(
     assert (statue.task, statue.id, statue.target_image) == ("gg_train", "gg_train-000000-0", 1)
     assert statue.boxes == (box(20, 20, 100, 100),)
     assert [target.image for target in dog.targets] == [0, 2]
-    assert dog.boxes == (box(0, 0, 100, 50), box(100, 50, 200, 100))
+    assert dog.boxes == (box(0, 0, 100, 50),) and dog.target_image == 0
+    assert dog.boxes_in(2) == (box(100, 50, 200, 100),)
     assert (third.target_image, third.id) == (0, "gg_train-000000-2")
     assert "left out answers without a box: 1 of gg_train" in caplog.text
 

@@ -162,7 +162,11 @@ def test_figures_are_the_measures_with_their_errors(
     pairs: list[tuple[float | None, float]], num_images: int
 ) -> None:
     rows = rows_of(pairs, num_images)
-    found, expected = figures(rows), refinement(*zip(*pairs, strict=True))
+    answered = [pair for pair in pairs if pair[0] is not None] or [(None, 0.0)]
+    found, expected = figures(rows), refinement(*zip(*answered, strict=True))
+    if answered == [(None, 0.0)]:
+        assert all((own.value, own.n) == (None, 0) for own in found.values())
+        return
     for name, figure in found.items():
         assert figure.value == getattr(expected, name)
         assert (figure.value is None) == (figure.n == 0)
@@ -171,7 +175,7 @@ def test_figures_are_the_measures_with_their_errors(
     assert found["ccr"].n == found["nsri_w"].n == wrong
     assert outcomes.count(ToolOutcome.CORRECTED) == found["critical_gain"].n
     gained = outcomes.count(ToolOutcome.CORRECTED) - outcomes.count(ToolOutcome.WORSENED)
-    assert found["accuracy_difference"].value == pytest.approx(gained / len(rows))
+    assert found["accuracy_difference"].value == pytest.approx(gained / len(answered))
     inherited, errors = outcomes.count(ToolOutcome.INHERITED), found["inherited_error_rate"]
     assert errors.value is None or errors.value == pytest.approx(inherited / errors.n)
 
@@ -199,11 +203,11 @@ def test_one_image_gives_no_error() -> None:
     assert (found["ccr"].value, found["ccr"].stderr) == (0.5, None)
 
 
-def test_samples_without_an_answer_are_counted_but_have_no_outcome() -> None:
+def test_samples_without_an_answer_are_in_no_figure_and_have_no_outcome() -> None:
     (row,) = refined([score("a", None, Box(0, 0, 10, 10, Frame.pixels(40, 40)))])
     found = figures([row])
     assert (row.tool_iou, row.outcome) == (1.0, None)
-    assert (found["nsri"].value, found["nsri"].n) == (0.0, 1)
+    assert (found["nsri"].value, found["nsri"].n) == (None, 0)
     assert (found["ccr"].value, found["nsri_c"].n) == (None, 0)
     assert figures([]) == {name: type(own)(None, None, 0) for name, own in found.items()}
 

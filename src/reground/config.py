@@ -84,7 +84,7 @@ def differing_keys(old: str, new: str) -> list[str]:
     >>> differing_keys("optim: {lr: 1e-3}", "optim: {lr: 1e-4}\\nseed: 1")
     ['optim.lr: 0.001 -> 0.0001', 'seed: (absent) -> 1']
     """
-    before, after = (dict(_leaves(_parse(text, "config"))) for text in (old, new))
+    before, after = (dict(_leaves(parse_yaml(text, "config"))) for text in (old, new))
     return [
         f"{key}: {_side(before, key)} -> {_side(after, key)}"
         for key in dict.fromkeys([*before, *after])
@@ -153,7 +153,7 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{path}: cannot read this config{named_by}: {getattr(error, 'strerror', error)}; "
             "expected a YAML file"
         ) from None
-    raw = _parse(text, str(path))
+    raw = parse_yaml(text, str(path))
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -169,7 +169,8 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged
 
 
-def _parse(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
+    """YAML 1.2 as plain data: `off` is a text; raises ``ConfigError`` with the line."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -193,7 +194,7 @@ def _override(raw: Any, item: str) -> Any:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError(f"override {item!r}: expected key=value, such as optim.lr=1e-5")
-    return _set(raw, parts, _parse(text, f"override {item!r}"))
+    return _set(raw, parts, parse_yaml(text, f"override {item!r}"))
 
 
 def _set(node: Any, parts: list[str], value: Any) -> Any:

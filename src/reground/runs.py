@@ -116,7 +116,8 @@ def append_jsonl(path: Path, *rows: Mapping[str, Any]) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSONL that this package wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines: a text may hold other separators, as U+2028, unescaped.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def write_text(path: Path, text: str) -> None:

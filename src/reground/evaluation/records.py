@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from reground.data.source import path_from
+from reground.data.views import split_view
 from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.codecs import EncodedSize
@@ -120,8 +121,11 @@ class SampleScore:
 
     @property
     def cluster(self) -> str:
-        """The target image: scores of questions about one image are not independent."""
-        return self.sample.images[self.sample.target_image].path
+        """The target image's file: scores of questions about one photo are not independent.
+
+        Views of one photo (``#view=``) are of one cluster.
+        """
+        return split_view(self.sample.images[self.sample.target_image].path)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

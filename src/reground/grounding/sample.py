@@ -83,6 +83,16 @@ class Sample:
         if self.protocol is not None and self.protocol not in PROTOCOLS:
             hint = did_you_mean(str(self.protocol), PROTOCOLS)
             raise DataError(f"sample {self.id!r}: unknown protocol {self.protocol!r}; {hint}")
+        for name in ("think", "rethink"):
+            if not isinstance(getattr(self, name), str | None):
+                raise DataError(
+                    f"sample {self.id!r}: {name} is {getattr(self, name)!r}, expected a text"
+                )
+        if not isinstance(self.difficulty, float | int | None):
+            raise DataError(
+                f"sample {self.id!r}: difficulty is {self.difficulty!r}, expected a number from 0 "
+                "to 1"
+            )
         indices = [self.target_image, *(target.image for target in self.targets)]
         wrong = [index for index in indices if not 0 <= index < len(self.images)]
         if wrong:
@@ -93,8 +103,12 @@ class Sample:
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        """The true boxes, in original pixels of the target image."""
-        return tuple(target.box for target in self.targets)
+        """The true boxes in the target image, in its original pixels; see :meth:`boxes_in`."""
+        return self.boxes_in(self.target_image)
+
+    def boxes_in(self, image: int) -> tuple[Box, ...]:
+        """The true boxes in ``images[image]``: a sample may have some in several images."""
+        return tuple(target.box for target in self.targets if target.image == image)
 
     @property
     def detections(self) -> tuple[Detection, ...]:

@@ -10,13 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
+from reground.config import parse_yaml
 from reground.data.convert.appearance import describe
 from reground.data.images import exists, load
 from reground.data.views import View
-from reground.errors import DataError, did_you_mean
+from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 
@@ -146,8 +146,8 @@ def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
             for label in classes
         }
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError, ConfigError) as error:
         raise DataError(f"{path}: cannot be read as YAML ({error}); mend the file") from None
     if not _is_table(content):
         raise DataError(f"{path}: expected 'class: {{rule: phrase}}' entries, phrases being text")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -137,7 +137,14 @@ def refinement_of(scores: Sequence[SampleScore], policy: ToolPolicy = "best") ->
     own = refined(scores, policy)
     if not own:
         return None
-    return refinement([row.score.iou for row in own], [row.tool_iou for row in own])
+    kept = answered(own)
+    found = refinement([row.score.iou for row in kept], [row.tool_iou for row in kept])
+    return replace(found, unscored=len(own) - len(kept))
+
+
+def answered(rows: Sequence[Refined]) -> list[Refined]:
+    """Those that were answered: a question without an answer is no wrong answer."""
+    return [row for row in rows if row.score.iou is not None]
 
 
 def refinement(final: Sequence[float | None], tool: Sequence[float | None]) -> Refinement:
@@ -170,8 +177,10 @@ class Figure:
 def figures(rows: Sequence[Refined]) -> dict[str, Figure]:
     """The measures of :class:`Refinement` by name, each with its standard error.
 
-    A measure over some of the samples (of right tool boxes, say) is a mean over those.
+    A measure over some of the samples (of right tool boxes, say) is a mean over those; samples
+    without an answer are in none.
     """
+    rows = answered(rows)
     clusters = np.array([row.score.cluster for row in rows], dtype=np.str_)
     measures = _measures([row.score.iou for row in rows], [row.tool_iou for row in rows])
     found = {}
