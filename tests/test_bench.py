@@ -82,7 +82,7 @@ def test_the_script_prints_and_keeps_json(
 
 
 def test_a_config_of_another_method_is_refused(world: World) -> None:
-    with pytest.raises(ConfigError, match="method is sft; expected grpo"):
+    with pytest.raises(ConfigError, match="method is sft; expected rl"):
         measure(world.config("sft"), images=1, side=SIDE, repeats=1)
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -110,15 +109,12 @@ def test_configs_named_in_help_and_readme_exist() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
-def test_help_takes_less_than_a_third_of_a_second() -> None:
-    """In processor time, the best of several: other work on the machine does not count."""
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        reground("--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.3
+def test_help_loads_nothing_heavy() -> None:
+    """Which is why it answers at once."""
+    heavy = ("torch", "transformers", "pydantic", "matplotlib", "PIL", "numpy", "scipy", "openai")
+    code = f"import sys, reground.cli; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_the_version_is_printed() -> None:

@@ -126,8 +126,8 @@ def test_an_engine_that_is_another_model_stops_the_run(
         running.train(world.config("rl"), tmp_path / "run")
     (row,) = map(json.loads, (tmp_path / "run" / "engine_gap.jsonl").read_text().splitlines())
     assert row["step"] == 1
-    assert len(row["ids"]) == len(row["weights"])
-    assert len(row["engine_logprobs"]) == len(row["trainer_logprobs"]) == sum(row["weights"])
+    assert len(row["ids"]) == len(row["scored"])
+    assert len(row["engine_logprobs"]) == len(row["trainer_logprobs"]) == sum(row["scored"])
     gaps = np.subtract(row["engine_logprobs"], row["trainer_logprobs"])
     assert gaps == pytest.approx(0.2, abs=1e-3)
 

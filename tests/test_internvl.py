@@ -158,7 +158,7 @@ def test_it_learns_and_is_exported(internvl: Checkpoint, tmp_path: Path) -> None
     losses = [row["loss"] for row in rows(taught)]
     assert losses[0] > 5 > 1 > losses[-1]
     own = ("steps=2", "tuning={vision: frozen, merger: frozen, language: lora, lora_rank: 4}")
-    refined = trained(tmp_path, "grpo", "sft", *own, GRPO)
+    refined = trained(tmp_path, "rl", "sft", *own, *RL)
     assert all(row["rollout/logprob_gap"] < 1e-4 for row in rows(refined))
     assert any(row["grad_norm"] > 0 for row in rows(refined))
     done = export(refined.path, tmp_path / "exported")
@@ -169,7 +169,7 @@ def test_it_learns_and_is_exported(internvl: Checkpoint, tmp_path: Path) -> None
     assert grounder.prompter.protocols.answering.family == "internvl"
 
 
-GRPO = "grpo={group_size: 4, max_tokens: 32, temperature: 1.0, kl: 0.1}"
+RL = ("rollout={group_size: 4, max_tokens: 32, temperature: 1.0}", "algorithm.kl=0.1")
 
 
 def trained(folder: Path, method: str, model: str, *settings: str) -> RunDir:
