@@ -149,9 +149,9 @@ def test_small_differences_are_logged_and_weigh_tokens(
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ("{vllm: {memory: 1.5}}", "memory is a share in (0, 1), found 1.5"),
+        ("{vllm: {memory: 1.5}}", "engine.vllm.memory: found 1.5, expected below 1"),
         ("{tolerance: 0}", "tolerance: found 0, expected above 0"),
-        ("{truncate: 0.5}", "truncate must be at least 1, found 0.5"),
+        ("{truncate: 0.5}", "engine.truncate: found 0.5, expected at least 1"),
         ("{vllm: {}, server: {url: a}}", "vllm and server are both set"),
         ("{server: {url: a, memory: 0.5}}", "engine.server.memory: unknown key"),
     ],
