@@ -460,12 +460,12 @@ def test_other_samples_do_not_get_into_a_database(data: Path, tmp_path: Path) ->
     ("override", "message"),
     [
         ("ask.temperature=0", "temperature must be above 0"),
-        ("ask.n=0", r"ask\.n: found 0, expected greater than or equal to 1"),
+        ("ask.n=0", r"ask\.n: found 0, expected at least 1"),
         ("ask.factor=64 ask.max_pixels=100", "max_pixels must be at least the square of factor"),
-        ("ask.max_cost=0", r"ask\.max_cost: found 0, expected greater than 0"),
+        ("ask.max_cost=0", r"ask\.max_cost: found 0, expected above 0"),
         ("ask.max_cost=1", "max_cost needs teacher.prompt_price"),
-        ("teacher.requests_per_minute=0", "expected greater than 0"),
-        ("teacher.concurrency=0", r"concurrency: found 0, expected greater than or equal to 1"),
+        ("teacher.requests_per_minute=0", "expected above 0"),
+        ("teacher.concurrency=0", r"concurrency: found 0, expected at least 1"),
         ("teacher.promt_price=1", "did you mean 'teacher.prompt_price'"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_store_without_chains_is_told_so(places: list[str]) -> None:
         (["ask", "data=[]"], "data names no samples; expected a JSONL, synth:TASK or a benchmark"),
         (["ask", "data=", "store=new.db"], "new.db: no such database yet; say with data="),
         (["export", "export.direct_tasks=diff"], "expected a list, as [diff]"),
-        (["ask", "ask.n=0"], "ask.n: found 0, expected greater than or equal to 1"),
+        (["ask", "ask.n=0"], "ask.n: found 0, expected at least 1"),
         (["ask", "ask.max_cost=1"], "error: ask.max_cost needs teacher.prompt_price"),
         (["export", "c.db"], "found c.db, expected a config; say store=c.db"),
     ],
