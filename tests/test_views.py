@@ -10,8 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from reground.data.convert.detections import Asker, Rule
-from reground.data.convert.labelled import MIN_SEEN, Labelled, random_views
+from reground.data.convert.detections import (
+    MIN_SEEN,
+    Asker,
+    Labelled,
+    QuestionRule,
+    random_views,
+)
 from reground.data.images import load
 from reground.data.views import split_view
 from reground.grounding.boxes import Box
@@ -79,7 +84,7 @@ def test_each_view_is_asked_about_as_what_it_shows(tmp_path: Path) -> None:
     Image.new("RGB", (640, 480), (120, 60, 160)).save(tmp_path / "cells.png")
     image = ImageRef(str(tmp_path / "cells.png"), 640, 480)
     items = [Labelled("cell", Box(x, 200, x + 40, 240, image.frame)) for x in (10, 300, 590)]
-    asker = Asker("voc", {"cell": {Rule.LEFTMOST: "the leftmost cell"}}, views=40)
+    asker = Asker("voc", {"cell": {QuestionRule.LEFTMOST: "the leftmost cell"}}, views=40)
     first, *others = asker.samples("photo", image, items)
     assert first.id == "photo-cell-leftmost" and first.boxes == (items[0].box,)
     assert 5 < len(others) < 40  # where fewer than two cells are seen, none is the leftmost

@@ -31,7 +31,7 @@ _MIN_SIDE = 0.3  # of the image's side: views are no narrower
 # Of an object's area: with less of it in the view, it is not there. People who box objects skip
 # what an edge cuts: of 296 red cells at the border of BCCD's training photos, 98 % show at least
 # 0.62 of the usual width.
-_MIN_SEEN = 0.6
+MIN_SEEN = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Asker:
         chain in ``think``, with a colour if the image is on disk.
         """
         yield from self._asked(name, image, objects)
-        for view in _random_views(name, image, objects, self.views):
+        for view in random_views(name, image, objects, self.views):
             yield from self._asked(*view)
 
     def _asked(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
@@ -186,7 +186,7 @@ def _by_class(objects: Iterable[Labelled], path: str) -> dict[str, list[Box]]:
     return {label: boxes for label, boxes in groups.items() if label not in crowded}
 
 
-def _random_views(
+def random_views(
     name: str, image: ImageRef, objects: Sequence[Labelled], count: int
 ) -> Iterator[tuple[str, ImageRef, list[Labelled]]]:
     """``count`` crops of an image, half of them mirrored, half upside down, and what each shows.
@@ -214,5 +214,5 @@ def _seen(objects: Sequence[Labelled], view: View) -> Iterator[Labelled]:
     for each in objects:
         whole = view.box(each.box)
         inside = whole.clipped()
-        if inside.area > _MIN_SEEN * whole.area:
+        if inside.area > MIN_SEEN * whole.area:
             yield replace(each, box=inside)
