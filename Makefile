@@ -33,7 +33,7 @@ test: $(INSTALLED) ## all tests and doctests
 	$(BIN)/pytest --quiet
 
 test-fast: $(INSTALLED) ## tests and doctests of what does without torch
-	$(BIN)/pytest --quiet --fast
+	$(BIN)/pytest --quiet --fast --numprocesses 2 --dist loadfile
 
 test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine on the CPU, in .venv-vllm
 	$(VLLM)/bin/pytest --quiet tests/test_vllm.py

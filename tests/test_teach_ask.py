@@ -653,6 +653,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came")
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_answer_and_nothing_is_asked_twice(data: Path, tmp_path: Path) -> None:
     rows = write(tmp_path / "many.jsonl", 40)
 
@@ -683,6 +684,7 @@ def seed_of(call: TeacherCall) -> int:
     return zlib.crc32(f"0/{call.sample}/{call.number}".encode()) >> 1
 
 
+@pytest.mark.slow
 def test_the_key_appears_nowhere(data: Path) -> None:
     seen: list[dict[str, str]] = []
 
@@ -706,6 +708,7 @@ def test_the_key_appears_nowhere(data: Path) -> None:
     assert all(KEY.encode() not in path.read_bytes() for path in data.parent.rglob("chains.db*"))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(data: Path) -> None:
     with serving(lambda body, _: says(CHAIN)) as (url, _):
         output, errors = reground(data, url).communicate(timeout=120)

@@ -11,6 +11,8 @@ import pytest
 from reground.data.source import open_dataset
 from reground.teacher.store import Store
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[1] / "configs/tiny/teach.yaml"
 
 
