@@ -117,6 +117,7 @@ def reground_steps(
         data=(Phase(mix={str(data): 1.0}),),
         steps=STEPS,
         batch_size=1,
+        rollout=config.rollout,
         algorithm=replace(config.algorithm, kl=0.0),
     )
     before = peak_mib()
