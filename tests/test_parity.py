@@ -150,8 +150,9 @@ def trained(
         f"data=[{{mix: {{{json.dumps(str(data))}: 1}}}}]",
         f"validation={{data: {data}, limit: 1, every: 1, max_tokens: 300}}",
         f"tools={{{case.tools}}}",
-        *("method=grpo", "steps=1", "batch_size=1", "engine.tolerance=1000"),
-        "grpo={group_size: 2, max_tokens: 300, kl: 0}",
+        *("method=rl", "steps=1", "batch_size=1", "engine.tolerance=1000"),
+        "rollout={group_size: 2, max_tokens: 300}",
+        "algorithm.kl=0",
     ]
     return train(load_config(TrainConfig, None, overrides), out / "run")
 
@@ -217,7 +218,7 @@ def test_validation_rows_that_the_tool_does_not_know_are_refused_first(
     save_dataset(tmp_path / "data.jsonl", [sample])
     save_dataset(tmp_path / "val.jsonl", [replace(sample, id="held out", tool_results=None)])
     overrides = [
-        *(f"model={start}", "method=grpo", "protocol=think_rethink", "tools.specs=[precomputed]"),
+        *(f"model={start}", "method=rl", "protocol=think_rethink", "tools.specs=[precomputed]"),
         f"data=[{{mix: {{{json.dumps(str(tmp_path / 'data.jsonl'))}: 1}}}}]",
         f"validation={{data: {tmp_path / 'val.jsonl'}, limit: 1}}",
     ]

@@ -492,7 +492,7 @@ def test_a_page_without_a_detector_says_nothing_of_one(tmp_path: Path) -> None:
 def test_a_report_where_nothing_was_answered_counts_the_detectors_boxes(tmp_path: Path) -> None:
     page = words(report_page(tmp_path, [score("a", None, tool_results=(RIGHT,))]))
     found = json.loads((tmp_path / "report.json").read_text())["refinement"]
-    assert (found["n"], found["unscored"], found["accuracy"], found["ccr"]) == (1, 1, 0.0, None)
+    assert (found["n"], found["unscored"], found["accuracy"], found["ccr"]) == (1, 1, None, None)
     assert not any(found["outcomes"].values())
     assert "boxes: 1, of which 1 never answered" in page
 

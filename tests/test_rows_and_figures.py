@@ -118,4 +118,4 @@ def test_what_was_never_answered_is_in_no_figure_of_the_tool() -> None:
     assert (found["tool_accuracy"].value, found["tool_accuracy"].n) == (1.0, 2)
     whole = refinement_of(scores)
     assert whole is not None
-    assert (whole.n, whole.unscored, whole.accuracy) == (2, 2, 1.0)
+    assert (whole.n, whole.unscored, whole.accuracy) == (4, 2, 1.0)

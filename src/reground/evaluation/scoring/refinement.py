@@ -139,7 +139,7 @@ def refinement_of(scores: Sequence[SampleScore], policy: ToolPolicy = "best") ->
         return None
     kept = answered(own)
     found = refinement([row.score.iou for row in kept], [row.tool_iou for row in kept])
-    return replace(found, unscored=len(own) - len(kept))
+    return replace(found, n=len(own), unscored=len(own) - len(kept))
 
 
 def answered(rows: Sequence[Refined]) -> list[Refined]:
