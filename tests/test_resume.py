@@ -120,11 +120,11 @@ def test_ranks_end_well(two_ranks: Ended) -> None:
     assert two_ranks.status == 0, two_ranks
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", ["sft", "grpo"])
 def test_one_rank_goes_on_where_two_that_shared_the_weights_stopped(
-    world: World, two_ranks: Ended, tmp_path: Path, method: str
+    world: World, two_ranks: Ended, tmp_path: Path, case: str
 ) -> None:
-    two = RunDir(world.folder / f"{method}-sharded")
+    two = RunDir(world.folder / f"{case}-sharded")
     assert two.path.exists(), two_ranks
     one = RunDir(tmp_path / "run")
     shutil.copytree(two.path, one.path)
@@ -136,17 +136,17 @@ def test_one_rank_goes_on_where_two_that_shared_the_weights_stopped(
     assert_same_training(one, two)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", ["sft", "grpo"])
 def test_kills_leave_no_trace(
-    world: World, whole: Mapping[str, RunDir], tmp_path: Path, method: str
+    world: World, whole: Mapping[str, RunDir], tmp_path: Path, case: str
 ) -> None:
     """SIGKILL just before random file operations, each time resumed; equal byte for byte."""
     path, run, rng = (
         tmp_path / "config.yaml",
         RunDir(tmp_path / "run"),
-        random.Random(f"killed-{method}"),
+        random.Random(f"killed-{case}"),
     )
-    path.write_text(dump(dataclasses.replace(CASES[method](world), save_every=3)))
+    path.write_text(dump(dataclasses.replace(CASES[case](world), save_every=3)))
     ends = []
     for countdown in (*(rng.choice(_OPERATIONS) for _ in range(KILLS)), 0):
         words = ("until", str(countdown), str(path), str(run.path))
@@ -154,7 +154,7 @@ def test_kills_leave_no_trace(
     deaths = [end.status for end in ends].count(-signal.SIGKILL)
     assert deaths >= 5, "too few kills to prove anything"
     assert ends[-1].status == 0, ends[-1]
-    assert_same_bytes(run, whole[method])
+    assert_same_bytes(run, whole[case])
     left = sorted(path.name for path in run.checkpoints.iterdir())
     assert left == ["step-000009", "step-000010"]
 

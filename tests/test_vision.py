@@ -153,7 +153,7 @@ def test_a_full_disk_is_told_once(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo"])
+@pytest.mark.parametrize("method", ["sft", "rl"])
 def test_training_is_the_same_with_and_without(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
