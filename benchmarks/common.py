@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reground.runs import read_jsonl, result_header, write_json
+from reground.io import read_jsonl, write_json
+from reground.runs import result_header
 from reground.training.settings import TrainConfig
 
 
@@ -79,5 +80,5 @@ def trained(config: TrainConfig, out: Path) -> Path:
 
 def training_seconds(run: Path) -> float:
     """Seconds that a training run took, validation and checkpoints included."""
-    rows = read_jsonl(run / "timings.jsonl")
+    rows = read_jsonl(run / "timings.jsonl", dict)
     return sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))

@@ -26,6 +26,7 @@ import torch
 from common import measured, parser, publish
 
 from reground.data.source import open_dataset
+from reground.io import read_jsonl
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint, load
 from reground.model.prompting import Prompter
@@ -34,7 +35,6 @@ from reground.rollout.engine.policy import EnginePolicy
 from reground.rollout.engine.server import Server
 from reground.rollout.policy import Completion, Policy, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
-from reground.runs import read_jsonl
 from reground.training.agreement import gaps
 
 TASKS, EACH, N, STEPS = ("diff", "referring"), 12, 8, 5
@@ -154,7 +154,9 @@ def _run(url: str | None, folder: Path) -> dict[str, Any]:
     )
     command = [sys.executable, "-m", "reground", "train", str(config), "--out", str(folder / "run")]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    rows, times = (read_jsonl(folder / "run" / f"{name}.jsonl") for name in ("metrics", "timings"))
+    rows, times = (
+        list(read_jsonl(folder / "run" / f"{name}.jsonl", dict)) for name in ("metrics", "timings")
+    )
     return {
         "config": config.read_text().replace(str(folder), "FOLDER").splitlines(),
         "reward": [row["reward/total"] for row in rows],

@@ -20,9 +20,9 @@ from common import parser, publish
 from reground.config import load
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.question import Question
+from reground.io import read_jsonl
 from reground.model.load import save
 from reground.model.runtime import Runtime
-from reground.runs import read_jsonl
 from reground.training.run import starting_checkpoint, train
 from reground.training.settings import TrainConfig
 
@@ -82,7 +82,7 @@ def grpo(config: str, place: str, _: int) -> dict[str, Any]:
 
 def _steps(config: str, out: Path, overrides: list[str]) -> dict[str, Any]:
     run = train(load(TrainConfig, Path(config), overrides), out)
-    rows = read_jsonl(run.timings)[1:]
+    rows = list(read_jsonl(run.timings, dict))[1:]
     return {
         "seconds of a batch": _median(rows, "seconds/batch"),
         "seconds of an update": _median(rows, "seconds/update"),

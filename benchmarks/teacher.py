@@ -29,7 +29,7 @@ from common import parser, publish
 from teacher_server import MODEL
 
 from reground.config import load
-from reground.runs import read_jsonl
+from reground.io import read_jsonl
 from reground.teacher.ask import ask, open_store
 from reground.teacher.rows import TeacherCall
 from reground.teacher.settings import TeachConfig, Verify
@@ -120,7 +120,7 @@ def _killed(folder: Path, samples: int) -> dict[str, Any]:
 def _compared(store: Store, log: Path) -> dict[str, Any]:
     """The database beside the server's log; asserts that nothing was asked twice or lost."""
     calls = {_seed(call): call for call in store.calls(stage="ask") if call.state == "answered"}
-    rows = read_jsonl(log)
+    rows = list(read_jsonl(log, dict))
     again = [row for row in rows if row["at"] > calls[row["seed"]].at]
     asked_by = Counter(call.sample for call in calls.values())
     assert set(asked_by.values()) == {CHAINS} and len(asked_by) == store.counts().samples

@@ -31,9 +31,9 @@ from reground.config import load
 from reground.data.source import save_dataset
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.io import read_jsonl
 from reground.model.load import save
 from reground.model.runtime import Runtime
-from reground.runs import read_jsonl
 from reground.training.run import starting_checkpoint, train
 from reground.training.settings import Phase, TrainConfig
 
@@ -130,7 +130,9 @@ def reground_steps(
             "peak_mib": rise,
             "completion": row["rollout/length"],
         }
-        for times, row in zip(read_jsonl(run.timings), read_jsonl(run.metrics), strict=True)
+        for times, row in zip(
+            read_jsonl(run.timings, dict), read_jsonl(run.metrics, dict), strict=True
+        )
     ]
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from reground.io import read_jsonl
 from reground.model.load import load, save
-from reground.runs import read_jsonl
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "src/reground/tinyworld/assets"
@@ -43,7 +43,7 @@ def main() -> None:
 def _record(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     shutil.copy(run / "config.yaml", folder)
-    rows = read_jsonl(run / "metrics.jsonl")
+    rows = read_jsonl(run / "metrics.jsonl", dict)
     kept = [row for row in rows if row["step"] % EVERY == 0 or "validation/acc@0.5" in row]
     lines = (json.dumps(row) + "\n" for row in kept)
     (folder / "metrics.jsonl").write_text("".join(lines))

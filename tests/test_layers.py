@@ -29,7 +29,10 @@ LAYERS = (
     {"protocols"},
     {"data"},
     {"grounding"},
-    {"config", "config_problems", "disk", "patience", "plugins", "provenance", "runs", "errors"},
+    {
+        *("config", "config_problems", "disk", "errors", "io", "patience", "plugins"),
+        *("provenance", "runs"),
+    },
 )
 
 HEAVY = {

@@ -175,7 +175,7 @@ def _fill_up(patch: pytest.MonkeyPatch, name: str, *, times: int) -> None:
 
     def half_open(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
         file: Any = really_open(self, mode, *args, **options)
-        if self.name == name and mode in ("a", "wb") and next(opened, times) == times:
+        if self.name == name and mode in ("ab", "wb") and next(opened, times) == times:
             really_write = file.write
 
             def write(content: Any) -> None:

@@ -323,7 +323,7 @@ def test_long_curves_are_smoothed_over_their_records() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "metrics.jsonl:2: no JSON"),
+        ("{", "metrics.jsonl:2: not JSON"),
         ("[1]", "metrics.jsonl:2: expected an object with a 'step'"),
         ('{"loss": 1}', "metrics.jsonl:2: expected an object with a 'step'"),
         ('{"step": 2, "loss": "1"}', "metrics.jsonl:2: 'loss' is '1', expected a number"),

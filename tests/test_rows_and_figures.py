@@ -20,8 +20,8 @@ from reground.grounding.answers import Answer, Status
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.grounding.scoring import score
+from reground.io import append_jsonl, read_jsonl
 from reground.protocols.protocol import get_protocol
-from reground.runs import append_jsonl, read_jsonl
 from reground.tinyworld import scenes
 
 
@@ -80,7 +80,8 @@ def test_fields_of_a_wrong_type_are_refused(fields: dict[str, Any], problem: str
 
 def test_lines_end_at_line_breaks_alone(tmp_path: Path) -> None:
     append_jsonl(tmp_path / "rows.jsonl", {"text": "a\u2028b\x85c"}, {"text": "d"})
-    assert read_jsonl(tmp_path / "rows.jsonl") == [{"text": "a\u2028b\x85c"}, {"text": "d"}]
+    rows = read_jsonl(tmp_path / "rows.jsonl", dict)
+    assert list(rows) == [{"text": "a\u2028b\x85c"}, {"text": "d"}]
 
 
 def test_a_class_called_off_stays_a_text(tmp_path: Path) -> None:

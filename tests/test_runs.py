@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reground import runs
+from reground import io, runs
 from reground.errors import RunError
 
 CONFIG = "seed: 1\noptim:\n  lr: 0.1\n"
@@ -25,9 +25,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def log(run: runs.RunDir, steps: range) -> None:
     for step in steps:
-        runs.append_jsonl(run.metrics, {"step": step, "loss": 1 / step})
-        runs.append_jsonl(run.timings, {"step": step, "seconds": 0.5})
-        runs.append_jsonl(
+        io.append_jsonl(run.metrics, {"step": step, "loss": 1 / step})
+        io.append_jsonl(run.timings, {"step": step, "seconds": 0.5})
+        io.append_jsonl(
             run.rollouts, *({"step": step, "index": index, "text": "é\n"} for index in range(3))
         )
 
@@ -170,16 +170,16 @@ def test_truncation_names_a_broken_row(tmp_path: Path, line: str) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_json_is_never_written(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        runs.append_jsonl(tmp_path / "metrics.jsonl", {"step": 1}, {"step": 1, "loss": value})
+        io.append_jsonl(tmp_path / "metrics.jsonl", {"step": 1}, {"step": 1, "loss": value})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        runs.write_json(tmp_path / "report.json", {"loss": value})
+        io.write_json(tmp_path / "report.json", {"loss": value})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_writing_replaces_the_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    runs.write_json(path, {"text": "é" * 100})
-    runs.write_json(path, {"n": 1})
+    io.write_json(path, {"text": "é" * 100})
+    io.write_json(path, {"n": 1})
     assert json.loads(path.read_text(encoding="utf-8")) == {"n": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -188,20 +188,20 @@ def test_a_writer_that_fails_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.json"
-    runs.write_text(path, "old")
+    io.write_text(path, "old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        runs.write_text(path, "new")
+        io.write_text(path, "new")
     assert path.read_text() == "old"
 
 
 def test_a_killed_process_leaves_whole_rows(tmp_path: Path) -> None:
     program = (
-        "import itertools, sys, pathlib; from reground.runs import append_jsonl\n"
+        "import itertools, sys, pathlib; from reground.io import append_jsonl\n"
         "for step in itertools.count(1):\n"
         "    append_jsonl(pathlib.Path(sys.argv[1]), {'step': step, 'text': 'x' * 2000})\n"
         "    print(step, flush=True)\n"

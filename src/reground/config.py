@@ -8,17 +8,16 @@ an integer. Scalars follow YAML 1.2: ``1e-6`` is a number, ``no`` and ``1:30`` a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
-import yaml
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from reground.config_problems import explain, shorten
 from reground.errors import ConfigError
+from reground.io import dump_yaml, parse_yaml
 
 T = TypeVar("T")
 
@@ -74,8 +73,7 @@ def of(schema: type[T], raw: dict[str, Any], *, place: str) -> T:
 def dump(value: Any) -> str:
     """A section as YAML that ``load`` reads back to an equal object."""
     plain = TypeAdapter(type(value)).dump_python(value, mode="json")
-    text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    return text
+    return dump_yaml(plain)
 
 
 def differing_keys(old: str, new: str) -> list[str]:
@@ -90,53 +88,6 @@ def differing_keys(old: str, new: str) -> list[str]:
         for key in dict.fromkeys([*before, *after])
         if key not in before or key not in after or before[key] != after[key]
     ]
-
-
-# YAML 1.2's core schema instead of PyYAML's 1.1, in which 1e-6 is a string, `no` is false and 1:30
-# is 90. The dumper resolves by the same table, so that a string that looks like a number is quoted.
-_SCALARS: dict[str, tuple[str, str]] = {
-    "null": (r"~|null|Null|NULL", "~nN"),
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9][0-9_]*\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-}
-
-
-def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    table: dict[str, list[tuple[str, re.Pattern[str]]]] = {"": []}
-    for name, (pattern, first_characters) in _SCALARS.items():
-        entry = (f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{pattern})\Z"))
-        for character in first_characters:
-            table.setdefault(character, []).append(entry)
-    table[""].append(("tag:yaml.org,2002:null", re.compile(r"\Z")))
-    return table
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    yaml_implicit_resolvers = _resolvers()
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """The mapping; a key given twice is an error, where PyYAML would keep the last."""
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                problem = f"key {key.value!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
-
-
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    yaml_implicit_resolvers = _resolvers()
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Always: equal sections are written out, not as anchors."""
-        return True
 
 
 def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -167,17 +118,6 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
         )
     merged: dict[str, Any] = _merge(_read(path.parent / base, (*children, path.resolve())), raw)
     return merged
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """YAML 1.2 as plain data: `off` is a text; raises ``ConfigError`` with the line."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{source}:{mark.line + 1}" if mark else source
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{place}: not valid YAML: {problem}") from None
 
 
 def _checked(schema: type[T], raw: Any, *, prefix: str = "") -> T:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from reground.errors import RunError
+from reground.io import append_jsonl, write_text
 
 MARKER = ".reground-run"
 
@@ -99,51 +100,6 @@ def start(
     write_text(folder / MARKER, "This folder belongs to a ReGround run; --clean may delete it.\n")
     write_text(run.config, config_text)
     return run
-
-
-def append_jsonl(path: Path, *rows: Mapping[str, Any]) -> None:
-    """Append rows to a JSONL and wait until they are on the disk.
-
-    A checkpoint written afterwards never knows of a step whose rows a power cut could lose. Raises
-    ``ValueError`` for NaN and infinity, which are not JSON.
-    """
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    with path.open("a", encoding="utf-8") as out:
-        out.write("".join(lines))
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSONL that this package wrote."""
-    # Not splitlines: a text may hold other separators, as U+2028, unescaped.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: readers see the old text or the new one."""
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all; NaN is refused with ``ValueError``."""
-    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-    write_text(path, text + "\n")
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk: a power cut may undo a mere rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def result_header(*, command: str, config: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -20,12 +20,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from reground.data.convert import FORMATS, convert
 from reground.errors import DataError, did_you_mean
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample, read_jsonl
+from reground.io import parse_yaml
 from reground.plugins import installed
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ def table() -> Mapping[str, Benchmark]:
     return {
         name: _benchmark(name, group | own)
         for file in files
-        for group in yaml.safe_load(file.read_text("utf-8"))
+        for group in parse_yaml(file.read_text("utf-8"), str(file))
         for name, own in group["benchmarks"].items()
     }
 

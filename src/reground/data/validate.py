@@ -16,6 +16,7 @@ from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
+from reground.io import numbered_lines, parse_json
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 
@@ -79,11 +80,10 @@ def validate(path: Path, *, factor: int = 28, out: Path | None = None) -> Report
 
     Raises ``DataError`` where the file is missing or holds no row.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a JSONL as `reground data convert` writes")
     quarantine = path.with_name(f"{path.stem}.quarantine.jsonl")
-    with quarantine.open("w", encoding="utf-8") as rejects:
-        check = _Check(path.parent, factor, _like_thousand(_samples(path)), rejects)
+    like_thousand = _like_thousand(_samples(path))
+    with quarantine.open("wb") as rejects:
+        check = _Check(path.parent, factor, like_thousand, rejects)
         clean = check.clean(_rows(path))
         if out:
             save_dataset(out, clean)
@@ -109,20 +109,16 @@ class _Row:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _parsed(number, line)
+    lines = numbered_lines(path, expected="a JSONL as `reground data convert` writes")
+    return (_parsed(number, line) for number, line in lines if not line.isspace())
 
 
 def _parsed(number: int, line: bytes) -> _Row:
     content: Any = line.decode("utf-8", errors="replace").rstrip("\n")
     try:
-        content = json.loads(line)
-        if not isinstance(content, dict):
-            raise DataError("not a JSON object")
+        content = parse_json(line)
         return _Row(number, content, Sample.from_json(content), None)
-    except (DataError, ValueError, OverflowError, RecursionError) as error:
+    except DataError as error:
         return _Row(number, content, None, Problem(Reason.UNREADABLE, str(error)))
 
 
@@ -153,7 +149,7 @@ class _Check:
     folder: Path
     factor: int
     like_thousand: bool
-    rejects: IO[str]
+    rejects: IO[bytes]
     num_rows: int = 0
     num_clean: int = 0
     num_clipped: int = 0
@@ -175,7 +171,7 @@ class _Check:
     def _reject(self, row: _Row, problems: list[Problem]) -> None:
         reasons = [{"reason": problem.reason, "detail": problem.detail} for problem in problems]
         entry = {"line": row.line, "reasons": reasons, "row": row.content}
-        self.rejects.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self.rejects.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
 
     def _problems(self, row: _Row) -> Iterator[Problem]:
         sample = row.sample

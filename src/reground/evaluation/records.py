@@ -24,11 +24,11 @@ from reground.grounding.answers import Status
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import ImageRef, Sample, is_file_path
+from reground.io import at, numbered_lines, whole, write_json, write_lines
 from reground.protocols.choice import Decider, PromptUse, protocol_of
 from reground.protocols.families import get_family
 from reground.protocols.protocol import AnswerProtocol, make_protocol
 from reground.provenance import Provenance, provenance
-from reground.runs import write_json
 
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.jsonl"
@@ -263,15 +263,10 @@ def _adapter(kind: type[_Kind]) -> TypeAdapter[_Kind]:
 def _write(
     folder: Path, name: str, rows: Iterable[_Row], *, adapter: TypeAdapter[_Row], run: RunInfo
 ) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{name}.partial"
-    count, move = 0, _outwards(folder)
-    with partial.open("wb") as out:
-        for row in rows:
-            out.write(_line(row, adapter, move))
-            count += 1
-    write_run(folder, run)
-    partial.replace(folder / name)
+    move = _outwards(folder)
+    with whole(folder / name) as partial:
+        count = write_lines(partial, (_line(row, adapter, move) for row in rows))
+        write_run(folder, run)
     return count
 
 
@@ -283,31 +278,26 @@ def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) 
     path = folder / name
     if not path.is_file() and (folder / JOURNAL).exists():
         raise DataError(f"{folder}: an unfinished run; go on with the same `reground eval` first")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a folder as `{made_by}` writes it")
     seen: set[str] = set()
     move = _inwards(folder)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            row = _parsed(line, adapter, where=f"{path}:{number}", made_by=made_by)
-            if row.sample.id in seen:
-                raise DataError(
-                    f"{path}:{number}: sample {row.sample.id!r} stands here twice; drop one row"
-                )
-            seen.add(row.sample.id)
-            yield _with_paths(row, move)
+    for number, line in numbered_lines(path, expected=f"a folder as `{made_by}` writes it"):
+        with at(f"{path}:{number}", f"run `{made_by}` again, or mend the row"):
+            row = _parsed(line, adapter)
+        if row.sample.id in seen:
+            raise DataError(
+                f"{path}:{number}: sample {row.sample.id!r} stands here twice; drop one row"
+            )
+        seen.add(row.sample.id)
+        yield _with_paths(row, move)
     if not seen:
         raise DataError(f"{path}: no rows; expected one for each sample, so run `{made_by}` again")
 
 
-def _parsed(line: bytes, adapter: TypeAdapter[_Row], *, where: str, made_by: str) -> _Row:
+def _parsed(line: bytes, adapter: TypeAdapter[_Row]) -> _Row:
     try:
         return adapter.validate_json(line, strict=True)
     except ValidationError as error:
-        problem = _explain(error)
-    except DataError as error:
-        problem = str(error)
-    raise DataError(f"{where}: {problem}; run `{made_by}` again, or mend the row")
+        raise DataError(_explain(error)) from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reground import io
 from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.names import PROTOCOLS, ProtocolName
@@ -188,36 +189,18 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
 
     Raises ``DataError`` naming the file and line of the first row that is no sample.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a JSONL as `reground data convert` writes")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                sample = Sample.from_json(json.loads(line))
-            except (json.JSONDecodeError, DataError) as error:
-                raise DataError(
-                    f"{path}:{number}: {error}; mend the row, or let `reground data validate` "
-                    "set such rows aside"
-                ) from None
-            yield relocated(sample, path.parent)
+    samples = io.read_jsonl(
+        path,
+        Sample.from_json,
+        expected="a JSONL as `reground data convert` writes",
+        advice="mend the row, or let `reground data validate` set such rows aside",
+    )
+    return (relocated(sample, path.parent) for sample in samples)
 
 
 def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
     """Write samples, one a line, whole or not at all; returns how many."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    count = 0
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            for sample in samples:
-                out.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
-                count += 1
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
+    return io.write_lines(path, (io.json_line(sample.to_json()) for sample in samples))
 
 
 def relocated(sample: Sample, folder: Path) -> Sample:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from reground.errors import ModelError, did_you_mean
+from reground.io import whole
 from reground.model import attention, internvl, qwen
 from reground.model.adapter import ModelAdapter, adapt
 from reground.model.chat import Chat
@@ -136,18 +135,14 @@ def save(
     Processor files and how the model answers go along. The weights are ``state``, or the model's
     own with LoRA adapters merged into them.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     state = full_state(checkpoint.model) if state is None else state
     if dtype is not None:
         state = {name: value.to(dtype) for name, value in state.items()}
-    checkpoint.model.save_pretrained(partial, state_dict=state)
-    save_description(checkpoint, partial)
-    if dtype is not None:
-        _set_dtype(partial / "config.json", dtype)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with whole(folder) as partial:
+        checkpoint.model.save_pretrained(partial, state_dict=state)
+        save_description(checkpoint, partial)
+        if dtype is not None:
+            _set_dtype(partial / "config.json", dtype)
 
 
 def save_description(checkpoint: Checkpoint, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from reground.data.tasks import in_order
 from reground.evaluation.reporting.pages import percent, render, span
-from reground.runs import write_text
+from reground.io import write_text
 from reground.teacher import sharegpt
 from reground.teacher.export import DIRECT, REASONED, ExportedChains
 from reground.teacher.review.results import results, wilson

@@ -17,6 +17,7 @@ from typing import Any, Self
 from reground.data.source import relative_to
 from reground.errors import DataError, RunError
 from reground.grounding.sample import Sample, digest
+from reground.io import whole
 
 VERSION = "2"
 
@@ -69,15 +70,8 @@ class Database:
         """
         if path.exists():
             raise RunError(f"{path}: exists already; open it, or choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.unlink(missing_ok=True)
-            with _naming(path), closing(_connected(partial)) as connection:
-                _fill(connection, samples, data=data, folder=path.parent)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole(path) as partial, _naming(path), closing(_connected(partial)) as connection:
+            _fill(connection, samples, data=data, folder=path.parent)
         return cls.open(path)
 
     @classmethod

@@ -16,6 +16,7 @@ from reground.data.source import save_dataset
 from reground.data.views import split_view
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.sample import ImageRef, Sample, is_file_path
+from reground.io import whole
 from reground.teacher import sharegpt
 from reground.teacher.review.results import combined
 from reground.teacher.rows import Entry, Review
@@ -173,13 +174,11 @@ def _copying(folder: Path) -> Callable[[ImageRef], ImageRef]:
         name = hashlib.sha256(image.path.encode()).hexdigest()[:20]
         path = folder / (name + (Path(image.path).suffix if plain else ".png"))
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".partial")
-            if plain:
-                shutil.copyfile(image.path, partial)
-            else:
-                load(image).save(partial, "png")
-            partial.replace(path)
+            with whole(path) as partial:
+                if plain:
+                    shutil.copyfile(image.path, partial)
+                else:
+                    load(image).save(partial, "png")
         return replace(image, path=str(path))
 
     return copy

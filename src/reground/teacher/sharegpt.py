@@ -7,7 +7,6 @@ nor turns photos by their EXIF data.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from reground.data.source import relative_to
 from reground.errors import DataError
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
+from reground.io import json_line, write_json, write_lines
 from reground.protocols.protocol import get_protocol
-from reground.runs import write_json
 
 ROWS, DESCRIPTION = "sharegpt.jsonl", "dataset_info.json"
 PLACEHOLDER = "<image>"
@@ -42,20 +41,14 @@ def write(folder: Path, samples: Iterable[Sample]) -> int:
     Where there is none, there are no files. Raises ``DataError`` for a question that holds the
     placeholder.
     """
-    path, written = folder / ROWS, 0
-    partial = path.with_name(ROWS + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as out:
-            for written, sample in enumerate(samples, start=1):  # noqa: B007
-                content = row(relative_to(sample, folder.resolve()))
-                out.write(json.dumps(content, ensure_ascii=False) + "\n")
-        for old in (path, folder / DESCRIPTION):
+    root = folder.resolve()
+    rows = (row(relative_to(sample, root)) for sample in samples)
+    written = write_lines(folder / ROWS, map(json_line, rows))
+    if written:
+        write_json(folder / DESCRIPTION, {"reground_chains": _DESCRIPTION})
+    else:
+        for old in (folder / ROWS, folder / DESCRIPTION):
             old.unlink(missing_ok=True)
-        if written:
-            partial.replace(path)
-            write_json(folder / DESCRIPTION, {"reground_chains": _DESCRIPTION})
-    finally:
-        partial.unlink(missing_ok=True)
     return written
 
 

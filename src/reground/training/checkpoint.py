@@ -5,8 +5,6 @@ A checkpoint appears by one rename, so that a kill leaves the one before it in p
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -19,8 +17,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
 from reground.errors import RunError
+from reground.io import parse_json, whole, write_json
 from reground.model.load import Checkpoint, save
-from reground.runs import RunDir, sync_folder, write_json
+from reground.runs import RunDir
 
 _MODEL, _STATE = "model", "trainer.pt"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -65,17 +64,11 @@ def save_step(
 ) -> None:
     """Write the checkpoint of ``step`` and delete all but the newest ``keep``."""
     target = run.checkpoints / f"step-{step:06d}"
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save(checkpoint, partial / _MODEL, state=state.weights)
     rest = {"module": state.module, "optimizer": state.optimizer, "extra": extra}
-    with (partial / _STATE).open("wb") as file:  # a path would hide why a write failed
-        torch.save(rest, file)
-    _sync(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    sync_folder(run.checkpoints)
+    with whole(target) as partial:
+        save(checkpoint, partial / _MODEL, state=state.weights)
+        with (partial / _STATE).open("wb") as file:  # a path would hide why a write failed
+            torch.save(rest, file)
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old.path)
 
@@ -136,12 +129,4 @@ def save_best(
 def read_best(run: RunDir) -> float:
     """The best validation score so far; minus infinity before the first."""
     path = run.path / "best.json"
-    return float(json.loads(path.read_text())["validation/acc@0.5"]) if path.exists() else -1.0
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)
+    return float(parse_json(path.read_bytes())["validation/acc@0.5"]) if path.exists() else -1.0

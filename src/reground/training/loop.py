@@ -16,9 +16,10 @@ from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reground.errors import TrainingError
+from reground.io import append_jsonl
 from reground.model.load import Checkpoint
 from reground.model.parts import full_state
-from reground.runs import RunDir, append_jsonl
+from reground.runs import RunDir
 from reground.training import checkpoint as storage
 from reground.training import optimiser
 from reground.training.agreement import GapError

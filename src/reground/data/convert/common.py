@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 from reground.data.images import ImageSize, size
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef
+from reground.io import at, parse_json, read_jsonl
 
 NOMINAL = ImageSize(1000, 1000)
 
@@ -80,15 +80,14 @@ class Images:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or the list of a JSONL's rows."""
+    if path.suffix == ".jsonl":
+        return list(read_jsonl(path, lambda row: row, expected="annotations to convert"))
     try:
-        with path.open(encoding="utf-8") as lines:
-            if path.suffix == ".jsonl":
-                return [json.loads(line) for line in lines if line.strip()]
-            return json.load(lines)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; name the annotations to convert") from None
-    except (IsADirectoryError, ValueError) as error:
-        raise DataError(f"{path}: not a JSON file ({error}); name the annotations file") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; name the annotations to convert") from None
+    with at(str(path), "name the annotations file"):
+        return parse_json(content)
 
 
 def read_rows(path: Path, *fields: str) -> list[dict[str, Any]]:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reground.config import parse_yaml
 from reground.data.convert.appearance import describe
 from reground.data.images import exists, load
 from reground.data.views import View
-from reground.errors import ConfigError, DataError, did_you_mean
+from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.io import parse_yaml
 
 _LOG = logging.getLogger(__name__)
 
@@ -146,9 +146,10 @@ def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
             for label in classes
         }
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, ValueError, ConfigError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as YAML ({error}); mend the file") from None
+    content = parse_yaml(text, str(path), DataError)
     if not _is_table(content):
         raise DataError(f"{path}: expected 'class: {{rule: phrase}}' entries, phrases being text")
     return {

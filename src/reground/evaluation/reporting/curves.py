@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from reground.errors import DataError
 from reground.grounding.boxes import FloatArray
+from reground.io import read_jsonl
 
 METRICS = "metrics.jsonl"
 
@@ -144,11 +144,8 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
     Raises ``DataError`` where the file is missing, and for a row that is no object of numbers with
     a ``step``.
     """
-    path = run_dir / METRICS
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a run directory of `reground train`")
-    with path.open(encoding="utf-8") as lines:
-        return [_row(line, where=f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    expected = "a run directory of `reground train`"
+    return list(read_jsonl(run_dir / METRICS, _row, expected=expected, advice="drop the line"))
 
 
 def draw_curves(rows: Sequence[MetricsRow]) -> list[Curve]:
@@ -164,16 +161,12 @@ def draw_curves(rows: Sequence[MetricsRow]) -> list[Curve]:
     ]
 
 
-def _row(line: str, *, where: str) -> MetricsRow:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: no JSON ({error}); drop the line") from None
+def _row(row: Any) -> MetricsRow:
     if not isinstance(row, dict) or "step" not in row:
-        raise DataError(f"{where}: expected an object with a 'step'; drop the line")
+        raise DataError("expected an object with a 'step'")
     for name, value in row.items():
         if not isinstance(value, int | float):
-            raise DataError(f"{where}: {name!r} is {value!r}, expected a number; mend the line")
+            raise DataError(f"{name!r} is {value!r}, expected a number")
     return row
 
 
