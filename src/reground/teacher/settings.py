@@ -8,13 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from reground.config import config
+from reground.config import Count, NotNegative, Positive, Share, config
 from reground.protocols.prompts import PromptProfile
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @config

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from reground.config import config
+from reground.config import Count, NotNegative, Positive, Share, config
 from reground.errors import did_you_mean
 from reground.grounding.names import ProtocolName
 from reground.plugins import installed
@@ -18,10 +18,6 @@ from reground.training.rewards.terms import Format, Iou, Refinement, RefinementF
 
 METHODS = ("sft", "rl")
 
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 # What a run may be resumed with otherwise: how its figures come about, and not which.

@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from reground.config import config
+from reground.config import NotNegative, config
 from reground.training.algorithms.parts import (
     Credit,
     DynamicSampling,
     Loss,
-    NotNegative,
     Rewarded,
     Tokens,
     centred,

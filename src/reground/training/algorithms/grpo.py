@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from reground.config import config
+from reground.config import NotNegative, config
 from reground.training.algorithms.parts import (
     Clip,
     Credit,
     Difficulty,
     DynamicSampling,
     Loss,
-    NotNegative,
     Rewarded,
     Tokens,
     centred,

@@ -8,13 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reground.config import config
+from reground.config import NotNegative, config
 from reground.training.algorithms.parts import (
     Clip,
     Credit,
     DynamicSampling,
     Loss,
-    NotNegative,
     Rewarded,
     Tokens,
     centred,

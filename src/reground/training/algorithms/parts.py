@@ -11,11 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reground.config import config
+from reground.config import Count, NotNegative, config
 
 Difficulty = Literal["exp", "log", "square", "none"]
 Clip = Annotated[float, Field(gt=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 STD_FLOOR = 1e-4  # added to the group's standard deviation, as in UniVG-R1's code
 LOG_FLOOR = 0.02
@@ -97,7 +96,7 @@ class DynamicSampling:
     """
 
     threshold: NotNegative = 0.0
-    max_draws: Annotated[int, Field(ge=1)] = 10
+    max_draws: Count = 10
 
 
 class Algorithm(Protocol):

@@ -7,12 +7,11 @@ from typing import Literal
 
 import torch
 
-from reground.config import config
+from reground.config import NotNegative, config
 from reground.training.algorithms.parts import (
     Credit,
     DynamicSampling,
     Loss,
-    NotNegative,
     Rewarded,
     Tokens,
     per_sequence,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from reground.config import config
+from reground.config import Count, NotNegative, Share, config
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import as_array, giou_matrix, match
 from reground.grounding.grammars import Grammar
@@ -16,16 +14,13 @@ from reground.grounding.sample import Sample
 from reground.grounding.scoring import score
 from reground.rollout.episode import Trajectory
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-
 
 @config
 class Iou:
     """The matched IoU of an ok answer with the true boxes (UniVG-R1, section 3.3)."""
 
     type: Literal["iou"] = "iou"
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
     name = "iou"
 
     def __call__(self, answer: Answer, sample: Sample, trajectory: Trajectory) -> float:
@@ -39,7 +34,7 @@ class IouThreshold:
 
     type: Literal["iou_threshold"] = "iou_threshold"
     threshold: Share = 0.5
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
 
     @property
     def name(self) -> str:
@@ -56,7 +51,7 @@ class IouSquared:
     """The square of that IoU: what is nearly right earns more of the difference."""
 
     type: Literal["iou_squared"] = "iou_squared"
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
     name = "iou_squared"
 
     def __call__(self, answer: Answer, sample: Sample, trajectory: Trajectory) -> float:
@@ -72,7 +67,7 @@ class Giou:
     """
 
     type: Literal["giou"] = "giou"
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
     name = "giou"
 
     def __call__(self, answer: Answer, sample: Sample, trajectory: Trajectory) -> float:
@@ -93,7 +88,7 @@ class ImageIndex:
     """1 where an ok answer names the target image; of one image no name is needed."""
 
     type: Literal["image_index"] = "image_index"
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
     name = "image_index"
 
     def __call__(self, answer: Answer, sample: Sample, trajectory: Trajectory) -> float:
@@ -107,7 +102,7 @@ class Format:
     """1 where the response has the form of its protocol (UniVG-R1, section 3.3)."""
 
     type: Literal["format"] = "format"
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
     name = "format"
 
     def __call__(self, answer: Answer, sample: Sample, trajectory: Trajectory) -> float:
@@ -123,9 +118,9 @@ class Length:
     """
 
     type: Literal["length"] = "length"
-    limit: Annotated[int, Field(ge=1)]
-    buffer: Annotated[int, Field(ge=1)]
-    weight: Weight = 1.0
+    limit: Count
+    buffer: Count
+    weight: NotNegative = 1.0
     name = "length"
 
     def __post_init__(self) -> None:
@@ -146,7 +141,7 @@ class Refinement:
     """
 
     type: Literal["refinement"] = "refinement"
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
     name = "refinement"
 
     def __call__(self, answer: Answer, sample: Sample, trajectory: Trajectory) -> float:
@@ -159,7 +154,7 @@ class RefinementFormat:
     """VG-Refiner's format reward, as published: 1 where all its tags are there."""
 
     type: Literal["refinement_format"] = "refinement_format"
-    weight: Weight = 1.0
+    weight: NotNegative = 1.0
     name = "refinement_format"
 
     def __call__(self, answer: Answer, sample: Sample, trajectory: Trajectory) -> float:
