@@ -29,7 +29,7 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL
 from reground.protocols.choice import Answering, Protocols
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Case, Rollout, roll_out
+from reground.rollout.episode import Start, Trajectory, roll_out
 from reground.rollout.policy import Completion, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 
@@ -97,7 +97,7 @@ def two_turns(checkpoint: Checkpoint, prompt: Prompt, repeats: int) -> dict[str,
         Sample(str(number), refs, "the cup", (), "find", tool_results=found)
         for number in range(PROMPTS)
     ]
-    cases = [Case(each, replace(prompt)) for each in samples]
+    starts = [Start(each, replace(prompt)) for each in samples]
     policy = TransformersPolicy(checkpoint)
     environment, alone = (
         PlannedEnvironment.of(
@@ -107,11 +107,11 @@ def two_turns(checkpoint: Checkpoint, prompt: Prompt, repeats: int) -> dict[str,
     )
     sampling = Sampling(temperature=1.0, max_tokens=C)
 
-    def direct() -> list[tuple[Rollout, ...]]:
-        return roll_out(policy, alone, cases, n=G, sampling=sampling)
+    def direct() -> list[tuple[Trajectory, ...]]:
+        return roll_out(policy, alone, starts, n=G, sampling=sampling)
 
-    def refined() -> list[tuple[Rollout, ...]]:
-        return roll_out(CallsHalfway(policy), environment, cases, n=G, sampling=sampling)
+    def refined() -> list[tuple[Trajectory, ...]]:
+        return roll_out(CallsHalfway(policy), environment, starts, n=G, sampling=sampling)
 
     told = {len(own.ids) - own.num_sampled for group in refined() for own in group}
     counts = {own.num_sampled for group in [*direct(), *refined()] for own in group}

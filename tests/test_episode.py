@@ -26,7 +26,7 @@ from reground.protocols.calls import CALL, Function
 from reground.protocols.observations import tool_text
 from reground.protocols.protocol import Plan, get_protocol
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Case, RolloutStatus, Trajectory, roll_out
+from reground.rollout.episode import RolloutStatus, Start, Trajectory, roll_out
 from reground.rollout.policy import Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.tools.precomputed import Precomputed
@@ -58,8 +58,8 @@ def asked(index: int, *boxes: tuple[float, ...], label: str | None = None) -> Sa
     return replace(sample, tool_results=found)
 
 
-def cases_of(prompter: Prompter, samples: Sequence[Sample]) -> list[Case]:
-    return [Case(sample, prompter.prompt(sample)) for sample in samples]
+def starts_of(prompter: Prompter, samples: Sequence[Sample]) -> list[Start]:
+    return [Start(sample, prompter.prompt(sample)) for sample in samples]
 
 
 def asking(checkpoint: Checkpoint, **how: Any) -> Prompter:
@@ -82,8 +82,8 @@ def text_of(prompter: Prompter, rollout: Trajectory) -> str:
 
 
 def test_a_rollout_thinks_calls_is_told_and_answers(prompter: Prompter) -> None:
-    cases = cases_of(prompter, [asked(0, (11.2, 22.4, 56, 112))])
-    ((rollout,),) = roll_out(says(prompter), environment(prompter), cases, n=1, sampling=LIMIT)
+    starts = starts_of(prompter, [asked(0, (11.2, 22.4, 56, 112))])
+    ((rollout,),) = roll_out(says(prompter), environment(prompter), starts, n=1, sampling=LIMIT)
     told = '\n<tool>{"reftool_1": "[{\\"bbox_2d\\": [100, 200, 500, 1000]}]"}</tool>\n'
     end = "<|im_end|>"
     assert [prompter.checkpoint.chat.decode(turn.ids) for turn in rollout.turns] == [
@@ -105,8 +105,8 @@ def test_a_rollout_thinks_calls_is_told_and_answers(prompter: Prompter) -> None:
 
 
 def test_a_direct_rollout_is_one_turn(prompter: Prompter) -> None:
-    cases = cases_of(prompter, [replace(asked(0), protocol="direct")])
-    ((rollout,),) = roll_out(says(prompter), environment(prompter), cases, n=1, sampling=LIMIT)
+    starts = starts_of(prompter, [replace(asked(0), protocol="direct")])
+    ((rollout,),) = roll_out(says(prompter), environment(prompter), starts, n=1, sampling=LIMIT)
     assert len(rollout.turns) == 1
     assert rollout.status is RolloutStatus.COMPLETED
     assert all(rollout.sampled)
@@ -114,12 +114,12 @@ def test_a_direct_rollout_is_one_turn(prompter: Prompter) -> None:
 
 def test_every_ending_has_a_status(prompter: Prompter) -> None:
     """no call, over-long in either turn, a tool that fails, and an ordinary end."""
-    cases = cases_of(prompter, [asked(0, (1, 2, 30, 40))])
+    starts = starts_of(prompter, [asked(0, (1, 2, 30, 40))])
     long = "<think>" + "left " * 500
 
     def ended(first: str, then: str, *tools: Tool) -> RolloutStatus:
         own = environment(prompter, *tools)
-        ((rollout,),) = roll_out(says(prompter, first, then), own, cases, n=1, sampling=LIMIT)
+        ((rollout,),) = roll_out(says(prompter, first, then), own, starts, n=1, sampling=LIMIT)
         assert rollout.num_sampled <= LIMIT.max_tokens
         return rollout.status
 
@@ -132,13 +132,13 @@ def test_every_ending_has_a_status(prompter: Prompter) -> None:
 
 
 def test_the_limit_counts_what_is_sampled_in_all_turns(prompter: Prompter) -> None:
-    cases = cases_of(prompter, [asked(0, *[(1, 2, 30, 40)] * 8)])
+    starts = starts_of(prompter, [asked(0, *[(1, 2, 30, 40)] * 8)])
     chat = prompter.checkpoint.chat
     exact = len(chat.encode_answer(CALLING)) + len(chat.encode_answer(FINAL)) + 1
     for limit, status in ((exact, RolloutStatus.COMPLETED), (exact - 1, RolloutStatus.OVER_LONG)):
         sampling = Sampling(max_tokens=limit)
         ((rollout,),) = roll_out(
-            says(prompter), environment(prompter), cases, n=1, sampling=sampling
+            says(prompter), environment(prompter), starts, n=1, sampling=sampling
         )
         assert (rollout.status, rollout.num_sampled) == (status, limit)
 
@@ -149,8 +149,8 @@ def test_rollouts_of_a_group_end_each_in_its_own_turn(prompter: Prompter) -> Non
         lambda prompt, number: (FINAL, CALLING, "<think>" + "left " * 500)[number],
         lambda text, number: FINAL,
     )
-    cases = cases_of(prompter, [asked(0, (1, 2, 30, 40)), asked(1, (1, 2, 30, 40))])
-    for group in roll_out(policy, environment(prompter), cases, n=3, sampling=LIMIT):
+    starts = starts_of(prompter, [asked(0, (1, 2, 30, 40)), asked(1, (1, 2, 30, 40))])
+    for group in roll_out(policy, environment(prompter), starts, n=3, sampling=LIMIT):
         assert [rollout.status.value for rollout in group] == [
             "no_call",
             "completed",
@@ -169,13 +169,13 @@ def test_several_tools_and_calls(prompter: Prompter) -> None:
         return CALL if text.count("<tool>") == 1 else FINAL
 
     policy = says(prompter, CALLING, then)
-    cases = cases_of(prompter, [sample])
-    ((rollout,),) = roll_out(policy, own, cases, n=1, sampling=LIMIT)
+    starts = starts_of(prompter, [sample])
+    ((rollout,),) = roll_out(policy, own, starts, n=1, sampling=LIMIT)
     text = text_of(prompter, rollout)
     told = [json.loads(part.partition("</tool>")[0]) for part in text.split("<tool>")[1:]]
     assert [set(each) for each in told] == [{"reftool_1", "reftool_2"}] * 2
     assert rollout.status is RolloutStatus.COMPLETED
-    assert [each.box.xyxy for each in own.seen(sample).tool_results or ()] == [
+    assert [each.box.xyxy for each in own.observed(sample).tool_results or ()] == [
         (1, 2, 30, 40),
         (50, 60, 100, 110),
     ]
@@ -185,7 +185,7 @@ def test_a_slow_tool_is_asked_while_the_first_turn_is_sampled(prompter: Prompter
     log: list[str] = []
     policy = Logged(says(prompter), log)
     own = environment(prompter, Slow(log))
-    roll_out(policy, own, cases_of(prompter, [asked(0), asked(1)]), n=2, sampling=LIMIT)
+    roll_out(policy, own, starts_of(prompter, [asked(0), asked(1)]), n=2, sampling=LIMIT)
     assert log == ["turn begins", "turn ends", "tool", "turn begins", "turn ends"]
 
 
@@ -195,7 +195,7 @@ def test_counts_wait_for_what_was_asked(prompter: Prompter) -> None:
     own = environment(prompter, Slow(log))
     threading.Timer(0.2, log.append, ["turn ends"]).start()  # after all rollouts have ended
     never_calls = says(prompter, first="nothing")
-    roll_out(never_calls, own, cases_of(prompter, [asked(0), asked(1)]), n=1, sampling=LIMIT)
+    roll_out(never_calls, own, starts_of(prompter, [asked(0), asked(1)]), n=1, sampling=LIMIT)
     assert own.counts()["calls"] == 2
     assert set(own.counts().values()) == {0}
 
@@ -203,12 +203,12 @@ def test_counts_wait_for_what_was_asked(prompter: Prompter) -> None:
 def test_a_late_tool_is_unavailable_and_the_rollout_goes_on(prompter: Prompter) -> None:
     never = ToolRunner(Hangs(), timeout_s=0.2, batch_size=4)
     own = replace(environment(prompter), runners={"reftool_1": never})
-    cases = cases_of(prompter, [asked(0), asked(1)])
-    groups = roll_out(says(prompter), own, cases, n=2, sampling=LIMIT)
+    starts = starts_of(prompter, [asked(0), asked(1)])
+    groups = roll_out(says(prompter), own, starts, n=2, sampling=LIMIT)
     rollouts = [rollout for group in groups for rollout in group]
     assert {rollout.status for rollout in rollouts} == {RolloutStatus.TOOL_FAILED}
     assert all('{"reftool_1": "unavailable"}' in text_of(prompter, each) for each in rollouts)
-    assert all(own.seen(case.sample).tool_results is None for case in cases)
+    assert all(own.observed(start.sample).tool_results is None for start in starts)
     counts = own.counts()
     assert (counts["late"], counts["asked"]) == (2, 2)
     assert set(own.counts().values()) == {0}  # counted once
@@ -239,8 +239,8 @@ def test_whatever_a_tool_answers_a_rollout_goes_on(
     prompter: Prompter, answer: Any, num_told: int | None, counted: dict[str, int]
 ) -> None:
     own = environment(prompter, Says(answer))
-    cases = cases_of(prompter, [asked(0)])
-    ((rollout,),) = roll_out(says(prompter), own, cases, n=1, sampling=LIMIT)
+    starts = starts_of(prompter, [asked(0)])
+    ((rollout,),) = roll_out(says(prompter), own, starts, n=1, sampling=LIMIT)
     text = text_of(prompter, rollout)
     told = json.loads(text.partition("<tool>")[2].partition("</tool>")[0])["reftool_1"]
     if num_told is None:
@@ -296,11 +296,11 @@ def test_what_the_policy_saw_is_what_the_ids_say(tokenizer: Any) -> None:
         for parameter in checkpoint.model.parameters():
             parameter *= 2
     prompter = asking(checkpoint)
-    cases = cases_of(prompter, [asked(i, (1, 2, 30, 40)) for i in range(3)])
+    starts = starts_of(prompter, [asked(i, (1, 2, 30, 40)) for i in range(3)])
     own = Stopping.of(prompter)
     sampling = Sampling(temperature=1.0, max_tokens=24)
     policy = Seen(checkpoint)
-    groups = roll_out(policy, own, cases, n=4, sampling=sampling, keys=(3, 4, 5))
+    groups = roll_out(policy, own, starts, n=4, sampling=sampling, keys=(3, 4, 5))
     rollouts = [rollout for group in groups for rollout in group]
     assert any(len(rollout.turns) == 3 for rollout in rollouts)
     for rollout in rollouts:
@@ -308,7 +308,7 @@ def test_what_the_policy_saw_is_what_the_ids_say(tokenizer: Any) -> None:
             if turn.logprobs is not None and number:
                 before = tuple(i for each in rollout.turns[:number] for i in each.ids)
                 assert before in policy.prefixes
-    alone = roll_out(Seen(checkpoint), own, cases[1:2], n=4, sampling=sampling, keys=(4,))
+    alone = roll_out(Seen(checkpoint), own, starts[1:2], n=4, sampling=sampling, keys=(4,))
     assert [each.ids for each in alone[0]] == [each.ids for each in groups[1]]
 
 

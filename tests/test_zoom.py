@@ -28,7 +28,7 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, Call, read_call
 from reground.protocols.protocol import get_protocol
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Case, RolloutStatus, Trajectory, roll_out
+from reground.rollout.episode import RolloutStatus, Start, Trajectory, roll_out
 from reground.rollout.policy import Policy, Sampling
 from reground.rollout.scripted import ScriptedPolicy
 from reground.rollout.transformers_policy import TransformersPolicy
@@ -58,10 +58,10 @@ def asking(checkpoint: Checkpoint, *, zoom: bool = True, max_calls: int = 3) -> 
     return prompter_of(checkpoint, "qwen3_vl", "think_rethink", **how)
 
 
-def case_of(prompter: Prompter, index: int = 0) -> Case:
+def start_of(prompter: Prompter, index: int = 0) -> Start:
     """A scene of 112 x 112 pixels with one box of a detector."""
     sample = asked(synth.sample("referring", seed=0, index=index))
-    return Case(sample, prompter.prompt(sample))
+    return Start(sample, prompter.prompt(sample))
 
 
 def says(prompter: Prompter, *turns: str) -> ScriptedPolicy:
@@ -79,7 +79,7 @@ def rolled(
     prompter = asking(prompter.checkpoint, zoom=zooms, max_calls=max_calls)
     own = PlannedEnvironment.of(prompter)
     policy = says(prompter, *turns)
-    ((rollout,),) = roll_out(policy, own, [case_of(prompter)], n=1, sampling=LIMIT)
+    ((rollout,),) = roll_out(policy, own, [start_of(prompter)], n=1, sampling=LIMIT)
     return rollout, own
 
 
@@ -105,9 +105,9 @@ def test_the_last_call_is_read(text: str, call: Call | None) -> None:
 
 def test_a_rollout_looks_closer_and_answers_about_the_whole_image(prompter: Prompter) -> None:
     rollout, own = rolled(prompter, zoom("250, 250, 500, 750"), CALL, FINAL)
-    chat, case = prompter.checkpoint.chat, case_of(prompter)
+    chat, start = prompter.checkpoint.chat, start_of(prompter)
     (part,) = rollout.images
-    crop = load(case.sample.images[0]).crop((28, 28, 56, 84))
+    crop = load(start.sample.images[0]).crop((28, 28, 56, 84))
     (expected,) = chat.encode_images([crop])
     assert (part.size, part.grid) == (expected.size, expected.grid)
     assert torch.equal(part.pixel_values, expected.pixel_values)
@@ -118,7 +118,7 @@ def test_a_rollout_looks_closer_and_answers_about_the_whole_image(prompter: Prom
     assert (told.logprobs, told.images) == (None, (part,))
     assert rollout.status is RolloutStatus.COMPLETED
     assert (own.counts()["zoomed"], own.counts()["refused"]) == (1, 0)
-    answer = prompter.read(rollout.ids, case.prompt, sample=case.sample)
+    answer = prompter.read(rollout.ids, start.prompt, sample=start.sample)
     assert [box.xyxy for box in answer.boxes] == [pytest.approx((11.2, 22.4, 56, 112))]
 
 
@@ -157,10 +157,10 @@ def test_a_call_that_nothing_can_answer_is_told_why(
 def test_a_part_that_no_processor_takes_is_refused(prompter: Prompter, tmp_path: Path) -> None:
     Image.new("RGB", (900, 90)).save(tmp_path / "wide.png")
     wide = ImageRef(str(tmp_path / "wide.png"), 900, 90)
-    sample = replace(case_of(prompter).sample, images=(wide,), targets=(), tool_results=None)
-    case, own = Case(sample, prompter.prompt(sample)), Zoom(prompter.checkpoint.chat)
-    assert own.look(case, (0, 500, 1000, 501), FAMILY.codec) == "the box is too thin"
-    assert isinstance(own.look(case, (0, 500, 100, 501), FAMILY.codec), EncodedImage)
+    sample = replace(start_of(prompter).sample, images=(wide,), targets=(), tool_results=None)
+    start, own = Start(sample, prompter.prompt(sample)), Zoom(prompter.checkpoint.chat)
+    assert own.look(start, (0, 500, 1000, 501), FAMILY.codec) == "the box is too thin"
+    assert isinstance(own.look(start, (0, 500, 100, 501), FAMILY.codec), EncodedImage)
 
 
 def test_without_zoom_there_is_no_such_function(prompter: Prompter) -> None:
@@ -178,8 +178,8 @@ def test_calls_of_both_kinds_are_limited_together(prompter: Prompter) -> None:
 
 @given(st.lists(st.floats(allow_nan=True) | st.floats(-20, 1020), min_size=4, max_size=4))
 def test_no_box_breaks_the_zoom(prompter: Prompter, numbers: list[float]) -> None:
-    case = case_of(prompter)
-    found = Zoom(prompter.checkpoint.chat).look(case, numbers, FAMILY.codec)
+    start = start_of(prompter)
+    found = Zoom(prompter.checkpoint.chat).look(start, numbers, FAMILY.codec)
     if isinstance(found, EncodedImage):
         x1, y1, x2, y2 = (min(max(number, 0), 1000) * 0.112 for number in numbers)
         assert 0 <= found.size.width - (x2 - x1) < 2
@@ -189,7 +189,7 @@ def test_no_box_breaks_the_zoom(prompter: Prompter, numbers: list[float]) -> Non
 
 
 def test_what_a_tool_shows_is_never_the_answer(prompter: Prompter) -> None:
-    size = case_of(prompter).prompt.images[0].size
+    size = start_of(prompter).prompt.images[0].size
     chat = prompter.checkpoint.chat
     with_part, _ = rolled(prompter, zoom("0, 0, 500, 500"), FINAL)
     texts = [chat.decode(turn.ids) for turn in with_part.turns]
@@ -202,7 +202,7 @@ def test_log_probs_behind_a_part_are_those_of_the_trainer(
 ) -> None:
     checkpoint = tiny.make(architecture, tokenizer=tokenizer)
     prompter = asking(checkpoint)
-    chat, cases = checkpoint.chat, [case_of(prompter, 0), case_of(prompter, 1)]
+    chat, starts = checkpoint.chat, [start_of(prompter, 0), start_of(prompter, 1)]
 
     def first(prompt: Prompt, number: int) -> str:
         return (zoom("250, 250, 500, 750"), CALL, zoom("0, 0, 900, 300"))[number]
@@ -210,16 +210,16 @@ def test_log_probs_behind_a_part_are_those_of_the_trainer(
     own = PlannedEnvironment.of(asking(checkpoint, max_calls=1))
     policy = Begun(ScriptedPolicy(chat, first), TransformersPolicy(checkpoint))
     sampling = Sampling(temperature=0.8, max_tokens=60)
-    groups = roll_out(policy, own, cases, n=3, sampling=sampling)
+    groups = roll_out(policy, own, starts, n=3, sampling=sampling)
     assert [[len(each.images) for each in group] for group in groups] == [[1, 0, 1]] * 2
     sampled = [each.turns[2].logprobs or () for group in groups for each in group]
     assert all(sampled)
     packed = [
         TrainGroup(
-            case.prompt,
+            start.prompt,
             tuple(map(last_turn, own)),
         )
-        for case, own in zip(cases, groups, strict=True)
+        for start, own in zip(starts, groups, strict=True)
     ]
     batch = collate(packed, pad_id=chat.pad_id, device=torch.device("cpu")).batch
     with torch.no_grad():
@@ -301,9 +301,9 @@ def watched_parts(monkeypatch: pytest.MonkeyPatch) -> list[EncodedImage]:
     look: Callable[..., EncodedImage | str] = Zoom.look
 
     def watched(
-        self: Zoom, case: Case, numbers: Sequence[float], codec: Codec
+        self: Zoom, start: Start, numbers: Sequence[float], codec: Codec
     ) -> EncodedImage | str:
-        found = look(self, case, numbers, codec)
+        found = look(self, start, numbers, codec)
         if isinstance(found, EncodedImage):
             found.pixel_values.requires_grad_()
             parts.append(found)

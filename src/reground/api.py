@@ -143,14 +143,14 @@ class Grounder:
         self, sample: Sample, loaded: Sequence[Image.Image], max_tokens: int
     ) -> tuple[Trajectory, Prompt]:
         from reground.rollout.environment import PlannedEnvironment
-        from reground.rollout.episode import Case, roll_out
+        from reground.rollout.episode import Start, roll_out
         from reground.rollout.policy import Sampling
 
         prompt = self.prompter.prompts([sample], images=loaded)[0]
         environment = PlannedEnvironment.of(self.prompter)
         sampling = Sampling(max_tokens=max_tokens)
         ((rollout,),) = roll_out(
-            self.policy, environment, [Case(sample, prompt)], n=1, sampling=sampling
+            self.policy, environment, [Start(sample, prompt)], n=1, sampling=sampling
         )
         return rollout, prompt
 

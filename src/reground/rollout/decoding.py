@@ -30,7 +30,7 @@ _NUCLEUS_FLOOR = 1  # the most likely token always stays
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Prefill:
     """B prompts and what the model made of them.
 
     ``logits`` [B, V] of the first token, ``after`` [B] its position, ``mask`` [B, P], and the keys
@@ -47,7 +47,7 @@ class Reading:
     @classmethod
     def of_prompts(
         cls, checkpoint: Checkpoint, prompts: list[Prompt], places: list[int]
-    ) -> Reading:
+    ) -> Prefill:
         """Read them together; images are encoded once."""
         model = checkpoint.model
         padded = pad_prompts(prompts, pad_id=checkpoint.chat.pad_id)
@@ -66,12 +66,12 @@ class Reading:
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return cls(places, prompts, mask, after, logits(model, last), cache.prompt)
 
-    def of(self, rows: list[int]) -> Reading:
+    def of(self, rows: list[int]) -> Prefill:
         """Some of the prompts."""
         if len(rows) == len(self.places):
             return self
         at = torch.tensor(rows, device=self.mask.device)
-        return Reading(
+        return Prefill(
             [self.places[row] for row in rows],
             [self.prompts[row] for row in rows],
             self.mask[at],
@@ -105,7 +105,7 @@ class Decoding:
     """One batch of groups, from the prompts or the prefixes behind them to the last token."""
 
     checkpoint: Checkpoint
-    reading: Reading
+    prefill: Prefill
     keys: Sequence[int]
     n: int
     sampling: Sampling
@@ -158,18 +158,18 @@ class Decoding:
 
     def _begin(self) -> tuple[Tensor, Tensor]:
         """Logits [B, n, V] of the first token and its positions [B, n]."""
-        reading = self.reading
-        self._mask = reading.mask
+        prefill = self.prefill
+        self._mask = prefill.mask
         if self.prefixes is None:
-            self._cache = SharedCache(self.sampling.max_tokens, prompt=dict(reading.cache))
-            after = reading.after[:, None].expand(-1, self.n)
-            return reading.logits[:, None].expand(-1, self.n, -1), after
+            self._cache = SharedCache(self.sampling.max_tokens, prompt=dict(prefill.cache))
+            after = prefill.after[:, None].expand(-1, self.n)
+            return prefill.logits[:, None].expand(-1, self.n, -1), after
         model = self.checkpoint.model
         ids, pads = self._padded_prefixes()
         capacity = ids.shape[2] + self.sampling.max_tokens
-        self._cache = SharedCache(capacity, prompt=dict(reading.cache), starts=pads)
+        self._cache = SharedCache(capacity, prompt=dict(prefill.cache), starts=pads)
         images = [image for own in self.prefixes for each in own if each for image in each.images]
-        positions = suffix_positions(model, ids, reading.after, images, pads=pads)
+        positions = suffix_positions(model, ids, prefill.after, images, pads=pads)
         features = encode_images(model, images) if images else None
         scores = self._advance(ids, positions, features)
         return scores, positions.amax(dim=(0, 3)) + 1

@@ -17,7 +17,7 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import Call, Function, problem_of, read_call
 from reground.protocols.observations import CLOSING, OPENING, refusal_text, tool_text
 from reground.protocols.protocol import Plan
-from reground.rollout.episode import Case, Pending, Told
+from reground.rollout.episode import Observation, Pending, Start
 from reground.rollout.tools.precomputed import Precomputed
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Reply, Request, Tool
@@ -34,7 +34,8 @@ class PlannedEnvironment:
     The call for a result has no arguments, so that every rollout of a sample gets the same one, and
     the tools are asked while the first turn is sampled. A tool that gives none is ``unavailable``,
     and the rollout goes on. A call for a part of the image gets that part as an image. Any other
-    call is told what is wrong with it. Calls beyond the plan's ``max_calls`` are not answered.
+    call gets a sentence about what is wrong with it. Calls beyond the plan's ``max_calls`` are not
+    answered.
     """
 
     prompter: Prompter
@@ -70,9 +71,9 @@ class PlannedEnvironment:
         """The plan of the sample's protocol."""
         return self.prompter.protocol(sample).plan
 
-    def begin(self, cases: Sequence[Case]) -> None:
-        """Ask the tools about all cases that may call for a result, beside what the caller does."""
-        samples = [case.sample for case in cases if self._offers_result(case.sample)]
+    def begin(self, starts: Sequence[Start]) -> None:
+        """Ask the tools about samples that may call for a result, while the caller goes on."""
+        samples = [start.sample for start in starts if self._offers_result(start.sample)]
         requests = [Request(sample, sample.question) for sample in samples]
         self._places = {sample.id: place for place, sample in enumerate(samples)}
         self._replies = {
@@ -81,11 +82,11 @@ class PlannedEnvironment:
             if requests
         }
 
-    def answer(self, pending: Sequence[Pending]) -> list[Told]:
+    def answer(self, pending: Sequence[Pending]) -> list[Observation]:
         """What the last call of each is about: text that holds no tag but its own, or an image."""
-        return [self._told(each) for each in pending]
+        return [self._observation(each) for each in pending]
 
-    def seen(self, sample: Sample) -> Sample:
+    def observed(self, sample: Sample) -> Sample:
         """The sample with the boxes of all tools that it could call; None where none gave any."""
         if not self._offers_result(sample):
             return sample
@@ -96,8 +97,8 @@ class PlannedEnvironment:
     def counts(self) -> Mapping[str, int]:
         """What the tools did since this was asked last, once all that they were asked is answered.
 
-        ``dropped`` are boxes, for all reasons; ``zoomed`` are images told, ``refused`` calls that
-        nothing can answer.
+        ``dropped`` are boxes, for all reasons; ``zoomed`` are images that were observed, and
+        ``refused`` are calls that nothing can answer.
         """
         if not self.runners and not self.prompter.protocols.answering.zoom:
             return {}
@@ -113,32 +114,32 @@ class PlannedEnvironment:
     def _offers_result(self, sample: Sample) -> bool:
         return Function.RESULT in self.plan(sample).functions
 
-    def _told(self, pending: Pending) -> Told:
-        protocol = self.prompter.protocol(pending.case.sample)
+    def _observation(self, pending: Pending) -> Observation:
+        protocol = self.prompter.protocol(pending.start.sample)
         call = read_call(self.prompter.text(pending.ids))
         if problem := problem_of(call, offered=protocol.plan.functions):
             return self._refused(problem)
         match call:
             case Call(Function.ZOOM, (_, _, _, _) as box):
-                return self._part(self._zoom.look(pending.case, box, protocol.codec))
-        return self._results(pending.case)
+                return self._part(self._zoom.look(pending.start, box, protocol.codec))
+        return self._results(pending.start)
 
-    def _results(self, case: Case) -> Told:
-        found = self._found(case.sample)
-        size = case.prompt.images[case.sample.target_image].size
-        text = tool_text(found, codec=self.prompter.protocol(case.sample).codec, size=size)
-        return Told(self._ids(text), failed=None in found.values())
+    def _results(self, start: Start) -> Observation:
+        found = self._found(start.sample)
+        size = start.prompt.images[start.sample.target_image].size
+        text = tool_text(found, codec=self.prompter.protocol(start.sample).codec, size=size)
+        return Observation(self._ids(text), failed=None in found.values())
 
-    def _part(self, found: EncodedImage | str) -> Told:
+    def _part(self, found: EncodedImage | str) -> Observation:
         if isinstance(found, str):
             return self._refused(found)
         self._looks["zoomed"] += 1
         image = self.prompter.checkpoint.chat.image_ids(found)
-        return Told((*self._ids(OPENING), *image, *self._ids(CLOSING)), images=(found,))
+        return Observation((*self._ids(OPENING), *image, *self._ids(CLOSING)), images=(found,))
 
-    def _refused(self, problem: str) -> Told:
+    def _refused(self, problem: str) -> Observation:
         self._looks["refused"] += 1
-        return Told(self._ids(refusal_text(problem)))
+        return Observation(self._ids(refusal_text(problem)))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.prompter.checkpoint.chat.encode(text))

@@ -1,7 +1,7 @@
 """The loop between a policy and an environment: turns of a rollout, all rollouts at a time.
 
-A rollout is a list of turns behind a prompt, sampled by the policy or told by the environment.
-Turns are ids and are concatenated, never written out and read again.
+A rollout is a list of turns behind a prompt: sampled by the policy, or observations that the
+environment made. Turns are ids and are concatenated, never written out and read again.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class Trajectory:
     Concatenating the turns' ids gives exactly what the policy saw. ``sample`` holds what tools
     found for it; ``text`` and ``protocol`` are there once somebody has decoded the ids.
 
-    >>> told = Turn((9,), None)
-    >>> two = Trajectory(None, None, (Turn((7, 8), (-0.5, -0.25)), told), RolloutStatus.COMPLETED)
+    >>> observed = Turn((9,), None)
+    >>> turns = (Turn((7, 8), (-0.5, -0.25)), observed)
+    >>> two = Trajectory(None, None, turns, RolloutStatus.COMPLETED)
     >>> two.ids, two.sampled, two.logprobs, two.num_sampled
     ((7, 8, 9), (True, True, False), (-0.5, -0.25, 0.0), 2)
     """
@@ -91,7 +92,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Start:
     """A sample and the prompt that asks about it."""
 
     sample: Sample
@@ -100,14 +101,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A rollout that stopped for the environment: all its ids behind the prompt of ``case``."""
+    """A rollout that stopped for the environment: all its ids behind the prompt of ``start``."""
 
-    case: Case
+    start: Start
     ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Observation:
     """What the environment says: ids to read before the rollout goes on, and images among them."""
 
     ids: tuple[int, ...]
@@ -121,13 +122,13 @@ class Environment(Protocol):
     def plan(self, sample: Sample) -> Plan:
         """What a rollout of the sample may call, and how often; then it samples its last turn."""
 
-    def begin(self, cases: Sequence[Case]) -> None:
-        """Hear of all cases before the first turn, to prepare answers while it is sampled."""
+    def begin(self, starts: Sequence[Start]) -> None:
+        """Hear of all samples before the first turn, to prepare answers while it is sampled."""
 
-    def answer(self, pending: Sequence[Pending]) -> list[Told]:
+    def answer(self, pending: Sequence[Pending]) -> list[Observation]:
         """An answer to every rollout that waits; never raises for what a tool does."""
 
-    def seen(self, sample: Sample) -> Sample:
+    def observed(self, sample: Sample) -> Sample:
         """The sample with what the environment found for it (``tool_results``)."""
 
     def counts(self) -> Mapping[str, int]:
@@ -137,50 +138,50 @@ class Environment(Protocol):
 def roll_out(
     policy: Policy,
     environment: Environment,
-    cases: Sequence[Case],
+    starts: Sequence[Start],
     *,
     n: int,
     sampling: Sampling,
     keys: Sequence[int] | None = None,
 ) -> list[tuple[Trajectory, ...]]:
-    """``n`` rollouts of every case; ``sampling.max_tokens`` limits what one samples in all turns.
+    """``n`` rollouts of every start; ``sampling.max_tokens`` limits what one samples in all turns.
 
     All rollouts of one plan take each turn together, so that one prompt is read once for all of
     them, and one call of ``answer`` serves all that wait.
     """
-    if not cases:
+    if not starts:
         return []
-    environment.begin(cases)
+    environment.begin(starts)
     plans: dict[Plan, list[int]] = {}
-    for place, case in enumerate(cases):
-        plans.setdefault(environment.plan(case.sample), []).append(place)
+    for place, start in enumerate(starts):
+        plans.setdefault(environment.plan(start.sample), []).append(place)
     rolled: dict[int, tuple[Trajectory, ...]] = {}
     for plan, places in plans.items():
         groups = _roll_out(
             policy,
             environment,
             plan,
-            [cases[place] for place in places],
+            [starts[place] for place in places],
             n=n,
             sampling=sampling,
             keys=None if keys is None else [keys[place] for place in places],
         )
         rolled |= zip(places, groups, strict=True)
-    return [rolled[place] for place in range(len(cases))]
+    return [rolled[place] for place in range(len(starts))]
 
 
 def _roll_out(
     policy: Policy,
     environment: Environment,
     plan: Plan,
-    cases: Sequence[Case],
+    starts: Sequence[Start],
     *,
     n: int,
     sampling: Sampling,
     keys: Sequence[int] | None,
 ) -> list[tuple[Trajectory, ...]]:
-    prompts = [case.prompt for case in cases]
-    growing = [[_Growing(sampling.max_tokens) for _ in range(n)] for _ in cases]
+    prompts = [start.prompt for start in starts]
+    growing = [[_Growing(sampling.max_tokens) for _ in range(n)] for _ in starts]
     prefixes: list[Prefixes] | None = None
     for num_answers in range(plan.max_calls + 1):
         is_last = num_answers == plan.max_calls
@@ -193,21 +194,22 @@ def _roll_out(
         for group, completions in zip(growing, groups, strict=True):
             for each, completion in zip(group, completions, strict=True):
                 each.add(completion, waits=bool(own.stop))
-        waiting = [(case, each) for case, group in zip(cases, growing, strict=True)
+        waiting = [(start, each) for start, group in zip(starts, growing, strict=True)
                    for each in group if each.is_open]  # fmt: skip
         if not waiting:
             break
-        told = environment.answer([Pending(case, each.prefix.ids) for case, each in waiting])
-        for (_, each), answer in zip(waiting, told, strict=True):
-            each.tell(answer)
+        asking = [Pending(start, each.prefix.ids) for start, each in waiting]
+        observations = environment.answer(asking)
+        for (_, each), observation in zip(waiting, observations, strict=True):
+            each.observe(observation)
         prefixes = [[each.prefix if each.is_open else None for each in group] for group in growing]
     offered = Function.RESULT in plan.functions
     return [
         tuple(
-            each.trajectory(environment.seen(case.sample), case.prompt, offered=offered)
+            each.trajectory(environment.observed(start.sample), start.prompt, offered=offered)
             for each in group
         )
-        for case, group in zip(cases, growing, strict=True)
+        for start, group in zip(starts, growing, strict=True)
     ]
 
 
@@ -241,9 +243,9 @@ class _Growing:
         self.version = completion.policy_version
         self.turns.append(Turn(ids, logprobs))
 
-    def tell(self, told: Told) -> None:
-        self.failed = self.failed or told.failed
-        self.turns.append(Turn(told.ids, None, told.images))
+    def observe(self, observation: Observation) -> None:
+        self.failed = self.failed or observation.failed
+        self.turns.append(Turn(observation.ids, None, observation.images))
 
     def trajectory(self, sample: Sample, prompt: Prompt, *, offered: bool) -> Trajectory:
         status = RolloutStatus.COMPLETED

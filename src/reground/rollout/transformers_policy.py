@@ -12,7 +12,7 @@ from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
 from reground.model.parts import merged_state
 from reground.model.runtime import precision, runtime_of
-from reground.rollout.decoding import Decoding, Reading
+from reground.rollout.decoding import Decoding, Prefill
 from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
 
 _T = TypeVar("_T")
@@ -29,7 +29,7 @@ class TransformersPolicy:
 
     checkpoint: Checkpoint
     version: int = 0
-    _kept: list[Reading] = field(default_factory=list)
+    _kept: list[Prefill] = field(default_factory=list)
 
     @torch.inference_mode()
     def generate(
@@ -45,13 +45,13 @@ class TransformersPolicy:
         keys = list(keys) if keys is not None else list(range(len(prompts)))
         done = [(DONE,) * n] * len(prompts)
         behind = n * sampling.max_tokens
-        for reading in self._readings(
+        for prefill in self._prefills(
             prompts, behind=behind, goes_on=prefixes is not None, keep=sampling.stop
         ):
-            own = [None if prefixes is None else prefixes[place] for place in reading.places]
+            own = [None if prefixes is None else prefixes[place] for place in prefill.places]
             rows = [row for row, mine in enumerate(own) if _goes_on(mine)]
 
-            def decoded(rows: list[int], whole: Reading = reading) -> list[tuple[Completion, ...]]:
+            def decoded(rows: list[int], whole: Prefill = prefill) -> list[tuple[Completion, ...]]:
                 part = whole.of(rows)
                 batch = Decoding(
                     self.checkpoint,
@@ -65,7 +65,7 @@ class TransformersPolicy:
                     return batch.run(self.version)
 
             for row, group in zip(rows, halved(rows, decoded), strict=True):
-                done[reading.places[row]] = group
+                done[prefill.places[row]] = group
         return done
 
     def sync(self, version: int) -> None:
@@ -79,30 +79,30 @@ class TransformersPolicy:
     def close(self) -> None:
         """Nothing runs beside the model."""
 
-    def _readings(
+    def _prefills(
         self, prompts: Sequence[Prompt], *, behind: int, goes_on: bool, keep: Sequence[str]
-    ) -> Iterator[Reading]:
+    ) -> Iterator[Prefill]:
         """The prompts as the model has read them, some at a time."""
         kept, self._kept = self._kept, []
         known = {
             i: own
-            for reading in kept
-            for i, own in zip(reading.places, reading.prompts, strict=True)
+            for prefill in kept
+            for i, own in zip(prefill.places, prefill.prompts, strict=True)
         }
         same = len(known) == len(prompts) and all(known[i] is own for i, own in enumerate(prompts))
         if not (goes_on and same):
             kept = []
-        for reading in kept or self._read(prompts, behind):
+        for prefill in kept or self._read(prompts, behind):
             if keep:
-                self._kept.append(reading)
-            yield reading
+                self._kept.append(prefill)
+            yield prefill
 
-    def _read(self, prompts: Sequence[Prompt], behind: int) -> Iterator[Reading]:
+    def _read(self, prompts: Sequence[Prompt], behind: int) -> Iterator[Prefill]:
         most = runtime_of(self.checkpoint.model).batch_tokens
         for places in within([len(prompt.ids) + behind for prompt in prompts], most):
 
-            def read(part: list[int]) -> list[Reading]:
-                return [Reading.of_prompts(self.checkpoint, [prompts[i] for i in part], part)]
+            def read(part: list[int]) -> list[Prefill]:
+                return [Prefill.of_prompts(self.checkpoint, [prompts[i] for i in part], part)]
 
             yield from halved(places, read)
 

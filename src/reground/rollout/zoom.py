@@ -14,7 +14,7 @@ from reground.grounding.boxes import Box
 from reground.grounding.codecs import Codec
 from reground.grounding.sample import ImageRef
 from reground.model.chat import Chat, EncodedImage
-from reground.rollout.episode import Case
+from reground.rollout.episode import Start
 
 _PROBLEMS = {
     Status.UNPARSABLE: "a box needs finite numbers",
@@ -33,17 +33,17 @@ class Zoom:
     chat: Chat
     _last: tuple[ImageRef, Image.Image] | None = field(default=None, init=False)
 
-    def look(self, case: Case, numbers: Sequence[float], codec: Codec) -> EncodedImage | str:
+    def look(self, start: Start, numbers: Sequence[float], codec: Codec) -> EncodedImage | str:
         """The part of the image inside ``numbers``, a box as ``codec`` counts; or what is wrong.
 
         The box is read as that of an answer is, and widened to whole pixels.
         """
-        target = case.sample.target_image
-        size = case.prompt.images[target].size
+        target = start.sample.target_image
+        size = start.prompt.images[target].size
         verdict = judge([numbers], size.frame(codec.frame), size.pixels)
         if not verdict.boxes:
             return _PROBLEMS[verdict.status]
-        crop = self._image(case.sample.images[target]).crop(_whole_pixels(verdict.boxes[0]))
+        crop = self._image(start.sample.images[target]).crop(_whole_pixels(verdict.boxes[0]))
         if max(crop.size) > MAX_ASPECT * min(crop.size):
             return "the box is too thin"
         return self.chat.encode_images([crop])[0]

@@ -16,7 +16,7 @@ from reground.errors import TrainingError
 from reground.model.parts import has_adapters, reference_copy, without_adapters
 from reground.model.prompting import Prompter
 from reground.model.runtime import runtime_of
-from reground.rollout.episode import Case, Environment, Trajectory, roll_out
+from reground.rollout.episode import Environment, Start, Trajectory, roll_out
 from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training.agreement import GapError, importance_weights
 from reground.training.algorithms import algorithm_of
@@ -163,7 +163,7 @@ class Reinforcement:
         rolled = roll_out(
             self._policy,
             self._environment,
-            [Case(sample, prompt) for sample, prompt in zip(samples, prompts, strict=True)],
+            [Start(sample, prompt) for sample, prompt in zip(samples, prompts, strict=True)],
             n=self._settings.group_size,
             sampling=Sampling(
                 temperature=self._settings.temperature, max_tokens=self._settings.max_tokens

@@ -9,7 +9,7 @@ from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
 from reground.grounding.scoring import score
 from reground.model.prompting import Prompter
-from reground.rollout.episode import Case, Environment, roll_out
+from reground.rollout.episode import Environment, Start, roll_out
 from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training.ranks import gathered, place
 from reground.training.settings import Validation
@@ -55,12 +55,12 @@ class Validator:
     def _scored(self, samples: Sequence[Sample]) -> list[tuple[float, bool]]:
         """IoU of each sample's answer, and whether it parses."""
         prompts = self._prompter.each(samples) if samples else []
-        cases = [Case(*pair) for pair in zip(samples, prompts, strict=True)]
+        starts = [Start(*pair) for pair in zip(samples, prompts, strict=True)]
         sampling = Sampling(max_tokens=self._settings.max_tokens)
-        rolled = roll_out(self._policy, self._environment, cases, n=1, sampling=sampling)
+        rolled = roll_out(self._policy, self._environment, starts, n=1, sampling=sampling)
         answers = [
-            self._prompter.read(own[0].ids, case.prompt, sample=case.sample)
-            for own, case in zip(rolled, cases, strict=True)
+            self._prompter.read(own[0].ids, start.prompt, sample=start.sample)
+            for own, start in zip(rolled, starts, strict=True)
         ]
         return [
             (score(answer, sample), answer.status is Status.OK)

@@ -18,7 +18,7 @@ from reground.model.runtime import Runtime, named_place, place_of
 from reground.protocols.choice import Protocols
 from reground.rollout.engine.policy import EnginePolicy
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Case, Environment, RolloutStatus, roll_out
+from reground.rollout.episode import Environment, RolloutStatus, Start, roll_out
 from reground.rollout.opening import opened
 from reground.rollout.policy import Policy, Sampling
 
@@ -84,13 +84,13 @@ class LocalModel:
 
     def _answers(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         asked = [self._prompt_or_error(sample) for sample in samples]
-        cases = [
-            Case(sample, prompt)
+        starts = [
+            Start(sample, prompt)
             for sample, prompt in zip(samples, asked, strict=True)
             if not isinstance(prompt, str)
         ]
         sampling = Sampling(max_tokens=self.max_tokens)
-        rolled = iter(roll_out(self.policy, self.environment, cases, n=1, sampling=sampling))
+        rolled = iter(roll_out(self.policy, self.environment, starts, n=1, sampling=sampling))
         for prompt, sample in zip(asked, samples, strict=True):
             if isinstance(prompt, str):
                 yield Prediction(sample, error=prompt)
