@@ -131,6 +131,7 @@ def test_clean_starts_anew(world: World, tmp_path: Path) -> None:
         (["tuning={vision: frozen, merger: frozen, language: frozen}"], ConfigError, "frozen"),
         (["family=univg_r2"], ConfigError, "did you mean 'univg_r1'"),
         (["prompt=tinny"], ConfigError, "did you mean 'tiny'"),
+        (["max_pixels=1"], ConfigError, r"images of \d+ to 1 pixels; .* raise max_pixels"),
     ],
 )
 def test_what_cannot_start_leaves_no_folder(

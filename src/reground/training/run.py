@@ -164,6 +164,12 @@ def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:
     checkpoint = dataclasses.replace(checkpoint, answering=answering(config))
     chat = checkpoint.chat
     chat.adapter.set_limits(chat.image_processor, config.min_pixels, config.max_pixels)
+    fewest, most = chat.adapter.limits(chat.image_processor)
+    if fewest > most:
+        raise ConfigError(
+            f"images of {fewest} to {most} pixels; expected max_pixels to be at least the model's "
+            "fewest; raise max_pixels, or set min_pixels as well"
+        )
     return checkpoint
 
 
