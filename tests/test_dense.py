@@ -7,13 +7,13 @@ import pytest
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.tinyworld import scenes as synth
-from reground.tinyworld.dense_targets import Seen, Vocabulary, token_targets
+from reground.tinyworld.dense_targets import VisibleObject, Vocabulary, token_targets
 
 PHOTO = ImageRef("cells.png", 80, 40)
 
 
-def seen(x1: float, y1: float, x2: float, y2: float) -> Seen:
-    return Seen(Box(x1, y1, x2, y2, Frame.pixels(80, 40)), (0,))
+def seen(x1: float, y1: float, x2: float, y2: float) -> VisibleObject:
+    return VisibleObject(Box(x1, y1, x2, y2, Frame.pixels(80, 40)), (0,))
 
 
 LARGE, SMALL = seen(0, 0, 80, 40), seen(18, 18, 24, 24)
@@ -32,7 +32,7 @@ LARGE, SMALL = seen(0, 0, 80, 40), seen(18, 18, 24, 24)
     ],
 )
 def test_each_cell_shows_one_object(
-    objects: list[Seen], own_share: bool, expected: list[int]
+    objects: list[VisibleObject], own_share: bool, expected: list[int]
 ) -> None:
     places, boxes = token_targets(objects, PHOTO, 2, 4, own_share=own_share)
     assert places.tolist() == expected
@@ -56,7 +56,7 @@ def test_a_file_names_objects_by_its_questions() -> None:
     rows = [row("red cell", 0, 10, 20), row("white cell", 30)]
     vocabulary = Vocabulary(rows)
     assert vocabulary.names == {"object": ["red cell", "white cell"]}
-    assert [(item.box.x1, item.names) for item in vocabulary.seen(0, rows)] == [
+    assert [(item.box.x1, item.names) for item in vocabulary.objects(0, rows)] == [
         (0, (0,)),
         (10, (0,)),
         (20, (0,)),
@@ -68,7 +68,7 @@ def test_scenes_name_objects_by_colour_and_shape() -> None:
     vocabulary = Vocabulary([])
     sample = synth.sample("listing@3-3", seed=1, index=0)
     (scene,) = synth.scenes("listing@3-3", seed=1, index=0)
-    found = vocabulary.seen(0, [sample])
+    found = vocabulary.objects(0, [sample])
     colours, shapes = (list(names) for names in vocabulary.names.values())
     assert [(colours[item.names[0]], shapes[item.names[1]]) for item in found] == [
         (item.colour, item.shape) for item in scene.objects

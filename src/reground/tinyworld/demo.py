@@ -71,14 +71,12 @@ def _all_arms(out: Path, samples: int) -> dict[str, dict[str, Any]]:
 
 
 def _config(name: str, *overrides: str) -> TrainConfig:
-
     path = Path(str(resources.files("reground.tinyworld") / "configs" / name))
     return load(TrainConfig, path, overrides)
 
 
 def _trained(config: TrainConfig, out: Path) -> float:
     """Train into ``out``; the seconds that it took."""
-
     typer.echo(f"{out.name}: {config.method}, {config.steps} steps")
     begin = time.perf_counter()
     train(config, out, clean=True)
@@ -87,19 +85,17 @@ def _trained(config: TrainConfig, out: Path) -> float:
 
 def _evaluated(model: str, out: Path, samples: int) -> dict[str, Any]:
     """Answer, score and report held-out scenes."""
-
-    asked = Question(model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
-    return evaluate(out, asked)
+    question = Question(model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
+    return evaluate(out, question)
 
 
 def _refined(out: Path) -> None:
     """A weak detector's boxes before and after, and what became of two of them."""
-
     tool = ToolUse(spec="oracle:weak")
-    asked = Question(
+    question = Question(
         model="tiny_refiner", data=_REFINED, seed=_SEED, limit=60, max_tokens=160, tool=tool
     )
-    found = evaluate(out, asked)["refinement"]
+    found = evaluate(out, question)["refinement"]
     before, after, ccr = (100 * found[name] for name in ("tool_accuracy", "accuracy", "ccr"))
     typer.echo(
         f"\na weak detector on 60 scenes of {_REFINED}: {before:.1f} % right; after think-rethink "
@@ -115,7 +111,6 @@ def _refined(out: Path) -> None:
 
 def _pictured(score: SampleScore, out: Path) -> Path:
     """The sample with the detector's box in blue, the final one orange, the true one green."""
-
     sample = score.sample
     target = sample.target_image
     frame = sample.images[target].frame

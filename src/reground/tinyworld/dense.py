@@ -154,9 +154,9 @@ class Dense:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Names, boxes and weights of the tokens of one image."""
         merge = self._chat.image_processor.merge_size
-        seen = self._vocabulary.seen(image, samples)
+        objects = self._vocabulary.objects(image, samples)
         places, boxes = token_targets(
-            seen,
+            objects,
             samples[0].images[image],
             encoded.grid[1] // merge,
             encoded.grid[2] // merge,
@@ -164,10 +164,10 @@ class Dense:
         )
         # The last row is what a token without an object (-1) gets.
         none = [-1] * len(self._vocabulary.names)
-        names = torch.tensor([*(item.names for item in seen), none])[places]
+        names = torch.tensor([*(item.names for item in objects), none])[places]
         weights = (places >= 0).float()
-        if self._by_object and seen:
-            tokens = torch.bincount(places[places >= 0], minlength=len(seen)).clamp(min=1)
+        if self._by_object and objects:
+            tokens = torch.bincount(places[places >= 0], minlength=len(objects)).clamp(min=1)
             weights = weights * (tokens.float().mean() / tokens)[places]
         return names, boxes, weights
 

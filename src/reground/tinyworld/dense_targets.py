@@ -16,7 +16,7 @@ MIN_SHARE = 0.02  # of a cell's area: less of an object than this cannot be seen
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class VisibleObject:
     """An object of one image: its box, and the place of its name in each vocabulary."""
 
     box: Box
@@ -38,17 +38,17 @@ class Vocabulary:
             else {"object": questions}
         )
 
-    def seen(self, image: int, samples: Sequence[Sample]) -> list[Seen]:
+    def objects(self, image: int, samples: Sequence[Sample]) -> list[VisibleObject]:
         """The objects of an image, from the scene itself or from all samples about it."""
         if self._scenes:
             colours, shapes = (list(names) for names in self.names.values())
             return [
-                Seen(item.box, (colours.index(item.colour), shapes.index(item.shape)))
+                VisibleObject(item.box, (colours.index(item.colour), shapes.index(item.shape)))
                 for item in synth.scene(samples[0].images[image].path).objects
             ]
         (names,) = self.names.values()
         return [
-            Seen(target.box, (names.index(sample.question),))
+            VisibleObject(target.box, (names.index(sample.question),))
             for sample in samples
             for target in sample.targets
             if target.image == image
@@ -56,7 +56,7 @@ class Vocabulary:
 
 
 def token_targets(
-    objects: Sequence[Seen], image: ImageRef, rows: int, columns: int, *, own_share: bool
+    objects: Sequence[VisibleObject], image: ImageRef, rows: int, columns: int, *, own_share: bool
 ) -> tuple[Tensor, Tensor]:
     """For each of rows x columns cells: the object that it shows, and that object's box.
 

@@ -178,7 +178,7 @@ def make(
 def _start_matching(model: Any) -> None:
     """Let the first query head of every key head start as its copy: it looks for what is alike.
 
-    With words and image tokens in one embedding (training/dense.py), finding the object that a word
+    With words and image tokens in one embedding (dense.py), finding the object that a word
     names is then there to be used, not to be discovered (mimetic initialisation, Trockman & Kolter
     2023; measured in docs/log.md).
     """

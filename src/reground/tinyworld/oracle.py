@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from reground.config import config, dump, load
 from reground.errors import ConfigError, did_you_mean
@@ -15,7 +16,7 @@ from reground.rollout.tools.tool import Request, ToolError
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.source import PREFIX
 
-_TRIES = 40  # to find a box that is as right or as wrong as asked
+_TRIES = 40  # to find a box that is as right or as wrong as it must be
 
 
 @config
@@ -59,6 +60,9 @@ class Oracle:
     or, in photos, the true boxes of the other samples about the same image.
     """
 
+    name: ClassVar = "oracle"
+    by_image: ClassVar = False  # it answers for a sample, whatever its image shows
+
     quality: Quality
     others: dict[str, list[Box]] = field(default_factory=dict)
 
@@ -78,19 +82,9 @@ class Oracle:
         return cls(load(Quality, overrides=rest), _boxes_by_image(samples))
 
     @property
-    def name(self) -> str:
-        """``oracle``."""
-        return "oracle"
-
-    @property
     def settings(self) -> str:
         """Its quality, as YAML."""
         return dump(self.quality)
-
-    @property
-    def by_image(self) -> bool:
-        """False: it answers for a sample, whatever its image shows."""
-        return False
 
     def detect(self, requests: Sequence[Request]) -> list[tuple[Detection, ...] | ToolError]:
         """A noisy answer to each sample's own question, the surest box first."""

@@ -1,6 +1,6 @@
 """The scene world: coloured shapes with exact questions, boxes and reasoning chains.
 
-A sample is a pure function of a task, a seed and an index, whatever was asked before and in which
+A sample is a pure function of a task, a seed and an index, whatever was drawn before and in which
 process. A task may carry a range for the number of objects in a scene, as in ``referring@1-3``.
 
 >>> example = sample("referring@1-3", seed=0, index=7)
@@ -70,7 +70,7 @@ _FEWEST: Final = {
     "correspondence": 2,
     "video": 2,
 }  # objects without which a task has nothing to ask
-_MOST: Final = 6  # objects that still fit beside one another
+_MOST: Final = 6  # objects that fit into one image
 _DEFAULT_RANGE: Final = (2, 5)
 _SPEC = re.compile(r"(?P<name>[^@/]+)(?:@(?P<low>\d{1,2})-(?P<high>\d{1,2}))?")
 _PATH = re.compile(r"synth:(?P<task>[^/]+)/(?P<seed>-?\d+)/(?P<index>\d+)/(?P<image>\d+)")
@@ -104,7 +104,7 @@ def sample(task: str, *, seed: int, index: int) -> Sample:
 
 
 def scenes(task: str, *, seed: int, index: int) -> tuple[Scene, ...]:
-    """The scene behind each image of that sample."""
+    """The scene that each image of that sample shows."""
     return _draft(task, seed, index).scenes
 
 
@@ -114,7 +114,7 @@ def render(path: str) -> Image.Image:
 
 
 def scene(path: str) -> Scene:
-    """The scene behind the image of such a path."""
+    """The scene that the image of such a path shows."""
     if (parts := _PATH.fullmatch(path)) is None:
         raise DataError(
             f"{path!r} names no image of the scene world; expected synth:TASK/SEED/INDEX/IMAGE, "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reground.grounding.boxes import Box
+from reground.tinyworld.scenes import chains
 from reground.tinyworld.scenes.world import Scene, SceneObject
 
 
@@ -32,6 +33,28 @@ class Draft:
         """
         crowd = min(1.0, (len(self.scenes[self.image].objects) - 1) / 5)
         return round(0.4 * crowd + 0.2 * self.distractor + 0.4 * self.relational, 3)
+
+
+def seek(
+    target: SceneObject,
+    scenes: tuple[Scene, ...],
+    image: int,
+    *,
+    expression: str,
+    kind: str,
+    think: str,
+) -> Draft:
+    """The draft that asks for ``target`` of ``scenes[image]``, by comparing images."""
+    return Draft(
+        scenes=scenes,
+        question=chains.ask_in(expression, image),
+        boxes=(target.box,),
+        kind=kind,
+        think=f"{think} {chains.locate_in(target.name, target.box, image)}",
+        image=image,
+        relational=True,
+        distractor=has_distractor(target, scenes[image].objects),
+    )
 
 
 def has_distractor(target: SceneObject, objects: Sequence[SceneObject]) -> bool:

@@ -17,7 +17,7 @@ from reground.tinyworld.scenes.world import SceneObject
 
 
 class Relation(StrEnum):
-    """How the target stands to an anchor, or to its like."""
+    """Where the target is from an anchor, or among its like."""
 
     LEFT = "left of"
     RIGHT = "right of"
@@ -121,7 +121,7 @@ def resolve(query: Query, objects: Sequence[SceneObject]) -> SceneObject | None:
         return _superlative(query.relation, candidates)
     if query.relation is Relation.CLOSEST:
         return _closest(candidates, anchor)
-    return _beside(query.relation, candidates, anchor)
+    return _related(query.relation, candidates, anchor)
 
 
 def only(description: Description, objects: Sequence[SceneObject]) -> SceneObject | None:
@@ -138,16 +138,16 @@ def may_hold(relation: Relation, each: SceneObject, objects: Sequence[SceneObjec
     )
 
 
-def _beside(
+def _related(
     relation: Relation, candidates: Sequence[SceneObject], anchor: SceneObject
 ) -> SceneObject | None:
-    verdicts = [_stands(relation, each, anchor) for each in candidates]
-    if verdicts.count(True) != 1 or verdicts.count(False) != len(verdicts) - 1:
+    holds = [_holds(relation, each, anchor) for each in candidates]
+    if holds.count(True) != 1 or holds.count(False) != len(holds) - 1:
         return None
-    return candidates[verdicts.index(True)]
+    return candidates[holds.index(True)]
 
 
-def _stands(relation: Relation, each: SceneObject, anchor: SceneObject) -> bool | None:
+def _holds(relation: Relation, each: SceneObject, anchor: SceneObject) -> bool | None:
     """True, False, or None where people would differ.
 
     True: wholly on that side of the anchor, and more so than off to another side. False: the centre

@@ -11,7 +11,7 @@ from typing import Final
 
 from reground.data.convert.mentions import ORDINALS
 from reground.tinyworld.scenes import chains
-from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.tinyworld.scenes.drafts import Draft, has_distractor, seek
 from reground.tinyworld.scenes.queries import (
     SUPERLATIVES,
     Description,
@@ -43,12 +43,13 @@ def common_object(rng: random.Random, count: int) -> Draft:
         return common_object(rng, count)
     scenes = tuple(sample_scene(rng, each) for each in kinds)
     image = rng.randrange(num_images)
-    return _found(
+    return seek(
+        scenes[image].objects[0],
         scenes,
         image,
-        chains.ask_in("the object that all images share", image),
-        "shared",
-        f"all images share the {shared.name}.",
+        expression="the object that all images share",
+        kind="shared",
+        think=f"all images share the {shared.name}.",
     )
 
 
@@ -59,12 +60,13 @@ def refer_grounding(rng: random.Random, count: int) -> Draft:
         sample_scene(rng, [kind]),
         sample_scene(rng, sample_kinds_alike(rng, count, first=kind)),
     )
-    return _found(
+    return seek(
+        scenes[1].objects[0],
         scenes,
         1,
-        chains.ask_in("the object shown in the first image", 1),
-        "shown",
-        f"the first image shows the {kind.name}.",
+        expression="the object shown in the first image",
+        kind="shown",
+        think=f"the first image shows the {kind.name}.",
     )
 
 
@@ -101,7 +103,8 @@ def reasoning(rng: random.Random, count: int) -> Draft:
         sample_scene(rng, rng.sample(first, len(first))),
         sample_scene(rng, [target, *rng.sample(others, count - 1)]),
     )
-    return _found(scenes, 1, chains.ask_in(rule.question, 1), rule.name, rule.think)
+    sought = scenes[1].objects[0]
+    return seek(sought, scenes, 1, expression=rule.question, kind=rule.name, think=rule.think)
 
 
 def correspondence(rng: random.Random, count: int) -> Draft:
@@ -119,13 +122,13 @@ def correspondence(rng: random.Random, count: int) -> Draft:
         target = _player(role, second)
         if target is not None and _plays_alike(marked, first, target, second):
             break
-    return _found(
+    return seek(
+        target,
         (replace(first, mark=marked.box), second),
         1,
-        chains.ask_in("the object with the role of the one marked in the first image", 1),
-        "role",
-        f"the marked {marked.name} is the {role}.",
-        target,
+        expression="the object with the role of the one marked in the first image",
+        kind="role",
+        think=f"the marked {marked.name} is the {role}.",
     )
 
 
@@ -205,26 +208,4 @@ def _plays_alike(marked: SceneObject, first: Scene, target: SceneObject, second:
         _player(role, second) is target
         for role in SUPERLATIVES
         if may_hold(role, marked, first.objects)
-    )
-
-
-def _found(
-    scenes: tuple[Scene, ...],
-    image: int,
-    question: str,
-    kind: str,
-    think: str,
-    target: SceneObject | None = None,
-) -> Draft:
-    """The draft for ``target``, which is the first object of ``scenes[image]`` if not given."""
-    target = target or scenes[image].objects[0]
-    return Draft(
-        scenes=scenes,
-        question=question,
-        boxes=(target.box,),
-        kind=kind,
-        think=f"{think} {chains.locate_in(target.name, target.box, image)}",
-        image=image,
-        relational=True,
-        distractor=has_distractor(target, scenes[image].objects),
     )

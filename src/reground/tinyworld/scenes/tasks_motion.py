@@ -9,8 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from reground.grounding.boxes import Box, place
-from reground.tinyworld.scenes import chains
-from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.tinyworld.scenes.drafts import Draft, seek
 from reground.tinyworld.scenes.queries import Description, Query, Relation, resolve
 from reground.tinyworld.scenes.world import (
     FRAME,
@@ -40,7 +39,7 @@ class Motion(StrEnum):
 _MOVING: Final = (Motion.LEFT, Motion.RIGHT, Motion.UP, Motion.DOWN)
 _STEPS: Final = (4, 7)  # pixels from one frame to the next; fewer than half of any side
 _VIDEO_FRAMES: Final = 6
-_VIDEO_TARGET: Final = 2  # the third of six frames is asked for
+_VIDEO_TARGET: Final = 2  # the object is sought in the third of six frames
 _STARTS: Final = (Relation.LEFTMOST, Relation.RIGHTMOST, Relation.HIGHEST, Relation.LOWEST)
 
 
@@ -68,7 +67,7 @@ def object_tracking(rng: random.Random, count: int) -> Draft:
 
 
 def video(rng: random.Random, count: int) -> Draft:
-    """Six frames; an object told by its motion or by where it starts is sought in the third."""
+    """Six frames; an object described by its motion or its start is sought in the third."""
     return rng.choice((_by_motion, _by_rest, _by_start))(rng, count)
 
 
@@ -161,13 +160,4 @@ def _found(
 ) -> Draft:
     """The draft whose target is object ``index`` of the frame ``image``."""
     target = frames[image].objects[index]
-    return Draft(
-        scenes=frames,
-        question=chains.ask_in(expression, image),
-        boxes=(target.box,),
-        kind=kind,
-        think=f"{think} {chains.locate_in(target.name, target.box, image)}",
-        image=image,
-        relational=True,
-        distractor=has_distractor(target, frames[image].objects),
-    )
+    return seek(target, frames, image, expression=expression, kind=kind, think=think)

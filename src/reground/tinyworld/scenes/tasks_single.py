@@ -56,7 +56,7 @@ def attribute(rng: random.Random, count: int) -> Draft:
 
 
 def relation(rng: random.Random, count: int) -> Draft:
-    """One object by how it stands to another or to its like; ``count`` must be 2 or more."""
+    """One object by where it is from another or among its like; ``count`` must be 2 or more."""
     anchored = count >= 3 and rng.random() < _ANCHORED_SHARE
     relation = rng.choice(ANCHORED if anchored else SUPERLATIVES)
     while True:  # about one scene in three allows the relation

@@ -13,7 +13,7 @@ from typing import Final
 from reground.data.convert.mentions import ORDINALS
 from reground.grounding.boxes import Box
 from reground.tinyworld.scenes import chains
-from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.tinyworld.scenes.drafts import Draft, has_distractor, seek
 from reground.tinyworld.scenes.world import (
     FRAME,
     MARGIN,
@@ -56,7 +56,7 @@ def diff(rng: random.Random, count: int) -> Draft:
 
 
 def view_diff(rng: random.Random, count: int) -> Draft:
-    """As :func:`diff`, but the second image is also shifted and scaled; it is the one asked for."""
+    """As :func:`diff`, but in the second image, which is also shifted and scaled."""
     before = sample_scene(rng, sample_kinds(rng, count), background=_plain(rng))
     change = rng.choice(("recoloured", "reshaped", "added"))
     changed = _change(rng, seen_anew(rng, before), change)
@@ -73,39 +73,35 @@ def multi_view(rng: random.Random, count: int) -> Draft:
     views = [replace(scene, mark=marked.box)]
     views += [seen_anew(rng, scene) for _ in range(rng.randint(1, 3))]
     image = rng.randrange(1, len(views))
-    target = views[image].objects[0]
-    return Draft(
-        scenes=tuple(views),
-        question=chains.ask_in("the object marked in the first image", image),
-        boxes=(target.box,),
+    return seek(
+        views[image].objects[0],
+        tuple(views),
+        image,
+        expression="the object marked in the first image",
         kind="marked",
-        think=f"the marked object is the {marked.name}. "
-        + chains.locate_in(target.name, target.box, image),
-        image=image,
-        relational=True,
-        distractor=has_distractor(target, scene.objects),
+        think=f"the marked object is the {marked.name}.",
     )
 
 
 def region(rng: random.Random, count: int) -> Draft:
     """Parts of the first image, magnified, are the other images; one is sought in the first.
 
-    A part shows whole objects only, so that its place and extent can be told from its objects.
+    A part shows whole objects only, so that its place and extent follow from its objects.
     """
     source = sample_scene(rng, sample_kinds(rng, count), background=_plain(rng))
     windows = _windows(rng, source)
     if not windows:
         return region(rng, count)
     crops = [_magnified(source, window) for window in windows]
-    asked = rng.randrange(len(windows))
-    window, shown = windows[asked], crops[asked].objects
+    number = rng.randrange(len(windows))
+    window, shown = windows[number], crops[number].objects
     names = ", ".join(f"the {each.name}" for each in chains.left_to_right(shown))
     return Draft(
         scenes=(source, *crops),
-        question=chains.ask_in(f"the region in the {ORDINALS[asked + 1]} image", 0),
+        question=chains.ask_in(f"the region in the {ORDINALS[number + 1]} image", 0),
         boxes=(window,),
         kind="region",
-        think=f"the {ORDINALS[asked + 1]} image shows {names}. "
+        think=f"the {ORDINALS[number + 1]} image shows {names}. "
         + chains.locate_in("region", window, 0),
         relational=True,
         distractor=has_distractor(shown[0], source.objects),
@@ -176,16 +172,8 @@ def _tell_change(old: SceneObject | None, new: SceneObject) -> str:
 def _difference(
     before: Scene, after: Scene, target: SceneObject, image: int, change: str, think: str
 ) -> Draft:
-    return Draft(
-        scenes=(before, after),
-        question=chains.ask_in("the object that differs between the images", image),
-        boxes=(target.box,),
-        kind=change,
-        think=f"{think} {chains.locate_in(target.name, target.box, image)}",
-        image=image,
-        relational=True,
-        distractor=has_distractor(target, (before, after)[image].objects),
-    )
+    expression = "the object that differs between the images"
+    return seek(target, (before, after), image, expression=expression, kind=change, think=think)
 
 
 def _windows(rng: random.Random, source: Scene) -> list[Box]:

@@ -82,7 +82,7 @@ class SceneObject:
     @property
     def name(self) -> str:
         """Colour and shape in words, as in "red circle"."""
-        return f"{self.colour} {self.shape}"
+        return self.kind.name
 
     @property
     def cx(self) -> float:
@@ -97,7 +97,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """What lies behind the objects: ``base`` alone, or fading into or striped with ``other``."""
+    """The ground under the objects: ``base`` alone, or fading into or striped with ``other``."""
 
     style: Style
     base: RGB
@@ -166,7 +166,7 @@ def sample_boxes(rng: random.Random, count: int) -> list[Box]:
 
 
 def sample_spot(rng: random.Random, taken: Sequence[Box], *, tries: int = 30) -> Box | None:
-    """A free place for one more object beside the boxes ``taken``, or None where none was found."""
+    """A free place for one more object, apart from the boxes ``taken``; None if there is none."""
     shortest, longest = SIDES
     for _ in range(tries):
         side = shortest + rng.random() * (longest - shortest)
@@ -200,7 +200,7 @@ def paint(rng: random.Random, kind: Kind, box: Box) -> SceneObject:
 
 
 def sample_background(rng: random.Random, *, plain: bool = False) -> Background:
-    """A greyish background, light (three of four) or dark, that every colour stands out from."""
+    """A greyish background, light (three of four) or dark, on which every colour shows."""
     low = 212 if rng.random() < 0.75 else 18
     base, other = _greyish(rng, low), _greyish(rng, low)
     style: Style = "plain" if plain else rng.choice(("plain", "gradient", "stripes"))
