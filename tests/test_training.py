@@ -51,9 +51,9 @@ def test_sft_memorises_four_samples(world: World) -> None:
     assert column(RunDir(world.taught), "sft/nll") == pytest.approx(losses, rel=1e-5)
 
 
-def test_dense_targets_are_learnt(world: World) -> None:
+def test_dense_targets_are_learnt(world: World, tmp_path: Path) -> None:
     mix = 'data=[{mix: {"synth:listing@2-3": 1.0}}]'
-    run = world.run("dense targets", world.config("dense", mix, "steps=40", "optim.lr=0.01"))
+    run = train(world.config("dense", mix, "steps=40", "optim.lr=0.01"), tmp_path / "run")
     losses = column(run, "loss")
     assert mean(losses[-5:]) < 0.75 * mean(losses[:5])
     assert mean(column(run, "dense/box_l1")[-5:]) < mean(column(run, "dense/box_l1")[:5])
