@@ -168,3 +168,11 @@ def test_paths_through_a_linked_folder_lead_to_the_same_images(tmp_path: Path) -
     save_dataset(elsewhere / "runs" / "again.jsonl", open_dataset(str(written)))
     (again,) = open_dataset(str(elsewhere / "runs" / "again.jsonl"))
     assert Path(again.images[0].path).exists()
+
+
+@pytest.mark.parametrize("field", ["targets", "tool_results"])
+def test_a_box_in_another_frame_is_refused(field: str) -> None:
+    kind = {"targets": Target, "tool_results": Detection}[field]
+    thousand = kind(1, Box(1, 2, 30, 40, IMAGES[0].frame))
+    with pytest.raises(DataError, match=r"a box of images\[1\] is in .*convert it with \.to\(\)"):
+        sample(**{field: (thousand,)})

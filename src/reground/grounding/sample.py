@@ -94,13 +94,20 @@ class Sample:
                 f"sample {self.id!r}: difficulty is {self.difficulty!r}, expected a number from 0 "
                 "to 1"
             )
-        indices = [self.target_image, *(target.image for target in self.targets)]
+        marks = (*self.targets, *(self.tool_results or ()))
+        indices = [self.target_image, *(mark.image for mark in marks)]
         wrong = [index for index in indices if not 0 <= index < len(self.images)]
         if wrong:
             raise DataError(
                 f"sample {self.id!r}: image index {wrong[0]} with {len(self.images)} images; "
                 "indices count from 0 and every sample needs an image"
             )
+        for mark in marks:
+            if mark.box.frame != (expected := self.images[mark.image].frame):
+                raise DataError(
+                    f"sample {self.id!r}: a box of images[{mark.image}] is in {mark.box.frame}, "
+                    f"expected the image's own pixels, {expected}; convert it with .to()"
+                )
 
     @property
     def boxes(self) -> tuple[Box, ...]:
