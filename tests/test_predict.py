@@ -70,6 +70,23 @@ def test_samples_without_a_usable_image_are_kept_with_the_reason(
     assert found[3].text is not None and found[3].text.startswith("(1,2),(3,4)")
 
 
+@pytest.mark.parametrize(("question", "context"), [("the cup", 6), ("the cup " * 40, 60)])
+def test_a_prompt_that_the_context_does_not_hold_is_an_error_of_its_sample(
+    prompter: Prompter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+    context: int,
+) -> None:
+    text_config = prompter.checkpoint.model.config.get_text_config()
+    monkeypatch.setattr(text_config, "max_position_embeddings", context)
+    sample = replace(photo(tmp_path, "a", 112, 112), question=question)
+    (found,) = answers(prompter, "[]", [sample])
+    assert found.error is not None
+    assert "sample 'a': its prompt has" in found.error
+    assert f"the model's context holds {context} with the answer; lower max_pixels" in found.error
+
+
 def test_blank_images_are_grey_and_of_the_same_size(
     prompter: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,11 @@ class Checkpoint:
     chat: Chat
     answering: Answering
 
+    @property
+    def context(self) -> int:
+        """How many tokens the model attends to: those of a prompt and its answer."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
 
 def load(path: str, *, runtime: Runtime | None = None) -> Checkpoint:
     """Load a folder, a run (its newest checkpoint), a hub id, or a name that a package registers.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from reground.data.images import load
+from reground.errors import DataError
 from reground.grounding.answers import Answer
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
@@ -52,13 +53,29 @@ class Prompter:
     ) -> list[Prompt]:
         """The prompts of samples about the same images, which are loaded and encoded once.
 
-        ``images`` are RGB images to be shown in place of the samples' own.
+        ``images`` are RGB images to be shown in place of the samples' own. Raises ``DataError`` for
+        what the model's context does not hold: nothing is ever cut off a prompt.
         """
+        chat = self.checkpoint.chat
         images = images or [load(image) for image in samples[0].images]
-        encoded = self.checkpoint.chat.encode_images(images)
+        encoded = chat.encode_images(images)
+        pictured = sum(map(chat.num_tokens, encoded))
+        self._check_length(samples[0], pictured, pictured)
         sizes = [image.size for image in encoded]
         texts = [self.protocol(sample).user_text(sample, sizes) for sample in samples]
-        return self.checkpoint.chat.prompts(encoded, texts)
+        prompts = chat.prompts(encoded, texts)
+        for sample, prompt in zip(samples, prompts, strict=True):
+            self._check_length(sample, len(prompt.ids), pictured)
+        return prompts
+
+    def _check_length(self, sample: Sample, length: int, pictured: int) -> None:
+        context = self.checkpoint.context
+        if length >= context:
+            raise DataError(
+                f"sample {sample.id!r}: its prompt has {length} tokens or more, {pictured} of them "
+                f"for {len(sample.images)} images, and the model's context holds {context} with "
+                "the answer; lower max_pixels, or show fewer images"
+            )
 
     def gold(self, sample: Sample, prompt: Prompt) -> list[Piece]:
         """What answers the sample perfectly; see :meth:`AnswerProtocol.gold`."""
