@@ -17,10 +17,12 @@ from transformers.models.internvl.processing_internvl import InternVLProcessor
 from reground.api import Grounder
 from reground.config import load as load_config
 from reground.data.source import save_dataset
+from reground.errors import ModelError
 from reground.grounding.codecs import EncodedSize
 from reground.model.load import Checkpoint, load, save
 from reground.model.runtime import Runtime
 from reground.model.vision import dummy_vision, encode_images, keep_features
+from reground.rollout.opening import opened
 from reground.rollout.policy import Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.runs import RunDir
@@ -186,3 +188,9 @@ def trained(folder: Path, method: str, model: str, *settings: str) -> RunDir:
 
 def rows(run: RunDir) -> list[dict[str, float]]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def test_vllm_is_refused_before_it_starts(internvl: Checkpoint, tmp_path: Path) -> None:
+    save(internvl, tmp_path / "model")
+    with pytest.raises(ModelError, match="vLLM rollouts of InternVL are not supported"):
+        opened(str(tmp_path / "model"), Runtime.resolve(device="cpu"), engine="vllm")

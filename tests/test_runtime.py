@@ -17,6 +17,7 @@ from reground.model.load import Checkpoint, load
 from reground.model.parts import reference_copy, replica, set_training
 from reground.model.prompting import Prompter
 from reground.model.runtime import Runtime, runtime_of
+from reground.rollout.opening import opened
 from reground.rollout.policy import Sampling
 from reground.rollout.transformers_policy import TransformersPolicy, within
 from reground.tinyworld import scenes as synth
@@ -132,6 +133,11 @@ def test_weights_are_trained_in_float32_whatever_they_are_loaded_in() -> None:
 
 def test_batches_are_bounded_by_tokens() -> None:
     assert list(within([30, 10, 10, 20, 90], 60)) == [[1, 2, 3], [0], [4]]
+
+
+def test_vllm_takes_its_own_device() -> None:
+    with pytest.raises(ConfigError, match="device meta with engine vllm, which takes"):
+        opened("tiny", Runtime(device=torch.device("meta")), engine="vllm")
 
 
 class Reached(Exception):

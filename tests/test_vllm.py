@@ -141,6 +141,20 @@ def test_greedy_answers_equal_those_of_the_trainers_own_policy(
     assert {group[0].finish for group in found} == {"stop_string" if sampling.stop else "stop"}
 
 
+def test_every_end_of_a_checkpoint_ends_an_answer(
+    engine: EnginePolicy,
+    own: TransformersPolicy,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (whole,), *_ = own.generate(prompts[:1], n=1, sampling=GREEDY)
+    chat = own.checkpoint.chat
+    monkeypatch.setattr(chat, "end_ids", chat.end_ids | {whole.ids[5]})
+    expected = own.generate(prompts, n=1, sampling=GREEDY)
+    assert len(expected[0][0].ids) <= 6
+    check_same(engine.generate(prompts, n=1, sampling=GREEDY), expected)
+
+
 @pytest.mark.parametrize("with_image", [False, True], ids=["text", "an image"])
 def test_second_turns_equal_those_of_the_trainers_own_policy(
     engine: EnginePolicy, own: TransformersPolicy, prompts: list[Prompt], with_image: bool
@@ -264,6 +278,21 @@ def test_a_run_of_grpo_samples_with_the_engine(
     logged = [json.loads(line)["rollout/logprob_gap_max"] for line in lines]
     assert len(logged) == 3
     assert all(value < 1e-3 for value in logged)
+
+
+def test_an_evaluation_reads_the_same_answers_from_the_engine(tmp_path: Path) -> None:
+    def texts(engine: str) -> list[str]:
+        folder = tmp_path / engine
+        command = ["eval", "--model", "tiny", "--data", "synth:referring@1-2", "--limit", "12"]
+        subprocess.run(
+            [sys.executable, "-m", "reground", *command, "--engine", engine, "--out", folder],
+            check=True,
+        )
+        assert json.loads((folder / "run.json").read_text())["engine"] == engine
+        rows = (folder / "predictions.jsonl").read_text().splitlines()
+        return [json.loads(row)["text"] for row in rows]
+
+    assert texts("vllm") == texts("transformers")
 
 
 def test_a_server_takes_right_weights_after_wrong_ones_and_another_run_after_one(

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from reground.errors import ConfigError
 from reground.model.load import Checkpoint, load
 from reground.model.runtime import Runtime
 from reground.rollout.engine.in_process import InProcess
@@ -22,11 +23,23 @@ def opened(
 ) -> tuple[Checkpoint, Policy]:
     """The model at ``path``, sampled by itself or by vLLM in this process; raises as ``load``.
 
-    vLLM takes its weights from the CPU and computes in their dtype, or in bfloat16 on a GPU.
+    vLLM reads its weights from the CPU and computes in the dtype asked for, or else in theirs.
+    Raises ``ConfigError`` for another device than the one that vLLM takes.
     """
     if engine == "transformers":
         checkpoint = load(path, runtime=runtime)
         return checkpoint, TransformersPolicy(checkpoint)
+    if runtime.device != (taken := Runtime.resolve().device):
+        raise ConfigError(
+            f"device {runtime.device} with engine vllm, which takes {taken} by itself; leave the "
+            "device out, or choose a GPU with CUDA_VISIBLE_DEVICES"
+        )
     checkpoint = load(path, runtime=replace(runtime, device=torch.device("cpu")))
-    vllm = InProcess(checkpoint, max_length=LONGEST, max_images=MOST_IMAGES, memory=SHARE)
+    vllm = InProcess(
+        checkpoint,
+        max_length=LONGEST,
+        max_images=MOST_IMAGES,
+        memory=SHARE,
+        dtype=checkpoint.model.dtype,
+    )
     return checkpoint, EnginePolicy(checkpoint, vllm)

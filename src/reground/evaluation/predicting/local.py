@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from reground.errors import DataError
 from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.records import Finish, Prediction
@@ -68,10 +66,10 @@ class LocalModel:
 
     @property
     def place(self) -> Mapping[str, str]:
-        """Where it computes, and in what: vLLM on a GPU in bfloat16, from weights on the CPU."""
-        if isinstance(self.policy, EnginePolicy) and torch.cuda.is_available():
-            return named_place(torch.device("cuda"), torch.bfloat16)
-        return place_of(self.prompter.checkpoint.model)
+        """Where it computes, and in what: vLLM's weights come from the CPU."""
+        model = self.prompter.checkpoint.model
+        in_vllm = isinstance(self.policy, EnginePolicy)
+        return named_place(Runtime.resolve().device, model.dtype) if in_vllm else place_of(model)
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
         """Greedy answers in the order of ``samples``.

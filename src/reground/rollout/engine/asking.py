@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from logging import getLogger
 from typing import Any, Protocol
 
+from PIL import Image
+
 from reground.errors import EngineError
-from reground.model.chat import EncodedImage, Prompt
+from reground.model.chat import Chat, EncodedImage, Prompt
 from reground.rollout.engine.weights import Source
 from reground.rollout.policy import Completion, Finish, Prefix, Sampling
 
@@ -57,10 +59,10 @@ class Engine(Protocol):
         """End it, or the connection to it."""
 
 
-def parameters(asked: Asked, sampling: Sampling, banned: Sequence[str]) -> dict[str, Any]:
+def parameters(asked: Asked, sampling: Sampling, chat: Chat) -> dict[str, Any]:
     """vLLM's sampling parameters. Log-probs are processed ones, so that bans and temperature count.
 
-    ``banned`` are texts of tokens.
+    A completion ends where it ends in our own decoding, and bans are texts of tokens.
     """
     return {
         "n": asked.n,
@@ -72,7 +74,8 @@ def parameters(asked: Asked, sampling: Sampling, banned: Sequence[str]) -> dict[
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,
         "detokenize": bool(sampling.stop),
-        "bad_words": list(banned),
+        "stop_token_ids": sorted(chat.end_ids),
+        "bad_words": chat.tokenizer.convert_ids_to_tokens(list(chat.banned_ids)),
         "logprobs": 0,
     }
 
@@ -93,6 +96,12 @@ def check_version(found: str) -> None:
             found,
             TESTED,
         )
+
+
+def check_pictures(chat: Chat) -> None:
+    """Raise ``ModelError`` for a model whose images cannot be sent as they were encoded."""
+    (encoded,) = chat.encode_images([Image.new("RGB", (64, 64))])
+    chat.picture(encoded)
 
 
 def check_ids(asked: Asked, read: Sequence[int]) -> None:

@@ -13,7 +13,14 @@ import torch
 from reground.errors import ConfigError
 from reground.model.load import Checkpoint, save_description
 from reground.rollout.engine import weights
-from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
+from reground.rollout.engine.asking import (
+    Asked,
+    check_ids,
+    check_pictures,
+    check_version,
+    finish,
+    parameters,
+)
 from reground.rollout.engine.pictures import collapsed
 from reground.rollout.policy import Completion, Sampling
 
@@ -21,22 +28,31 @@ from reground.rollout.policy import Completion, Sampling
 class InProcess:
     """Starts with the checkpoint's weights.
 
-    ``max_length`` limits prompt and completion together, ``max_images`` those of a prompt;
-    ``memory`` is the share of a GPU's memory that the engine takes, and gives back in ``rest``. A
-    GPU samples in bfloat16.
+    ``max_length`` limits prompt and completion together, as the model's context does;
+    ``max_images`` limits the images of a prompt; ``memory`` is the share of a GPU's memory that the
+    engine takes, and gives back in ``rest``. It computes in ``dtype``: the model's own, or bfloat16
+    on a GPU, where None. Raises ``ModelError`` for a model type that vLLM cannot sample here.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, max_length: int, max_images: int, memory: float
+        self,
+        checkpoint: Checkpoint,
+        *,
+        max_length: int,
+        max_images: int,
+        memory: float,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        check_pictures(checkpoint.chat)
         self._chat = checkpoint.chat
-        self._banned = self._chat.tokenizer.convert_ids_to_tokens(list(self._chat.banned_ids))
+        usual = torch.bfloat16 if torch.cuda.is_available() else checkpoint.model.dtype
+        self.dtype = dtype or usual
         self._sleeps = torch.cuda.is_available()
         self._asleep = False
         self._llm = self._started(
             checkpoint,
             gpu_memory_utilization=memory,
-            max_model_len=max_length,
+            max_model_len=min(max_length, checkpoint.context),
             limit_mm_per_prompt={"image": max_images, "video": 0},
         )
 
@@ -46,7 +62,7 @@ class InProcess:
 
         outputs = self._llm.generate(
             [self._request(each) for each in asked],
-            [SamplingParams(**parameters(each, sampling, self._banned)) for each in asked],
+            [SamplingParams(**parameters(each, sampling, self._chat)) for each in asked],
             use_tqdm=False,
         )
         for each, output in zip(asked, outputs, strict=True):
@@ -93,13 +109,12 @@ class InProcess:
                 "engine.vllm is set and vLLM is not installed; pip install 'reground[vllm]'"
             ) from None
         check_version(__version__)
-        dtype = torch.bfloat16 if torch.cuda.is_available() else checkpoint.model.dtype
         with tempfile.TemporaryDirectory() as folder:
             save_description(checkpoint, Path(folder))  # every rank of a run has its own engine
             return LLM(
                 model=folder,
                 load_format=weights.load_format(weights.Weights(checkpoint.model)),
-                dtype=str(dtype).removeprefix("torch."),
+                dtype=str(self.dtype).removeprefix("torch."),
                 enforce_eager=not torch.cuda.is_available(),
                 # A seeded prompt in two chunks ends vLLM 0.32 on a CPU.
                 enable_chunked_prefill=torch.cuda.is_available(),

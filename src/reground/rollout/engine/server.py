@@ -14,7 +14,14 @@ from PIL import Image
 
 from reground.errors import EngineError
 from reground.model.chat import Chat
-from reground.rollout.engine.asking import Asked, check_ids, check_version, finish, parameters
+from reground.rollout.engine.asking import (
+    Asked,
+    check_ids,
+    check_pictures,
+    check_version,
+    finish,
+    parameters,
+)
 from reground.rollout.engine.link import CONNECT_S
 from reground.rollout.engine.pictures import collapsed
 from reground.rollout.engine.sender import Sender
@@ -33,12 +40,12 @@ class Server:
     """The server at ``url``, to which the first rank of a run sends weights from its ``device``.
 
     Raises ``EngineError`` where it does not answer, was not started as ``START`` says, or takes
-    longer than ``timeout_s`` seconds.
+    longer than ``timeout_s`` seconds, and ``ModelError`` for a model type that it cannot sample.
     """
 
     def __init__(self, chat: Chat, url: str, *, device: torch.device, timeout_s: float) -> None:
+        check_pictures(chat)
         self._chat, self.url = chat, url.removesuffix("/v1")
-        self._banned = chat.tokenizer.convert_ids_to_tokens(list(chat.banned_ids))
         # A machine that is gone does not even refuse.
         patience = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
         self._client = httpx2.Client(base_url=self.url, timeout=patience)
@@ -87,7 +94,7 @@ class Server:
             "/inference/v1/generate",
             token_ids=collapsed(asked.ids, asked.images, self._chat),
             content_parts=[{"type": "image_url", "url": url} for url in urls] or None,
-            sampling_params=parameters(asked, sampling, self._banned),
+            sampling_params=parameters(asked, sampling, self._chat),
             return_token_ids=True,
         )
         check_ids(asked, answer["prompt_token_ids"])
