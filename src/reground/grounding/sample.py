@@ -94,7 +94,7 @@ class Sample:
                 f"sample {self.id!r}: difficulty is {self.difficulty!r}, expected a number from 0 "
                 "to 1"
             )
-        marks = (*self.targets, *(self.tool_results or ()))
+        marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
         indices = [self.target_image, *(mark.image for mark in marks)]
         wrong = [index for index in indices if not 0 <= index < len(self.images)]
         if wrong:
