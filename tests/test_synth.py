@@ -420,13 +420,19 @@ def test_samples_do_not_depend_on_the_process() -> None:
 def test_scenes_are_those_of_the_published_figures() -> None:
     """Models were trained and measured on them: another scene for a seed is another benchmark."""
     drawn = [
-        [sample.question, sample.think, sample.target_image, [box.xyxy for box in sample.boxes]]
-        + [repr(scene) for scene in scenes]
+        [sample.question, sample.think, sample.difficulty, sample.target_image, sample.strata]
+        + [[box.xyxy for box in sample.boxes], list(map(drawn_scene, scenes))]
         for task in synth.TASKS
         for sample, scenes in pairs(task, 20)
     ]
     digest = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
-    assert digest == "02bc610c66681336270a5ee112fdd4c75dff9ecc8a680723c9a7403a970ff6d8"
+    assert digest == "57f75d64c7b8361e2898b1cd17e4decef56cd3acac0c2caf444db5e07e51d8d4"
+
+
+def drawn_scene(scene: Scene) -> list[object]:
+    ground, mark = scene.background, scene.mark
+    objects = [[o.name, o.box.xyxy, o.rgb] for o in scene.objects]
+    return [ground.style, ground.base, ground.other, ground.horizontal, objects, mark and mark.xyxy]
 
 
 @pytest.mark.parametrize("task", synth.TASKS)
