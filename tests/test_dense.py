@@ -7,7 +7,7 @@ import pytest
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.tinyworld import scenes as synth
-from reground.tinyworld.dense_targets import VisibleObject, Vocabulary, token_targets
+from reground.tinyworld.dense import VisibleObject, Vocabulary, token_targets
 
 PHOTO = ImageRef("cells.png", 80, 40)
 
@@ -71,5 +71,5 @@ def test_scenes_name_objects_by_colour_and_shape() -> None:
     found = vocabulary.objects(0, [sample])
     colours, shapes = (list(names) for names in vocabulary.names.values())
     assert [(colours[item.names[0]], shapes[item.names[1]]) for item in found] == [
-        (item.colour, item.shape) for item in scene.objects
+        (item.kind.colour, item.kind.shape) for item in scene.objects
     ]

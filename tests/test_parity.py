@@ -130,7 +130,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sides = {"hidden": 32, "layers": 1, "heads": 2, "head_dim": 16}
     vision = {"vision_hidden": 32, "vision_depth": 1, "vision_heads": 2}
     folder = tmp_path_factory.mktemp("start") / "model"
-    save(tiny.make(**sides, **vision), folder)  # type: ignore[arg-type]
+    save(tiny.make(**sides, **vision), folder)
     return folder
 
 

@@ -102,6 +102,26 @@ class Box:
         return (self.x1, self.y1, self.x2, self.y2)
 
     @property
+    def width(self) -> float:
+        """From the left to the right edge."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        """From the upper to the lower edge."""
+        return self.y2 - self.y1
+
+    @property
+    def cx(self) -> float:
+        """The horizontal centre."""
+        return (self.x1 + self.x2) / 2
+
+    @property
+    def cy(self) -> float:
+        """The vertical centre."""
+        return (self.y1 + self.y2) / 2
+
+    @property
     def is_degenerate(self) -> bool:
         """Whether the box has no area: its corners coincide, or stand in the wrong order."""
         return self.x2 <= self.x1 or self.y2 <= self.y1
@@ -109,7 +129,7 @@ class Box:
     @property
     def area(self) -> float:
         """Area in squared units of the frame; 0 for a degenerate box."""
-        return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
+        return max(0.0, self.width) * max(0.0, self.height)
 
     def to(self, frame: Frame) -> Box:
         """The same box in another frame of the same image."""
@@ -154,8 +174,8 @@ def place(box: Box) -> str:
     >>> place(Box(0, 400, 200, 500, THOUSAND)), place(Box(400, 400, 600, 600, THOUSAND))
     ('middle left', 'centre')
     """
-    x = ((box.x1 + box.x2) / 2 - box.frame.left) / box.frame.width
-    y = ((box.y1 + box.y2) / 2 - box.frame.upper) / box.frame.height
+    x = (box.cx - box.frame.left) / box.frame.width
+    y = (box.cy - box.frame.upper) / box.frame.height
     row = ("top", "middle", "bottom")[min(max(int(3 * y), 0), 2)]
     column = ("left", "centre", "right")[min(max(int(3 * x), 0), 2)]
     return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"

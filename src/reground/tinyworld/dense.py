@@ -7,7 +7,7 @@ already speaks the language's words is found by them sooner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,18 +18,19 @@ from torch import Tensor, nn
 from reground.config import config, of
 from reground.data.images import load
 from reground.errors import DataError
-from reground.grounding.sample import Sample
+from reground.grounding.boxes import Box
+from reground.grounding.sample import ImageRef, Sample
 from reground.model.chat import EncodedImage
 from reground.model.prompting import Prompter
 from reground.model.vision import encode_images
-from reground.tinyworld.dense_targets import Vocabulary, token_targets
-from reground.tinyworld.source import PREFIX
+from reground.tinyworld.scenes import COLOURS, PREFIX, SHAPES, scene
 from reground.training.draw import Draws
 from reground.training.method import StepBatch
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
 
 BOX_WEIGHT = 4.0
+MIN_SHARE = 0.02  # of a cell's area: less of an object than this cannot be seen
 MIN_SIDE = 0.03  # of the image's: a box error counts relative to no shorter side than this
 
 
@@ -180,3 +181,71 @@ def _vocabulary(draws: Draws, config: TrainConfig) -> Vocabulary:
             "question in files; draw from scenes or from files"
         )
     return Vocabulary(draws.rows())
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleObject:
+    """An object of one image: its box, and the place of its name in each vocabulary."""
+
+    box: Box
+    names: tuple[int, ...]
+
+
+class Vocabulary:
+    """The names that objects have, by kind: colours and shapes of scenes, questions of a file.
+
+    In a file, every row asks for one kind of object and its targets are all of that kind.
+    """
+
+    def __init__(self, rows: Iterable[Sample]) -> None:
+        questions = list(dict.fromkeys(row.question for row in rows))
+        self._scenes = not questions
+        scenes_own = {"colour": list(COLOURS), "shape": list(SHAPES)}
+        self.names = scenes_own if self._scenes else {"object": questions}
+
+    def objects(self, image: int, samples: Sequence[Sample]) -> list[VisibleObject]:
+        """The objects of an image, from the scene itself or from all samples about it."""
+        if self._scenes:
+            return [
+                VisibleObject(item.box, self._places(item.kind.colour, item.kind.shape))
+                for item in scene(samples[0].images[image].path).objects
+            ]
+        return [
+            VisibleObject(target.box, self._places(sample.question))
+            for sample in samples
+            for target in sample.targets
+            if target.image == image
+        ]
+
+    def _places(self, *names: str) -> tuple[int, ...]:
+        return tuple(own.index(name) for own, name in zip(self.names.values(), names, strict=True))
+
+
+def token_targets(
+    objects: Sequence[VisibleObject], image: ImageRef, rows: int, columns: int, *, own_share: bool
+) -> tuple[Tensor, Tensor]:
+    """For each of rows x columns cells: the object that it shows, and that object's box.
+
+    Of several objects it is the one that covers most of the cell or, with ``own_share``, the one
+    of which the cell shows most, so that small ones are not lost. Returns the objects' places in
+    ``objects`` (-1: none) [rows * columns] and boxes in 0-1 of the image [rows * columns, 4].
+    """
+    places = torch.full((rows, columns), -1)
+    best = torch.zeros(rows, columns)
+    edges_y = torch.linspace(0, image.height, rows + 1)
+    edges_x = torch.linspace(0, image.width, columns + 1)
+    cell = image.width * image.height / (rows * columns)
+    for place, item in enumerate(objects):
+        x1, y1, x2, y2 = item.box.xyxy
+        wide = (edges_x[1:].clamp(max=x2) - edges_x[:-1].clamp(min=x1)).clamp(min=0)
+        high = (edges_y[1:].clamp(max=y2) - edges_y[:-1].clamp(min=y1)).clamp(min=0)
+        area = high[:, None] * wide[None, :]
+        score = area / item.box.area if own_share else area
+        wins = (score > best) & (area > MIN_SHARE * cell)
+        best = torch.where(wins, score, best)
+        places[wins] = place
+    sides = 2 * (image.width, image.height)
+    units = [
+        [edge / side for edge, side in zip(item.box.xyxy, sides, strict=True)] for item in objects
+    ]
+    return places.view(-1), torch.tensor([*units, [-1.0] * 4])[places.view(-1)]

@@ -7,7 +7,7 @@ image processor. A tiny model is a means to show and to test, not a product.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from reground.model.chat import Chat
 from reground.model.load import Checkpoint, prepare
 from reground.model.qwen import QwenVL
 from reground.tinyworld import scenes as synth
+from reground.tinyworld.scenes.world import SIZE
 
 Architecture = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
@@ -118,48 +119,20 @@ def make(
     architecture: Architecture = "qwen3_vl",
     *,
     seed: int = 0,
-    hidden: int = 64,
-    layers: int = 2,
-    heads: int = 4,
-    head_dim: int = 16,
-    vision_hidden: int = 48,
-    vision_depth: int = 2,
-    vision_heads: int = 4,
-    patch_size: int = 14,
     max_pixels: int = 401_408,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    **sides: int,
 ) -> Checkpoint:
-    """A model of random weights, with tokenizer and image processor, as ``load`` would give it."""
+    """A model of random weights, with tokenizer and image processor, as ``load`` would give it.
+
+    ``sides`` are fields of :class:`Shape`; what is left out is small enough for a test.
+    """
+    shape = replace(_SMALL, architecture=architecture, **sides)
     tokenizer = tokenizer or make_tokenizer(corpus(samples_per_task=20))
-    rope = [head_dim // 2 - 2 * (head_dim // 6), head_dim // 6, head_dim // 6]
-    rope_parameters = {"rope_type": "default", "mrope_section": rope, "rope_theta": 1e4}
-    if architecture == "qwen3_vl":
-        rope_parameters["mrope_interleaved"] = True  # transformers knows; vLLM reads it here
-    text = dict(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
-        head_dim=head_dim,
-        max_position_embeddings=8192,
-        rope_parameters=rope_parameters,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
-    )
-    vision = dict(
-        depth=vision_depth,
-        num_heads=vision_heads,
-        patch_size=patch_size,
-        spatial_merge_size=2,
-        temporal_patch_size=1,
-    )
     name = tokenizer.convert_tokens_to_ids
-    config = _config(architecture, text, vision, hidden, vision_hidden)(
-        text_config=text,
+    config = _CONFIGS[architecture](
+        text_config=_text(shape, tokenizer),
+        vision_config=_vision(shape),
         image_token_id=name("<|image_pad|>"),
         video_token_id=name("<|video_pad|>"),
         vision_start_token_id=name("<|vision_start|>"),
@@ -170,8 +143,59 @@ def make(
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
     _start_matching(model)
-    processor = _image_processor(patch_size, max_pixels)
+    processor = _image_processor(shape.patch_size, max_pixels)
     return prepare(model, Chat(tokenizer, processor, QwenVL.of(model.config)))
+
+
+_SMALL = Shape(
+    hidden=64, layers=2, heads=4, head_dim=16, vision_hidden=48, vision_depth=2, vision_heads=4
+)
+_CONFIGS: dict[Architecture, Any] = {
+    "qwen2_vl": Qwen2VLConfig,
+    "qwen2_5_vl": Qwen2_5_VLConfig,
+    "qwen3_vl": Qwen3VLConfig,
+}
+
+
+def _text(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    sixth = shape.head_dim // 6
+    rope = {"mrope_section": [shape.head_dim // 2 - 2 * sixth, sixth, sixth]}
+    is_newest = shape.architecture == "qwen3_vl"
+    # transformers knows that positions are interleaved; vLLM reads it here
+    own = {"mrope_interleaved": True} if is_newest else {}
+    return dict(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=3 * shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=max(1, shape.heads // 2),
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", **rope, "rope_theta": 1e4, **own},
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        **({"head_dim": shape.head_dim} if is_newest else {}),
+    )
+
+
+def _vision(shape: Shape) -> dict[str, Any]:
+    width, patch = shape.vision_hidden, shape.patch_size
+    shared = dict(
+        depth=shape.vision_depth,
+        num_heads=shape.vision_heads,
+        patch_size=patch,
+        spatial_merge_size=2,
+        temporal_patch_size=1,
+    )
+    if shape.architecture == "qwen2_vl":
+        return shared | dict(embed_dim=width, hidden_size=shape.hidden, mlp_ratio=3)
+    shared |= dict(hidden_size=width, intermediate_size=3 * width, out_hidden_size=shape.hidden)
+    if shape.architecture == "qwen2_5_vl":
+        return shared | dict(window_size=8 * patch, fullatt_block_indexes=[shape.vision_depth - 1])
+    patches = 2 * max(1, round(SIZE / (2 * patch)))  # a scene's grid needs no interpolation
+    return shared | dict(num_position_embeddings=patches**2, deepstack_visual_indexes=[0])
 
 
 @torch.no_grad()
@@ -198,43 +222,3 @@ def _image_processor(patch_size: int, max_pixels: int) -> Qwen2VLImageProcessorP
         image_std=[0.5] * 3,
         size={"shortest_edge": (2 * patch_size) ** 2, "longest_edge": max_pixels},
     )
-
-
-def _config(
-    architecture: Architecture,
-    text: dict[str, Any],
-    vision: dict[str, Any],
-    hidden: int,
-    width: int,
-) -> Any:
-    """The config class of the family, with the vision settings that only it has."""
-    if architecture == "qwen3_vl":
-        own = dict(
-            hidden_size=width,
-            intermediate_size=3 * width,
-            out_hidden_size=hidden,
-            num_position_embeddings=_positions(vision["patch_size"]) ** 2,
-            deepstack_visual_indexes=[0],
-        )
-        cls: Any = Qwen3VLConfig
-    elif architecture == "qwen2_5_vl":
-        own = dict(
-            hidden_size=width,
-            intermediate_size=3 * width,
-            out_hidden_size=hidden,
-            window_size=8 * vision["patch_size"],
-            fullatt_block_indexes=[vision["depth"] - 1],
-        )
-        cls = Qwen2_5_VLConfig
-    else:
-        own = dict(embed_dim=width, hidden_size=hidden, mlp_ratio=3)
-        cls = Qwen2VLConfig
-    if architecture != "qwen3_vl":
-        text.pop("head_dim")
-    return lambda **rest: cls(vision_config=vision | own, **rest)
-
-
-def _positions(patch_size: int, side: int = 112) -> int:
-    """Patches along a side of a scene, so that its grid needs no interpolation."""
-    factor = 2 * patch_size
-    return 2 * max(1, round(side / factor))

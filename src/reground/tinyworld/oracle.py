@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from reground.config import config, dump, load
+from reground.config import NotNegative, Share, config, dump, load
 from reground.errors import ConfigError, did_you_mean
 from reground.grounding.boxes import Box, Frame, iou
 from reground.grounding.sample import Detection, Sample
 from reground.grounding.scoring import RIGHT
 from reground.rollout.tools.tool import Request, ToolError
-from reground.tinyworld import scenes as synth
-from reground.tinyworld.source import PREFIX
+from reground.tinyworld.scenes import PREFIX, scene
 
 _TRIES = 40  # to find a box that is as right or as wrong as it must be
 
@@ -30,23 +29,18 @@ class Quality:
     found besides. ``label`` is written on every box; none where it is empty.
     """
 
-    right: float = 0.5
-    wrong: float = 0.5
-    hallucinated: float = 0.3
-    missing: float = 0.2
-    several: float = 0.1
-    jitter: float = 0.08
+    right: Share = 0.5
+    wrong: NotNegative = 0.5
+    hallucinated: NotNegative = 0.3
+    missing: NotNegative = 0.2
+    several: Share = 0.1
+    jitter: NotNegative = 0.08
     label: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        shares = {"right": self.right, "several": self.several}
-        if bad := [name for name, share in shares.items() if not 0 <= share <= 1]:
-            raise ValueError(f"{bad[0]} is a share from 0 to 1, found {shares[bad[0]]:g}")
-        weights = (self.wrong, self.hallucinated, self.missing, self.jitter)
-        if min(weights) < 0 or sum(weights[:3]) == 0:
-            raise ValueError("wrong, hallucinated, missing and jitter cannot be below 0, nor the "
-                             "first three all 0")  # fmt: skip
+        if self.wrong == self.hallucinated == self.missing == 0:
+            raise ValueError("wrong, hallucinated and missing cannot all be 0")
 
 
 PRESETS = {"weak": (), "strong": ("right=0.9", "several=0.05", "jitter=0.04")}
@@ -72,14 +66,11 @@ class Oracle:
 
         ``samples`` are the data whose boxes stand in for other objects. Raises ``ConfigError``.
         """
-        first, *rest = text.split(",") if text else ["weak"]
-        if "=" not in first:
-            if first not in PRESETS:
-                raise ConfigError(f"unknown oracle {first!r}; {did_you_mean(first, PRESETS)}")
-            rest = [*PRESETS[first], *rest]
-        else:
-            rest = [first, *rest]
-        return cls(load(Quality, overrides=rest), _boxes_by_image(samples))
+        first, *rest = (text or "weak").split(",")
+        if "=" not in first and first not in PRESETS:
+            raise ConfigError(f"unknown oracle {first!r}; {did_you_mean(first, PRESETS)}")
+        overrides = [*PRESETS.get(first, (first,)), *rest]
+        return cls(load(Quality, overrides=overrides), _boxes_by_image(samples))
 
     @property
     def settings(self) -> str:
@@ -123,7 +114,7 @@ class Oracle:
     def _objects(self, sample: Sample) -> Sequence[Box]:
         path = sample.images[sample.target_image].path
         if path.startswith(PREFIX):
-            return [each.box for each in synth.scene(path).objects]
+            return [each.box for each in scene(path).objects]
         return self.others.get(path, [])
 
 
@@ -131,9 +122,7 @@ def _boxes_by_image(samples: Iterable[Sample]) -> dict[str, list[Box]]:
     found: dict[str, list[Box]] = {}
     for sample in samples:
         for target in sample.targets:
-            path = sample.images[target.image].path
-            if not path.startswith(PREFIX):
-                found.setdefault(path, []).append(target.box)
+            found.setdefault(sample.images[target.image].path, []).append(target.box)
     return found
 
 
@@ -147,10 +136,9 @@ def _some(rng: random.Random, boxes: Sequence[Box]) -> list[Box]:
 
 def _shaken(rng: random.Random, box: Box, jitter: float) -> Box:
     """The box with its edges moved, in whole pixels, inside the image and with an area."""
-    width, height = box.x2 - box.x1, box.y2 - box.y1
     x1, y1, x2, y2 = (
         float(round(edge + rng.gauss(0, jitter) * side))
-        for edge, side in zip(box.xyxy, (width, height, width, height), strict=True)
+        for edge, side in zip(box.xyxy, 2 * (box.width, box.height), strict=True)
     )
     moved = Box(x1, y1, x2, y2, box.frame).clipped()
     return box if moved.is_degenerate else moved

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from PIL import Image
-
 from reground.data.schemes import ENDLESS
 from reground.grounding.sample import Sample
-from reground.tinyworld import scenes
+from reground.tinyworld.scenes import PREFIX, render, sample
 
-PREFIX = "synth:"
+__all__ = ["open", "render"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +29,10 @@ class SceneDataset(Sequence[Sample]):
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        position = index + self.length if index < 0 else index
-        if not 0 <= position < self.length:
-            raise IndexError(f"sample {index} of {self.length}")
-        return scenes.sample(self.task, seed=self.seed, index=position)
+        places = range(self.length)[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        return sample(self.task, seed=self.seed, index=places)
 
 
 def open(spec: str, *, seed: int, limit: int | None) -> SceneDataset:
@@ -44,8 +40,3 @@ def open(spec: str, *, seed: int, limit: int | None) -> SceneDataset:
     samples = SceneDataset(spec.removeprefix(PREFIX), seed, limit or ENDLESS)
     samples[0]  # an unknown task is an error now, not in the middle of a run
     return samples
-
-
-def render(path: str) -> Image.Image:
-    """The image of a scene; raises ``DataError`` for a path that names none."""
-    return scenes.render(path)

@@ -40,12 +40,11 @@ def colour_word(image: Image.Image, box: Box) -> str:
     is in any frame of ``image``.
     """
     box = box.to(Frame.pixels(image.width, image.height))
-    x, y = (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
-    half_width, half_height = (box.x2 - box.x1) / 4, (box.y2 - box.y1) / 4
-    left = int(min(max(x - half_width, 0), image.width - 1))
-    upper = int(min(max(y - half_height, 0), image.height - 1))
-    right = int(min(max(x + half_width, left + 1), image.width))
-    lower = int(min(max(y + half_height, upper + 1), image.height))
+    half_width, half_height = box.width / 4, box.height / 4
+    left = int(min(max(box.cx - half_width, 0), image.width - 1))
+    upper = int(min(max(box.cy - half_height, 0), image.height - 1))
+    right = int(min(max(box.cx + half_width, left + 1), image.width))
+    lower = int(min(max(box.cy + half_height, upper + 1), image.height))
     patch = np.asarray(image.crop((left, upper, right, lower)), dtype=np.float64)
     red, green, blue = patch.reshape(-1, 3).mean(axis=0) / 255
     return _name(*colorsys.rgb_to_hsv(float(red), float(green), float(blue)))

@@ -57,10 +57,10 @@ class QuestionRule(StrEnum):
 
 # How far a box's centre lies towards a side, as a share of the image's side.
 _REACH: Mapping[QuestionRule, Callable[[Box], float]] = {
-    QuestionRule.LEFTMOST: lambda box: -(box.x1 + box.x2) / 2 / box.frame.width,
-    QuestionRule.RIGHTMOST: lambda box: (box.x1 + box.x2) / 2 / box.frame.width,
-    QuestionRule.HIGHEST: lambda box: -(box.y1 + box.y2) / 2 / box.frame.height,
-    QuestionRule.LOWEST: lambda box: (box.y1 + box.y2) / 2 / box.frame.height,
+    QuestionRule.LEFTMOST: lambda box: -box.cx / box.frame.width,
+    QuestionRule.RIGHTMOST: lambda box: box.cx / box.frame.width,
+    QuestionRule.HIGHEST: lambda box: -box.cy / box.frame.height,
+    QuestionRule.LOWEST: lambda box: box.cy / box.frame.height,
 }
 
 Questions = Mapping[str, Mapping[QuestionRule, str]]  # class name -> rule -> phrase

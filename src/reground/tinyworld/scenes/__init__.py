@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -26,10 +25,11 @@ from reground.grounding.sample import ImageRef, Sample, Target
 from reground.tinyworld.scenes import tasks_kinds, tasks_motion, tasks_single, tasks_views
 from reground.tinyworld.scenes.drafts import Draft
 from reground.tinyworld.scenes.render import draw
-from reground.tinyworld.scenes.world import COLOURS, SHAPES, Scene, SceneObject
+from reground.tinyworld.scenes.world import COLOURS, SHAPES, SIZE, Scene, SceneObject
 
 __all__ = [
     "COLOURS",
+    "PREFIX",
     "SHAPES",
     "TASKS",
     "Scene",
@@ -65,15 +65,15 @@ _MAKERS: Final[dict[str, Callable[[random.Random, int], Draft]]] = {
 TASKS: Final[tuple[str, ...]] = tuple(_MAKERS)
 """The names of all tasks."""
 
-_FEWEST: Final = {
-    "relation": 2,
-    "correspondence": 2,
-    "video": 2,
-}  # objects without which a task has nothing to ask
+PREFIX: Final = "synth:"
+"""Begins the path of every image."""
+
+# Objects without which a task has nothing to ask.
+_FEWEST: Final = {"relation": 2, "correspondence": 2, "video": 2}
 _MOST: Final = 6  # objects that fit into one image
-_DEFAULT_RANGE: Final = (2, 5)
+_DEFAULT_RANGE: Final = range(2, 6)
 _SPEC = re.compile(r"(?P<name>[^@/]+)(?:@(?P<low>\d{1,2})-(?P<high>\d{1,2}))?")
-_PATH = re.compile(r"synth:(?P<task>[^/]+)/(?P<seed>-?\d+)/(?P<index>\d+)/(?P<image>\d+)")
+_PATH = re.compile(PREFIX + r"(?P<task>[^/]+)/(?P<seed>-?\d+)/(?P<index>\d+)/(?P<image>\d+)")
 
 
 def sample(task: str, *, seed: int, index: int) -> Sample:
@@ -82,23 +82,22 @@ def sample(task: str, *, seed: int, index: int) -> Sample:
     Raises ``DataError`` for an unknown task or an impossible range of objects.
     """
     draft = _draft(task, seed, index)
-    images = tuple(
-        ImageRef(f"synth:{task}/{seed}/{index}/{image}", scene.width, scene.height)
-        for image, scene in enumerate(draft.scenes)
-    )
     return Sample(
         id=f"{task}-{seed}-{index}",
-        images=images,
+        images=tuple(
+            ImageRef(f"{PREFIX}{task}/{seed}/{index}/{image}", SIZE, SIZE)
+            for image in range(len(draft.scenes))
+        ),
         question=draft.question,
         targets=tuple(Target(draft.image, box) for box in draft.boxes),
-        task=_parse(task).name,
+        task=task.partition("@")[0],
         target_image=draft.image,
         think=draft.think,
         difficulty=draft.difficulty,
         strata={
             "kind": draft.kind,
             "distractor": "yes" if draft.distractor else "no",
-            "objects": str(len(draft.scenes[draft.image].objects)),
+            "objects": str(len(draft.objects)),
         },
     )
 
@@ -127,22 +126,16 @@ def scene(path: str) -> Scene:
     return drawn[image]
 
 
-@dataclass(frozen=True, slots=True)
-class _Spec:
-    name: str
-    low: int
-    high: int
-
-
 @lru_cache(maxsize=1024)
 def _draft(task: str, seed: int, index: int) -> Draft:
-    spec = _parse(task)
+    name, counts = task.partition("@")[0], _counts(task)
     rng = random.Random(f"{task}/{seed}/{index}")  # hashes text with SHA-512, alike everywhere
-    return _MAKERS[spec.name](rng, rng.randint(spec.low, spec.high))
+    return _MAKERS[name](rng, rng.choice(counts))
 
 
 @lru_cache
-def _parse(task: str) -> _Spec:
+def _counts(task: str) -> range:
+    """How many objects a scene of the task may have."""
     parts = _SPEC.fullmatch(task)
     if parts is None or parts["name"] not in _MAKERS:
         name = task.partition("@")[0]
@@ -151,11 +144,13 @@ def _parse(task: str) -> _Spec:
         raise DataError(
             f"unknown task {task!r} of the scene world; {hint} (tasks: {', '.join(TASKS)})"
         )
-    low, high = (int(parts["low"]), int(parts["high"])) if parts["low"] else _DEFAULT_RANGE
+    if not parts["low"]:
+        return _DEFAULT_RANGE
+    low, high = int(parts["low"]), int(parts["high"])
     fewest = _FEWEST.get(parts["name"], 1)
     if not fewest <= low <= high <= _MOST:
         raise DataError(
             f"task {task!r} asks for {low} to {high} objects; {parts['name']} takes a range "
             f"LOW-HIGH within {fewest}-{_MOST}"
         )
-    return _Spec(parts["name"], low, high)
+    return range(low, high + 1)

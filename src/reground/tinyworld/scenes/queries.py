@@ -7,13 +7,14 @@ object and clearly fails for all others, so that a person who looks at the image
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import hypot, sqrt
 from typing import Final
 
-from reground.tinyworld.scenes.world import SceneObject
+from reground.grounding.boxes import Box
+from reground.tinyworld.scenes.world import Kind, SceneObject
 
 
 class Relation(StrEnum):
@@ -40,6 +41,12 @@ ANCHORED: Final = (
 SUPERLATIVES: Final = tuple(relation for relation in Relation if relation not in ANCHORED)
 """The relations that single out one object among its like."""
 
+_DIRECTIONS: Final = {
+    Relation.LEFT: (-1, 0), Relation.LEFTMOST: (-1, 0),
+    Relation.RIGHT: (1, 0), Relation.RIGHTMOST: (1, 0),
+    Relation.ABOVE: (0, -1), Relation.HIGHEST: (0, -1),
+    Relation.BELOW: (0, 1), Relation.LOWEST: (0, 1),
+}  # fmt: skip
 _PHRASINGS: Final = {
     Relation.LEFT: ("left of", "to the left of"),
     Relation.RIGHT: ("right of", "to the right of"),
@@ -55,52 +62,21 @@ _MIN_DISTANCE_RATIO = 1.4  # between the next closest and the closest
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """What is said of an object itself; None where colour or shape are left open."""
-
-    colour: str | None = None
-    shape: str | None = None
-
-    def fits(self, scene_object: SceneObject) -> bool:
-        """Whether the object is of this colour and shape."""
-        return self.colour in (None, scene_object.colour) and self.shape in (
-            None,
-            scene_object.shape,
-        )
-
-    @property
-    def noun(self) -> str:
-        """The description without article: "red circle", "circle", "red one" or "shape".
-
-        >>> Description(colour="red").noun
-        'red one'
-        """
-        if self.colour is None:
-            return self.shape or "shape"
-        return f"{self.colour} {self.shape or 'one'}"
-
-
-@dataclass(frozen=True, slots=True)
 class Query:
     """A referring expression: a description and, where that is not enough, a relation."""
 
-    target: Description
+    target: Kind
     relation: Relation | None = None
-    anchor: Description | None = None
+    anchor: Kind | None = None
 
     def words(self, rng: random.Random) -> str:
         """The expression in one of its phrasings, as in "the circle left of the blue square"."""
         if self.relation is None:
-            return f"the {self.target.noun}"
+            return f"the {self.target.name}"
         phrase = rng.choice(_PHRASINGS.get(self.relation, (self.relation.value,)))
         if self.anchor is None:
-            return f"the {phrase} {self.target.noun}"
-        return f"the {self.target.noun} {phrase} the {self.anchor.noun}"
-
-
-def describe(scene_object: SceneObject) -> Description:
-    """The full description of an object: colour and shape."""
-    return Description(scene_object.colour, scene_object.shape)
+            return f"the {phrase} {self.target.name}"
+        return f"the {self.target.name} {phrase} the {self.anchor.name}"
 
 
 def resolve(query: Query, objects: Sequence[SceneObject]) -> SceneObject | None:
@@ -112,7 +88,7 @@ def resolve(query: Query, objects: Sequence[SceneObject]) -> SceneObject | None:
     anchor = None if query.anchor is None else only(query.anchor, objects)
     if query.anchor is not None and anchor is None:
         return None
-    candidates = [each for each in objects if each is not anchor and query.target.fits(each)]
+    candidates = [each for each in objects if each is not anchor and query.target.fits(each.kind)]
     if query.relation is None:
         return candidates[0] if len(candidates) == 1 else None
     if len(candidates) < 2:
@@ -120,62 +96,52 @@ def resolve(query: Query, objects: Sequence[SceneObject]) -> SceneObject | None:
     if anchor is None:
         return _superlative(query.relation, candidates)
     if query.relation is Relation.CLOSEST:
-        return _closest(candidates, anchor)
-    return _related(query.relation, candidates, anchor)
+        return _closest(candidates, anchor.box)
+    return _related(query.relation, candidates, anchor.box)
 
 
-def only(description: Description, objects: Sequence[SceneObject]) -> SceneObject | None:
+def only(kind: Kind, objects: Sequence[SceneObject]) -> SceneObject | None:
     """The object that fits the description, if exactly one does."""
-    fitting = [each for each in objects if description.fits(each)]
+    fitting = [each for each in objects if kind.fits(each.kind)]
     return fitting[0] if len(fitting) == 1 else None
 
 
 def may_hold(relation: Relation, each: SceneObject, objects: Sequence[SceneObject]) -> bool:
     """Whether people might call this object the leftmost, largest, ... of all, or nearly do so."""
     return any(
-        all(measure(each) >= measure(other) - _MIN_EDGE_STEP for other in objects)
-        for measure in (_MEASURES[relation], _EDGES.get(relation, _MEASURES[relation]))
+        all(
+            measure(relation, each.box) >= measure(relation, other.box) - _MIN_EDGE_STEP
+            for other in objects
+        )
+        for measure in (_measure, _front)
     )
 
 
-def _related(
-    relation: Relation, candidates: Sequence[SceneObject], anchor: SceneObject
-) -> SceneObject | None:
-    holds = [_holds(relation, each, anchor) for each in candidates]
-    if holds.count(True) != 1 or holds.count(False) != len(holds) - 1:
-        return None
-    return candidates[holds.index(True)]
+def _superlative(relation: Relation, candidates: Sequence[SceneObject]) -> SceneObject | None:
+    def leads(first: Box, other: Box) -> bool:
+        if relation not in _DIRECTIONS:
+            small, large = sorted((first.area, other.area))
+            return large >= small * _MIN_AREA_RATIO
+        return (
+            _measure(relation, first) >= _measure(relation, other) + _MIN_STEP
+            and _front(relation, first) >= _front(relation, other) + _MIN_EDGE_STEP
+        )
+
+    first, *others = sorted(candidates, key=lambda each: _measure(relation, each.box), reverse=True)
+    return first if all(leads(first.box, other.box) for other in others) else None
 
 
-def _holds(relation: Relation, each: SceneObject, anchor: SceneObject) -> bool | None:
-    """True, False, or None where people would differ.
-
-    True: wholly on that side of the anchor, and more so than off to another side. False: the centre
-    is not even on that side of the anchor's centre.
-    """
-    dx, dy = each.cx - anchor.cx, each.cy - anchor.cy
-    ahead, aside, free = {
-        Relation.LEFT: (-dx, abs(dy), anchor.box.x1 - each.box.x2),
-        Relation.RIGHT: (dx, abs(dy), each.box.x1 - anchor.box.x2),
-        Relation.ABOVE: (-dy, abs(dx), anchor.box.y1 - each.box.y2),
-        Relation.BELOW: (dy, abs(dx), each.box.y1 - anchor.box.y2),
-    }[relation]
-    if ahead <= 0:
-        return False
-    return True if free >= 0 and ahead >= aside else None
-
-
-def _closest(candidates: Sequence[SceneObject], anchor: SceneObject) -> SceneObject | None:
+def _closest(candidates: Sequence[SceneObject], anchor: Box) -> SceneObject | None:
     """The closest, clearly so by the distance of centres and by the gap between the boxes."""
 
     def distance(each: SceneObject) -> float:
-        return hypot(each.cx - anchor.cx, each.cy - anchor.cy)
+        return hypot(each.box.cx - anchor.cx, each.box.cy - anchor.cy)
 
     def gap(each: SceneObject) -> float:
-        box, other = each.box, anchor.box
+        box = each.box
         return hypot(
-            max(0.0, box.x1 - other.x2, other.x1 - box.x2),
-            max(0.0, box.y1 - other.y2, other.y1 - box.y2),
+            max(0.0, box.x1 - anchor.x2, anchor.x1 - box.x2),
+            max(0.0, box.y1 - anchor.y2, anchor.y1 - box.y2),
         )
 
     first, *others = sorted(candidates, key=distance)
@@ -188,36 +154,43 @@ def _closest(candidates: Sequence[SceneObject], anchor: SceneObject) -> SceneObj
     return first if clear else None
 
 
-_MEASURES: Final[dict[Relation, Callable[[SceneObject], float]]] = {
-    Relation.LEFTMOST: lambda each: -each.cx,
-    Relation.RIGHTMOST: lambda each: each.cx,
-    Relation.HIGHEST: lambda each: -each.cy,
-    Relation.LOWEST: lambda each: each.cy,
-    Relation.LARGEST: lambda each: sqrt(each.box.area),
-    Relation.SMALLEST: lambda each: -sqrt(each.box.area),
-}
-_EDGES: Final[dict[Relation, Callable[[SceneObject], float]]] = {
-    Relation.LEFTMOST: lambda each: -each.box.x1,
-    Relation.RIGHTMOST: lambda each: each.box.x2,
-    Relation.HIGHEST: lambda each: -each.box.y1,
-    Relation.LOWEST: lambda each: each.box.y2,
-}
+def _related(
+    relation: Relation, candidates: Sequence[SceneObject], anchor: Box
+) -> SceneObject | None:
+    holds = [_holds(relation, each.box, anchor) for each in candidates]
+    if holds.count(True) != 1 or holds.count(False) != len(holds) - 1:
+        return None
+    return candidates[holds.index(True)]
 
 
-def _superlative(relation: Relation, candidates: Sequence[SceneObject]) -> SceneObject | None:
-    measure = _MEASURES[relation]
-    first, *others = sorted(candidates, key=measure, reverse=True)
-    if (edge := _EDGES.get(relation)) is None:
-        clear = all(_differ_in_size(first, other) for other in others)
-    else:
-        clear = all(
-            measure(first) >= measure(other) + _MIN_STEP
-            and edge(first) >= edge(other) + _MIN_EDGE_STEP
-            for other in others
-        )
-    return first if clear else None
+def _holds(relation: Relation, box: Box, anchor: Box) -> bool | None:
+    """True, False, or None where people would differ.
+
+    True: wholly on that side of the anchor, and more so than off to another side. False: the centre
+    is not even on that side of the anchor's centre.
+    """
+    x, y = _DIRECTIONS[relation]
+    dx, dy = box.cx - anchor.cx, box.cy - anchor.cy
+    ahead, aside = x * dx + y * dy, abs(y * dx + x * dy)
+    if ahead <= 0:
+        return False
+    touching = (abs(x) * (box.width + anchor.width) + abs(y) * (box.height + anchor.height)) / 2
+    return True if ahead >= max(touching, aside) else None
 
 
-def _differ_in_size(first: SceneObject, second: SceneObject) -> bool:
-    small, large = sorted((first.box.area, second.box.area))
-    return large >= small * _MIN_AREA_RATIO
+def _measure(relation: Relation, box: Box) -> float:
+    """How far the centre lies in the relation's direction, or the mean side, in pixels."""
+    if relation is Relation.LARGEST:
+        return sqrt(box.area)
+    if relation is Relation.SMALLEST:
+        return -sqrt(box.area)
+    x, y = _DIRECTIONS[relation]
+    return x * box.cx + y * box.cy
+
+
+def _front(relation: Relation, box: Box) -> float:
+    """How far the edge in front lies in that direction, or the mean side."""
+    if relation not in _DIRECTIONS:
+        return _measure(relation, box)
+    x, y = _DIRECTIONS[relation]
+    return max(x * box.x1 + y * box.y1, x * box.x2 + y * box.y2)

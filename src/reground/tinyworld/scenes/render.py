@@ -6,15 +6,15 @@ from functools import cache
 
 from PIL import Image, ImageDraw
 
-from reground.tinyworld.scenes.world import RGB, Background, Scene, SceneObject
+from reground.tinyworld.scenes.world import RGB, SIZE, Background, Scene, SceneObject
 
 _MARK_COLOUR = (255, 0, 0)
 _STRIPE = 8  # pixels from one stripe of the background to the next
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of ``scene.width`` x ``scene.height``."""
-    image = _ground(scene.background, scene.width, scene.height)
+    """The scene as an RGB image of ``SIZE`` x ``SIZE``."""
+    image = _ground(scene.background)
     pen = ImageDraw.Draw(image)
     for scene_object in scene.objects:
         _draw_object(pen, scene_object)
@@ -30,7 +30,7 @@ def _draw_object(pen: ImageDraw.ImageDraw, scene_object: SceneObject) -> None:
     width, height = right - left + 1, bottom - top + 1
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
     fill = scene_object.rgb
-    match scene_object.shape:
+    match scene_object.kind.shape:
         case "circle":
             pen.ellipse((left, top, right, bottom), fill=fill)
         case "square":
@@ -51,25 +51,23 @@ def _draw_object(pen: ImageDraw.ImageDraw, scene_object: SceneObject) -> None:
             raise ValueError(f"no way to draw {shape!r}")
 
 
-def _ground(background: Background, width: int, height: int) -> Image.Image:
-    image = Image.new("RGB", (width, height), background.base)
+def _ground(background: Background) -> Image.Image:
+    image = Image.new("RGB", (SIZE, SIZE), background.base)
     if background.style == "gradient":
-        image.paste(background.other, (0, 0), _ramp(width, height, background.horizontal))
+        image.paste(background.other, (0, 0), _ramp(background.horizontal))
     elif background.style == "stripes":
         _draw_stripes(image, background.other, background.horizontal)
     return image
 
 
 @cache
-def _ramp(width: int, height: int, horizontal: bool) -> Image.Image:
+def _ramp(horizontal: bool) -> Image.Image:
     ramp = Image.linear_gradient("L")  # 256 x 256, from black at the top to white at the bottom
-    return (ramp.transpose(Image.Transpose.ROTATE_90) if horizontal else ramp).resize(
-        (width, height)
-    )
+    turned = ramp.transpose(Image.Transpose.ROTATE_90) if horizontal else ramp
+    return turned.resize((SIZE, SIZE))
 
 
 def _draw_stripes(image: Image.Image, colour: RGB, horizontal: bool) -> None:
-    for start in range(0, image.height if horizontal else image.width, _STRIPE):
+    for start in range(0, SIZE, _STRIPE):
         end = start + _STRIPE // 2
-        stripe = (0, start, image.width, end) if horizontal else (start, 0, end, image.height)
-        image.paste(colour, stripe)
+        image.paste(colour, (0, start, SIZE, end) if horizontal else (start, 0, end, SIZE))

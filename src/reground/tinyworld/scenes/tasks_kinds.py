@@ -6,20 +6,13 @@ The names of the tasks are those of MIG-Bench.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from reground.data.convert.mentions import ORDINALS
-from reground.tinyworld.scenes import chains
-from reground.tinyworld.scenes.drafts import Draft, has_distractor, seek
-from reground.tinyworld.scenes.queries import (
-    SUPERLATIVES,
-    Description,
-    Query,
-    Relation,
-    may_hold,
-    resolve,
-)
+from reground.tinyworld.scenes.drafts import Draft, locate, seek
+from reground.tinyworld.scenes.queries import SUPERLATIVES, Query, Relation, may_hold, resolve
 from reground.tinyworld.scenes.world import (
     COLOURS,
     KINDS,
@@ -37,16 +30,12 @@ from reground.tinyworld.scenes.world import (
 def common_object(rng: random.Random, count: int) -> Draft:
     """Two to four images that share one kind of object; it is sought in one of them."""
     shared = sample_kinds(rng, 1)[0]
-    num_images = rng.randint(2, 4)
-    kinds = [sample_kinds_alike(rng, count, first=shared) for _ in range(num_images)]
+    kinds = [sample_kinds_alike(rng, count, first=shared) for _ in range(rng.randint(2, 4))]
     if len(set(kinds[0]).intersection(*kinds[1:])) > 1:
         return common_object(rng, count)
-    scenes = tuple(sample_scene(rng, each) for each in kinds)
-    image = rng.randrange(num_images)
     return seek(
-        scenes[image].objects[0],
-        scenes,
-        image,
+        tuple(sample_scene(rng, each) for each in kinds),
+        rng.randrange(len(kinds)),
         expression="the object that all images share",
         kind="shared",
         think=f"all images share the {shared.name}.",
@@ -56,13 +45,9 @@ def common_object(rng: random.Random, count: int) -> Draft:
 def refer_grounding(rng: random.Random, count: int) -> Draft:
     """The first image shows one object alone; its like is sought in the second."""
     kind = sample_kinds(rng, 1)[0]
-    scenes = (
-        sample_scene(rng, [kind]),
-        sample_scene(rng, sample_kinds_alike(rng, count, first=kind)),
-    )
+    shown = sample_scene(rng, [kind])
     return seek(
-        scenes[1].objects[0],
-        scenes,
+        (shown, sample_scene(rng, sample_kinds_alike(rng, count, first=kind))),
         1,
         expression="the object shown in the first image",
         kind="shown",
@@ -82,29 +67,22 @@ def group_grounding(rng: random.Random, count: int) -> Draft:
     kinds[image] = sample_kinds_alike(rng, count, first=kind)
     scenes = tuple(sample_scene(rng, each) for each in kinds)
     target = scenes[image].objects[0]
-    return Draft(
-        scenes=scenes,
-        question=f"the {kind.name}",
-        boxes=(target.box,),
-        kind="group",
-        think=f"It is in the {ORDINALS[image]} image. " + chains.locate(kind.name, target),
-        image=image,
-        relational=True,
-        distractor=has_distractor(target, scenes[image].objects),
-    )
+    think = f"It is in the {ORDINALS[image]} image. {locate(kind.name, target.box)}"
+    return Draft(scenes, f"the {kind.name}", (target,), "group", think, image)
 
 
 def reasoning(rng: random.Random, count: int) -> Draft:
     """A rule that the first image implies picks one object of the second."""
     rule = rng.choice((_same_colour, _same_shape, _same_corners))(rng, max(count, 2))
-    first, target = rule.first, rule.target
-    others = [kind for kind in KINDS if kind not in rule.fitting and kind != target]
-    scenes = (
-        sample_scene(rng, rng.sample(first, len(first))),
-        sample_scene(rng, [target, *rng.sample(others, count - 1)]),
+    others = [kind for kind in KINDS if not any(each.fits(kind) for each in rule.fitting)]
+    first = sample_scene(rng, rng.sample(rule.first, len(rule.first)))
+    return seek(
+        (first, sample_scene(rng, [rule.target, *rng.sample(others, count - 1)])),
+        1,
+        expression=f"the object with {rule.what} in the first image",
+        kind=rule.kind,
+        think=rule.think,
     )
-    sought = scenes[1].objects[0]
-    return seek(sought, scenes, 1, expression=rule.question, kind=rule.name, think=rule.think)
 
 
 def correspondence(rng: random.Random, count: int) -> Draft:
@@ -123,25 +101,25 @@ def correspondence(rng: random.Random, count: int) -> Draft:
         if target is not None and _plays_alike(marked, first, target, second):
             break
     return seek(
-        target,
         (replace(first, mark=marked.box), second),
         1,
         expression="the object with the role of the one marked in the first image",
         kind="role",
         think=f"the marked {marked.name} is the {role}.",
+        index=second.objects.index(target),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What the first image shows, and which kinds of the second would fit what it implies."""
+    """What the first image shows, and the kinds that fit what it implies: one is ``target``."""
 
-    name: str
-    question: str
+    kind: str
+    what: str
     think: str
-    first: list[Kind]
+    first: Sequence[Kind]
     target: Kind
-    fitting: frozenset[Kind]
+    fitting: Iterable[Kind]
 
 
 def _same_colour(rng: random.Random, count: int) -> _Rule:
@@ -150,14 +128,10 @@ def _same_colour(rng: random.Random, count: int) -> _Rule:
     first = [Kind(colour, shape) for shape in shapes[: max(2, count - 1)]]
     if count > len(first):
         first.append(Kind(other, rng.choice(SHAPES)))
-    return _Rule(
-        name="same colour",
-        question="the object with the colour of most objects in the first image",
-        think=f"most objects in the first image are {colour}.",
-        first=first,
-        target=Kind(colour, rng.choice(SHAPES)),
-        fitting=frozenset(Kind(colour, shape) for shape in SHAPES),
-    )
+    what = "the colour of most objects"
+    think = f"most objects in the first image are {colour}."
+    target = Kind(colour, rng.choice(SHAPES))
+    return _Rule("same colour", what, think, first, target, (Kind(colour=colour),))
 
 
 def _same_shape(rng: random.Random, count: int) -> _Rule:
@@ -166,14 +140,10 @@ def _same_shape(rng: random.Random, count: int) -> _Rule:
     first = [Kind(colour, shape) for colour in colours[: max(2, count - 1)]]
     if count > len(first):
         first.append(Kind(rng.choice(colours), other))
-    return _Rule(
-        name="same shape",
-        question="the object with the shape of most objects in the first image",
-        think=f"most objects in the first image are {_plural(shape)}.",
-        first=first,
-        target=Kind(rng.choice(colours), shape),
-        fitting=frozenset(Kind(colour, shape) for colour in COLOURS),
-    )
+    what = "the shape of most objects"
+    think = f"most objects in the first image are {_plural(shape)}."
+    target = Kind(rng.choice(colours), shape)
+    return _Rule("same shape", what, think, first, target, (Kind(shape=shape),))
 
 
 _CORNERS: Final = {"three": ("triangle",), "four": ("square", "diamond"), "no": ("circle", "ring")}
@@ -183,16 +153,12 @@ def _same_corners(rng: random.Random, count: int) -> _Rule:
     number = rng.choice(tuple(_CORNERS))
     shapes = _CORNERS[number]
     shown, sought = rng.choice(shapes), rng.choice(shapes)
-    colours = rng.sample(tuple(COLOURS), count)
-    return _Rule(
-        name="same corners",
-        question="the object with as many corners as each object in the first image",
-        think=f"{_plural(shown)} have {number} corners"
-        + ("." if shown == sought else f", the same as {_plural(sought)}."),
-        first=[Kind(colour, shown) for colour in colours],
-        target=Kind(rng.choice(tuple(COLOURS)), sought),
-        fitting=frozenset(Kind(colour, shape) for colour in COLOURS for shape in shapes),
-    )
+    first = [Kind(colour, shown) for colour in rng.sample(tuple(COLOURS), count)]
+    what = "as many corners as each object"
+    same = "" if shown == sought else f", the same as {_plural(sought)}"
+    think = f"{_plural(shown)} have {number} corners{same}."
+    target = Kind(rng.choice(tuple(COLOURS)), sought)
+    return _Rule("same corners", what, think, first, target, [Kind(shape=own) for own in shapes])
 
 
 def _plural(shape: str) -> str:
@@ -200,7 +166,7 @@ def _plural(shape: str) -> str:
 
 
 def _player(role: Relation, scene: Scene) -> SceneObject | None:
-    return resolve(Query(Description(), role), scene.objects)
+    return resolve(Query(Kind(), role), scene.objects)
 
 
 def _plays_alike(marked: SceneObject, first: Scene, target: SceneObject, second: Scene) -> bool:

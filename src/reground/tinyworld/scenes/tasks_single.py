@@ -7,17 +7,16 @@ in the range that the task allows.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Final
 
-from reground.tinyworld.scenes import chains
-from reground.tinyworld.scenes.drafts import Draft, has_distractor
+from reground.grounding.boxes import place
+from reground.tinyworld.scenes.drafts import Draft, left_to_right, locate, with_article
 from reground.tinyworld.scenes.queries import (
     ANCHORED,
     SUPERLATIVES,
-    Description,
     Query,
     Relation,
-    describe,
     only,
     resolve,
 )
@@ -35,6 +34,7 @@ _RELATION_SHARE: Final = 0.5  # of the "referring" mix, where the scene has obje
 _ALIKE_SHARE: Final = 0.75  # of attribute scenes in which a distractor is put on purpose
 _ANCHORED_SHARE: Final = 0.6  # of relational questions, where the scene has room for an anchor
 _MOST_PHRASES: Final = 4
+_MOST_RIVALS: Final = 3  # with more, a chain that lists them all is long
 
 
 def referring(rng: random.Random, count: int) -> Draft:
@@ -46,13 +46,10 @@ def referring(rng: random.Random, count: int) -> Draft:
 
 def attribute(rng: random.Random, count: int) -> Draft:
     """One object by its colour and shape, or by one of them where that is enough."""
-    kinds = (
-        sample_kinds_alike(rng, count) if rng.random() < _ALIKE_SHARE else sample_kinds(rng, count)
-    )
-    scene = sample_scene(rng, kinds)
+    sample = sample_kinds_alike if rng.random() < _ALIKE_SHARE else sample_kinds
+    scene = sample_scene(rng, sample(rng, count))
     target = scene.objects[0]
-    query = Query(_shortened(rng, target, scene.objects))
-    return _refer(rng, query, scene, target)
+    return _refer(rng, Query(_shortened(rng, target, scene.objects)), scene, target)
 
 
 def relation(rng: random.Random, count: int) -> Draft:
@@ -70,85 +67,76 @@ def relation(rng: random.Random, count: int) -> Draft:
 def phrases(rng: random.Random, count: int) -> Draft:
     """One to four objects by colour and shape; the boxes are in the order of the phrases."""
     scene = sample_scene(rng, sample_kinds(rng, count))
-    named = rng.sample(scene.objects, rng.randint(1, min(_MOST_PHRASES, count)))
-    return Draft(
-        scenes=(scene,),
-        question=", ".join(f"the {each.name}" for each in named),
-        boxes=tuple(each.box for each in named),
-        kind="phrases",
-        think=" ".join(chains.locate(each.name, each) for each in named),
-        distractor=any(has_distractor(each, scene.objects) for each in named),
-    )
+    named = tuple(rng.sample(scene.objects, rng.randint(1, min(_MOST_PHRASES, count))))
+    question = ", ".join(f"the {each.name}" for each in named)
+    think = " ".join(locate(each.name, each.box) for each in named)
+    return Draft((scene,), question, named, "phrases", think)
 
 
 def listing(rng: random.Random, count: int) -> Draft:
     """Every object, from left to right."""
     scene = sample_scene(rng, sample_kinds(rng, count))
-    ordered = chains.left_to_right(scene.objects)
-    return Draft(
-        scenes=(scene,),
-        question="every object",
-        boxes=tuple(each.box for each in ordered),
-        kind="listing",
-        think=chains.enumerate_objects(ordered),
-        distractor=any(has_distractor(each, scene.objects) for each in ordered),
-    )
+    ordered = tuple(left_to_right(scene.objects))
+    placed = (f"{with_article(each.name)} at the {place(each.box)}" for each in ordered)
+    return Draft((scene,), "every object", ordered, "listing", ", ".join(placed) + ".")
 
 
 def _refer(rng: random.Random, query: Query, scene: Scene, target: SceneObject) -> Draft:
-    return Draft(
-        scenes=(scene,),
-        question=query.words(rng),
-        boxes=(target.box,),
-        kind="attribute" if query.relation is None else "relation",
-        think=chains.explain(query, scene.objects, target),
-        relational=query.relation is not None,
-        distractor=has_distractor(target, scene.objects),
-    )
+    kind = "attribute" if query.relation is None else "relation"
+    think = _explain(query, scene.objects, target)
+    return Draft((scene,), query.words(rng), (target,), kind, think)
 
 
-def _shortened(
-    rng: random.Random, target: SceneObject, objects: tuple[SceneObject, ...]
-) -> Description:
+def _explain(query: Query, objects: Sequence[SceneObject], target: SceneObject) -> str:
+    """The way from the expression to the target: the anchor or the rivals first, then the place."""
+    if query.relation is None:
+        return locate(target.name, target.box)
+    if query.anchor is not None:
+        anchor = next(each for each in objects if query.anchor.fits(each.kind))
+        phrase = f"{query.target.name} {query.relation} it"
+        return f"{locate(anchor.name, anchor.box)} {locate(phrase, target.box)}"
+    found = locate(f"{query.relation} {query.target.name}", target.box)
+    rivals = left_to_right(each for each in objects if query.target.fits(each.kind))
+    if len(rivals) > _MOST_RIVALS:
+        return found
+    places = ", one at ".join(f"the {place(each.box)}" for each in rivals)
+    return f"one is at {places}. {found}"
+
+
+def _shortened(rng: random.Random, target: SceneObject, objects: Sequence[SceneObject]) -> Kind:
     """The full description mostly; else, where one is enough, the shape or the colour alone."""
     if rng.random() < 0.6:
-        return describe(target)
-    short = [Description(shape=target.shape), Description(colour=target.colour)]
+        return target.kind
+    short = [Kind(shape=target.kind.shape), Kind(colour=target.kind.colour)]
     enough = [each for each in short if only(each, objects) is target]
-    return rng.choice(enough) if enough else describe(target)
+    return rng.choice(enough) if enough else target.kind
 
 
-def _ambiguous(
-    rng: random.Random, count: int, relation: Relation
-) -> tuple[list[Kind], Description]:
+def _ambiguous(rng: random.Random, count: int, relation: Relation) -> tuple[list[Kind], Kind]:
     """Kinds of a scene, and a description that fits at least two of them."""
     first = sample_kinds(rng, 1)[0]
     form = rng.random()
     if form < 0.4:  # twins: two of one kind
-        rest = sample_kinds(rng, count - 2, without=(first,))
-        return [first, first, *rest], Description(first.colour, first.shape)
+        return [first, first, *sample_kinds(rng, count - 2, without=(first,))], first
     if form < 0.55 and relation not in (Relation.LARGEST, Relation.SMALLEST):  # of any shape
         second = sample_kin(rng, first, share="colour")
-        description = Description(colour=first.colour)
+        description = Kind(colour=first.colour)
     else:
         second = sample_kin(rng, first, share="shape")
-        description = Description(shape=first.shape)
+        description = Kind(shape=first.shape)
     if form > 0.85 and relation in ANCHORED:
-        description = Description()
+        description = Kind()
     return [first, second, *sample_kinds(rng, count - 2, without=(first, second))], description
 
 
 def _queries(
-    rng: random.Random,
-    description: Description,
-    relation: Relation,
-    objects: tuple[SceneObject, ...],
+    rng: random.Random, description: Kind, relation: Relation, objects: Sequence[SceneObject]
 ) -> list[Query]:
     """The ways to ask by this relation: one, or one for each object that can be the anchor."""
     if relation in SUPERLATIVES:
         return [Query(description, relation)]
-    anchors = [each for each in objects if not description.fits(each)]
-    if description == Description():
-        anchors = [each for each in objects if only(describe(each), objects)]
+    anchors = [each.kind for each in objects if not description.fits(each.kind)]
+    if description == Kind():
+        anchors = [each.kind for each in objects if only(each.kind, objects)]
     rng.shuffle(anchors)
-    return [Query(description, relation, describe(each)) for each in anchors]
+    return [Query(description, relation, anchor) for anchor in anchors]

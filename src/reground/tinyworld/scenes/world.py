@@ -19,6 +19,9 @@ SIZE: Final = 112
 FRAME: Final = Frame.pixels(SIZE, SIZE)
 """The pixel frame of every image."""
 
+WHOLE: Final = Box(0, 0, SIZE, SIZE, FRAME)
+"""A whole image."""
+
 MARGIN: Final = 2  # free pixels between an object and the edge: room for the outline of a mark
 GAP: Final = 4  # free pixels between two objects, on one axis at least
 SIDES: Final = (16, 43)  # shortest and longest side: boxes fill 2.0 to 14.7 % of the image
@@ -46,19 +49,25 @@ SHAPES: Final = ("circle", "square", "triangle", "cross", "diamond", "ring")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an object is: its colour and shape, as in "red circle"."""
+    """What an object is, or as much of it as is said: colour and shape, empty where left open."""
 
-    colour: str
-    shape: str
+    colour: str = ""
+    shape: str = ""
 
     @property
     def name(self) -> str:
         """The kind in words.
 
-        >>> Kind("red", "circle").name
-        'red circle'
+        >>> Kind("red", "circle").name, Kind("red").name, Kind().name
+        ('red circle', 'red one', 'shape')
         """
-        return f"{self.colour} {self.shape}"
+        if not self.colour:
+            return self.shape or "shape"
+        return f"{self.colour} {self.shape or 'one'}"
+
+    def fits(self, other: Kind) -> bool:
+        """Whether the other is of this colour and shape."""
+        return self.colour in ("", other.colour) and self.shape in ("", other.shape)
 
 
 KINDS: Final = tuple(Kind(colour, shape) for colour in COLOURS for shape in SHAPES)
@@ -67,32 +76,16 @@ KINDS: Final = tuple(Kind(colour, shape) for colour in COLOURS for shape in SHAP
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One object: colour and shape in words, box in whole pixels, the exact colour drawn."""
+    """One object: what it is, its box in whole pixels, the exact colour drawn."""
 
-    colour: str
-    shape: str
+    kind: Kind
     box: Box
     rgb: RGB
-
-    @property
-    def kind(self) -> Kind:
-        """Colour and shape together."""
-        return Kind(self.colour, self.shape)
 
     @property
     def name(self) -> str:
         """Colour and shape in words, as in "red circle"."""
         return self.kind.name
-
-    @property
-    def cx(self) -> float:
-        """Horizontal centre in pixels."""
-        return (self.box.x1 + self.box.x2) / 2
-
-    @property
-    def cy(self) -> float:
-        """Vertical centre in pixels."""
-        return (self.box.y1 + self.box.y2) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +102,6 @@ class Background:
 class Scene:
     """One image of the world; ``mark`` is a box around which a thin red outline is drawn."""
 
-    width: int
-    height: int
     background: Background
     objects: tuple[SceneObject, ...]
     mark: Box | None = None
@@ -118,8 +109,6 @@ class Scene:
 
 def sample_kinds(rng: random.Random, count: int, *, without: Sequence[Kind] = ()) -> list[Kind]:
     """``count`` different kinds, none of them in ``without``."""
-    if not without:
-        return rng.sample(KINDS, count)
     return rng.sample([kind for kind in KINDS if kind not in without], count)
 
 
@@ -151,7 +140,7 @@ def sample_scene(
     """A scene with one object of each of ``kinds``, in that order, at random places and sizes."""
     boxes = sample_boxes(rng, len(kinds))
     objects = [paint(rng, kind, box) for kind, box in zip(kinds, boxes, strict=True)]
-    return Scene(SIZE, SIZE, background or sample_background(rng), tuple(objects))
+    return Scene(background or sample_background(rng), tuple(objects))
 
 
 def sample_boxes(rng: random.Random, count: int) -> list[Box]:
@@ -191,12 +180,26 @@ def apart(first: Box, second: Box, *, gap: int = GAP) -> bool:
     )
 
 
+def holds(outer: Box, inner: Box, *, margin: int) -> bool:
+    """Whether ``inner`` is wholly in the other box, ``margin`` pixels from its edges or more."""
+    return (
+        min(inner.x1 - outer.x1, inner.y1 - outer.y1) >= margin
+        and min(outer.x2 - inner.x2, outer.y2 - inner.y2) >= margin
+    )
+
+
+def moved(box: Box, x: float, y: float, *, scale: float = 1.0) -> Box:
+    """The box scaled about the origin and then shifted, in whole pixels."""
+    left, top = round(scale * box.x1 + x), round(scale * box.y1 + y)
+    return Box(left, top, left + round(scale * box.width), top + round(scale * box.height), FRAME)
+
+
 def paint(rng: random.Random, kind: Kind, box: Box) -> SceneObject:
     """An object of this kind at this box, in a slightly jittered colour."""
     red, green, blue = (
         min(max(channel + int(rng.random() * 25) - 12, 0), 255) for channel in COLOURS[kind.colour]
     )
-    return SceneObject(kind.colour, kind.shape, box, (red, green, blue))
+    return SceneObject(kind, box, (red, green, blue))
 
 
 def sample_background(rng: random.Random, *, plain: bool = False) -> Background:
