@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     with single_thread():
         world = make_world(folder)
     config = folder / "job.yaml"
-    config.write_text(dump(world.config("grpo", "steps=3", "save_every=2", "sharding=full")))
+    config.write_text(dump(world.config("rl", "steps=3", "save_every=2", "sharding=full")))
     for launch in range(LAUNCHES):
         busy = [subprocess.Popen(BUSY) for _ in range(2 * (launch % 2))]
         try:

@@ -76,6 +76,22 @@ def test_a_training_names_what_made_it(world: World, trained: RunDir, tmp_path: 
         assert (made(run)["digest"] == made(trained)["digest"]) is is_same
 
 
+def test_a_training_names_how_its_rows_are_asked(
+    world: World, trained: RunDir, tmp_path: Path
+) -> None:
+    usual = made(trained)
+    own = made(train(world.config("sft", "steps=1", "protocol=think"), tmp_path / "think"))
+    for found, protocol, by in ((usual, "direct", "checkpoint"), (own, "think", "config")):
+        assert (found["family"], found["protocol"], found["protocol_by"]) == (
+            "univg_r1",
+            protocol,
+            by,
+        )
+        assert list(found["prompts"]) == [protocol]
+        assert found["prompts"][protocol].keys() == {"name", "sha256", "chosen_by"}
+    assert usual["digest"] != own["digest"]
+
+
 def test_what_goes_on_with_a_run_is_kept_as_well(
     world: World, trained: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

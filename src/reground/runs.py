@@ -2,9 +2,9 @@
 
 ``config.yaml`` is the resolved configuration. ``metrics.jsonl`` holds figures that are the same in
 every repetition, byte for byte; wall-clock figures go to ``timings.jsonl``, what the policy wrote
-to ``rollouts.jsonl``; ``made.json`` names commit, versions, device and dtype. Rows carry their
-``step``, so that a resumed run can drop what lies after its checkpoint. ``checkpoints/`` belongs to
-the trainer.
+to ``rollouts.jsonl``; ``made.json`` names family, protocols and prompts, and commit, versions,
+device and dtype. Rows carry their ``step``, so that a resumed run can drop what lies after its
+checkpoint. ``checkpoints/`` belongs to the trainer.
 """
 
 from __future__ import annotations

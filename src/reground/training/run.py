@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -125,7 +126,8 @@ def _train(
     run = RunDir(out)
     if accelerator.is_main_process:
         run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
-        _note(run, _provenance(config, draws, checkpoint))
+        asked = _asked(protocols, [*draws.known(), *held_out])
+        _note(run, asked | dataclasses.asdict(_provenance(config, draws, checkpoint, asked)))
     accelerator.wait_for_everyone()
     if config.track:
         accelerator.init_trackers("reground", config=None)
@@ -135,17 +137,30 @@ def _train(
     return run
 
 
-def _provenance(config: TrainConfig, draws: Draws, checkpoint: Checkpoint) -> Provenance:
+def _asked(protocols: Protocols, rows: Sequence[Sample]) -> dict[str, Any]:
+    """How rows are asked, and who decided it."""
+    prompts = protocols.prompts_of(protocols.used(rows))
+    return {
+        "family": protocols.family.name,
+        "protocol": protocols.usual,
+        "protocol_by": protocols.decided_by,
+        "prompts": {name: dataclasses.asdict(use) for name, use in prompts.items()},
+    }
+
+
+def _provenance(
+    config: TrainConfig, draws: Draws, checkpoint: Checkpoint, asked: Mapping[str, Any]
+) -> Provenance:
     free = tuple(f"{key}{end}" for key in (*CHANGEABLE, "out") for end in ":.")
     settings = [each for each in differing_keys("{}", dump(config)) if not each.startswith(free)]
     weights = fingerprint(config.model) if _maker(config) is None else None
-    about = {"config": settings, "data": digest(draws.known()), "weights": weights}
+    about = {"config": settings, "data": digest(draws.known()), "weights": weights, "asked": asked}
     return provenance(about, **place_of(checkpoint.model))
 
 
-def _note(run: RunDir, made: Provenance) -> None:
+def _note(run: RunDir, row: Mapping[str, Any]) -> None:
     """Keep what makes the run; and what goes on with it, where that is something else."""
-    path, row = run.path / "made.json", dataclasses.asdict(made)
+    path = run.path / "made.json"
     if not path.exists():
         write_json(path, row)
     elif json.loads(path.read_text(encoding="utf-8")) != row:
