@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from reground.grounding.sample import Sample
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.scenes import Scene, SceneObject
 from reground.tinyworld.scenes.render import draw
-from reground.tinyworld.scenes.world import sample_background
+from reground.tinyworld.scenes.world import Sampler
 
 SINGLE = ("referring", "attribute", "relation", "phrases", "listing")
 MULTI = tuple(task for task in synth.TASKS if task not in SINGLE)
@@ -352,8 +351,8 @@ def test_a_mark_is_a_red_outline_two_pixels_outside() -> None:
 
 
 def test_colours_stand_out_from_every_background_and_from_each_other() -> None:
-    rng = random.Random(0)
-    grounds = [sample_background(rng) for _ in range(300)]
+    rng = Sampler(0)
+    grounds = [rng.background() for _ in range(300)]
     ground = np.array([colour for each in grounds for colour in (each.base, each.other)])
     seen = np.array([o.rgb for _, (s,) in pairs("referring", 300) for o in s.objects])
     assert np.linalg.norm(seen[:, None].astype(float) - ground, axis=-1).min() > 80

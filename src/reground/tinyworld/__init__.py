@@ -5,10 +5,9 @@ of it: scenes are the source ``synth``, the oracle is a tool, ``tiny`` and ``tin
 shipped checkpoints, ``random`` makes a fresh one, and ``dense`` is a method of training.
 """
 
-from importlib import resources
 from pathlib import Path
 
-_ASSETS = Path(str(resources.files(__name__))) / "assets"
+_ASSETS = Path(__file__).with_name("assets")
 
 TINY = _ASSETS / "tiny"
 """Four million parameters, trained on scenes by the recipe in configs/tiny."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -48,52 +47,49 @@ def run(out: Path, *, samples: int) -> None:
 
 def _all_arms(out: Path, samples: int) -> dict[str, dict[str, Any]]:
     """Train and evaluate one arm after the other; reports by the names of the table."""
-    reports = {"base (shipped model)": _evaluated("tiny", out / "base", samples)}
-    sft, grpo = _config("demo_sft.yaml"), _config("demo_grpo.yaml")
-    start = str(out / "cot_sft")
-    sft_seconds = _trained(sft, out / "cot_sft")
-    reports["CoT-SFT"] = _evaluated(start, out / "cot_sft", samples)
-    seconds = []
-    for name, difficulty, label in (
-        ("grpo", "none", "+ GRPO"),
-        ("grpo_difficulty", "exp", "+ GRPO with difficulty weight"),
-    ):
-        arm = _config("demo_grpo.yaml", f"model={start}", f"algorithm.difficulty={difficulty}")
-        seconds.append(_trained(arm, out / name))
-        reports[label] = _evaluated(str(out / name), out / name, samples)
-    steps = max(1, round(sft.steps * max(seconds) / sft_seconds))
-    more = _config("demo_sft.yaml", f"model={start}", f"steps={steps}", f"seed={grpo.seed}")
-    _trained(more, out / "more_sft")
-    reports["+ SFT for the same time"] = _evaluated(
-        str(out / "more_sft"), out / "more_sft", samples
+    reports: dict[str, dict[str, Any]] = {}
+
+    def evaluated(name: str, label: str, model: str) -> None:
+        question = Question(model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
+        reports[label] = evaluate(out / name, question)
+
+    def trained(name: str, label: str, config: TrainConfig) -> float:
+        typer.echo(f"{name}: {config.method}, {config.steps} steps")
+        begin = time.perf_counter()
+        train(config, out / name, clean=True)
+        seconds = time.perf_counter() - begin
+        evaluated(name, label, str(out / name))
+        return seconds
+
+    evaluated("base", "base (shipped model)", "tiny")
+    sft = _config("demo_sft.yaml")
+    sft_seconds = trained("cot_sft", "CoT-SFT", sft)
+    start = f"model={out / 'cot_sft'}"
+    plain = _config("demo_grpo.yaml", start, "algorithm.difficulty=none")
+    weighted = _config("demo_grpo.yaml", start, "algorithm.difficulty=exp")
+    seconds = max(
+        trained("grpo", "+ GRPO", plain),
+        trained("grpo_difficulty", "+ GRPO with difficulty weight", weighted),
     )
+    steps = max(1, round(sft.steps * seconds / sft_seconds))
+    more = _config("demo_sft.yaml", start, f"steps={steps}", f"seed={plain.seed}")
+    trained("more_sft", "+ SFT for the same time", more)
     return reports
 
 
 def _config(name: str, *overrides: str) -> TrainConfig:
-    path = Path(str(resources.files("reground.tinyworld") / "configs" / name))
-    return load(TrainConfig, path, overrides)
-
-
-def _trained(config: TrainConfig, out: Path) -> float:
-    """Train into ``out``; the seconds that it took."""
-    typer.echo(f"{out.name}: {config.method}, {config.steps} steps")
-    begin = time.perf_counter()
-    train(config, out, clean=True)
-    return time.perf_counter() - begin
-
-
-def _evaluated(model: str, out: Path, samples: int) -> dict[str, Any]:
-    """Answer, score and report held-out scenes."""
-    question = Question(model=model, data=_DATA, seed=_SEED, limit=samples, max_tokens=96)
-    return evaluate(out, question)
+    return load(TrainConfig, Path(__file__).with_name("configs") / name, overrides)
 
 
 def _refined(out: Path) -> None:
     """A weak detector's boxes before and after, and what became of two of them."""
-    tool = ToolUse(spec="oracle:weak")
     question = Question(
-        model="tiny_refiner", data=_REFINED, seed=_SEED, limit=60, max_tokens=160, tool=tool
+        model="tiny_refiner",
+        data=_REFINED,
+        seed=_SEED,
+        limit=60,
+        max_tokens=160,
+        tool=ToolUse(spec="oracle:weak"),
     )
     found = evaluate(out, question)["refinement"]
     before, after, ccr = (100 * found[name] for name in ("tool_accuracy", "accuracy", "ccr"))
@@ -105,15 +101,17 @@ def _refined(out: Path) -> None:
     for outcome in (ToolOutcome.CORRECTED, ToolOutcome.FOLLOWED):
         shown = next((row.score for row in rows if row.outcome is outcome), None)
         if shown is not None:
-            picture = _pictured(shown, out / f"{outcome}.png")
+            picture = out / f"{outcome}.png"
+            _draw(shown, picture)
             typer.echo(f"{outcome}: {shown.sample.question}\n{shown.text}\n  {picture}")
 
 
-def _pictured(score: SampleScore, out: Path) -> Path:
+def _draw(score: SampleScore, out: Path) -> None:
     """The sample with the detector's box in blue, the final one orange, the true one green."""
-    sample = score.sample
-    target = sample.target_image
-    frame = sample.images[target].frame
-    predicted = [Target(target, Box(*box, frame)) for box in score.predicted]
-    draw(sample, predicted=predicted, out=out)
-    return out
+    image = score.sample.target_image
+    frame = score.sample.images[image].frame
+    draw(
+        score.sample,
+        predicted=[Target(image, Box(*box, frame)) for box in score.predicted],
+        out=out,
+    )

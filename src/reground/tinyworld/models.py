@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
-    Qwen3VLConfig,
 )
 
 from reground.config import config, of
@@ -103,7 +101,7 @@ def make_tokenizer(texts: Iterable[str], *, size: int = 896) -> PreTrainedTokeni
 
 def corpus(*, samples_per_task: int = 150) -> list[str]:
     """Text of the scene world, and common words of questions about photos, for the tokenizer."""
-    words = (resources.files("reground.tinyworld") / "assets" / "words.txt").read_text().split()
+    words = Path(__file__).with_name("assets").joinpath("words.txt").read_text().split()
     texts = [form for word in words for form in (word, f" {word}")] * 40
     for task in synth.TASKS:
         for index in range(samples_per_task):
@@ -130,7 +128,8 @@ def make(
     shape = replace(_SMALL, architecture=architecture, **sides)
     tokenizer = tokenizer or make_tokenizer(corpus(samples_per_task=20))
     name = tokenizer.convert_tokens_to_ids
-    config = _CONFIGS[architecture](
+    config = AutoConfig.for_model(
+        architecture,
         text_config=_text(shape, tokenizer),
         vision_config=_vision(shape),
         image_token_id=name("<|image_pad|>"),
@@ -150,11 +149,6 @@ def make(
 _SMALL = Shape(
     hidden=64, layers=2, heads=4, head_dim=16, vision_hidden=48, vision_depth=2, vision_heads=4
 )
-_CONFIGS: dict[Architecture, Any] = {
-    "qwen2_vl": Qwen2VLConfig,
-    "qwen2_5_vl": Qwen2_5_VLConfig,
-    "qwen3_vl": Qwen3VLConfig,
-}
 
 
 def _text(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -84,11 +85,14 @@ class Oracle:
     def _answer(self, sample: Sample) -> tuple[Detection, ...]:
         rng = random.Random(f"{self.quality.seed}/{sample.id}")
         truth = [each.box for each in sample.targets if each.image == sample.target_image]
-        rivals = [box for box in self._objects(sample) if not _hits(box, truth)]
+        rivals = [
+            box for box in self._objects(sample) if all(iou(box, true) <= RIGHT for true in truth)
+        ]
         boxes = self._found(rng, sample, truth, rivals)
         if boxes and rivals and rng.random() < self.quality.several:
-            boxes += [_shaken(rng, box, self.quality.jitter) for box in _some(rng, rivals)]
-            boxes = [box for number, box in enumerate(boxes) if box not in boxes[:number]]
+            some = rng.sample(rivals, min(len(rivals), rng.randint(1, 2)))
+            boxes += [_shaken(rng, box, self.quality.jitter) for box in some]
+            boxes = list(dict.fromkeys(boxes))
             rng.shuffle(boxes)
         scores = sorted((round(rng.uniform(0.3, 0.95), 3) for _ in boxes), reverse=True)
         label = self.quality.label or None
@@ -119,19 +123,11 @@ class Oracle:
 
 
 def _boxes_by_image(samples: Iterable[Sample]) -> dict[str, list[Box]]:
-    found: dict[str, list[Box]] = {}
+    found: dict[str, list[Box]] = defaultdict(list)
     for sample in samples:
         for target in sample.targets:
-            found.setdefault(sample.images[target.image].path, []).append(target.box)
+            found[sample.images[target.image].path].append(target.box)
     return found
-
-
-def _hits(box: Box, truth: Sequence[Box]) -> bool:
-    return any(iou(box, true) > RIGHT for true in truth)
-
-
-def _some(rng: random.Random, boxes: Sequence[Box]) -> list[Box]:
-    return rng.sample(boxes, min(len(boxes), rng.randint(1, 2)))
 
 
 def _shaken(rng: random.Random, box: Box, jitter: float) -> Box:

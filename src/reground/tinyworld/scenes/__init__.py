@@ -12,7 +12,6 @@ process. A task may carry a range for the number of objects in a scene, as in ``
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -25,7 +24,7 @@ from reground.grounding.sample import ImageRef, Sample, Target
 from reground.tinyworld.scenes import tasks_kinds, tasks_motion, tasks_single, tasks_views
 from reground.tinyworld.scenes.drafts import Draft
 from reground.tinyworld.scenes.render import draw
-from reground.tinyworld.scenes.world import COLOURS, SHAPES, SIZE, Scene, SceneObject
+from reground.tinyworld.scenes.world import COLOURS, SHAPES, SIZE, Sampler, Scene, SceneObject
 
 __all__ = [
     "COLOURS",
@@ -40,7 +39,7 @@ __all__ = [
     "scenes",
 ]
 
-_MAKERS: Final[dict[str, Callable[[random.Random, int], Draft]]] = {
+_MAKERS: Final[dict[str, Callable[[Sampler, int], Draft]]] = {
     maker.__name__: maker
     for maker in (
         tasks_single.referring,
@@ -129,7 +128,7 @@ def scene(path: str) -> Scene:
 @lru_cache(maxsize=1024)
 def _draft(task: str, seed: int, index: int) -> Draft:
     name, counts = task.partition("@")[0], _counts(task)
-    rng = random.Random(f"{task}/{seed}/{index}")  # hashes text with SHA-512, alike everywhere
+    rng = Sampler(f"{task}/{seed}/{index}")  # hashes text with SHA-512, alike everywhere
     return _MAKERS[name](rng, rng.choice(counts))
 
 

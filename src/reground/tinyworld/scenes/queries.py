@@ -85,19 +85,19 @@ def resolve(query: Query, objects: Sequence[SceneObject]) -> SceneObject | None:
     A query with a relation resolves only where the relation is needed: at least two objects other
     than the anchor fit the description.
     """
+    relation = query.relation
     anchor = None if query.anchor is None else only(query.anchor, objects)
     if query.anchor is not None and anchor is None:
         return None
-    candidates = [each for each in objects if each is not anchor and query.target.fits(each.kind)]
-    if query.relation is None:
-        return candidates[0] if len(candidates) == 1 else None
-    if len(candidates) < 2:
-        return None
-    if anchor is None:
-        return _superlative(query.relation, candidates)
-    if query.relation is Relation.CLOSEST:
-        return _closest(candidates, anchor.box)
-    return _related(query.relation, candidates, anchor.box)
+    fitting = [each for each in objects if each is not anchor and query.target.fits(each.kind)]
+    if relation is None or len(fitting) < 2:
+        return fitting[0] if relation is None and len(fitting) == 1 else None
+    at = None if anchor is None else anchor.box
+    for each in fitting:
+        others = (other.box for other in fitting if other is not each)
+        if all(_leads(relation, each.box, other, at) for other in others):
+            return each
+    return None
 
 
 def only(kind: Kind, objects: Sequence[SceneObject]) -> SceneObject | None:
@@ -117,50 +117,32 @@ def may_hold(relation: Relation, each: SceneObject, objects: Sequence[SceneObjec
     )
 
 
-def _superlative(relation: Relation, candidates: Sequence[SceneObject]) -> SceneObject | None:
-    def leads(first: Box, other: Box) -> bool:
-        if relation not in _DIRECTIONS:
-            small, large = sorted((first.area, other.area))
-            return large >= small * _MIN_AREA_RATIO
+def _leads(relation: Relation, box: Box, other: Box, anchor: Box | None) -> bool:
+    """Whether the relation clearly holds for ``box`` and not for ``other``."""
+    if relation is Relation.LARGEST:
+        return box.area >= other.area * _MIN_AREA_RATIO
+    if relation is Relation.SMALLEST:
+        return other.area >= box.area * _MIN_AREA_RATIO
+    if anchor is None:
         return (
-            _measure(relation, first) >= _measure(relation, other) + _MIN_STEP
-            and _front(relation, first) >= _front(relation, other) + _MIN_EDGE_STEP
+            _measure(relation, box) >= _measure(relation, other) + _MIN_STEP
+            and _front(relation, box) >= _front(relation, other) + _MIN_EDGE_STEP
         )
-
-    first, *others = sorted(candidates, key=lambda each: _measure(relation, each.box), reverse=True)
-    return first if all(leads(first.box, other.box) for other in others) else None
-
-
-def _closest(candidates: Sequence[SceneObject], anchor: Box) -> SceneObject | None:
-    """The closest, clearly so by the distance of centres and by the gap between the boxes."""
-
-    def distance(each: SceneObject) -> float:
-        return hypot(each.box.cx - anchor.cx, each.box.cy - anchor.cy)
-
-    def gap(each: SceneObject) -> float:
-        box = each.box
-        return hypot(
-            max(0.0, box.x1 - anchor.x2, anchor.x1 - box.x2),
-            max(0.0, box.y1 - anchor.y2, anchor.y1 - box.y2),
-        )
-
-    first, *others = sorted(candidates, key=distance)
-    near = distance(first)
-    clear = all(
-        distance(other) >= max(near + _MIN_STEP, near * _MIN_DISTANCE_RATIO)
-        and gap(other) >= gap(first) + _MIN_EDGE_STEP
-        for other in others
+    if relation is not Relation.CLOSEST:
+        return _holds(relation, box, anchor) is True and _holds(relation, other, anchor) is False
+    near, far = (hypot(each.cx - anchor.cx, each.cy - anchor.cy) for each in (box, other))
+    return (
+        far >= max(near + _MIN_STEP, near * _MIN_DISTANCE_RATIO)
+        and _gap(other, anchor) >= _gap(box, anchor) + _MIN_EDGE_STEP
     )
-    return first if clear else None
 
 
-def _related(
-    relation: Relation, candidates: Sequence[SceneObject], anchor: Box
-) -> SceneObject | None:
-    holds = [_holds(relation, each.box, anchor) for each in candidates]
-    if holds.count(True) != 1 or holds.count(False) != len(holds) - 1:
-        return None
-    return candidates[holds.index(True)]
+def _gap(box: Box, other: Box) -> float:
+    """Pixels between two boxes; 0 where they touch."""
+    return hypot(
+        max(0.0, box.x1 - other.x2, other.x1 - box.x2),
+        max(0.0, box.y1 - other.y2, other.y1 - box.y2),
+    )
 
 
 def _holds(relation: Relation, box: Box, anchor: Box) -> bool | None:

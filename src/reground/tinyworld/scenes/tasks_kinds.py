@@ -5,7 +5,6 @@ The names of the tasks are those of MIG-Bench.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,23 +17,20 @@ from reground.tinyworld.scenes.world import (
     KINDS,
     SHAPES,
     Kind,
+    Sampler,
     Scene,
     SceneObject,
-    sample_kin,
-    sample_kinds,
-    sample_kinds_alike,
-    sample_scene,
 )
 
 
-def common_object(rng: random.Random, count: int) -> Draft:
+def common_object(rng: Sampler, count: int) -> Draft:
     """Two to four images that share one kind of object; it is sought in one of them."""
-    shared = sample_kinds(rng, 1)[0]
-    kinds = [sample_kinds_alike(rng, count, first=shared) for _ in range(rng.randint(2, 4))]
+    shared = rng.kinds(1)[0]
+    kinds = [rng.kinds_alike(count, first=shared) for _ in range(rng.randint(2, 4))]
     if len(set(kinds[0]).intersection(*kinds[1:])) > 1:
         return common_object(rng, count)
     return seek(
-        tuple(sample_scene(rng, each) for each in kinds),
+        tuple(rng.scene(each) for each in kinds),
         rng.randrange(len(kinds)),
         expression="the object that all images share",
         kind="shared",
@@ -42,12 +38,12 @@ def common_object(rng: random.Random, count: int) -> Draft:
     )
 
 
-def refer_grounding(rng: random.Random, count: int) -> Draft:
+def refer_grounding(rng: Sampler, count: int) -> Draft:
     """The first image shows one object alone; its like is sought in the second."""
-    kind = sample_kinds(rng, 1)[0]
-    shown = sample_scene(rng, [kind])
+    kind = rng.kinds(1)[0]
+    shown = rng.scene([kind])
     return seek(
-        (shown, sample_scene(rng, sample_kinds_alike(rng, count, first=kind))),
+        (shown, rng.scene(rng.kinds_alike(count, first=kind))),
         1,
         expression="the object shown in the first image",
         kind="shown",
@@ -55,29 +51,28 @@ def refer_grounding(rng: random.Random, count: int) -> Draft:
     )
 
 
-def group_grounding(rng: random.Random, count: int) -> Draft:
+def group_grounding(rng: Sampler, count: int) -> Draft:
     """Two to four images; which of them holds the described object is for the answer to say."""
-    kind = sample_kinds(rng, 1)[0]
+    kind = rng.kinds(1)[0]
     num_images = rng.randint(2, 4)
     image = rng.randrange(num_images)
     kinds = [
-        sample_kinds_alike(rng, count, first=sample_kin(rng, kind), without=(kind,))
-        for _ in range(num_images)
+        rng.kinds_alike(count, first=rng.kin(kind), without=(kind,)) for _ in range(num_images)
     ]
-    kinds[image] = sample_kinds_alike(rng, count, first=kind)
-    scenes = tuple(sample_scene(rng, each) for each in kinds)
+    kinds[image] = rng.kinds_alike(count, first=kind)
+    scenes = tuple(rng.scene(each) for each in kinds)
     target = scenes[image].objects[0]
     think = f"It is in the {ORDINALS[image]} image. {locate(kind.name, target.box)}"
     return Draft(scenes, f"the {kind.name}", (target,), "group", think, image)
 
 
-def reasoning(rng: random.Random, count: int) -> Draft:
+def reasoning(rng: Sampler, count: int) -> Draft:
     """A rule that the first image implies picks one object of the second."""
     rule = rng.choice((_same_colour, _same_shape, _same_corners))(rng, max(count, 2))
     others = [kind for kind in KINDS if not any(each.fits(kind) for each in rule.fitting)]
-    first = sample_scene(rng, rng.sample(rule.first, len(rule.first)))
+    first = rng.scene(rng.sample(rule.first, len(rule.first)))
     return seek(
-        (first, sample_scene(rng, [rule.target, *rng.sample(others, count - 1)])),
+        (first, rng.scene([rule.target, *rng.sample(others, count - 1)])),
         1,
         expression=f"the object with {rule.what} in the first image",
         kind=rule.kind,
@@ -85,18 +80,18 @@ def reasoning(rng: random.Random, count: int) -> Draft:
     )
 
 
-def correspondence(rng: random.Random, count: int) -> Draft:
+def correspondence(rng: Sampler, count: int) -> Draft:
     """The object marked in the first image is, say, the leftmost; so is the one sought.
 
     Whatever else the marked object might be called the most of, the sought one clearly is too.
     """
     role = rng.choice(SUPERLATIVES)
     while True:  # few pairs of scenes have such objects
-        kinds = sample_kinds(rng, 2 * count)
-        first = sample_scene(rng, kinds[:count])
+        kinds = rng.kinds(2 * count)
+        first = rng.scene(kinds[:count])
         if (marked := _player(role, first)) is None:
             continue
-        second = sample_scene(rng, kinds[count:])
+        second = rng.scene(kinds[count:])
         target = _player(role, second)
         if target is not None and _plays_alike(marked, first, target, second):
             break
@@ -122,7 +117,7 @@ class _Rule:
     fitting: Iterable[Kind]
 
 
-def _same_colour(rng: random.Random, count: int) -> _Rule:
+def _same_colour(rng: Sampler, count: int) -> _Rule:
     colour, other = rng.sample(tuple(COLOURS), 2)
     shapes = rng.sample(SHAPES, len(SHAPES))
     first = [Kind(colour, shape) for shape in shapes[: max(2, count - 1)]]
@@ -134,7 +129,7 @@ def _same_colour(rng: random.Random, count: int) -> _Rule:
     return _Rule("same colour", what, think, first, target, (Kind(colour=colour),))
 
 
-def _same_shape(rng: random.Random, count: int) -> _Rule:
+def _same_shape(rng: Sampler, count: int) -> _Rule:
     shape, other = rng.sample(SHAPES, 2)
     colours = rng.sample(tuple(COLOURS), len(COLOURS))
     first = [Kind(colour, shape) for colour in colours[: max(2, count - 1)]]
@@ -149,7 +144,7 @@ def _same_shape(rng: random.Random, count: int) -> _Rule:
 _CORNERS: Final = {"three": ("triangle",), "four": ("square", "diamond"), "no": ("circle", "ring")}
 
 
-def _same_corners(rng: random.Random, count: int) -> _Rule:
+def _same_corners(rng: Sampler, count: int) -> _Rule:
     number = rng.choice(tuple(_CORNERS))
     shapes = _CORNERS[number]
     shown, sought = rng.choice(shapes), rng.choice(shapes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -14,15 +13,11 @@ from reground.tinyworld.scenes.world import (
     MARGIN,
     WHOLE,
     Kind,
+    Sampler,
     Scene,
     apart,
     holds,
     moved,
-    paint,
-    sample_background,
-    sample_kinds,
-    sample_kinds_alike,
-    sample_spot,
 )
 
 _MOTIONS: Final = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
@@ -33,7 +28,7 @@ _VIDEO_TARGET: Final = 2  # the object is sought in the third of six frames
 _STARTS: Final = (Relation.LEFTMOST, Relation.RIGHTMOST, Relation.HIGHEST, Relation.LOWEST)
 
 
-def object_tracking(rng: random.Random, count: int) -> Draft:
+def object_tracking(rng: Sampler, count: int) -> Draft:
     """Three to six frames; an object marked or named in the first is sought in a later one.
 
     A marked object may have a twin. The nearest of the two in the next frame is the object: its
@@ -42,7 +37,7 @@ def object_tracking(rng: random.Random, count: int) -> Draft:
     num_frames = rng.randint(3, 6)
     image = rng.randrange(1, num_frames)
     marked = rng.random() < 0.7
-    kinds = sample_kinds_alike(rng, count)
+    kinds = rng.kinds_alike(count)
     if marked and count >= 2 and rng.random() < 0.4:
         kinds[1] = kinds[0]
     frames = film(rng, kinds, rng.choices(_WAYS, k=count), num_frames)
@@ -56,36 +51,34 @@ def object_tracking(rng: random.Random, count: int) -> Draft:
     return seek(frames, image, expression=expression, kind=kind, think=think)
 
 
-def video(rng: random.Random, count: int) -> Draft:
+def video(rng: Sampler, count: int) -> Draft:
     """Six frames; an object described by its motion or its start is sought in the third."""
     return rng.choice((_by_motion, _by_rest, _by_start))(rng, count)
 
 
 def film(
-    rng: random.Random, kinds: Sequence[Kind], motions: Sequence[str], num_frames: int
+    rng: Sampler, kinds: Sequence[Kind], motions: Sequence[str], num_frames: int
 ) -> tuple[Scene, ...]:
     """Frames in which each object moves at its own steady pace and keeps its distance."""
     tracks: list[list[Box]] = []
     while len(tracks) < len(kinds):
         track = _track(rng, motions[len(tracks)], num_frames, tracks)
         tracks = [*tracks, track] if track is not None else []
-    background = sample_background(rng)
-    painted = [paint(rng, kind, track[0]) for kind, track in zip(kinds, tracks, strict=True)]
-    return tuple(
-        Scene(background, tuple(map(lambda each, box: replace(each, box=box), painted, boxes)))
-        for boxes in zip(*tracks, strict=True)
-    )
+    background = rng.background()
+    objects = [rng.paint(kind, track[0]) for kind, track in zip(kinds, tracks, strict=True)]
+    first = Scene(background, tuple(objects))
+    return tuple(first.at(boxes) for boxes in zip(*tracks, strict=True))
 
 
 def _track(
-    rng: random.Random, motion: str, num_frames: int, others: Sequence[Sequence[Box]]
+    rng: Sampler, motion: str, num_frames: int, others: Sequence[Sequence[Box]]
 ) -> list[Box] | None:
     """The boxes of one more object, frame by frame, or None where no way was found."""
     step = rng.randint(*_STEPS)
     x, y = _MOTIONS[motion]
     starts = [other[0] for other in others]
     for _ in range(40):
-        start = sample_spot(rng, starts)
+        start = rng.spot(starts)
         if start is None:
             return None
         track = [moved(start, frame * step * x, frame * step * y) for frame in range(num_frames)]
@@ -95,9 +88,9 @@ def _track(
     return None
 
 
-def _by_motion(rng: random.Random, count: int) -> Draft:
+def _by_motion(rng: Sampler, count: int) -> Draft:
     """By its motion among all objects, or among its like where there is another of its shape."""
-    kinds = sample_kinds_alike(rng, count)
+    kinds = rng.kinds_alike(count)
     motion = rng.choice(_WAYS[:-1])
     motions = [motion, *rng.choices([each for each in _WAYS if each != motion], k=count - 1)]
     frames = film(rng, kinds, motions, _VIDEO_FRAMES)
@@ -111,8 +104,8 @@ def _by_motion(rng: random.Random, count: int) -> Draft:
     )
 
 
-def _by_rest(rng: random.Random, count: int) -> Draft:
-    kinds = sample_kinds(rng, count)
+def _by_rest(rng: Sampler, count: int) -> Draft:
+    kinds = rng.kinds(count)
     motions = ["still", *rng.choices(_WAYS[:-1], k=count - 1)]
     return seek(
         film(rng, kinds, motions, _VIDEO_FRAMES),
@@ -123,11 +116,11 @@ def _by_rest(rng: random.Random, count: int) -> Draft:
     )
 
 
-def _by_start(rng: random.Random, count: int) -> Draft:
+def _by_start(rng: Sampler, count: int) -> Draft:
     relation = rng.choice(_STARTS)
     target = None
     while target is None:
-        kinds = sample_kinds(rng, count)
+        kinds = rng.kinds(count)
         frames = film(rng, kinds, rng.choices(_WAYS, k=count), _VIDEO_FRAMES)
         target = resolve(Query(Kind(), relation), frames[0].objects)
     return seek(

@@ -6,7 +6,6 @@ in the range that the task allows.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,12 +21,9 @@ from reground.tinyworld.scenes.queries import (
 )
 from reground.tinyworld.scenes.world import (
     Kind,
+    Sampler,
     Scene,
     SceneObject,
-    sample_kin,
-    sample_kinds,
-    sample_kinds_alike,
-    sample_scene,
 )
 
 _RELATION_SHARE: Final = 0.5  # of the "referring" mix, where the scene has objects to relate
@@ -37,51 +33,51 @@ _MOST_PHRASES: Final = 4
 _MOST_RIVALS: Final = 3  # with more, a chain that lists them all is long
 
 
-def referring(rng: random.Random, count: int) -> Draft:
+def referring(rng: Sampler, count: int) -> Draft:
     """A mix of :func:`attribute` and :func:`relation`; a scene of one object asks by attribute."""
     if count >= 2 and rng.random() < _RELATION_SHARE:
         return relation(rng, count)
     return attribute(rng, count)
 
 
-def attribute(rng: random.Random, count: int) -> Draft:
+def attribute(rng: Sampler, count: int) -> Draft:
     """One object by its colour and shape, or by one of them where that is enough."""
-    sample = sample_kinds_alike if rng.random() < _ALIKE_SHARE else sample_kinds
-    scene = sample_scene(rng, sample(rng, count))
+    alike = rng.random() < _ALIKE_SHARE
+    scene = rng.scene(rng.kinds_alike(count) if alike else rng.kinds(count))
     target = scene.objects[0]
     return _refer(rng, Query(_shortened(rng, target, scene.objects)), scene, target)
 
 
-def relation(rng: random.Random, count: int) -> Draft:
+def relation(rng: Sampler, count: int) -> Draft:
     """One object by where it is from another or among its like; ``count`` must be 2 or more."""
     anchored = count >= 3 and rng.random() < _ANCHORED_SHARE
     relation = rng.choice(ANCHORED if anchored else SUPERLATIVES)
     while True:  # about one scene in three allows the relation
         kinds, description = _ambiguous(rng, count, relation)
-        scene = sample_scene(rng, kinds)
+        scene = rng.scene(kinds)
         for query in _queries(rng, description, relation, scene.objects):
             if (target := resolve(query, scene.objects)) is not None:
                 return _refer(rng, query, scene, target)
 
 
-def phrases(rng: random.Random, count: int) -> Draft:
+def phrases(rng: Sampler, count: int) -> Draft:
     """One to four objects by colour and shape; the boxes are in the order of the phrases."""
-    scene = sample_scene(rng, sample_kinds(rng, count))
+    scene = rng.scene(rng.kinds(count))
     named = tuple(rng.sample(scene.objects, rng.randint(1, min(_MOST_PHRASES, count))))
     question = ", ".join(f"the {each.name}" for each in named)
     think = " ".join(locate(each.name, each.box) for each in named)
     return Draft((scene,), question, named, "phrases", think)
 
 
-def listing(rng: random.Random, count: int) -> Draft:
+def listing(rng: Sampler, count: int) -> Draft:
     """Every object, from left to right."""
-    scene = sample_scene(rng, sample_kinds(rng, count))
+    scene = rng.scene(rng.kinds(count))
     ordered = tuple(left_to_right(scene.objects))
     placed = (f"{with_article(each.name)} at the {place(each.box)}" for each in ordered)
     return Draft((scene,), "every object", ordered, "listing", ", ".join(placed) + ".")
 
 
-def _refer(rng: random.Random, query: Query, scene: Scene, target: SceneObject) -> Draft:
+def _refer(rng: Sampler, query: Query, scene: Scene, target: SceneObject) -> Draft:
     kind = "attribute" if query.relation is None else "relation"
     think = _explain(query, scene.objects, target)
     return Draft((scene,), query.words(rng), (target,), kind, think)
@@ -103,7 +99,7 @@ def _explain(query: Query, objects: Sequence[SceneObject], target: SceneObject) 
     return f"one is at {places}. {found}"
 
 
-def _shortened(rng: random.Random, target: SceneObject, objects: Sequence[SceneObject]) -> Kind:
+def _shortened(rng: Sampler, target: SceneObject, objects: Sequence[SceneObject]) -> Kind:
     """The full description mostly; else, where one is enough, the shape or the colour alone."""
     if rng.random() < 0.6:
         return target.kind
@@ -112,25 +108,25 @@ def _shortened(rng: random.Random, target: SceneObject, objects: Sequence[SceneO
     return rng.choice(enough) if enough else target.kind
 
 
-def _ambiguous(rng: random.Random, count: int, relation: Relation) -> tuple[list[Kind], Kind]:
+def _ambiguous(rng: Sampler, count: int, relation: Relation) -> tuple[list[Kind], Kind]:
     """Kinds of a scene, and a description that fits at least two of them."""
-    first = sample_kinds(rng, 1)[0]
+    first = rng.kinds(1)[0]
     form = rng.random()
     if form < 0.4:  # twins: two of one kind
-        return [first, first, *sample_kinds(rng, count - 2, without=(first,))], first
+        return [first, first, *rng.kinds(count - 2, without=(first,))], first
     if form < 0.55 and relation not in (Relation.LARGEST, Relation.SMALLEST):  # of any shape
-        second = sample_kin(rng, first, share="colour")
+        second = rng.kin(first, share="colour")
         description = Kind(colour=first.colour)
     else:
-        second = sample_kin(rng, first, share="shape")
+        second = rng.kin(first, share="shape")
         description = Kind(shape=first.shape)
     if form > 0.85 and relation in ANCHORED:
         description = Kind()
-    return [first, second, *sample_kinds(rng, count - 2, without=(first, second))], description
+    return [first, second, *rng.kinds(count - 2, without=(first, second))], description
 
 
 def _queries(
-    rng: random.Random, description: Kind, relation: Relation, objects: Sequence[SceneObject]
+    rng: Sampler, description: Kind, relation: Relation, objects: Sequence[SceneObject]
 ) -> list[Query]:
     """The ways to ask by this relation: one, or one for each object that can be the anchor."""
     if relation in SUPERLATIVES:

@@ -5,8 +5,6 @@ The names of the tasks are those of MIG-Bench.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,21 +23,14 @@ from reground.tinyworld.scenes.world import (
     MARGIN,
     SIDES,
     SIZE,
-    Background,
     Kind,
+    Sampler,
     Scene,
     SceneObject,
     Share,
     apart,
     holds,
     moved,
-    paint,
-    sample_background,
-    sample_kin,
-    sample_kinds,
-    sample_kinds_alike,
-    sample_scene,
-    sample_spot,
 )
 
 _CHANGES: Final = ("recoloured", "reshaped", "added")
@@ -47,9 +38,9 @@ _WINDOW_SIDES: Final = (36, 84)  # pixels of the source that a region shows, mag
 _WINDOW_MARGIN: Final = 3
 
 
-def diff(rng: random.Random, count: int) -> Draft:
+def diff(rng: Sampler, count: int) -> Draft:
     """Two images that agree in all but one object; it is sought in an image that has it."""
-    before = sample_scene(rng, sample_kinds(rng, count))
+    before = rng.scene(rng.kinds(count))
     change = _change(rng, before.objects, rng.choice((*_CHANGES, "removed")))
     if change is None:
         return diff(rng, count)
@@ -59,9 +50,9 @@ def diff(rng: random.Random, count: int) -> Draft:
     return _difference(before, after, change, image=1)
 
 
-def view_diff(rng: random.Random, count: int) -> Draft:
+def view_diff(rng: Sampler, count: int) -> Draft:
     """As :func:`diff`, but in the second image, which is also shifted and scaled."""
-    before = sample_scene(rng, sample_kinds(rng, count), background=_plain(rng))
+    before = rng.scene(rng.kinds(count), background=rng.background(plain=True))
     kind = rng.choice(_CHANGES)
     after = seen_anew(rng, before)
     change = _change(rng, after.objects, kind)
@@ -70,9 +61,9 @@ def view_diff(rng: random.Random, count: int) -> Draft:
     return _difference(before, replace(after, objects=change.objects), change, image=1)
 
 
-def multi_view(rng: random.Random, count: int) -> Draft:
+def multi_view(rng: Sampler, count: int) -> Draft:
     """One scene in two to four views; an object marked in the first is sought in another."""
-    scene = sample_scene(rng, sample_kinds_alike(rng, count), background=_plain(rng))
+    scene = rng.scene(rng.kinds_alike(count), background=rng.background(plain=True))
     marked = scene.objects[0]
     views = [replace(scene, mark=marked.box)]
     views += [seen_anew(rng, scene) for _ in range(rng.randint(1, 3))]
@@ -85,12 +76,12 @@ def multi_view(rng: random.Random, count: int) -> Draft:
     )
 
 
-def region(rng: random.Random, count: int) -> Draft:
+def region(rng: Sampler, count: int) -> Draft:
     """Parts of the first image, magnified, are the other images; one is sought in the first.
 
     A part shows whole objects only, so that its place and extent follow from its objects.
     """
-    source = sample_scene(rng, sample_kinds(rng, count), background=_plain(rng))
+    source = rng.scene(rng.kinds(count), background=rng.background(plain=True))
     crops = _crops(rng, source)
     if not crops:
         return region(rng, count)
@@ -108,7 +99,7 @@ def region(rng: random.Random, count: int) -> Draft:
     )
 
 
-def seen_anew(rng: random.Random, scene: Scene) -> Scene:
+def seen_anew(rng: Sampler, scene: Scene) -> Scene:
     """The scene shifted and scaled, the same objects in the same order, all of them inside."""
     boxes = [each.box for each in scene.objects]
     left, top = min(box.x1 for box in boxes), min(box.y1 for box in boxes)
@@ -121,15 +112,7 @@ def seen_anew(rng: random.Random, scene: Scene) -> Scene:
     )
     x = MARGIN + 1 + rng.random() * (room - scale * width)
     y = MARGIN + 1 + rng.random() * (room - scale * height)
-    return _rescaled(scene, scene.objects, scale, x - scale * left, y - scale * top)
-
-
-def _rescaled(
-    scene: Scene, objects: Iterable[SceneObject], scale: float, x: float, y: float
-) -> Scene:
-    """The scene with these of its objects scaled, then shifted."""
-    boxed = (replace(each, box=moved(each.box, x, y, scale=scale)) for each in objects)
-    return replace(scene, objects=tuple(boxed))
+    return scene.at(moved(box, x - scale * left, y - scale * top, scale=scale) for box in boxes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +125,14 @@ class _Change:
     think: str
 
 
-def _change(rng: random.Random, objects: tuple[SceneObject, ...], kind: str) -> _Change | None:
+def _change(rng: Sampler, objects: tuple[SceneObject, ...], kind: str) -> _Change | None:
     """A change of this kind, or None where nothing can be added."""
     kinds = [each.kind for each in objects]
     if kind == "added":
-        spot = sample_spot(rng, [each.box for each in objects])
+        spot = rng.spot([each.box for each in objects])
         if spot is None:
             return None
-        new = paint(rng, sample_kinds(rng, 1, without=kinds)[0], spot)
+        new = rng.paint(rng.kinds(1, without=kinds)[0], spot)
         think = f"the {new.name} is new in the second image."
         return _Change(kind, (*objects, new), None, think)
     gone = rng.randrange(len(objects))
@@ -157,8 +140,8 @@ def _change(rng: random.Random, objects: tuple[SceneObject, ...], kind: str) -> 
     if kind == "removed":
         return _Change(kind, others, gone, f"the {old.name} is missing in the second image.")
     share: Share = "shape" if kind == "recoloured" else "colour"
-    kin = sample_kin(rng, old.kind, share=share, without=kinds)
-    new = paint(rng, kin, old.box) if kind == "recoloured" else replace(old, kind=kin)
+    kin = rng.kin(old.kind, share=share, without=kinds)
+    new = rng.paint(kin, old.box) if kind == "recoloured" else replace(old, kind=kin)
     think = f"the {old.name} became {with_article(new.name)}."
     return _Change(kind, (*others, new), gone, think)
 
@@ -176,7 +159,7 @@ def _difference(
     )
 
 
-def _crops(rng: random.Random, source: Scene) -> dict[Box, Scene]:
+def _crops(rng: Sampler, source: Scene) -> dict[Box, Scene]:
     """One to three square windows that show different objects, each magnified."""
     crops: dict[Box, Scene] = {}
     shown: list[set[Kind]] = []
@@ -184,16 +167,18 @@ def _crops(rng: random.Random, source: Scene) -> dict[Box, Scene]:
         window = _window(rng, source, rng.choice(source.objects).box)
         if window is None:
             continue
-        inside = [each for each in source.objects if holds(window, each.box, margin=_WINDOW_MARGIN)]
+        inside = tuple(each for each in source.objects if _shows(window, each.box))
         kinds = {each.kind for each in inside}
         if kinds not in shown:
             shown.append(kinds)
             scale = SIZE / window.width
-            crops[window] = _rescaled(source, inside, scale, -scale * window.x1, -scale * window.y1)
+            x, y = -scale * window.x1, -scale * window.y1
+            boxes = (moved(each.box, x, y, scale=scale) for each in inside)
+            crops[window] = replace(source, objects=inside).at(boxes)
     return crops
 
 
-def _window(rng: random.Random, source: Scene, core: Box) -> Box | None:
+def _window(rng: Sampler, source: Scene, core: Box) -> Box | None:
     """A window around ``core`` that cuts no object, or None where none was found."""
     low = int(max(_WINDOW_SIDES[0], core.width + 8, core.height + 8))
     for _ in range(30):
@@ -201,14 +186,11 @@ def _window(rng: random.Random, source: Scene, core: Box) -> Box | None:
         x = rng.randint(0, SIZE - side)
         y = rng.randint(0, SIZE - side)
         window = Box(x, y, x + side, y + side, FRAME)
-        if holds(window, core, margin=_WINDOW_MARGIN) and all(
-            holds(window, each.box, margin=_WINDOW_MARGIN) or apart(window, each.box, gap=0)
-            for each in source.objects
-        ):
+        boxes = [each.box for each in source.objects if not apart(window, each.box, gap=0)]
+        if core in boxes and all(_shows(window, box) for box in boxes):
             return window
     return None
 
 
-def _plain(rng: random.Random) -> Background:
-    """A background that looks alike wherever the view is moved."""
-    return sample_background(rng, plain=True)
+def _shows(window: Box, box: Box) -> bool:
+    return holds(window, box, margin=_WINDOW_MARGIN)

@@ -7,8 +7,8 @@ from it, so that every answer can be checked against what is drawn.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from reground.grounding.boxes import Box, Frame
@@ -106,68 +106,87 @@ class Scene:
     objects: tuple[SceneObject, ...]
     mark: Box | None = None
 
-
-def sample_kinds(rng: random.Random, count: int, *, without: Sequence[Kind] = ()) -> list[Kind]:
-    """``count`` different kinds, none of them in ``without``."""
-    return rng.sample([kind for kind in KINDS if kind not in without], count)
-
-
-def sample_kin(
-    rng: random.Random, kind: Kind, *, share: Share | None = None, without: Sequence[Kind] = ()
-) -> Kind:
-    """Another kind with the same colour or shape (``share``, or either), not in ``without``."""
-    if (share or rng.choice(("colour", "shape"))) == "colour":
-        kin = [Kind(kind.colour, shape) for shape in SHAPES]
-    else:
-        kin = [Kind(colour, kind.shape) for colour in COLOURS]
-    return rng.choice([each for each in kin if each != kind and each not in without])
+    def at(self, boxes: Iterable[Box]) -> Scene:
+        """The same objects, in other places."""
+        objects = zip(self.objects, boxes, strict=True)
+        return replace(self, objects=tuple(replace(own, box=box) for own, box in objects))
 
 
-def sample_kinds_alike(
-    rng: random.Random, count: int, *, first: Kind | None = None, without: Sequence[Kind] = ()
-) -> list[Kind]:
-    """Different kinds: ``first`` or any, then one that shares its colour or shape, then any."""
-    first = first or sample_kinds(rng, 1, without=without)[0]
-    if count == 1:
-        return [first]
-    second = sample_kin(rng, first, without=without)
-    return [first, second, *sample_kinds(rng, count - 2, without=(first, second, *without))]
+class Sampler(random.Random):
+    """A seeded generator that also draws what scenes are made of."""
 
+    def kinds(self, count: int, *, without: Sequence[Kind] = ()) -> list[Kind]:
+        """``count`` different kinds, none of them in ``without``."""
+        return self.sample([kind for kind in KINDS if kind not in without], count)
 
-def sample_scene(
-    rng: random.Random, kinds: Sequence[Kind], *, background: Background | None = None
-) -> Scene:
-    """A scene with one object of each of ``kinds``, in that order, at random places and sizes."""
-    boxes = sample_boxes(rng, len(kinds))
-    objects = [paint(rng, kind, box) for kind, box in zip(kinds, boxes, strict=True)]
-    return Scene(background or sample_background(rng), tuple(objects))
+    def kin(self, kind: Kind, *, share: Share | None = None, without: Sequence[Kind] = ()) -> Kind:
+        """Another kind with the same colour or shape (``share``, or either), not in ``without``."""
+        if (share or self.choice(("colour", "shape"))) == "colour":
+            kin = [Kind(kind.colour, shape) for shape in SHAPES]
+        else:
+            kin = [Kind(colour, kind.shape) for colour in COLOURS]
+        return self.choice([each for each in kin if each != kind and each not in without])
 
+    def kinds_alike(
+        self, count: int, *, first: Kind | None = None, without: Sequence[Kind] = ()
+    ) -> list[Kind]:
+        """Different kinds: ``first`` or any, then one that shares its colour or shape, then any."""
+        first = first or self.kinds(1, without=without)[0]
+        if count == 1:
+            return [first]
+        second = self.kin(first, without=without)
+        return [first, second, *self.kinds(count - 2, without=(first, second, *without))]
 
-def sample_boxes(rng: random.Random, count: int) -> list[Box]:
-    """``count`` boxes with whole-pixel edges, :data:`GAP` apart and :data:`MARGIN` inside."""
-    while True:
-        boxes: list[Box] = []
-        while len(boxes) < count and (spot := sample_spot(rng, boxes)) is not None:
-            boxes.append(spot)
-        if len(boxes) == count:
-            rng.shuffle(boxes)  # later boxes come out smaller; no object may profit from its rank
-            return boxes
+    def scene(self, kinds: Sequence[Kind], *, background: Background | None = None) -> Scene:
+        """A scene with one object of each kind, in that order, at random places and sizes."""
+        boxes = self._boxes(len(kinds))
+        objects = [self.paint(kind, box) for kind, box in zip(kinds, boxes, strict=True)]
+        return Scene(background or self.background(), tuple(objects))
 
+    def _boxes(self, count: int) -> list[Box]:
+        """``count`` boxes with whole-pixel edges, :data:`GAP` apart and :data:`MARGIN` inside."""
+        while True:
+            boxes: list[Box] = []
+            while len(boxes) < count and (spot := self.spot(boxes)) is not None:
+                boxes.append(spot)
+            if len(boxes) == count:
+                self.shuffle(boxes)  # later ones come out smaller: no rank may give an object away
+                return boxes
 
-def sample_spot(rng: random.Random, taken: Sequence[Box], *, tries: int = 30) -> Box | None:
-    """A free place for one more object, apart from the boxes ``taken``; None if there is none."""
-    shortest, longest = SIDES
-    for _ in range(tries):
-        side = shortest + rng.random() * (longest - shortest)
-        stretch = ASPECT ** (0.5 * (2 * rng.random() - 1) ** 3)  # mostly near 1:1
-        width = min(max(round(side * stretch), shortest), longest)
-        height = min(max(round(side / stretch), shortest), longest)
-        x = MARGIN + int(rng.random() * (SIZE - 2 * MARGIN - width + 1))
-        y = MARGIN + int(rng.random() * (SIZE - 2 * MARGIN - height + 1))
-        box = Box(x, y, x + width, y + height, FRAME)
-        if all(apart(box, other) for other in taken):
-            return box
-    return None
+    def spot(self, taken: Sequence[Box]) -> Box | None:
+        """A free place for one more object, apart from the boxes ``taken``; None: not found."""
+        shortest, longest = SIDES
+        for _ in range(30):
+            side = shortest + self.random() * (longest - shortest)
+            stretch = ASPECT ** (0.5 * (2 * self.random() - 1) ** 3)  # mostly near 1:1
+            width = min(max(round(side * stretch), shortest), longest)
+            height = min(max(round(side / stretch), shortest), longest)
+            x = MARGIN + int(self.random() * (SIZE - 2 * MARGIN - width + 1))
+            y = MARGIN + int(self.random() * (SIZE - 2 * MARGIN - height + 1))
+            box = Box(x, y, x + width, y + height, FRAME)
+            if all(apart(box, other) for other in taken):
+                return box
+        return None
+
+    def paint(self, kind: Kind, box: Box) -> SceneObject:
+        """An object of this kind at this box, in a slightly jittered colour."""
+        red, green, blue = (
+            min(max(channel + int(self.random() * 25) - 12, 0), 255)
+            for channel in COLOURS[kind.colour]
+        )
+        return SceneObject(kind, box, (red, green, blue))
+
+    def background(self, *, plain: bool = False) -> Background:
+        """A greyish background, light (three of four) or dark, on which every colour shows."""
+        low = 212 if self.random() < 0.75 else 18
+        base, other = self._greyish(low), self._greyish(low)
+        style: Style = "plain" if plain else self.choice(("plain", "gradient", "stripes"))
+        return Background(style, base, other, self.random() < 0.5)
+
+    def _greyish(self, low: int) -> RGB:
+        grey = low + self.random() * 26
+        red, green, blue = (int(grey + self.random() * 12) for _ in range(3))
+        return (red, green, blue)
 
 
 def apart(first: Box, second: Box, *, gap: int = GAP) -> bool:
@@ -192,25 +211,3 @@ def moved(box: Box, x: float, y: float, *, scale: float = 1.0) -> Box:
     """The box scaled about the origin and then shifted, in whole pixels."""
     left, top = round(scale * box.x1 + x), round(scale * box.y1 + y)
     return Box(left, top, left + round(scale * box.width), top + round(scale * box.height), FRAME)
-
-
-def paint(rng: random.Random, kind: Kind, box: Box) -> SceneObject:
-    """An object of this kind at this box, in a slightly jittered colour."""
-    red, green, blue = (
-        min(max(channel + int(rng.random() * 25) - 12, 0), 255) for channel in COLOURS[kind.colour]
-    )
-    return SceneObject(kind, box, (red, green, blue))
-
-
-def sample_background(rng: random.Random, *, plain: bool = False) -> Background:
-    """A greyish background, light (three of four) or dark, on which every colour shows."""
-    low = 212 if rng.random() < 0.75 else 18
-    base, other = _greyish(rng, low), _greyish(rng, low)
-    style: Style = "plain" if plain else rng.choice(("plain", "gradient", "stripes"))
-    return Background(style, base, other, rng.random() < 0.5)
-
-
-def _greyish(rng: random.Random, low: int) -> RGB:
-    grey = low + rng.random() * 26
-    red, green, blue = (int(grey + rng.random() * 12) for _ in range(3))
-    return (red, green, blue)
