@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 check: $(INSTALLED) ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict src/reground
+	$(BIN)/mypy --strict src/reground benchmarks/*.py
 	$(BIN)/pytest --quiet tests/test_layers.py
 
 test: $(INSTALLED) ## all tests and doctests

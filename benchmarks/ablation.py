@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common import parser, publish, trained, training_seconds
+from common import HELD_OUT, parser, publish, trained, training_seconds
 
 from reground.config import load
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.question import Question
-from reground.evaluation.records import read_scores
+from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.scoring.metrics import macro_accuracy
 from reground.training.settings import TrainConfig
 
@@ -28,7 +28,6 @@ TABLES = {
     "table 4": ("pure_rl", "box_sft", START, "more_sft", "grpo", "grpo_exp"),
     "table 5": ("grpo", "grpo_exp", "grpo_log", "grpo_square"),
 }
-HELD_OUT = 1_000_007  # seed of the scenes that are evaluated: no run draws from it
 KEPT = ("n", "acc@0.5", "acc@0.5_stderr")
 
 
@@ -40,25 +39,19 @@ def main() -> None:
     asked = command_line.parse_args()
     rows: dict[str, dict[str, Any]] = {"tiny": _evaluated("tiny", "tiny", asked.limit)}
     for arm in dict.fromkeys((START, *TABLES["table 4"], *TABLES["table 5"])):
-        run = trained(_config(arm, asked.seed), RUNS / f"{arm}-{asked.seed}")
+        start = () if arm in FROM_TINY else (f"model={RUNS / START}-{asked.seed}",)
+        out = RUNS / f"{arm}-{asked.seed}"
+        run = trained(CONFIGS / f"{arm}.yaml", out, f"seed={100 + asked.seed}", *start)
         rows[arm] = _evaluated(str(run), run.name, asked.limit) | {"seconds": training_seconds(run)}
     tables = {name: {arm: rows[arm]["macro"] for arm in arms} for name, arms in TABLES.items()}
     config = {"configs": str(CONFIGS), "held_out_seed": HELD_OUT, "limit": asked.limit}
     publish({"arms": rows} | tables, out=asked.out, config=config, seed=asked.seed)
 
 
-def _config(arm: str, seed: int) -> TrainConfig:
-    overrides = [f"seed={100 + seed}"]
-    if arm not in FROM_TINY:
-        overrides.append(f"model={RUNS / f'{START}-{seed}'}")
-    return load(TrainConfig, CONFIGS / f"{arm}.yaml", overrides)
-
-
 def _evaluated(model: str, name: str, limit: int) -> dict[str, Any]:
     """Acc@0.5 of each task that the arms train on, and their mean over tasks."""
-    tasks = next(iter(_config(START, 0).data)).mix
-    rows, scores = {}, []
-    for data in tasks:
+    rows, scores = {}, list[SampleScore]()
+    for data in load(TrainConfig, CONFIGS / f"{START}.yaml").data[0].mix:
         out = RUNS / "results" / name / data.removeprefix("synth:")
         asked = Question(model=model, data=data, seed=HELD_OUT, limit=limit, max_tokens=128)
         report = evaluate(out, asked)

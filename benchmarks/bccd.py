@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from common import parser, publish, trained, training_seconds
 
-from reground.config import load
 from reground.data.convert import convert
 from reground.data.source import open_dataset, save_dataset
 from reground.evaluation.evaluate import evaluate
@@ -27,7 +26,6 @@ from reground.evaluation.records import read_scores
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.grounding.boxes import Box, as_array, iou_matrix
 from reground.grounding.sample import Sample
-from reground.training.settings import TrainConfig
 
 RUNS = Path("runs/bccd")
 CONFIGS = Path("configs/bccd")
@@ -85,11 +83,9 @@ def _convert(photos: Path) -> None:
 
 def _trained(name: str, seed: int) -> Path:
     """The finished run of an arm with a seed."""
-    overrides = [f"seed={100 * seed + SEED}"]
-    if START[name] != "tiny":
-        overrides.append(f"model={RUNS / START[name]}-{seed}")
-    config = load(TrainConfig, CONFIGS / f"{name}.yaml", overrides)
-    return trained(config, RUNS / f"{name}-{seed}")
+    start = () if START[name] == "tiny" else (f"model={RUNS / START[name]}-{seed}",)
+    overrides = (f"seed={100 * seed + SEED}", *start)
+    return trained(CONFIGS / f"{name}.yaml", RUNS / f"{name}-{seed}", *overrides)
 
 
 def _evaluated(model: str, name: str, *, blank: bool = False) -> dict[str, Any]:

@@ -7,14 +7,17 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reground.config import load
 from reground.io import read_jsonl, write_json
 from reground.runs import result_header
 from reground.training.settings import TrainConfig
+
+HELD_OUT = 1_000_007  # seed of the scenes that are evaluated: no run draws from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +28,21 @@ class Cost:
     cpu: float
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A command line whose help is the script's docstring, with ``--out``."""
+def parser(doc: str | None, *, repeats: int | None = None) -> argparse.ArgumentParser:
+    """A command line whose help is the script's docstring, with ``--out`` (and ``--repeats``)."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--out", type=Path, metavar="JSON", help="also keep the result here")
+    if repeats is not None:
+        made.add_argument("--repeats", type=int, default=repeats)
     return made
 
 
 def publish(
     figures: Mapping[str, Any], *, out: Path | None, config: Mapping[str, Any], seed: int = 0
 ) -> None:
-    """Print the figures behind what repeats them, as one line of JSON, and keep them in ``out``."""
+    """Print the figures, after what repeats them, as a line of JSON, and keep them in ``out``."""
     command = " ".join(["python", *sys.argv])
     result = result_header(command=command, config=config, seed=seed) | dict(figures)
     if out:
@@ -52,7 +57,16 @@ def measured(action: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def compared(ours: list[Cost], theirs: list[Cost]) -> dict[str, float]:
+def in_turns(repeats: int, **sides: Callable[[], object]) -> dict[str, list[Cost]]:
+    """What each side costs, every side once in a turn."""
+    costs: dict[str, list[Cost]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, action in sides.items():
+            costs[name].append(measured(action))
+    return costs
+
+
+def compared(ours: Sequence[Cost], theirs: Sequence[Cost]) -> dict[str, float]:
     """How many times faster we are, over turns; the ratio of core seconds bears a busy machine."""
     pairs = list(zip(ours, theirs, strict=True))
     ratios = [other.wall / own.wall for own, other in pairs]
@@ -64,15 +78,26 @@ def compared(ours: list[Cost], theirs: list[Cost]) -> dict[str, float]:
     }
 
 
-def median_seconds(costs: list[Cost]) -> float:
+def median_seconds(costs: Sequence[Cost]) -> float:
     """The median time on the clock."""
     return round(statistics.median(cost.wall for cost in costs), 3)
 
 
-def trained(config: TrainConfig, out: Path) -> Path:
-    """The run of ``config`` in ``out``; trained, or resumed, unless it is done."""
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range.
+
+    >>> spread([3.0, 1.0, 2.0])
+    {'median': 2.0, 'min': 1.0, 'max': 3.0}
+    """
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def trained(path: Path, out: Path, *overrides: str) -> Path:
+    """The run of a config in ``out``; trained, or resumed, unless it is done."""
     from reground.training.run import train  # torch: only the benchmarks that train need it
 
+    config = load(TrainConfig, path, overrides)
     if not (out / "checkpoints" / f"step-{config.steps:06d}").exists():
         train(config, out, resume=out.exists())
     return out
@@ -81,4 +106,6 @@ def trained(config: TrainConfig, out: Path) -> Path:
 def training_seconds(run: Path) -> float:
     """Seconds that a training run took, validation and checkpoints included."""
     rows = read_jsonl(run / "timings.jsonl", dict)
-    return sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
+    return float(
+        sum(value for row in rows for key, value in row.items() if key.startswith("seconds/"))
+    )

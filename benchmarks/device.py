@@ -1,27 +1,18 @@
-"""The machine that is measured: its clock, its memory, and what it can do at best."""
+"""The machine that is measured: its clock, its memory, its best, and images to measure with."""
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 _TRIES = 5
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and range.
-
-    >>> spread([3.0, 1.0, 2.0])
-    {'median': 2.0, 'min': 1.0, 'max': 3.0}
-    """
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 3) for name, value in found.items()}
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -55,6 +46,12 @@ def best_gflops() -> float:
     torch.mm(left, right)
     fastest = min(seconds(lambda: torch.mm(left, right)) for _ in range(_TRIES))
     return 2 * size**3 / fastest / 1e9
+
+
+def noise(count: int, side: int) -> list[Image.Image]:
+    """Random images of ``side`` x ``side`` pixels."""
+    pixels = np.random.default_rng(0).integers(0, 255, (count, side, side, 3), dtype=np.uint8)
+    return [Image.fromarray(own) for own in pixels]
 
 
 def in_own_process(action: Callable[..., Any], *given: object) -> Any:

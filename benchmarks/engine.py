@@ -44,9 +44,8 @@ MOVED = 0.03  # of a weight's standard deviation
 
 def main() -> None:
     """Compare answers, then log-probs after updates, then run."""
-    command_line = parser(__doc__)
+    command_line = parser(__doc__, repeats=3)
     command_line.add_argument("--url", help="a vLLM server with the same model")
-    command_line.add_argument("--repeats", type=int, default=3)
     asked = command_line.parse_args()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     checkpoint = load("tiny")

@@ -28,7 +28,7 @@ from reground.training.settings import TrainConfig
 
 CONFIG = Path(__file__).parents[1] / "configs/bench/3b.yaml"
 LORA = "tuning={vision: frozen, merger: frozen, language: lora, lora_rank: 64}"
-GRPO = ["method=grpo", "batch_size=1", "grpo={group_size: 8, max_tokens: 256}", LORA]
+GRPO = ["method=rl", "batch_size=1", "rollout={group_size: 8, max_tokens: 256}", LORA]
 
 
 def main() -> None:
@@ -83,15 +83,15 @@ def grpo(config: str, place: str, _: int) -> dict[str, Any]:
 def _steps(config: str, out: Path, overrides: list[str]) -> dict[str, Any]:
     run = train(load(TrainConfig, Path(config), overrides), out)
     rows = list(read_jsonl(run.timings, dict))[1:]
+    batch, update = (
+        round(statistics.median(float(row[f"seconds/{part}"]) for row in rows), 4)
+        for part in ("batch", "update")
+    )
     return {
-        "seconds of a batch": _median(rows, "seconds/batch"),
-        "seconds of an update": _median(rows, "seconds/update"),
+        "seconds of a batch": batch,
+        "seconds of an update": update,
         "peak MiB": round(device.peak_mib(), 1),
     }
-
-
-def _median(rows: list[dict[str, Any]], name: str) -> float:
-    return round(statistics.median(row[name] for row in rows), 4)
 
 
 PARTS: Mapping[str, Callable[..., dict[str, Any]]] = {

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import parser, publish
-from device import in_own_process, spread
+from common import parser, publish, spread
+from device import in_own_process
 from update import measure
 
 from reground.config import load
@@ -31,25 +31,20 @@ SCALES = (10, 12)  # of width and depth, beside the config's 8
 
 def main() -> None:
     """Measure every point in turns, and compare how time and FLOPs grow."""
-    command_line = parser(__doc__)
-    command_line.add_argument("--repeats", type=int, default=3)
-    asked = command_line.parse_args()
-    larger = [Point(load(TrainConfig, CONFIG, _shape(scale)), 1) for scale in SCALES]
+    asked = parser(__doc__, repeats=3).parse_args()
+    larger = [Point(load(TrainConfig, CONFIG, shape(scale)), 1) for scale in SCALES]
     chosen = [*points(Point(load(TrainConfig, CONFIG), 1)), *larger]
     config = {"config": CONFIG.name, "side": SIDE, "repeats": asked.repeats,
               "threads": torch.get_num_threads()}  # fmt: skip
     publish(growth(chosen, side=SIDE, repeats=asked.repeats), out=asked.out, config=config)
 
 
-def _shape(scale: int) -> list[str]:
-    return [
-        f"shape.hidden={64 * scale}",
-        f"shape.layers={scale}",
-        f"shape.heads={scale}",
-        f"shape.vision_hidden={32 * scale}",
-        f"shape.vision_depth={scale // 2}",
-        f"shape.vision_heads={scale}",
-    ]
+def shape(scale: int) -> list[str]:
+    """Overrides that make the model wider and deeper."""
+    language = f"hidden: {64 * scale}, layers: {scale}, heads: {scale}"
+    half = scale // 2
+    vision = f"vision_hidden: {32 * scale}, vision_depth: {half}, vision_heads: {scale}"
+    return [f"model_settings={{{language}, {vision}}}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +74,7 @@ def growth(asked: Sequence[Point], *, side: int, repeats: int) -> dict[str, Any]
     Images have ``side`` x ``side`` pixels. ``seconds over FLOPs`` is by how much more the time
     grew than the counted FLOPs did.
     """
-    turns: list[list[dict[str, Any]]] = []
-    for _ in range(repeats):
-        turns.append([])
-        for point in asked:
-            turns[-1].append(in_own_process(_measured, point, side))
+    turns = [[in_own_process(_measured, point, side) for point in asked] for _ in range(repeats)]
     rows = [_summary(point, place, turns) for place, point in enumerate(asked)]
     ratios = [row["seconds over FLOPs"]["median"] for row in rows]
     furthest = max(max(ratio, 1 / ratio) for ratio in ratios)

@@ -9,29 +9,25 @@ turns, and each is measured for memory in a process of its own.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from common import Cost, compared, measured, median_seconds, parser, publish
-from PIL import Image
+from common import compared, in_turns, median_seconds, parser, publish
+from device import in_own_process, noise, peak_mib
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
+from update import random_group
 from vs_trl import QUESTION
 
 from reground.model.chat import Prompt
 from reground.model.forward import GroupBatch, shared_logprobs
 from reground.model.load import Checkpoint
 from reground.tinyworld import models as tiny
-from reground.training.packing import TrainGroup, TrainSequence, collate
+from reground.training.packing import collate
 
 SIDE = 672  # pixels; 576 image tokens
 G, C = 8, 96
@@ -39,7 +35,7 @@ G, C = 8, 96
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One group to learn from: its batch, the advantage of each completion [G, 1]."""
+    """One group to learn from: its batch, the advantage of each token [G, C]."""
 
     checkpoint: Checkpoint
     plain: Any
@@ -50,21 +46,11 @@ class Case:
 
 def main() -> None:
     """Measure memory, then check the gradients against each other, then time both sides."""
-    command_line = parser(__doc__)
-    command_line.add_argument("--repeats", type=int, default=3)
-    command_line.add_argument("--memory-of", choices=sorted(SIDES), help=argparse.SUPPRESS)
-    arguments = command_line.parse_args()
-    if arguments.memory_of:
-        print(peak_memory(arguments.memory_of))
-        return
-    # First of all: a child starts with its parent's peak, so this process must still be small.
-    peaks = {side: _in_own_process(side) for side in SIDES}
+    asked = parser(__doc__, repeats=3).parse_args()
+    peaks = {side: in_own_process(peak_memory, side) for side in SIDES}
     case = make_case()
     ours, theirs = gradient(case, "shared"), gradient(case, "separate")
-    costs: dict[str, list[Cost]] = {side: [] for side in SIDES}
-    for _ in range(arguments.repeats):
-        for side in SIDES:
-            costs[side].append(measured(partial(gradient, case, side)))
+    costs = in_turns(asked.repeats, **{side: partial(gradient, case, side) for side in SIDES})
     figures = compared(costs["shared"], costs["separate"]) | {
         "gradient_relative_error": float(((ours - theirs).norm() / theirs.norm()).item()),
         "peak_memory_ratio": round(peaks["separate"] / peaks["shared"], 2),
@@ -74,7 +60,7 @@ def main() -> None:
         "C": C,
         "G": G,
     }
-    publish(figures, out=arguments.out, config=settings(arguments.repeats))
+    publish(figures, out=asked.out, config=settings(asked.repeats))
 
 
 def settings(repeats: int) -> dict[str, Any]:
@@ -111,20 +97,16 @@ def make_plain(checkpoint: Checkpoint) -> Any:
 
 def make_prompt(checkpoint: Checkpoint) -> Prompt:
     """A question of some length about one image of noise."""
-    noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-    return checkpoint.chat.prompt([Image.fromarray(noise)], QUESTION)
+    return checkpoint.chat.prompt(noise(1, SIDE), QUESTION)
 
 
 def make_case() -> Case:
     """A group of random completions with random advantages."""
     checkpoint = make_checkpoint()
     prompt = make_prompt(checkpoint)
-    rng = np.random.default_rng(1)
-    drawn = rng.integers(20, len(checkpoint.chat.tokenizer), (G, C)).tolist()
-    suffixes = tuple(TrainSequence(tuple(ids), (1.0,) * C) for ids in drawn)
-    group = TrainGroup(prompt, suffixes)
+    group = random_group(checkpoint.chat, prompt, size=G, length=C, seed=1)
     micro = collate([group], pad_id=checkpoint.chat.pad_id, device=torch.device("cpu"))
-    advantages = torch.from_numpy(rng.standard_normal((G, 1), dtype=np.float32))
+    advantages = micro.flat(micro.advantages).view(G, C)
     return Case(checkpoint, make_plain(checkpoint), prompt, micro.batch, advantages)
 
 
@@ -164,18 +146,12 @@ def gradient(case: Case, side: str) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-def peak_memory(side: str) -> int:
-    """By how much one update raises this process's peak, in the units of ``ru_maxrss``."""
+def peak_memory(side: str) -> float:
+    """By how much one update raises this process's peak, in MiB."""
     case = make_case()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     gradient(case, side)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-
-
-def _in_own_process(side: str) -> int:
-    command = [sys.executable, __file__, "--memory-of", side]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return int(output.splitlines()[-1])
+    return peak_mib() - before
 
 
 if __name__ == "__main__":

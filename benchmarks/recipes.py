@@ -66,7 +66,7 @@ def derived(recipe: Recipe) -> dict[str, Any]:
     samples = config.rollout.group_size if config.method == "rl" else 1
     tokens = config.batch_size * (recipe.prompt + samples * recipe.answer)
     passes = 8 if config.tuning.gradient_checkpointing else 6  # FLOPs of a token for each weight
-    has_reference = config.method == "rl" and config.algorithm.kl > 0
+    has_reference = config.method == "rl" and getattr(config.algorithm, "kl", 0) > 0
     flops = (passes + 2 * has_reference) * recipe.model.language * tokens
     seconds = {"update": flops / (GPUS * FLOPS * UTILISATION), "decoding": 0.0}
     if config.method == "rl":

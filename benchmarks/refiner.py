@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import parser, publish, trained, training_seconds
+from common import HELD_OUT, parser, publish, trained, training_seconds
 
-from reground.config import load
 from reground.data.source import save_dataset
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.predict import predict_folder
@@ -33,7 +32,6 @@ from reground.grounding.boxes import Box, Frame, iou, place
 from reground.grounding.sample import Detection, Sample, Target
 from reground.protocols.rethink import it_is, pointed_at
 from reground.teacher.rethink import chains, first_answers
-from reground.training.settings import TrainConfig
 
 TASKS = ("referring", "diff", "common_object", "region", "reasoning", "correspondence")
 TEACHING = "oracle:right=0.75,wrong=0.4,hallucinated=0.25,missing=0.35,jitter=0.06"
@@ -49,7 +47,7 @@ PROBES = {
 ARMS = ("sft", "grpo", "grpo_iou")
 SAME = 0.9  # IoU above which two boxes are one
 SEED = 50  # of the first repetition; the next ones add 100 each
-THOUGHTS_SEED, HELD_OUT = 41, 1_000_007  # no run draws scenes of the latter
+THOUGHTS_SEED = 41
 MEASURES = (
     "tool_accuracy",
     "accuracy",
@@ -238,14 +236,19 @@ def _span(rng: random.Random, length: float) -> tuple[int, int]:
 
 def _variants(thoughts: Path, tool: str, count: int) -> Iterator[Sample]:
     for number in range(count):
-        for sample in chains(thoughts, f"{tool},seed={number}", timeout_s=60, cache=None):
+        spec = f"{tool},seed={number}"
+        results = thoughts / f"{_short(spec)}.jsonl"
+        for sample in chains(thoughts, spec, timeout_s=60, results=results):
             yield replace(sample, id=f"{sample.id}-{number}")
 
 
+def _short(tool: str) -> str:
+    return f"{zlib.crc32(tool.encode()):08x}"
+
+
 def _trained(setting: Setting, arm: str, seed: int) -> Path:
-    overrides = [f"seed={SEED + 100 * seed}", f"model={_start(setting, arm, seed)}"]
-    config = load(TrainConfig, setting.configs / f"{arm}.yaml", overrides)
-    return trained(config, setting.runs / f"{arm}-{seed}")
+    overrides = (f"seed={SEED + 100 * seed}", f"model={_start(setting, arm, seed)}")
+    return trained(setting.configs / f"{arm}.yaml", setting.runs / f"{arm}-{seed}", *overrides)
 
 
 def _start(setting: Setting, arm: str, seed: int) -> str | Path:
@@ -325,7 +328,7 @@ def _scores(setting: Setting, model: str, tool: str | None) -> list[SampleScore]
     """Scores of all held-out samples; evaluated once."""
     scores: list[SampleScore] = []
     for task, (data, limit) in setting.held_out.items():
-        name = "no-tool" if tool is None else f"{zlib.crc32(tool.encode()):08x}"
+        name = "no-tool" if tool is None else _short(tool)
         arm = "start" if model == setting.start else Path(model).name
         out = setting.runs / "results" / arm / name / task
         if not (out / "report.json").exists():
@@ -341,8 +344,8 @@ def _question(
     asked = Question(model=model, data=data, seed=HELD_OUT, limit=limit, max_tokens=160)
     if tool is None:
         return replace(asked, protocol="think")
-    protocol = "piter" if model == setting.start else None
-    return replace(asked, tool=ToolUse(spec=tool), protocol=protocol)
+    asked = replace(asked, tool=ToolUse(spec=tool))
+    return replace(asked, protocol="piter") if model == setting.start else asked
 
 
 KINDS = {"data": _taught, "alone": _alone, "practice": _practice, "several": _several}

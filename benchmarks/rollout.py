@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import Cost, compared, measured, median_seconds, parser, publish
+from common import compared, in_turns, median_seconds, parser, publish
 from grpo_update import C, G, make_checkpoint, make_plain, make_prompt, settings
 
 from reground.grounding.boxes import Box
@@ -36,28 +36,27 @@ from reground.rollout.transformers_policy import TransformersPolicy
 
 def main() -> None:
     """Warm up, then time both sides in turns."""
-    command_line = parser(__doc__)
-    command_line.add_argument("--repeats", type=int, default=3)
-    arguments = command_line.parse_args()
+    asked = parser(__doc__, repeats=3).parse_args()
     checkpoint = make_checkpoint()
     chat = checkpoint.chat
     chat.banned_ids = (*chat.banned_ids, chat.end_id)
     plain, prompt = make_plain(checkpoint), make_prompt(checkpoint)
     sample(checkpoint, prompt, 2)
     generate(plain, checkpoint, prompt, 2)
-    ours, theirs = [], []
-    for _ in range(arguments.repeats):
-        ours.append(measured(lambda: sample(checkpoint, prompt, C)))
-        theirs.append(measured(lambda: generate(plain, checkpoint, prompt, C)))
-    figures = compared(ours, theirs) | {
-        "policy_seconds": median_seconds(ours),
-        "generate_seconds": median_seconds(theirs),
+    costs = in_turns(
+        asked.repeats,
+        ours=lambda: sample(checkpoint, prompt, C),
+        theirs=lambda: generate(plain, checkpoint, prompt, C),
+    )
+    figures = compared(costs["ours"], costs["theirs"]) | {
+        "policy_seconds": median_seconds(costs["ours"]),
+        "generate_seconds": median_seconds(costs["theirs"]),
         "P": len(prompt.ids),
         "C": C,
         "n": G,
-        "think_rethink": two_turns(checkpoint, prompt, max(1, arguments.repeats // 2)),
+        "think_rethink": two_turns(checkpoint, prompt, max(1, asked.repeats // 2)),
     }
-    publish(figures, out=arguments.out, config=settings(arguments.repeats))
+    publish(figures, out=asked.out, config=settings(asked.repeats))
 
 
 PROMPTS = 16
@@ -116,10 +115,7 @@ def two_turns(checkpoint: Checkpoint, prompt: Prompt, repeats: int) -> dict[str,
     told = {len(own.ids) - own.num_sampled for group in refined() for own in group}
     counts = {own.num_sampled for group in [*direct(), *refined()] for own in group}
     assert counts == {C}, counts
-    costs: dict[str, list[Cost]] = {"direct": [], "refined": []}
-    for _ in range(repeats):
-        costs["direct"].append(measured(direct))
-        costs["refined"].append(measured(refined))
+    costs = in_turns(repeats, direct=direct, refined=refined)
     ratio = compared(costs["direct"], costs["refined"])
     return {
         "cost_ratio": ratio["speedup"],

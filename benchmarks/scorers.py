@@ -69,8 +69,8 @@ def _pizza(annotations: Path) -> dict[str, Any]:
     """What VG-Refiner's measures and its reward make of a correction."""
     facts = json.loads(annotations.read_text())["pizza.jpg"]
     frame = Frame.pixels(*facts["size_wh"])
-    true, answer = Box(*facts["gt_xyxy"], frame), Box(*facts["qwen2_5_vl_7b_box_xyxy"], frame)
-    (tool,) = (Box(*box, frame) for box in facts["tool_boxes_xyxy"])
+    edges = (facts["gt_xyxy"], facts["qwen2_5_vl_7b_box_xyxy"], *facts["tool_boxes_xyxy"])
+    true, answer, tool = (Box(x1, y1, x2, y2, frame) for x1, y1, x2, y2 in edges)
     before, after = iou(tool, true), iou(answer, true)
     text = f'<answer>{{"bbox_2d": {list(answer.xyxy)}}}</answer>'
     found = reward(f"<think></think><rethink></rethink>{text}", truth=[true.xyxy], tool=[tool.xyxy])

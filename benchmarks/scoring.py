@@ -11,13 +11,11 @@ import itertools
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from common import parser, publish
+from common import measured, parser, publish, spread
 
 from reground.evaluation.scoring.logs import read_log
 from reground.grounding.codecs import EncodedSize
@@ -39,9 +37,8 @@ LENGTHS = (25_000, 50_000, 100_000)
 
 def main() -> None:
     """Measure, print one JSON object and keep it."""
-    command_line = parser(__doc__)
+    command_line = parser(__doc__, repeats=9)
     command_line.add_argument("outputs", type=Path)
-    command_line.add_argument("--repeats", type=int, default=9)
     asked = command_line.parse_args()
     figures = {
         "command": _command(asked.outputs, asked.repeats),
@@ -53,31 +50,26 @@ def main() -> None:
 
 def _command(outputs: Path, repeats: int) -> dict[str, float]:
     """Seconds of ``reground score`` from start to exit."""
-    seconds = []
-    for _ in range(repeats):
+    line = [sys.executable, "-m", "reground", "score", str(outputs)]
+    line += ["--format", "mig_bench_outputs", "--scorer", "mig_bench", "--out"]
+
+    def score() -> None:
         with tempfile.TemporaryDirectory() as out:
-            line = ["score", "--format", "mig_bench_outputs", "--scorer", "mig_bench"]
-            begin = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-m", "reground", *line, str(outputs), "--out", out],
-                check=True,
-                capture_output=True,
-            )
-            seconds.append(time.perf_counter() - begin)
-    return _spread(seconds)
+            subprocess.run([*line, out], check=True, capture_output=True)
+
+    return spread([measured(score).wall for _ in range(repeats)])
 
 
 def _parses(outputs: Path, repeats: int) -> dict[str, float]:
     """The mean over all answers, of each repetition; of this process's core."""
     log = read_log(outputs, format_name="mig_bench_outputs")
     family = get_protocol(log.family)
-    means = []
-    for _ in range(repeats):
-        begin = time.process_time()
+
+    def parse() -> None:
         for row in log.predictions:
             family.read(row.text, row.sizes[0])
-        means.append(1e6 * (time.process_time() - begin) / len(log.predictions))
-    return _spread(means)
+
+    return spread([1e6 * measured(parse).cpu / len(log.predictions) for _ in range(repeats)])
 
 
 def _hostile(unit: str) -> dict[str, Any]:
@@ -88,17 +80,8 @@ def _hostile(unit: str) -> dict[str, Any]:
 
 
 def _seconds(text: str, name: str) -> float:
-    family, best = get_protocol(name), float("inf")
-    for _ in range(3):
-        begin = time.process_time()
-        family.read(text, SIZE)
-        best = min(best, time.process_time() - begin)
-    return best
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    median, low, high = np.median(values), min(values), max(values)
-    return {"median": round(float(median), 3), "min": round(low, 3), "max": round(high, 3)}
+    family = get_protocol(name)
+    return min(measured(lambda: family.read(text, SIZE)).cpu for _ in range(3))
 
 
 if __name__ == "__main__":

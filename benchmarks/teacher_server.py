@@ -16,6 +16,8 @@ import json
 import random
 import re
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -23,7 +25,7 @@ MODEL = "teacher"
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _SEED = re.compile(rb'"seed": ?(\d+)')
 _BOX = re.compile(rb"bounding box is (\(\d+,\d+\),\(\d+,\d+\))")
-_SHARES = (("429", 0.10), ("500", 0.05), ("cut", 0.02), ("json", 0.01))
+_SHARES = {"429": 0.10, "500": 0.05, "cut": 0.02, "json": 0.01, None: 0.82}
 _LATE_SHARE, _LATE_S = 0.01, (1.0, 3.0)
 _CHAIN = (
     "<think>The question asks for one object. I compare what the image shows by colour, size and "
@@ -31,95 +33,72 @@ _CHAIN = (
 )
 
 
-class Connection(asyncio.Protocol):
-    """One client's connection, kept open between requests."""
+def _http(answer: object, status: int = 200, *, more: str = "", length: int | None = None) -> bytes:
+    """A response; ``more`` are lines of its head, ``length`` is one that is not the body's."""
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}"
+    return f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
 
-    def __init__(self, log: TextIO | None, draw: random.Random | None) -> None:
-        self._log, self._draw = log, draw
-        self._buffer = bytearray()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where answers go."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+_MODEL = {"id": MODEL, "object": "model", "created": 0, "owned_by": "benchmark"}
+_MODELS = _http({"object": "list", "data": [_MODEL]})
+_FAULTS: Mapping[str | None, bytes] = {
+    "429": _http({"error": {"message": "too fast"}}, 429, more="Retry-After: 0.2\r\n"),
+    "500": _http({"error": {"message": "oops"}}, 500),
+    "cut": _http(b'{"choices": [', length=900),
+    "json": _http(b'{"choices": [{"message": {"content": "<think>'),
+}
 
-    def data_received(self, data: bytes) -> None:
-        """Answer once a request is whole; a client sends its next one behind the answer."""
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        length = _LENGTH.search(self._buffer, 0, end)
-        whole = end + 4 + (int(length[1]) if length else 0)
-        if len(self._buffer) >= whole:
-            body = bytes(self._buffer[end + 4 : whole])
-            del self._buffer[:whole]
-            self._answer(body)
 
-    def _answer(self, body: bytes) -> None:
-        if not body:
-            models = [{"id": MODEL, "object": "model", "created": 0, "owned_by": "benchmark"}]
-            self._send({"object": "list", "data": models})
-            return
-        seed = _SEED.search(body)
+class Teacher:
+    """Answers the requests of all clients; with ``chance``, not all of them well."""
+
+    def __init__(self, log: TextIO | None, chance: random.Random | None) -> None:
+        self._log, self._chance = log, chance
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client's connection, kept open between requests."""
+        with suppress(asyncio.IncompleteReadError, ConnectionError):  # the client is gone
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = _LENGTH.search(head)
+                body = await reader.readexactly(int(length[1]) if length else 0)
+                fault = self._fault() if body else None
+                writer.write(await self._answer(body, fault) if body else _MODELS)
+                if fault == "cut":
+                    writer.close()
+
+    async def _answer(self, body: bytes, fault: str | None) -> bytes:
+        seed, box = _SEED.search(body), _BOX.search(body)
         assert seed
-        fault = self._fault()
-        box = _BOX.search(body)
         read, written = 500 + int(seed[1]) % 100, 50 + int(seed[1]) % 37
         if self._log:
             billed = [read, written] if fault is None else None
             row = {"seed": int(seed[1]), "at": time.time(), "fault": fault, "tokens": billed}
             self._log.write(json.dumps(row) + "\n")
             self._log.flush()
-        match fault:
-            case "429":
-                self._send({"error": {"message": "too fast"}}, 429, "Retry-After: 0.2\r\n")
-            case "500":
-                self._send({"error": {"message": "oops"}}, 500)
-            case "cut":
-                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-                self._transport.write(head + b'Content-Length: 900\r\n\r\n{"choices": [')
-                self._transport.close()
-            case "json":
-                self._send(b'{"choices": [{"message": {"content": "<think>')
-            case _:
-                reply = _completion(box[1].decode() if box else "none", read, written)
-                if self._draw and self._draw.random() < _LATE_SHARE:
-                    late = self._draw.uniform(*_LATE_S)
-                    asyncio.get_running_loop().call_later(late, self._send, reply)
-                else:
-                    self._send(reply)
+        if fault:
+            return _FAULTS[fault]
+        if self._chance and self._chance.random() < _LATE_SHARE:
+            await asyncio.sleep(self._chance.uniform(*_LATE_S))
+        return _http(_completion(box[1].decode() if box else "none", read, written))
 
     def _fault(self) -> str | None:
-        if self._draw is None:
+        if self._chance is None:
             return None
-        names = [name for name, _ in _SHARES]
-        weights = [share for _, share in _SHARES]
-        return self._draw.choices([*names, None], [*weights, 1 - sum(weights)])[0]
-
-    def _send(self, answer: object, status: int = 200, more: str = "") -> None:
-        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        head = (
-            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        if not self._transport.is_closing():
-            self._transport.write(head.encode() + body)
+        return self._chance.choices(list(_SHARES), list(_SHARES.values()))[0]
 
 
 def _completion(box: str, read: int, written: int) -> object:
     message = {"role": "assistant", "content": _CHAIN.format(box)}
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
     return {
         "id": "x",
         "object": "chat.completion",
         "created": 0,
         "model": MODEL,
         "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        "usage": {
-            "prompt_tokens": read,
-            "completion_tokens": written,
-            "total_tokens": read + written,
-        },
+        "usage": usage,
     }
 
 
@@ -130,9 +109,8 @@ async def main() -> None:
     command_line.add_argument("--log", type=Path)
     asked = command_line.parse_args()
     log = asked.log.open("a") if asked.log else None
-    draw = random.Random(0) if asked.faults else None
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(log, draw), "127.0.0.1", 0)
+    teacher = Teacher(log, random.Random(0) if asked.faults else None)
+    server = await asyncio.start_server(teacher.serve, "127.0.0.1", 0, limit=2**22)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -18,15 +18,14 @@ import device
 import numpy as np
 import torch
 from accelerate import Accelerator
-from common import parser, publish
+from common import parser, publish, spread
 from counting import counted
-from PIL import Image
 from torch import nn
 
 from reground.config import load
 from reground.errors import ConfigError
 from reground.model import sharing
-from reground.model.chat import Chat
+from reground.model.chat import Chat, Prompt
 from reground.training import optimiser
 from reground.training.algorithms import algorithm_of
 from reground.training.algorithms.parts import Tokens
@@ -68,12 +67,11 @@ class Update:
 
 def main() -> None:
     """Measure the config that the command line names."""
-    command_line = parser(__doc__)
+    command_line = parser(__doc__, repeats=3)
     command_line.add_argument("config", type=Path, help="a config of GRPO (YAML)")
     command_line.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="other settings")
     command_line.add_argument("--images", type=int, default=1, help="of the prompt")
     command_line.add_argument("--side", type=int, default=448, help="of an image, in pixels")
-    command_line.add_argument("--repeats", type=int, default=3)
     asked = command_line.parse_intermixed_args()
     settings = load(TrainConfig, asked.config, asked.overrides)
     size = {"images": asked.images, "side": asked.side, "repeats": asked.repeats}
@@ -98,7 +96,7 @@ def measure(config: TrainConfig, *, images: int, side: int, repeats: int) -> dic
     with sharing.sdpa_alone():
         counts = counted(update.module, update)
         plain = [device.seconds(update) for _ in range(repeats)] if update.on_gpu else []
-    speed = sum(counts["gflop"].values()) / device.spread(taken)["median"]
+    speed = sum(counts["gflop"].values()) / spread(taken)["median"]
     best = device.best_gflops()
     batch = update.packed.batch
     return {
@@ -107,8 +105,8 @@ def measure(config: TrainConfig, *, images: int, side: int, repeats: int) -> dic
         "trained": sum(own.numel() for own in update.module.parameters() if own.requires_grad),
         "prompt tokens": batch.prompt_ids.shape[1],
         "completion tokens": batch.suffix_ids.numel(),
-        "seconds": device.spread(taken),
-        **({"seconds with SDPA": device.spread(plain)} if plain else {}),
+        "seconds": spread(taken),
+        **({"seconds with SDPA": spread(plain)} if plain else {}),
         "peak MiB": round(peak, 1),
         "GFLOP a second": round(speed, 1),
         "GFLOP a second of a matrix product": round(best, 1),
@@ -130,35 +128,29 @@ def prepared(config: TrainConfig, *, images: int, side: int) -> Update:
     module = LogProbs(
         checkpoint.model, temperature=config.rollout.temperature, banned_ids=chat.banned_ids
     )
-    group = _drawn(chat, config, images=images, side=side)
+    prompt = chat.prompt(device.noise(images, side), QUESTION)
+    rollout = config.rollout
+    group = random_group(
+        chat, prompt, size=rollout.group_size, length=rollout.max_tokens, seed=config.seed
+    )
     packed = collate([group], pad_id=chat.pad_id, device=accelerator.device)
     wrapped = accelerator.prepare(module)
-    return Update(
-        config,
-        accelerator,
-        wrapped,
-        optimiser.optimizer(wrapped, config.optim),
-        packed,
-    )
+    optimizer = optimiser.optimizer(wrapped, config.optim)
+    return Update(config, accelerator, wrapped, optimizer, packed)
 
 
-def _drawn(chat: Chat, config: TrainConfig, *, images: int, side: int) -> TrainGroup:
-    rng = np.random.default_rng(config.seed)
-    noise = rng.integers(0, 255, (images, side, side, 3), dtype=np.uint8)
-    prompt = chat.prompt([Image.fromarray(pixels) for pixels in noise], QUESTION)
-    known = sorted(
-        set(range(len(chat.tokenizer))) - {*chat.tokenizer.all_special_ids, *chat.banned_ids}
-    )
-    length, size = config.rollout.max_tokens, config.rollout.group_size
+def random_group(chat: Chat, prompt: Prompt, *, size: int, length: int, seed: int) -> TrainGroup:
+    """Completions of ``length`` random tokens, each with a random advantage."""
+    rng = np.random.default_rng(seed)
+    special = {*chat.tokenizer.all_special_ids, *chat.banned_ids}
+    known = sorted(set(range(len(chat.tokenizer))) - special)
     drawn = rng.choice(known, (size, length)).tolist()
     credit = rng.standard_normal(size).tolist()
-    return TrainGroup(
-        prompt,
-        tuple(
-            TrainSequence(tuple(ids), (1 / length,) * length, (), (advantage,) * length)
-            for ids, advantage in zip(drawn, credit, strict=True)
-        ),
+    suffixes = (
+        TrainSequence(tuple(ids), (1 / length,) * length, (), (advantage,) * length)
+        for ids, advantage in zip(drawn, credit, strict=True)
     )
+    return TrainGroup(prompt, tuple(suffixes))
 
 
 if __name__ == "__main__":

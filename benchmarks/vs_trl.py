@@ -16,15 +16,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from common import parser, publish
-from device import in_own_process, peak_mib, spread
+from common import parser, publish, spread
+from device import in_own_process, noise, peak_mib
 from PIL import Image
 
 from reground.config import load
@@ -48,8 +46,7 @@ LENGTHS = ("prompt", "completion")  # in tokens
 
 def main() -> None:
     """Measure every case on both sides, in turns."""
-    command_line = parser(__doc__)
-    command_line.add_argument("--repeats", type=int, default=3)
+    command_line = parser(__doc__, repeats=3)
     asked = command_line.parse_args()
     if reason := why_not():
         command_line.error(reason)
@@ -63,13 +60,7 @@ def main() -> None:
     publish(figures, out=asked.out, config=config)
 
 
-def beside_trl(
-    config: TrainConfig,
-    *,
-    images: int,
-    side: int,
-    repeats: int,
-) -> dict[str, Any]:
+def beside_trl(config: TrainConfig, *, images: int, side: int, repeats: int) -> dict[str, Any]:
     """How many times faster and smaller a step of ours is, over turns, and the medians of both.
 
     ``side`` is of the images, in pixels.
@@ -97,11 +88,10 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def _measured(name: str, config: TrainConfig, images: int, side: int) -> dict[str, float]:
     """Seconds of an update and of a step, and by how much memory rose at its peak."""
-    noise = np.random.default_rng(0).integers(0, 255, (images, side, side, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         save(starting_checkpoint(config, Runtime()), folder / "model")
-        rows = SIDES[name](config, folder, [Image.fromarray(pixels) for pixels in noise])
+        rows = SIDES[name](config, folder, noise(images, side))
     return _medians(rows[1:])
 
 
@@ -118,7 +108,7 @@ def reground_steps(
         steps=STEPS,
         batch_size=1,
         rollout=config.rollout,
-        algorithm=replace(config.algorithm, kl=0.0),
+        algorithm=config.algorithm,
     )
     before = peak_mib()
     run = train(own, folder / "run")

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import gpu
+import growth as growing
 import pytest
 import update
 from growth import Point, growth, points
@@ -13,7 +15,9 @@ from torch import nn
 from update import measure, prepared
 from vs_trl import _measured, why_not
 
+from reground.config import load
 from reground.errors import ConfigError
+from reground.training.settings import TrainConfig
 from worlds import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,6 +88,12 @@ def test_the_script_prints_and_keeps_json(
 def test_a_config_of_another_method_is_refused(world: World) -> None:
     with pytest.raises(ConfigError, match="method is sft; expected rl"):
         measure(world.config("sft"), images=1, side=SIDE, repeats=1)
+
+
+@pytest.mark.parametrize("overrides", [*map(growing.shape, growing.SCALES), gpu.GRPO])
+def test_scripts_override_what_configs_have(overrides: list[str]) -> None:
+    changed = load(TrainConfig, growing.CONFIG, overrides)
+    assert changed != load(TrainConfig, growing.CONFIG) and changed.method == "rl"
 
 
 def test_growth_changes_one_thing_at_a_time(world: World) -> None:

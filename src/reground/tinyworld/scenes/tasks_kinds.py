@@ -25,7 +25,7 @@ from reground.tinyworld.scenes.world import (
 
 def common_object(rng: Sampler, count: int) -> Draft:
     """Two to four images that share one kind of object; it is sought in one of them."""
-    shared = rng.kinds(1)[0]
+    shared = rng.choice(KINDS)
     kinds = [rng.kinds_alike(count, first=shared) for _ in range(rng.randint(2, 4))]
     if len(set(kinds[0]).intersection(*kinds[1:])) > 1:
         return common_object(rng, count)
@@ -40,7 +40,7 @@ def common_object(rng: Sampler, count: int) -> Draft:
 
 def refer_grounding(rng: Sampler, count: int) -> Draft:
     """The first image shows one object alone; its like is sought in the second."""
-    kind = rng.kinds(1)[0]
+    kind = rng.choice(KINDS)
     shown = rng.scene([kind])
     return seek(
         (shown, rng.scene(rng.kinds_alike(count, first=kind))),
@@ -53,7 +53,7 @@ def refer_grounding(rng: Sampler, count: int) -> Draft:
 
 def group_grounding(rng: Sampler, count: int) -> Draft:
     """Two to four images; which of them holds the described object is for the answer to say."""
-    kind = rng.kinds(1)[0]
+    kind = rng.choice(KINDS)
     num_images = rng.randint(2, 4)
     image = rng.randrange(num_images)
     kinds = [

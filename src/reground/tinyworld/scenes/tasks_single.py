@@ -20,6 +20,7 @@ from reground.tinyworld.scenes.queries import (
     resolve,
 )
 from reground.tinyworld.scenes.world import (
+    KINDS,
     Kind,
     Sampler,
     Scene,
@@ -110,7 +111,7 @@ def _shortened(rng: Sampler, target: SceneObject, objects: Sequence[SceneObject]
 
 def _ambiguous(rng: Sampler, count: int, relation: Relation) -> tuple[list[Kind], Kind]:
     """Kinds of a scene, and a description that fits at least two of them."""
-    first = rng.kinds(1)[0]
+    first = rng.choice(KINDS)
     form = rng.random()
     if form < 0.4:  # twins: two of one kind
         return [first, first, *rng.kinds(count - 2, without=(first,))], first
