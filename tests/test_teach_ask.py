@@ -36,8 +36,8 @@ from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.patience import GIVE_UP
 from reground.teacher import calling, limits, pictures
-from reground.teacher.ask import AskOutcome, ask, open_store
-from reground.teacher.calling import SPENT
+from reground.teacher.ask import ask, open_store
+from reground.teacher.calling import SPENT, CallOutcome
 from reground.teacher.limits import LONGEST_WAIT_S, Pace, pause_s
 from reground.teacher.pictures import Pictures, sent_size
 from reground.teacher.rows import TeacherCall
@@ -108,7 +108,7 @@ def settings(data: Path, url: str | None, *overrides: str) -> TeachConfig:
     return load(TeachConfig, None, [*fixed, f"teacher.url={url or 'null'}", *overrides])
 
 
-def asked(config: TeachConfig, **more: Any) -> AskOutcome:
+def asked(config: TeachConfig, **more: Any) -> CallOutcome:
     with open_store(config) as store:
         return ask(store, config, **more)
 
@@ -132,7 +132,7 @@ def test_every_sample_is_asked_n_times_and_every_answer_kept(data: Path) -> None
     with serving(lambda body, _: says(CHAIN, tokens=20, read=300)) as (url, bodies):
         prices = ["teacher.prompt_price=2.0", "teacher.completion_price=10.0"]
         done = asked(settings(data, url, *prices))
-    assert (done.outcome.answered, done.left, done.total) == (12, 0, 12)
+    assert (done.answered, done.left, done.total) == (12, 0, 12)
     assert Counter(map(number_of, bodies)) == {n: 3 for n in range(4)}
     for call in calls(data):
         assert (call.text, call.finish, call.attempts, call.error) == (CHAIN, "stop", 1, None)
@@ -173,7 +173,7 @@ def test_where_nothing_is_left_no_server_is_needed(data: Path) -> None:
     with serving(lambda body, _: says(CHAIN)) as (url, _):
         asked(settings(data, url))
     done = asked(settings(data, "http://127.0.0.1:9/v1"))
-    assert (done.outcome.answered, done.left, done.total) == (0, 0, 12)
+    assert (done.answered, done.left, done.total) == (0, 0, 12)
 
 
 def test_the_same_call_has_the_same_seed_in_every_run(data: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_faults_are_counted_and_tried_again_where_that_may_help(name: str, data:
         tries = 1 if name in NEVER_PASS else 4
         assert (failed.sample, failed.attempts, failed.text) == ("s2", tries, "")
         assert re.search(reason, failed.error or ""), failed.error
-        assert (done.outcome.answered, done.left) == (3, 1)
+        assert (done.answered, done.left) == (3, 1)
         assert len(bodies) == 3 + tries
         while done.left:  # the next runs ask for that call alone, until its answer comes
             done = asked(settings(data, url, *one_chain))
@@ -320,7 +320,7 @@ def test_a_reply_that_drips_is_late(data: Path) -> None:
         short = ["teacher.timeout_s=0.4", "teacher.retries=0", "ask.n=1", "limit=1"]
         done = asked(settings(data, url, *short))
         listening.shutdown(socket.SHUT_RDWR)
-    assert done.outcome.errors == {"no reply within 0.4 s": 1}
+    assert done.errors == {"no reply within 0.4 s": 1}
 
 
 def test_retry_after_is_waited_for(data: Path, waits: list[float]) -> None:
@@ -425,8 +425,8 @@ def test_a_missing_image_fails_its_own_calls_alone(data: Path, tmp_path: Path) -
     lost.write_text("\n".join([*lines, lost.read_text().splitlines()[-1]]))
     with serving(lambda body, _: says(CHAIN)) as (url, bodies):
         done = asked(settings(lost, url, "ask.n=1"))
-    assert (done.outcome.answered, done.left, len(bodies)) == (1, 2 * GIVE_UP - 1, 1)
-    (reason,) = done.outcome.errors
+    assert (done.answered, done.left, len(bodies)) == (1, 2 * GIVE_UP - 1, 1)
+    (reason,) = done.errors
     assert "gone.png: no such image" in reason
 
 
@@ -434,8 +434,8 @@ def test_a_question_cannot_inject_special_tokens(data: Path) -> None:
     data.write_text(data.read_text().replace("cup 1.", "cup<|im_end|>"))
     with serving(lambda body, _: says(CHAIN)) as (url, bodies):
         done = asked(settings(data, url, "ask.n=1"))
-    assert (done.outcome.answered, len(bodies)) == (3, 3)
-    assert "<|im_end|>, which a server takes for" in next(iter(done.outcome.errors))
+    assert (done.answered, len(bodies)) == (3, 3)
+    assert "<|im_end|>, which a server takes for" in next(iter(done.errors))
 
 
 def test_a_prompt_without_the_truth_is_refused(data: Path) -> None:
@@ -572,9 +572,9 @@ def test_never_more_than_concurrency_requests_run(data: Path) -> None:
 def test_a_budget_of_calls_is_never_exceeded_and_can_be_raised(data: Path) -> None:
     with serving(lambda body, _: says(CHAIN)) as (url, bodies):
         done = asked(settings(data, url, "ask.max_calls=5"))
-        assert (done.outcome.answered, done.left, done.outcome.stopped) == (5, 7, SPENT)
+        assert (done.answered, done.left, done.stopped) == (5, 7, SPENT)
         again = asked(settings(data, url, "ask.max_calls=5"))
-        assert (again.outcome.answered, len(bodies)) == (0, 5)
+        assert (again.answered, len(bodies)) == (0, 5)
         assert asked(settings(data, url, "ask.max_calls=12")).left == 0
     assert len(bodies) == 12
 
@@ -584,9 +584,9 @@ def test_a_budget_of_money_is_used_up_and_never_exceeded(data: Path) -> None:
     with serving(lambda body, _: says(CHAIN, tokens=50)) as (url, _):
         done = asked(settings(data, url, *dear, "ask.max_cost=2.6"))
         # Each costs 0.50 but may cost 1.00: a fourth call leaves 0.60, too little for a fifth.
-        assert (done.outcome.answered, done.outcome.stopped) == (4, SPENT)
+        assert (done.answered, done.stopped) == (4, SPENT)
         done = asked(settings(data, url, *dear, "ask.max_cost=3.0"))
-        assert (done.outcome.answered, done.left) == (1, 7)
+        assert (done.answered, done.left) == (1, 7)
     assert sum(call.cost for call in calls(data)) == pytest.approx(2.5)
 
 
@@ -605,7 +605,7 @@ def test_calls_that_fail_do_not_use_up_the_budget(data: Path) -> None:
 
     with serving(respond) as (url, _):
         done = asked(settings(data, url, "ask.max_calls=9"))
-    assert (done.outcome.answered, sum(done.outcome.errors.values()), done.left) == (9, 3, 3)
+    assert (done.answered, sum(done.errors.values()), done.left) == (9, 3, 3)
 
 
 # Stops.
@@ -622,8 +622,8 @@ def test_ctrl_c_waits_for_what_is_running(data: Path) -> None:
 
     with serving(respond) as (url, bodies):
         done = asked(settings(data, url))
-    assert done.outcome.stopped == "interrupted"
-    assert 3 <= len(bodies) == done.outcome.answered == len(calls(data)) < 12
+    assert done.stopped == "interrupted"
+    assert 3 <= len(bodies) == done.answered == len(calls(data)) < 12
 
 
 def test_only_one_process_asks_a_database(data: Path) -> None:

@@ -15,12 +15,11 @@ from reground.errors import ConfigError, EndpointError, RunError
 from reground.grounding.codecs import EncodedSize
 from reground.protocols.protocol import get_protocol
 from reground.teacher import embedded, limits
-from reground.teacher.judge import JudgeOutcome, judge
+from reground.teacher.judge import JudgeOutcome, by_rule, decide, judge, orders, vote
 from reground.teacher.rows import Chain, Finding, Pick, TeacherCall
 from reground.teacher.settings import TeachConfig, changed
 from reground.teacher.store import Store
 from reground.teacher.verify import verify
-from reground.teacher.voting import by_rule, decide, orders, vote
 from reground.tinyworld import scenes as synth
 from reviewing import answered
 from server import Response, question, says, serving

@@ -108,10 +108,10 @@ def test_only_what_has_no_answer_is_left_to_do(store: Store) -> None:
     store.add_call(call("a", 0, model="other"))
     store.add_call(call("a", 0, stage="judge"))
     left = {entry.sample.id: unanswered(entry, **of) for entry in store.entries()}
-    assert left == {"a": [0, 2], "b": [0, 1, 2]} and store.num_answered(**of) == 1
+    assert left == {"a": [0, 2], "b": [0, 1, 2]}
     for number in range(3):
         store.add_call(call("b", number))
-    assert unanswered(store.entry("b"), **of) == [] and store.num_answered(**of) == 4
+    assert unanswered(store.entry("b"), **of) == []
 
 
 def test_entries_hold_chains_findings_and_picks(store: Store) -> None:

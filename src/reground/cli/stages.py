@@ -12,14 +12,13 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from reground.teacher.ask import AskOutcome
     from reground.teacher.calling import CallOutcome
     from reground.teacher.rows import TeacherCall
     from reground.teacher.settings import TeachConfig
     from reground.teacher.store import Store
 
 
-def ask(store: Store, settings: TeachConfig) -> AskOutcome:
+def ask(store: Store, settings: TeachConfig) -> CallOutcome:
     """Ask for the chains that are left, and say what came of it."""
     from reground.teacher import ask
     from reground.teacher.settings import changed
@@ -29,9 +28,9 @@ def ask(store: Store, settings: TeachConfig) -> AskOutcome:
     cost = store.counts().cost
     typer.echo(
         f"{settings.store}: {done.total - done.left} of {done.total} chains, "
-        f"{done.outcome.answered} of them now" + (f"; cost so far {cost:.2f}" if cost else "")
+        f"{done.answered} of them now" + (f"; cost so far {cost:.2f}" if cost else "")
     )
-    _say_troubles(done.outcome)
+    _say_troubles(done)
     if done.left:
         typer.echo(f"{done.left} are left; the same command asks for them")
     for count, old, new in changed(store.settings("chains"), done.settings):

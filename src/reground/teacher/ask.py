@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,14 @@ from typing import Any
 from reground.data.schemes import is_endless
 from reground.data.source import open_dataset
 from reground.errors import ConfigError, RunError
-from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample, digest, is_file_path
-from reground.protocols.families import get_family
 from reground.protocols.prompts import PromptProfile, load_profile
 from reground.teacher.calling import Caller, CallOutcome
-from reground.teacher.pictures import Pictures
+from reground.teacher.pictures import Pictures, encoded_size
 from reground.teacher.rows import Entry, TeacherCall
-from reground.teacher.settings import TeachConfig, noted, noted_prompt
+from reground.teacher.settings import PROTOCOL, TeachConfig, noted, noted_prompt
 from reground.teacher.store import Store
 from reground.teacher.teachers import TeacherRequest
-
-_BOXES = get_family("univg_r1").codec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskOutcome:
-    """What the stage did, and how many calls are ``left`` of ``total``; ``settings`` as noted."""
-
-    outcome: CallOutcome
-    settings: str
-    left: int
-    total: int
 
 
 def open_store(config: TeachConfig) -> Store:
@@ -85,7 +70,7 @@ def ask(
     *,
     begin: Callable[[int, int], None] = lambda done, total: None,
     watch: Callable[[TeacherCall], None] = lambda call: None,
-) -> AskOutcome:
+) -> CallOutcome:
     """Ask for the chains that the database lacks; each answer is stored as it comes.
 
     ``begin`` is called with how many calls are done and how many there are in all, then ``watch``
@@ -94,26 +79,21 @@ def ask(
     """
     how = config.ask
     profile = load_profile(how.prompt, needs=("boxes",))
-    of: Any = {"n": how.n, "model": config.teacher.model, "prompt_sha256": profile.sha256}
-    with store.exclusively():
-        total, done = how.n * store.counts().samples, store.num_answered(**of)
-        begin(done, total)
-        outcome = CallOutcome()
-        if done < total:
-            outcome = Caller(
-                store=store,
-                teacher=config.teacher,
-                stage="ask",
-                prompt_sha256=profile.sha256,
-                settings=_noted(config, profile),
-                temperature=how.temperature,
-                max_tokens=how.max_tokens,
-                max_calls=how.max_calls,
-                max_cost=how.max_cost,
-                watch=watch,
-            ).run(_requests(store, config, profile))
-    left = total - done - outcome.answered
-    return AskOutcome(outcome=outcome, settings=_noted(config, profile), left=left, total=total)
+    caller = Caller(
+        store=store,
+        teacher=config.teacher,
+        stage="ask",
+        prompt_sha256=profile.sha256,
+        settings=_noted(config, profile),
+        temperature=how.temperature,
+        max_tokens=how.max_tokens,
+        max_calls=how.max_calls,
+        max_cost=how.max_cost,
+        begin=begin,
+        watch=watch,
+    )
+    requests = partial(_requests, store, config, profile)
+    return caller.run(requests, total=how.n * store.counts().samples)
 
 
 def _noted(config: TeachConfig, profile: PromptProfile) -> str:
@@ -153,12 +133,11 @@ def teacher_text(sample: Sample, profile: PromptProfile, *, chains: str | None =
     A judge is also given the ``chains`` to choose from.
     Raises ``DataError`` for a true box without area.
     """
-    image = sample.images[sample.target_image]
-    size = EncodedSize(image.width, image.height, image.width, image.height)
+    size = encoded_size(sample.images[sample.target_image])
     return profile.render(
         question=sample.question,
         num_images=len(sample.images),
-        boxes=_BOXES.spell(sample.boxes, size=size),
+        boxes=PROTOCOL.codec.spell(sample.boxes, size=size),
         chains=chains,
         image=sample.target_image + 1,
     )

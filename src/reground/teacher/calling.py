@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -26,16 +27,20 @@ _BYTES_A_TOKEN = 3  # fewer than common texts have: an estimate that is rather t
 _PIXELS_A_TOKEN = 28 * 28  # Qwen-VL's
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CallOutcome:
-    """What a run of a stage did.
+    """What a run of a stage did; filled while it runs.
 
-    ``errors`` counts the reasons for which calls failed; ``stopped`` says why the run ended early,
-    where it did.
+    ``left`` of ``total`` calls have no answer yet, ``answered`` got theirs in this run. ``errors``
+    counts the reasons for which calls failed; ``stopped`` says why the run ended early, where it
+    did. ``settings`` are those stored with each call.
     """
 
+    settings: str = "{}"
+    total: int = 0
+    left: int = 0
     answered: int = 0
-    errors: Mapping[str, int] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
     stopped: str | None = None
 
 
@@ -45,7 +50,8 @@ class Caller:
 
     ``settings`` are stored with every call. ``max_tokens`` is the longest reply, by which a call
     is reckoned before it is made; ``max_calls`` answers of this stage and ``max_cost``, of all
-    stages, are the most that the database may hold. ``watch`` is called with every stored call.
+    stages, are the most that the database may hold. ``begin`` is called with how many calls are
+    done and how many there are in all, then ``watch`` with every one that is stored.
     """
 
     store: Store
@@ -57,38 +63,51 @@ class Caller:
     max_tokens: int
     max_calls: int | None = None
     max_cost: float | None = None
-    watch: Callable[[TeacherCall], None] = lambda _: None
+    begin: Callable[[int, int], None]
+    watch: Callable[[TeacherCall], None]
     _answerer: Answerer = field(init=False)
     _budget: Budget = field(init=False)
     _requests: Pace = field(init=False)
     _tokens: Pace = field(init=False)
     _draw: random.Random = field(init=False, default_factory=random.Random)
-    _stopped: str | None = field(init=False, default=None)
     _fatal: EndpointError | None = field(init=False, default=None)
     _patience: Patience = field(init=False)
-    _answers: int = field(init=False, default=0)
-    _errors: Counter[str] = field(init=False, default_factory=Counter)
+    _done: CallOutcome = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._patience = Patience("calls", "the endpoint", EndpointError)
-        self._requests = Pace(self.teacher.requests_per_minute)
-        self._tokens = Pace(self.teacher.tokens_per_minute)
-        counts = self.store.counts()
-        answered = counts.answered.get(self.stage, 0)
-        self._budget = Budget(
-            calls=None if self.max_calls is None else self.max_calls - answered,
-            money=None if self.max_cost is None else self.max_cost - counts.cost,
-        )
-
-    def run(self, requests: Iterator[TeacherRequest]) -> CallOutcome:
+    def run(
+        self, requests: Callable[[], Iterator[TeacherRequest]], *, total: int | None = None
+    ) -> CallOutcome:
         """Make all calls, or stop when the budget is spent or someone presses Ctrl-C.
 
         Running calls are then waited for and stored. So they are where nothing more can be
         expected, which raises ``EndpointError``: the key is refused, or many calls in a row failed.
+        ``total`` counts the calls that are answered already, too. Raises ``RunError`` where another
+        process is asking.
         """
-        return asyncio.run(self._run(requests))
+        with self.store.exclusively():
+            left = sum(1 for _ in requests())
+            total = left if total is None else total
+            self._done = CallOutcome(settings=self.settings, total=total, left=left)
+            self.begin(total - left, total)
+            if left:
+                self._set_limits()
+                asyncio.run(self._run(requests()))
+        if self._fatal:
+            raise self._fatal
+        return self._done
 
-    async def _run(self, requests: Iterator[TeacherRequest]) -> CallOutcome:
+    def _set_limits(self) -> None:
+        self._patience = Patience("calls", "the endpoint", EndpointError)
+        self._requests = Pace(self.teacher.requests_per_minute)
+        self._tokens = Pace(self.teacher.tokens_per_minute)
+        counts = self.store.counts()
+        calls = math.inf if self.max_calls is None else self.max_calls
+        money = math.inf if self.max_cost is None else self.max_cost
+        self._budget = Budget(
+            calls=calls - counts.answered.get(self.stage, 0), money=money - counts.cost
+        )
+
+    async def _run(self, requests: Iterator[TeacherRequest]) -> None:
         teacher = opened(self.teacher, temperature=self.temperature, max_tokens=self.max_tokens)
         async with teacher as self._answerer:
             with self._interruptible():
@@ -98,29 +117,34 @@ class Caller:
                             workers.create_task(self._work(requests))
                 except BaseExceptionGroup as group:
                     raise group.exceptions[0] from None
-        if self._fatal:
-            raise self._fatal
-        return CallOutcome(answered=self._answers, errors=self._errors, stopped=self._stopped)
 
     async def _work(self, requests: Iterator[TeacherRequest]) -> None:
-        while not self._stopped and (request := next(requests, None)):
+        while not self._done.stopped and (request := next(requests, None)):
             try:
                 await self._one(request)
             except EndpointError as error:
                 self._fatal = self._fatal or error
-                self._stopped = str(error)
+                self._done.stopped = str(error)
 
     async def _one(self, request: TeacherRequest) -> None:
-        blank = self._call(request)
+        call = blank = TeacherCall(
+            sample=request.sample.id,
+            stage=self.stage,
+            number=request.number,
+            model=self.teacher.model,
+            prompt_sha256=self.prompt_sha256,
+            settings=self.settings,
+            state="failed",
+            attempts=0,
+        )
         try:
             text = request.text()
-            most = self._most(request, text)
+            most = self._billed(blank, _most_read(request, text), self.max_tokens)
             if not await self._budget.reserve(most.cost):
-                self._stopped = self._stopped or SPENT
+                self._done.stopped = self._done.stopped or SPENT
                 return
-            call = blank
             try:
-                call = await self._tried(request, text, most)
+                call = await self._tried(request, text, blank, most)
             finally:
                 self._budget.settle(most.cost, paid=call.cost, is_answered=call.state == "answered")
         except DataError as error:  # of this sample alone: it says nothing about the teacher
@@ -129,9 +153,13 @@ class Caller:
         self._keep(call)
         self._patience.note(call.error)
 
-    async def _tried(self, request: TeacherRequest, text: str, most: TeacherCall) -> TeacherCall:
-        """Ask until an answer comes, the fault will not pass, or all tries are used up."""
-        spent = replace(most, prompt_tokens=0, completion_tokens=0, cost=0.0)
+    async def _tried(
+        self, request: TeacherRequest, text: str, spent: TeacherCall, most: TeacherCall
+    ) -> TeacherCall:
+        """Ask until an answer comes, the fault will not pass, or all tries are used up.
+
+        ``most`` holds the most tokens that one try is likely to take.
+        """
         for attempt in itertools.count(1):
             await self._wait_for_turn(most)
             spent = replace(spent, attempts=attempt)
@@ -139,7 +167,7 @@ class Caller:
                 answer = await self._answerer(request, text)
             except NoReply as error:
                 spent = self._billed(spent, error.num_prompt_tokens, error.num_tokens)
-                if not error.may_pass or attempt > self.teacher.retries or self._stopped:
+                if not error.may_pass or attempt > self.teacher.retries or self._done.stopped:
                     return replace(spent, error=str(error))
                 await asyncio.sleep(pause_s(attempt - 1, error.retry_after_s, draw=self._draw))
             else:
@@ -152,37 +180,19 @@ class Caller:
             await asyncio.sleep(wait)
 
     def _answered(self, spent: TeacherCall, most: TeacherCall, answer: TeacherReply) -> TeacherCall:
-        read, written = answer.prompt_tokens, answer.completion_tokens
+        reply = answer.reply
+        read, written = reply.num_prompt_tokens, reply.num_tokens
         read = most.prompt_tokens if read is None else read
-        written = _num_tokens(answer.text) if written is None else written
+        written = _num_tokens(reply.text) if written is None else written
         self._tokens.correct(read + written - most.prompt_tokens - most.completion_tokens)
         return replace(
             self._billed(spent, read, written),
             state="answered",
-            text=answer.text,
-            finish=answer.finish,
+            text=reply.text,
+            finish=reply.finish,
             sizes=answer.sizes,
             latency_s=answer.latency_s,
         )
-
-    def _call(self, request: TeacherRequest) -> TeacherCall:
-        """The call before it is made."""
-        return TeacherCall(
-            sample=request.sample.id,
-            stage=self.stage,
-            number=request.number,
-            model=self.teacher.model,
-            prompt_sha256=self.prompt_sha256,
-            settings=self.settings,
-            state="failed",
-            attempts=0,
-        )
-
-    def _most(self, request: TeacherRequest, text: str) -> TeacherCall:
-        """The call with the most tokens that one try is likely to take."""
-        pixels = sum(size.input_width * size.input_height for size in request.pictures.sizes)
-        read = _num_tokens(text) + -(-pixels // _PIXELS_A_TOKEN)
-        return self._billed(self._call(request), read, self.max_tokens)
 
     def _billed(self, call: TeacherCall, read: int, written: int) -> TeacherCall:
         """The call with more tokens, and what these cost."""
@@ -197,9 +207,10 @@ class Caller:
     def _keep(self, call: TeacherCall) -> None:
         self.store.add_call(call)
         if call.error is None:
-            self._answers += 1
+            self._done.answered += 1
+            self._done.left -= 1
         else:
-            self._errors[call.error] += 1
+            self._done.errors[call.error] += 1
         self.watch(call)
 
     @contextmanager
@@ -208,7 +219,7 @@ class Caller:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            self._stopped = self._stopped or "interrupted"
+            self._done.stopped = self._done.stopped or "interrupted"
             loop.remove_signal_handler(signal.SIGINT)
 
         with suppress(NotImplementedError, ValueError, RuntimeError):  # no main thread, or Windows
@@ -218,6 +229,12 @@ class Caller:
         finally:
             with suppress(NotImplementedError, ValueError, RuntimeError):
                 loop.remove_signal_handler(signal.SIGINT)
+
+
+def _most_read(request: TeacherRequest, text: str) -> int:
+    """How many tokens a prompt is likely to have at most."""
+    pixels = sum(size.input_width * size.input_height for size in request.pictures.sizes)
+    return _num_tokens(text) + -(-pixels // _PIXELS_A_TOKEN)
 
 
 def _num_tokens(text: str) -> int:

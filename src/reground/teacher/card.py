@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +24,6 @@ NAME = "README.md"
 _RULES = {"only": "being the only one", "rule": "the rule", "judge": "the judge"}
 
 
-@dataclass(slots=True)
-class Funnel:
-    """How far the samples of one task came, all counted."""
-
-    samples: int = 0
-    answered: int = 0
-    unverified: int = 0
-    verified: int = 0
-    with_verified: int = 0
-    picked: int = 0
-    ties: int = 0
-    reasons: Counter[Rejection] = field(default_factory=Counter)
-    rules: Counter[str] = field(default_factory=Counter)
-
-    def add(self, entry: Entry) -> None:
-        """Count one sample."""
-        findings = [chain.finding for chain in entry.chains if chain.finding is not None]
-        verified = sum(finding.ok for finding in findings)
-        self.samples += 1
-        self.answered += len(entry.chains)
-        self.unverified += len(entry.chains) - len(findings)
-        self.verified += verified
-        self.with_verified += verified > 0
-        self.reasons.update(finding.reason for finding in findings if finding.reason)
-        if entry.pick is not None:
-            self.picked += 1
-            self.ties += entry.pick.tie
-            self.rules[entry.pick.rule] += 1
-
-
 def write_card(store: Store, exported: ExportedChains) -> Path:
     """Write the card into the folder of the exported files; returns its path."""
     path = exported.folder / NAME
@@ -63,25 +33,39 @@ def write_card(store: Store, exported: ExportedChains) -> Path:
 
 def facts(store: Store) -> dict[str, Any]:
     """What the database says of its samples, chains, picks, reviews and calls."""
-    tallies: dict[str, Funnel] = defaultdict(Funnel)
-    total = Funnel()
+    tallies: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in store.entries():
-        tallies[entry.sample.task].add(entry)
-        total.add(entry)
+        tallies[entry.sample.task].update(_steps(entry))
+    total = sum(tallies.values(), Counter[str]())
     reviewed = results(store.latest_reviews(), tasks=store.picked())
     return {
         "meta": store.meta(),
         "verified_with": [as_overrides(json.loads(made)) for made in store.settings("verdicts")],
         "total": total,
         "tasks": {task: tallies[task] for task in in_order(tallies)},
-        "reasons": [reason for reason in Rejection if total.reasons[reason]],
-        "chains": _share(total.verified, total.answered - total.unverified),
-        "samples": _share(total.with_verified, total.samples),
+        "reasons": [reason for reason in Rejection if total[reason]],
+        "chains": _share(total["verified"], total["answered"] - total["unverified"]),
+        "samples": _share(total["with_verified"], total["samples"]),
         "reviewed": reviewed.overall,
         "accepted": _share(reviewed.overall.accepted, reviewed.overall.n),
         "agreement": next(iter(reviewed.agreements), None),
+        "rules": [(name, total[rule]) for rule, name in _RULES.items() if total[rule]],
         "spent": store.spent(),
     }
+
+
+def _steps(entry: Entry) -> Iterator[str]:
+    """How far a sample came: every word is counted."""
+    yield "samples"
+    for chain in entry.chains:
+        yield "answered"
+        yield "unverified" if chain.finding is None else chain.finding.reason or "verified"
+    if entry.verified:
+        yield "with_verified"
+    if entry.pick is not None:
+        yield from ("picked", entry.pick.rule)
+        if entry.pick.tie:
+            yield "ties"
 
 
 def _share(hits: int, n: int) -> str:
@@ -99,7 +83,6 @@ def _files(exported: ExportedChains) -> dict[str, Any]:
         "profiles": list(sharegpt.profiles()),
         "left_out": exported.left_out,
         "copied": exported.copied,
-        "rules": _RULES,
     }
 
 

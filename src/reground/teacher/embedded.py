@@ -16,12 +16,11 @@ from reground.data.convert.appearance import describe
 from reground.data.convert.mentions import ORDINALS
 from reground.data.images import exists, load
 from reground.grounding.boxes import place
-from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample
-from reground.protocols.protocol import get_protocol
+from reground.teacher.pictures import encoded_size
+from reground.teacher.settings import PROTOCOL
 
 NAME = "embedded"
-_PROTOCOL = get_protocol("univg_r1", "think")  # in which teachers answer
 
 _OPENINGS = (
     "",
@@ -47,10 +46,9 @@ def chain(sample: Sample, number: int) -> str:
     opening, closing = _wording(sample.id, number)
     thought = (sample.think or _description(sample)).strip()
     question = " ".join(sample.question.split()).rstrip(".?! ")
-    image = sample.images[sample.target_image]
-    size = EncodedSize(image.width, image.height, image.width, image.height)
+    size = encoded_size(sample.images[sample.target_image])
     think = opening.format(question=question) + thought + closing
-    return _PROTOCOL.render(sample.boxes, size=size, think=think)
+    return PROTOCOL.render(sample.boxes, size=size, think=think)
 
 
 def _wording(sample_id: str, number: int) -> tuple[str, str]:

@@ -38,16 +38,14 @@ class Pace:
 
 
 class Budget:
-    """What may still be asked: ``calls`` answers, and ``money``; None is without end.
+    """What may still be asked: so many ``calls`` with an answer, and for so much ``money``.
 
     A call reserves the most that it may cost and settles what it did cost, so that running calls
     can never exceed the budget together.
     """
 
-    def __init__(self, *, calls: float | None, money: float | None) -> None:
-        self._calls = float("inf") if calls is None else calls
-        self._money = float("inf") if money is None else money
-        self._running = 0
+    def __init__(self, *, calls: float, money: float) -> None:
+        self._calls, self._money, self._running = calls, money, 0
         self._settled = asyncio.Event()
 
     async def reserve(self, money: float) -> bool:

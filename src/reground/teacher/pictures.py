@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -29,31 +30,21 @@ class Pictures:
     def __init__(
         self, images: Sequence[ImageRef], *, max_pixels: int | None = None, factor: int = 1
     ) -> None:
-        self._images, self._factor = images, factor
-        self._max_pixels = max_pixels
+        self._images, self._max_pixels, self._factor = images, max_pixels, factor
         self._sent: Sent | None = None
         self._lock = asyncio.Lock()
 
     @property
     def sizes(self) -> tuple[EncodedSize, ...]:
         """The sizes at which they are sent; known without opening them."""
-        return tuple(
-            EncodedSize(
-                image.width,
-                image.height,
-                *sent_size(
-                    image.width, image.height, max_pixels=self._max_pixels, factor=self._factor
-                ),
-            )
-            for image in self._images
-        )
+        limits: Any = {"max_pixels": self._max_pixels, "factor": self._factor}
+        return tuple(encoded_size(image, **limits) for image in self._images)
 
     async def sent(self) -> Sent:
         """The images encoded, the first time; raises ``DataError`` as ``data.images.load`` does."""
         async with self._lock:
             if self._sent is None:
-                sizes = self.sizes
-                self._sent = Sent(await asyncio.to_thread(_encoded, self._images, sizes), sizes)
+                self._sent = await asyncio.to_thread(_encoded, self._images, self.sizes)
             return self._sent
 
     def halve(self, refused: Sent) -> bool:
@@ -62,6 +53,12 @@ class Pictures:
             largest = max(size.input_width * size.input_height for size in refused.sizes)
             self._max_pixels, self._sent = max(largest // 2, 1), None
         return self.sizes != refused.sizes
+
+
+def encoded_size(image: ImageRef, *, max_pixels: int | None = None, factor: int = 1) -> EncodedSize:
+    """The size of an image, and that at which it is sent: its own, unless that is limited."""
+    size = image.width, image.height
+    return EncodedSize(*size, *sent_size(*size, max_pixels=max_pixels, factor=factor))
 
 
 def sent_size(
@@ -83,12 +80,9 @@ def sent_size(
     return sides[0], sides[1]
 
 
-def _encoded(images: Sequence[ImageRef], sizes: Sequence[EncodedSize]) -> tuple[str, ...]:
-    return tuple(
-        data_url(_resized(load(image), (size.input_width, size.input_height)))
-        for image, size in zip(images, sizes, strict=True)
-    )
-
-
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+def _encoded(images: Sequence[ImageRef], sizes: tuple[EncodedSize, ...]) -> Sent:
+    urls = []
+    for image, size in zip(images, sizes, strict=True):
+        sides = size.input_width, size.input_height  # where they are its own, this is a copy
+        urls.append(data_url(load(image).resize(sides, Image.Resampling.BICUBIC)))
+    return Sent(tuple(urls), sizes)

@@ -12,7 +12,6 @@ from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 
 Stage = Literal["ask", "judge"]
-XYXY = tuple[float, float, float, float]  # left, upper, right, lower in original pixels
 
 
 class Rejection(StrEnum):
@@ -64,8 +63,8 @@ class TeacherCall:
 class Finding:
     """What verification found in an answered ``ask`` call; ``reason`` is None where it is ``ok``.
 
-    ``boxes`` are the chain's, in original pixels of the target image; ``settings`` those by which
-    it was verified.
+    ``boxes`` are the chain's: left, upper, right, lower in original pixels of the target image.
+    ``settings`` are those by which it was verified.
     """
 
     call: int
@@ -73,7 +72,7 @@ class Finding:
     reason: Rejection | None = None
     detail: str = ""
     think: str | None = None
-    boxes: tuple[XYXY, ...] = ()
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
     iou: float | None = None
     settings: str = "{}"
 
@@ -122,6 +121,11 @@ class Chain:
         """Whether verification has accepted it."""
         return self.finding is not None and self.finding.ok
 
+    @property
+    def think(self) -> str:
+        """Its reasoning as verification found it; empty where there is none."""
+        return (self.finding.think if self.finding else None) or ""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -130,6 +134,17 @@ class Entry:
     sample: Sample
     chains: tuple[Chain, ...]
     pick: Pick | None
+
+    @property
+    def verified(self) -> list[Chain]:
+        """The chains that verification has accepted."""
+        return [chain for chain in self.chains if chain.is_verified]
+
+    @property
+    def picked(self) -> Chain | None:
+        """The chain of its pick."""
+        wanted = self.pick.call if self.pick else None
+        return next((chain for chain in self.chains if chain.call.id == wanted), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from reground.config import Count, NotNegative, Positive, Share, config
 from reground.protocols.prompts import PromptProfile
+from reground.protocols.protocol import get_protocol
+
+PROTOCOL = get_protocol("univg_r1", "think")  # in which teachers answer
 
 
 @config
@@ -31,11 +34,6 @@ class Teacher:
     tokens_per_minute: Positive | None = None
     prompt_price: NotNegative = 0.0
     completion_price: NotNegative = 0.0
-
-    @property
-    def has_prices(self) -> bool:
-        """Whether its answers are known to cost anything."""
-        return self.prompt_price > 0 or self.completion_price > 0
 
 
 @config
@@ -89,9 +87,9 @@ class Verify:
 class Judge:
     """Who picks the best of a sample's verified chains, and how it is asked.
 
-    Without ``teacher.url`` a rule picks (``reground.teacher.voting``). A judge is asked once for
-    each of the first ``rotations`` orders of k chains; without a number for all k, so that every
-    chain is shown in every place. Only with all of them does no place have an advantage.
+    Without ``teacher.url`` a rule picks (``reground.teacher.judge.by_rule``). A judge is asked once
+    for each of the first ``rotations`` orders of k chains; without a number for all k, so that
+    every chain is shown in every place. Only with all of them does no place have an advantage.
     """
 
     teacher: Teacher = Teacher()
@@ -141,7 +139,7 @@ class TeachConfig:
 
 
 def _check_prices(stage: str, max_cost: float | None, teacher: Teacher, section: str) -> None:
-    if max_cost is not None and not teacher.has_prices:
+    if max_cost is not None and not (teacher.prompt_price or teacher.completion_price):
         raise ValueError(
             f"{stage}.max_cost needs {section}.prompt_price and {section}.completion_price"
         )

@@ -13,15 +13,16 @@ from typing import Any
 
 from reground.data.source import relative_to
 from reground.errors import DataError
-from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.io import json_line, write_json, write_lines
 from reground.protocols.protocol import get_protocol
+from reground.teacher.pictures import encoded_size
+from reground.teacher.settings import PROTOCOL
 
 ROWS, DESCRIPTION = "sharegpt.jsonl", "dataset_info.json"
 PLACEHOLDER = "<image>"
 
-_REASONED, _DIRECT = get_protocol("univg_r1", "think"), get_protocol("univg_r1", "direct")
+_DIRECT = get_protocol("univg_r1", "direct")
 _DESCRIPTION = {
     "file_name": ROWS,
     "formatting": "sharegpt",
@@ -54,8 +55,8 @@ def write(folder: Path, samples: Iterable[Sample]) -> int:
 
 def row(sample: Sample) -> dict[str, Any]:
     """One question and its answer, with the reasoning of the sample if it has one."""
-    protocol = _DIRECT if sample.think is None else _REASONED
-    sizes = [EncodedSize(*(image.width, image.height) * 2) for image in sample.images]
+    protocol = _DIRECT if sample.think is None else PROTOCOL
+    sizes = [encoded_size(image) for image in sample.images]
     question = protocol.user_text(sample, sizes)
     answer = protocol.render(sample.boxes, size=sizes[sample.target_image], think=sample.think)
     for text in (question, answer):
@@ -75,5 +76,5 @@ def row(sample: Sample) -> dict[str, Any]:
 
 def profiles() -> Iterator[tuple[str, str]]:
     """The names and hashes of the prompts that rows are asked by."""
-    for protocol in (_REASONED, _DIRECT):
+    for protocol in (PROTOCOL, _DIRECT):
         yield protocol.profile.name, protocol.profile.sha256

@@ -66,12 +66,6 @@ class Store(Database):
         sql = "SELECT id, task FROM samples JOIN picks ON sample = id ORDER BY position"
         return {row["id"]: row["task"] for row in self._rows(sql)}
 
-    def num_answered(self, *, n: int, model: str, prompt_sha256: str) -> int:
-        """How many of the chains 0 .. n - 1 of all samples this model has answered so."""
-        what = """calls WHERE state = 'answered' AND stage = 'ask'
-          AND number < ? AND model = ? AND prompt_sha256 = ?"""
-        return self._count(what, n, model, prompt_sha256)
-
     def latest_reviews(
         self, *, reviewer: str | None = None, sample_id: str | None = None
     ) -> list[Review]:

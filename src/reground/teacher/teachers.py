@@ -6,12 +6,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 from reground.errors import ConfigError, EndpointError
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
-from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
+from reground.rollout.endpoint import Client, Endpoint, NoReply, Reply, check_plain
 from reground.teacher import embedded
 from reground.teacher.pictures import Pictures
 from reground.teacher.settings import Teacher
@@ -34,16 +34,10 @@ class TeacherRequest:
 
 @dataclass(frozen=True, slots=True)
 class TeacherReply:
-    """What came back, for images of these ``sizes``; tokens are None where nobody counted them.
+    """A reply to images of these ``sizes``, ``latency_s`` after the request."""
 
-    ``latency_s`` is from the request to the reply.
-    """
-
-    text: str
-    finish: Literal["stop", "length"]
+    reply: Reply
     sizes: tuple[EncodedSize, ...]
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
     latency_s: float = 0.0
 
 
@@ -79,62 +73,48 @@ async def opened(
         retries=teacher.retries,
     )
     async with aclosing(Client(endpoint)) as client:
-        await _check(client, teacher)
-        yield _Served(endpoint, client, temperature, max_tokens).reply
-
-
-async def _check(client: Client, teacher: Teacher) -> None:
-    try:
-        await client.check()
-    except EndpointError as error:
-        if teacher.model != embedded.NAME:
-            raise
-        found = str(error).removesuffix(f", not {embedded.NAME}")
-        raise EndpointError(f"teacher.model is missing; {found}") from None
+        try:
+            await client.check()
+        except EndpointError as error:
+            if teacher.model != embedded.NAME:
+                raise
+            found = str(error).removesuffix(f", not {embedded.NAME}")
+            raise EndpointError(f"teacher.model is missing; {found}") from None
+        yield partial(_from_server, client, endpoint, temperature, max_tokens)
 
 
 async def _from_data(request: TeacherRequest, text: str) -> TeacherReply:
     """From the data itself; the text is not read, and nothing is spent."""
     written = embedded.chain(request.sample, request.number)
-    return TeacherReply(written, "stop", request.pictures.sizes, 0, 0)
+    return TeacherReply(Reply(written, 0, "stop", num_prompt_tokens=0), request.pictures.sizes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Served:
-    endpoint: Endpoint
-    client: Client
-    temperature: float
-    max_tokens: int
-
-    async def reply(self, request: TeacherRequest, text: str) -> TeacherReply:
-        """From the server; images that it finds too large are halved for the next try."""
-        check_plain(text)
-        sent = await request.pictures.sent()
-        begin = time.monotonic()
-        try:
-            reply = await self.client.ask_once(
-                sent.urls,
-                text,
-                temperature=self.temperature,
-                max_tokens=self.max_tokens,
-                seed=request.seed,
-            )
-        except NoReply as error:
-            self._check_usable(error)
-            if error.status == _TOO_LARGE and request.pictures.halve(sent):
-                raise NoReply(str(error), status=_TOO_LARGE, retry_after_s=0.0) from None
-            raise
-        took = round(time.monotonic() - begin, 4)
-        tokens = reply.num_prompt_tokens, reply.num_tokens
-        return TeacherReply(reply.text, reply.finish, sent.sizes, *tokens, latency_s=took)
-
-    def _check_usable(self, error: NoReply) -> None:
+async def _from_server(
+    client: Client,
+    endpoint: Endpoint,
+    temperature: float,
+    max_tokens: int,
+    request: TeacherRequest,
+    text: str,
+) -> TeacherReply:
+    """From the server; images that it finds too large are halved for the next try."""
+    check_plain(text)
+    sent = await request.pictures.sent()
+    begin = time.monotonic()
+    try:
+        reply = await client.ask_once(
+            sent.urls, text, temperature=temperature, max_tokens=max_tokens, seed=request.seed
+        )
+    except NoReply as error:
         if advice := _ADVICE.get(error.status or 0):
             raise EndpointError(
-                f"{self.endpoint.url}: {str(error).rstrip('.')}; "
-                f"{advice.format(model=self.endpoint.model)}, then run the same command again: "
-                "answers so far are kept"
+                f"{endpoint.url}: {str(error).rstrip('.')}; {advice.format(model=endpoint.model)}, "
+                "then run the same command again: answers so far are kept"
             ) from None
+        if error.status == _TOO_LARGE and request.pictures.halve(sent):
+            raise NoReply(str(error), status=_TOO_LARGE, retry_after_s=0.0) from None
+        raise
+    return TeacherReply(reply, sent.sizes, latency_s=round(time.monotonic() - begin, 4))
 
 
 _TOO_LARGE = 413

@@ -9,13 +9,10 @@ from dataclasses import asdict, replace
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import set_iou
 from reground.grounding.sample import Sample
-from reground.protocols.protocol import get_protocol
 from reground.teacher import reasoning
 from reground.teacher.rows import Finding, Rejection, TeacherCall
-from reground.teacher.settings import Verify, noted
+from reground.teacher.settings import PROTOCOL, Verify, noted
 from reground.teacher.store import Store
-
-PROTOCOL = get_protocol("univg_r1", "think")  # in which teachers answer
 
 
 def verify(store: Store, settings: Verify, *, again: bool = False) -> Counter[str]:
