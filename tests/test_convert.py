@@ -19,8 +19,8 @@ from PIL import Image
 
 from reground.data.convert import FORMATS, convert
 from reground.data.convert.appearance import colour_word, describe, place, size_word
-from reground.data.convert.detections import QuestionRule, select
 from reground.data.convert.mentions import asked_image, mentions
+from reground.data.convert.questions import QuestionRule, select
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, Box, Frame

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from reground.data.convert import convert, hub, video
+from reground.data.convert import convert, hub
+from reground.data.convert.instructed import evenly
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import Sample
@@ -202,8 +203,8 @@ def test_six_frames_are_taken_evenly_of_more(tmp_path: Path) -> None:
     names = [Path(image.path).stem for image in sample.images]
     assert names == ["0", "2", "4", "6", "8", "10"]
     assert sample.boxes == (box(0, 0, 1, 5),)
-    assert [len(video.evenly(count, 6)) for count in (3, 6, 7, 100)] == [3, 6, 6, 6]
-    assert video.evenly(100, 6) == [0, 20, 40, 59, 79, 99]
+    assert [len(evenly(count, 6)) for count in (3, 6, 7, 100)] == [3, 6, 6, 6]
+    assert evenly(100, 6) == [0, 20, 40, 59, 79, 99]
 
 
 @pytest.mark.parametrize("absent", [None, [], "None", "[]"])

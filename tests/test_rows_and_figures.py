@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from reground.data.convert import convert
-from reground.data.convert.detections import read_questions
+from reground.data.convert.questions import read_questions
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.evaluation.records import SampleScore

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from reground.data.convert.detections import (
+from reground.data.convert.questions import (
     MIN_SEEN,
     Asker,
     Labelled,

@@ -1,9 +1,11 @@
-"""What the converters share: finding images, reading JSON, text with box tokens."""
+"""What the converters share: finding images, reading files and fields, counting what is left."""
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +14,13 @@ from typing import Any
 
 from reground.data.images import ImageSize, size
 from reground.errors import DataError
+from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef
 from reground.io import at, parse_json, read_jsonl
 
 NOMINAL = ImageSize(1000, 1000)
 
+_LOG = logging.getLogger(__name__)
 _MARKUP = re.compile(r"<image>|<\|(?:object_ref|box|quad)_(?:start|end)\|>")
 
 
@@ -71,23 +75,41 @@ class Images:
             self._known[key] = ImageRef(str(self.path(name)), sides.width, sides.height)
         return self._known[key]
 
-    def refs(self, names: Any, *, where: str) -> tuple[ImageRef, ...]:
+    def refs(self, names: Any) -> tuple[ImageRef, ...]:
         """The images of a row; raises ``DataError`` where ``names`` is no list of paths."""
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-            raise DataError(f"{where}: images {names!r}; expected a list of at least one path")
+            raise DataError(f"images {names!r}; expected a list of at least one path")
         return tuple(self.ref(name) for name in names)
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file of annotations holds; raises ``DataError`` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; name the annotations to convert") from None
+
+
+def read_text(path: Path, *encodings: str) -> str:
+    """The text of a file in the first of ``encodings`` in which it is one; UTF-8 goes before."""
+    content = read_bytes(path)
+    for encoding in ("utf-8", *encodings):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError as error:
+            problem = error
+    raise DataError(f"{path}: not a text in UTF-8 ({problem}); mend the file")
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or the list of a JSONL's rows."""
     if path.suffix == ".jsonl":
         return list(read_jsonl(path, lambda row: row, expected="annotations to convert"))
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; name the annotations to convert") from None
     with at(str(path), "name the annotations file"):
-        return parse_json(content)
+        return parse_json(read_bytes(path))
 
 
 def read_rows(path: Path, *fields: str) -> list[dict[str, Any]]:
@@ -102,6 +124,9 @@ def read_rows(path: Path, *fields: str) -> list[dict[str, Any]]:
     return rows
 
 
+# ---- fields ------------------------------------------------------------------------------------
+
+
 @contextmanager
 def reading(where: str) -> Iterator[None]:
     """Turns what goes wrong while a row's fields are read into a ``DataError`` about ``where``."""
@@ -109,6 +134,8 @@ def reading(where: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise DataError(f"{where}: field {error.args[0]!r} is missing") from None
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{where}: a field has the wrong form: {error}") from None
 
@@ -122,12 +149,42 @@ def plain(text: str) -> str:
     return " ".join(_MARKUP.sub("", text).split())
 
 
-def numbers(values: Any, *, where: str) -> tuple[float, float, float, float]:
-    """Four numbers of a box; raises ``DataError`` that says ``where`` otherwise."""
+def numbers(values: Any) -> tuple[float, float, float, float]:
+    """Four numbers of a box; raises ``DataError`` for anything else."""
     try:
         first, second, third, fourth = (float(value) for value in values)
     except (TypeError, ValueError):
         first = second = third = fourth = math.nan
     if not all(map(math.isfinite, (first, second, third, fourth))):
-        raise DataError(f"{where}: box {values!r}; expected a list of four finite numbers")
+        raise DataError(f"box {values!r}; expected a list of four finite numbers")
     return (first, second, third, fourth)
+
+
+def box_in(frame: Frame, values: Any) -> Box:
+    """The box in ``frame`` that a row lists as x1, y1, x2, y2; raises ``DataError``."""
+    return Box(*numbers(values), frame)
+
+
+def instructions(row: dict[str, Any], name: str) -> list[str]:
+    """The texts of the field ``name``, which holds one text or several; raises ``DataError``."""
+    value = row[name]
+    texts = [value] if isinstance(value, str) else value
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(f"{name} is {value!r}; expected at least one instruction")
+    return list(texts)
+
+
+# ---- what no sample is made of -----------------------------------------------------------------
+
+
+@contextmanager
+def left_out(source: Path) -> Iterator[Counter[tuple[str, str]]]:
+    """Counts what ``source`` holds and no sample is made of, by (what, kind); at the end it warns.
+
+    A warning reads "left out answers without a box: 3 of caption, 1 of chat".
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    yield counts
+    for what in sorted({what for what, _ in counts}):
+        told = ", ".join(f"{counts[key]} of {key[1]}" for key in sorted(counts) if key[0] == what)
+        _LOG.warning("%s: left out %s: %s", source, what, told)

@@ -1,18 +1,32 @@
-"""Data sets of the hub that hold their photos: the lmms-lab RefCOCO sets, and VG-Refiner's."""
+"""VG-Refiner's rows, and data sets of the hub that hold their photos: its own, and lmms-lab's."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from reground.data.convert import refcoco, vg_refiner
-from reground.data.convert.common import Images, reading
+from reground.data.convert import refcoco
+from reground.data.convert.common import Images, box_in, read_rows, reading
 from reground.errors import DataError
-from reground.grounding.sample import ImageRef, Sample
+from reground.grounding.boxes import Box
+from reground.grounding.sample import Detection, ImageRef, Sample, Target
+
+
+def vg_refiner(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
+    """Samples of VG-Refiner's rows in JSON or JSONL, with the name of a file as ``image``.
+
+    The file must be there. The data set as its authors publish it holds the photos themselves:
+    :func:`convert` reads that.
+    """
+    found = Images(images or source.parent)
+    for number, row in enumerate(read_rows(source, "image", "question", "ground_truth")):
+        image = found.ref(found.tail(str(row["image"])))
+        yield _of_vg_refiner(row, image, number=number, task=source.stem)
 
 
 def convert(
@@ -44,7 +58,7 @@ def samples(
             file = f"{row['image_id']}.{suffix}" if refined else str(row["file_name"])
             image = _saved(content, refcoco.photo_name(Path(file).name), found)
         if refined:
-            yield vg_refiner.of_row(row, image, number=number, task=source.name)
+            yield _of_vg_refiner(row, image, number=number, task=source.name)
         else:
             yield from refcoco.of_row(row, image, source=source, split=split)
 
@@ -104,3 +118,54 @@ def _saved(content: bytes, name: str, found: Images) -> ImageRef:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return found.ref(name)
+
+
+# ---- a row of VG-Refiner's ----------------------------------------------------------------------
+
+
+def _of_vg_refiner(row: dict[str, Any], image: ImageRef, *, number: int, task: str) -> Sample:
+    """The sample of one row, whose photo is ``image``; boxes are in its pixels.
+
+    ``ground_truth`` and ``tool_results`` are JSON texts: an object with ``bbox_2d``, or a list of
+    such (the detector's may also be a list of bare boxes). An empty list of true boxes says that
+    nothing matches, one of the detector's that it found nothing. The expression is put in lower
+    case, without marks around it, as their evaluation asks it. Raises ``DataError`` where
+    ``ground_truth`` is absent, null or no such JSON: their evaluation passes over such rows.
+    """
+    name = f"{task}-{number:05d}-{row.get('image_id')}-{row.get('ann_id')}"
+    with reading(name):
+        return Sample(
+            id=name,
+            images=(image,),
+            question=" ".join(str(row["question"]).lower().strip('."?! \n').split()),
+            targets=tuple(Target(0, box) for _, box in _boxes(row, "ground_truth", image)),
+            task=task,
+            tool_results=_detections(row, image),
+        )
+
+
+def _detections(row: dict[str, Any], image: ImageRef) -> tuple[Detection, ...] | None:
+    if "tool_results" not in row:
+        return None
+    found = [] if row["tool_results"] is None else _boxes(row, "tool_results", image)
+    return tuple(Detection(0, box, label) for label, box in found)
+
+
+def _boxes(row: dict[str, Any], field: str, image: ImageRef) -> list[tuple[str | None, Box]]:
+    """The boxes that the JSON text in ``field`` lists, each with its label, if any."""
+    try:
+        content = json.loads(row[field])
+    except (TypeError, ValueError):
+        content = None
+    if not isinstance(content, dict | list):
+        raise DataError(f"{field} is {row[field]!r}; expected JSON with bbox_2d")
+    items = [content] if isinstance(content, dict) else content
+    with reading(field):
+        return [_labelled_box(item, image) for item in items]
+
+
+def _labelled_box(item: Any, image: ImageRef) -> tuple[str | None, Box]:
+    if not isinstance(item, dict):
+        return None, box_in(image.frame, item)
+    label = item.get("label")
+    return None if label is None else str(label), box_in(image.frame, item["bbox_2d"])

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.coco import Instances, box_xywh, image_ref, read_instances
-from reground.data.convert.common import Images, read_json, read_rows, reading
+from reground.data.convert.common import Images, read_bytes, read_json, read_rows, reading
+from reground.data.convert.labelled import Instances, box_xywh, image_ref, read_instances
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef, Sample, Target
 
@@ -72,9 +72,7 @@ def _from_refs(path: Path, found: Images, split: str | None) -> Iterator[Sample]
 
 def _of_ref(ref: dict[str, Any], path: Path, tables: Instances, found: Images) -> list[Sample]:
     if ref["image_id"] not in tables.images or ref["ann_id"] not in tables.annotations:
-        raise DataError(
-            f"{path}: ref {ref['ref_id']}: its image or annotation is not in instances.json"
-        )
+        raise DataError("its image or annotation is not in instances.json")
     image = image_ref(tables.images[ref["image_id"]], found)
     xywh = tables.annotations[ref["ann_id"]]["bbox"]
     return [
@@ -92,9 +90,7 @@ class _Plain(pickle.Unpickler):
 
 def _unpickle(path: Path) -> list[dict[str, Any]]:
     try:
-        refs = _Plain(io.BytesIO(path.read_bytes()), encoding="utf-8").load()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; name a refs file of RefCOCO") from None
+        refs = _Plain(io.BytesIO(read_bytes(path)), encoding="utf-8").load()
     except (pickle.UnpicklingError, EOFError, *_MALFORMED) as error:
         raise DataError(f"{path}: not a plain refs file, so it is not read: {error}") from None
     fields = {"ref_id", "ann_id", "image_id", "split", "sentences"}
@@ -166,7 +162,7 @@ def _sample(
         id=name,
         images=(image,),
         question=" ".join(str(expression).split()),
-        targets=(Target(0, box_xywh(xywh, image, where=name)),),
+        targets=(Target(0, box_xywh(xywh, image)),),
         task=task,
         strata={"split": split},
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image
 
 from reground.data.convert.appearance import describe
+from reground.data.convert.common import read_text
 from reground.data.images import exists, load
 from reground.data.views import View
 from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.io import parse_yaml
-
-_LOG = logging.getLogger(__name__)
 
 # A superlative is asked only where people would agree: the winner leads the runner-up by this share
 # of the image's side (leftmost, ... lowest), or of its own area (largest).
@@ -77,11 +76,12 @@ class Asker:
     task: str
     questions: Questions
     views: int = 0
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def samples(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
         """One sample per view, class and rule that applies; ids are ``name``-class-rule.
 
-        Objects with an empty box are left out with a warning. A class of which the image holds a
+        Objects with an empty box are left out and counted. A class of which the image holds a
         crowd is not asked about: its members are not all boxed. Samples with one target carry a
         chain in ``think``, with a colour if the image is on disk.
         """
@@ -91,7 +91,7 @@ class Asker:
 
     def _asked(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
         pixels: Image.Image | None = None
-        for label, boxes in _by_class(objects, image.path).items():
+        for label, boxes in self._by_class(objects, image.path).items():
             for rule, phrase in self.questions.get(label, {}).items():
                 chosen = select(boxes, rule)
                 if not chosen:
@@ -107,6 +107,18 @@ class Asker:
                     think=describe(phrase, chosen[0], pixels) if len(chosen) == 1 else None,
                     strata={"class": label, "rule": str(rule)},
                 )
+
+    def _by_class(self, objects: Iterable[Labelled], path: str) -> dict[str, list[Box]]:
+        groups: dict[str, list[Box]] = {}
+        crowded = set()
+        for each in objects:
+            if each.box.is_degenerate:
+                self.left_out[f"empty box of {each.label}", path] += 1
+                continue
+            groups.setdefault(each.label, []).append(each.box)
+            if each.crowd:
+                crowded.add(each.label)
+        return {label: boxes for label, boxes in groups.items() if label not in crowded}
 
 
 def select(boxes: Sequence[Box], rule: QuestionRule) -> list[Box]:
@@ -145,11 +157,7 @@ def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
             label: {QuestionRule.UNIQUE: f"the {label}", QuestionRule.ALL: f"every {label}"}
             for label in classes
         }
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({error}); mend the file") from None
-    content = parse_yaml(text, str(path), DataError)
+    content = parse_yaml(read_text(path), str(path), DataError)
     if not _is_table(content):
         raise DataError(f"{path}: expected 'class: {{rule: phrase}}' entries, phrases being text")
     return {
@@ -172,19 +180,6 @@ def _known(name: str, names: Sequence[str], path: Path) -> str:
     if name in names:
         return name
     raise DataError(f"{path}: unknown name {name!r}; {did_you_mean(name, sorted(names))}")
-
-
-def _by_class(objects: Iterable[Labelled], path: str) -> dict[str, list[Box]]:
-    groups: dict[str, list[Box]] = {}
-    crowded = set()
-    for each in objects:
-        if each.box.is_degenerate:
-            _LOG.warning("%s: left out an empty box of %s, %s", path, each.label, each.box.xyxy)
-            continue
-        groups.setdefault(each.label, []).append(each.box)
-        if each.crowd:
-            crowded.add(each.label)
-    return {label: boxes for label, boxes in groups.items() if label not in crowded}
 
 
 def random_views(
