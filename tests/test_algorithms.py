@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 from reground.config import config, load
 from reground.errors import ConfigError
 from reground.training.algorithms import AlgorithmSettings, algorithm_of
-from reground.training.algorithms.cispo import Cispo
-from reground.training.algorithms.grpo import Dapo, DrGrpo, Grpo
-from reground.training.algorithms.gspo import Gspo
+from reground.training.algorithms.clipped import Dapo, DrGrpo, Grpo, Gspo
 from reground.training.algorithms.parts import Algorithm, DynamicSampling, Tokens, wanted
-from reground.training.algorithms.rejection import RejectionSampling
-from reground.training.algorithms.rloo import Rloo
+from reground.training.algorithms.reinforce import Cispo, RejectionSampling, Rloo
 
 ALL = (Grpo(), DrGrpo(), Dapo(), Rloo(), Gspo(), Cispo(), RejectionSampling())
 ROOT_HALF = math.sqrt(0.5)

@@ -17,7 +17,7 @@ from reground.grounding.sample import is_file_path
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.tool import Request
 from reground.training.algorithms import AlgorithmSettings, algorithm_of
-from reground.training.algorithms.grpo import Grpo
+from reground.training.algorithms.clipped import Grpo
 from reground.training.draw import Draws
 from reground.training.rewards import OwnReward, Rewards, RewardSettings
 from reground.training.settings import Phase

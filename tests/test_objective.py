@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reground.training.algorithms.grpo import DrGrpo, Grpo
+from reground.training.algorithms.clipped import DrGrpo, Grpo
 from reground.training.algorithms.parts import (
     EASY,
     HARD,

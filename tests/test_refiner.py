@@ -39,8 +39,7 @@ from reground.teacher.rethink import chains
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.oracle import Oracle
-from reground.training.rewards import Rewards
-from reground.training.rewards.terms import Refinement, RefinementFormat
+from reground.training.rewards import Refinement, RefinementFormat, Rewards
 from worlds import rows
 
 SHARED = Path(__file__).parents[2] / "shared/data"

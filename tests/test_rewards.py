@@ -16,8 +16,7 @@ from reground.model.chat import EncodedImage, Prompt
 from reground.protocols.protocol import AnswerProtocol, get_protocol
 from reground.rollout.episode import RolloutStatus, Trajectory, Turn
 from reground.tinyworld import scenes as synth
-from reground.training.rewards import OwnReward, Rewards, RewardSettings, Scored
-from reground.training.rewards.terms import (
+from reground.training.rewards import (
     Format,
     Giou,
     ImageIndex,
@@ -25,6 +24,10 @@ from reground.training.rewards.terms import (
     IouSquared,
     IouThreshold,
     Length,
+    OwnReward,
+    Rewards,
+    RewardSettings,
+    Scored,
 )
 
 FAMILY = get_protocol("univg_r1")

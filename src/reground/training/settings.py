@@ -12,9 +12,8 @@ from reground.errors import did_you_mean
 from reground.grounding.names import ProtocolName
 from reground.plugins import installed
 from reground.training.algorithms import AlgorithmSettings
-from reground.training.algorithms.grpo import Grpo
-from reground.training.rewards import RewardSettings
-from reground.training.rewards.terms import Format, Iou, Refinement, RefinementFormat
+from reground.training.algorithms.clipped import Grpo
+from reground.training.rewards import Format, Iou, Refinement, RefinementFormat, RewardSettings
 
 METHODS = ("sft", "rl")
 

@@ -1,9 +1,9 @@
 """Algorithms of reinforcement learning: credit for a group of rollouts, then a loss for its tokens.
 
-One module each. An algorithm knows nothing of batches, ranks or models: ``credit`` turns what the
-rollouts of one prompt earned into numbers for their tokens, ``loss`` turns tokens into a sum, which
-the trainer divides by the global sum of ``Credit.divisor``. A user's own is any class with these
-members (:class:`Algorithm`), named by its file: ``{path: my_algorithms.py:Mine, settings: {...}}``.
+An algorithm knows nothing of batches, ranks or models: ``credit`` turns what the rollouts of one
+prompt earned into numbers for their tokens, ``loss`` turns tokens into a sum, which the trainer
+divides by the global sum of ``Credit.divisor``. A user's own is any class with these members
+(:class:`Algorithm`), named by its file: ``{path: my_algorithms.py:Mine, settings: {...}}``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from pydantic import Tag
 from reground.config import by_type, config
 from reground.errors import ConfigError
 from reground.plugins import from_path
-from reground.training.algorithms.cispo import Cispo
-from reground.training.algorithms.grpo import Dapo, DrGrpo, Grpo
-from reground.training.algorithms.gspo import Gspo
+from reground.training.algorithms.clipped import Dapo, DrGrpo, Grpo, Gspo
 from reground.training.algorithms.parts import Algorithm
-from reground.training.algorithms.rejection import RejectionSampling
-from reground.training.algorithms.rloo import Rloo
+from reground.training.algorithms.reinforce import Cispo, RejectionSampling, Rloo
 
 
 @config

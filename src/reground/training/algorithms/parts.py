@@ -174,22 +174,24 @@ def num_tokens(group: Sequence[Rewarded]) -> float:
     return float(sum(each.num_sampled for each in group))
 
 
-def clipped_surrogate(tokens: Tokens, ratio: Tensor, *, low: float, high: float) -> Loss:
-    """-min(rho A, clip(rho, 1 - low, 1 + high) A) of each token, summed by weight."""
+def clipped_surrogate(tokens: Tokens, ratio: Tensor, *, low: float, high: float, kl: float) -> Loss:
+    """-min(rho A, clip(rho, 1 - low, 1 + high) A) of each token, summed by weight, and the KL."""
     bounded = ratio.clamp(1 - low, 1 + high) * tokens.advantages
     free = ratio * tokens.advantages
     total = -(tokens.weights * torch.minimum(free, bounded)).sum()
-    return Loss(total, torch.zeros_like(ratio), (bounded < free).detach())
+    return with_kl(total, tokens, kl, clipped=(bounded < free).detach())
 
 
-def with_kl(loss: Loss, tokens: Tokens, beta: float) -> Loss:
+def with_kl(total: Tensor, tokens: Tokens, beta: float, *, clipped: Tensor | None = None) -> Loss:
     """The loss plus beta times the k3 estimate of the KL to the reference, token by token.
 
-    k3 = pi_ref / pi - log(pi_ref / pi) - 1 (Schulman 2020). phi does not scale it.
+    k3 = pi_ref / pi - log(pi_ref / pi) - 1 (Schulman 2020). phi does not scale it. ``clipped`` is
+    None where nothing ever is.
     """
+    none = torch.zeros_like(tokens.logprobs)
+    clipped = none.bool() if clipped is None else clipped
     if tokens.reference is None or beta == 0:
-        return loss
+        return Loss(total, none, clipped)
     gap = tokens.reference - tokens.logprobs
     divergence = torch.exp(gap) - gap - 1
-    total = loss.total + beta * (tokens.weights * divergence).sum()
-    return Loss(total, divergence.detach(), loss.clipped)
+    return Loss(total + beta * (tokens.weights * divergence).sum(), divergence.detach(), clipped)
