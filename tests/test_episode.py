@@ -22,8 +22,7 @@ from reground.grounding.sample import Detection, Sample
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
-from reground.protocols.calls import CALL, Function
-from reground.protocols.observations import tool_text
+from reground.protocols.calls import CALL, Function, tool_text
 from reground.protocols.protocol import Plan, get_protocol
 from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import RolloutStatus, Start, Trajectory, roll_out

@@ -24,7 +24,7 @@ from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
 from reground.model.vision import encode_images
 from reground.tinyworld import models as tiny
-from reground.training.memory import within
+from reground.training.method import within
 from reground.training.packing import MicroBatch, TrainGroup, TrainSequence, collate, pack
 from tiny_internvl import make_internvl
 

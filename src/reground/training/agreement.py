@@ -28,6 +28,22 @@ def importance_weights(trainer: Tensor, engine: Tensor, most: float | None) -> T
 
 
 @torch.no_grad()
+def logprobs_of(
+    checkpoint: Checkpoint,
+    prompt: Prompt,
+    sequences: Sequence[Sequence[int]],
+    *,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Log-probs of all ids of sequences behind a prompt, flat [N], on the CPU."""
+    chat, model = checkpoint.chat, checkpoint.model
+    own = tuple(TrainSequence(tuple(ids), (1.0,) * len(ids)) for ids in sequences)
+    packed = collate([TrainGroup(prompt, own)], pad_id=chat.pad_id, device=model.device)
+    return shared_logprobs(
+        model, packed.batch, temperature=temperature, banned_ids=chat.banned_ids
+    ).cpu()
+
+
 def gaps(
     checkpoint: Checkpoint,
     prompts: Sequence[Prompt],
@@ -36,18 +52,12 @@ def gaps(
     temperature: float,
 ) -> Tensor:
     """Absolute differences in log-prob of all sampled tokens, the checkpoint's model asked now."""
-    chat, found = checkpoint.chat, []
+    found = []
     for prompt, group in zip(prompts, sampled, strict=True):
-        sequences = tuple(TrainSequence(each.ids, (1.0,) * len(each.ids)) for each in group)
-        packed = collate(
-            [TrainGroup(prompt, sequences)], pad_id=chat.pad_id, device=checkpoint.model.device
-        )
-        ours = shared_logprobs(
-            checkpoint.model, packed.batch, temperature=temperature, banned_ids=chat.banned_ids
-        )
+        ids = [each.ids for each in group]
         theirs = torch.tensor([value for each in group for value in each.logprobs])
-        found.append((ours.cpu() - theirs).abs())
-    return torch.cat(found)
+        found.append(logprobs_of(checkpoint, prompt, ids, temperature=temperature) - theirs)
+    return torch.cat(found).abs()
 
 
 class GapError(EngineError):
@@ -69,19 +79,14 @@ class GapError(EngineError):
             f"{tolerance:g} (engine.tolerance); compare dtypes and the engine's version"
         )
         scored = micro.batch.scored[row, number]
-        ours = micro.with_streams(old=trainer, reference=None).old
-        assert ours is not None
+        own = micro.sequence == row * micro.batch.scored.shape[1] + number
+        length = int(scored.nonzero().max()) + 1  # up to the last scored token
         record = {
             "name": name,
             "prompt_ids": micro.batch.prompt_ids[row][micro.batch.prompt_mask[row]].tolist(),
-            "ids": micro.batch.suffix_ids[row, number][: _length(scored)].tolist(),
-            "scored": scored[: _length(scored)].tolist(),
+            "ids": micro.batch.suffix_ids[row, number][:length].tolist(),
+            "scored": scored[:length].tolist(),
             "engine_logprobs": micro.sampled_logprobs[row, number][scored].tolist(),
-            "trainer_logprobs": ours[row, number][scored].tolist(),
+            "trainer_logprobs": trainer[own].tolist(),
         }
         return cls(message, record)
-
-
-def _length(scored: Tensor) -> int:
-    """Up to the last scored token."""
-    return int(scored.nonzero().max()) + 1

@@ -44,31 +44,24 @@ def checkpoints(run: RunDir) -> list[Saved]:
     return sorted((Saved(path, int(path.name[5:])) for path in found), key=lambda saved: saved.step)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that a step left, whole: ``weights`` for anyone to load, the rest to go on from."""
-
-    weights: dict[str, Tensor]
-    module: dict[str, Any]
-    optimizer: dict[str, Any]
-
-
 def save_step(
     run: RunDir,
     step: int,
-    state: State,
-    *,
     checkpoint: Checkpoint,
-    extra: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
     keep: int,
 ) -> None:
-    """Write the checkpoint of ``step`` and delete all but the newest ``keep``."""
-    target = run.checkpoints / f"step-{step:06d}"
-    rest = {"module": state.module, "optimizer": state.optimizer, "extra": extra}
-    with whole(target) as partial:
-        save(checkpoint, partial / _MODEL, state=state.weights)
+    """Write the checkpoint of ``step`` and delete all but the newest ``keep``.
+
+    ``weights`` are for anyone to load; ``state`` holds ``module``, ``optimizer`` and ``extra``, to
+    go on from.
+    """
+    with whole(run.checkpoints / f"step-{step:06d}") as partial:
+        save(checkpoint, partial / _MODEL, state=weights)
         with (partial / _STATE).open("wb") as file:  # a path would hide why a write failed
-            torch.save(rest, file)
+            torch.save(state, file)
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old.path)
 

@@ -15,11 +15,10 @@ from torch import Tensor
 from reground.config import load as load_config
 from reground.errors import ModelError, RunError
 from reground.model.chat import Prompt
-from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint, load, save
 from reground.runs import RunDir
+from reground.training.agreement import logprobs_of
 from reground.training.checkpoint import checkpoints, trainer_state
-from reground.training.packing import TrainGroup, TrainSequence, collate
 from reground.training.run import runtime_for, set_tuning, starting_checkpoint
 from reground.training.settings import TrainConfig
 
@@ -59,21 +58,20 @@ def export(run: Path, out: Path, *, dtype: torch.dtype = torch.float32) -> Expor
     save(live, out, dtype=dtype)
     written = _probe(load(str(out), runtime=replace(runtime, dtype=dtype, autocast=None)))
     exported = Exported(out, found[-1].step, _gap(written, trained), _gap(written, started))
-    if problem := _problem(exported.from_live, _gap(trained, started), dtype):
+    problem = None
+    if exported.from_live > TOLERANCE[dtype]:
+        problem = (
+            f"log-probs of the written model differ by {exported.from_live:.3g} from the trained "
+            f"one's; expected at most {TOLERANCE[dtype]:g} in {dtype}"
+        )
+    elif _gap(trained, started) == 0:
+        problem = (
+            "it equals the model it started from; look at its losses and at tuning in its config"
+        )
+    if problem:
         shutil.rmtree(out)
         raise ModelError(f"{run}: not exported: {problem}")
     return exported
-
-
-def _problem(from_live: float, learnt: float, dtype: torch.dtype) -> str | None:
-    if from_live > TOLERANCE[dtype]:
-        return (
-            f"log-probs of the written model differ by {from_live:.3g} from the trained one's; "
-            f"expected at most {TOLERANCE[dtype]:g} in {dtype}"
-        )
-    if learnt == 0:
-        return "it equals the model it started from; look at its losses and at tuning in its config"
-    return None
 
 
 def _restore(model: Any, state: dict[str, Tensor]) -> None:
@@ -90,11 +88,7 @@ def _probe(checkpoint: Checkpoint) -> Tensor:
     picture = Image.fromarray(np.dstack([colours, colours[..., :1]]).astype(np.uint8))
     images = chat.encode_images([picture])
     prompt = Prompt(tuple(chat.image_ids(images[0])), images)
-    ids = tuple(id for id in range(200) if id not in chat.banned_ids)
-    group = TrainGroup(prompt, (TrainSequence(ids, (1.0,) * len(ids)),))
-    packed = collate([group], pad_id=chat.pad_id, device=checkpoint.model.device)
-    with torch.inference_mode():
-        return shared_logprobs(checkpoint.model, packed.batch, banned_ids=chat.banned_ids).cpu()
+    return logprobs_of(checkpoint, prompt, [[id for id in range(200) if id not in chat.banned_ids]])
 
 
 def _gap(one: Tensor, other: Tensor) -> float:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from reground.errors import TrainingError
 from reground.io import append_jsonl
@@ -23,11 +22,11 @@ from reground.runs import RunDir
 from reground.training import checkpoint as storage
 from reground.training import optimiser
 from reground.training.agreement import GapError
-from reground.training.memory import smaller, within
-from reground.training.method import Method, Micro, StepBatch
+from reground.training.method import Method, Micro, StepBatch, smaller, within
+from reground.training.optimiser import Updates
+from reground.training.ranks import gathered
 from reground.training.settings import TrainConfig
 from reground.training.tally import Tally
-from reground.training.updates import Updates
 
 Validate = Callable[[int], dict[str, float]]
 
@@ -42,6 +41,7 @@ class Trainer:
     run: RunDir
     accelerator: Accelerator
     validate: Validate | None = None
+    _updates: Updates = field(init=False)
     _phases: dict[str, float] = field(default_factory=dict)
     _zero_variance: int = 0
     _limit: int | None = None  # tokens of a micro-batch that fit, where not all did
@@ -49,13 +49,13 @@ class Trainer:
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the last step."""
-        config, accelerator = self.config, self.accelerator
-        optimizer = optimiser.optimizer(self.method.module, config.optim)
-        start, extra = storage.restore(self.run, module=self.method.module, optimizer=optimizer)
+        config, accelerator, module = self.config, self.accelerator, self.method.module
+        optimizer = optimiser.optimizer(module, config.optim)
+        start, extra = storage.restore(self.run, module=module, optimizer=optimizer)
         self._zero_variance, self._limit = int(extra.get("zero_variance", 0)), extra.get("limit")
         self.run.truncate_after(start or -1)  # step 0 is validated anew as well
         self._best = storage.read_best(self.run)
-        updates = Updates(self.method.module, optimizer, config, accelerator)
+        self._updates = Updates(module, optimizer, config, accelerator)
         if start == 0 and self.validate:
             self._log(0, self._validated(0))
         with (
@@ -63,56 +63,46 @@ class Trainer:
             _progress(config, start, shown=accelerator.is_main_process) as advance,
         ):
             for step in range(start + 1, config.steps + 1):
-                metrics = self._step(step, batches(step), updates)
-                if self.validate and (step % config.validation.every == 0 or step == config.steps):  # type: ignore[union-attr]
-                    metrics |= self._validated(step)
-                self._log(step, metrics)
+                metrics = self._step(step, batches(step))
+                self._log(step, metrics | self._validated(step))
                 if step % config.save_every == 0 or step == config.steps:
-                    self._save(step, updates)
+                    self._save(step)
                 advance(metrics)
 
-    def _step(self, step: int, batch: StepBatch, updates: Updates) -> dict[str, float]:
+    def _step(self, step: int, batch: StepBatch) -> dict[str, float]:
         """Gradients of the global batch, accumulated over micro-batches, and the update."""
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self._watch_for_variance(step, batch)
-        tally = batch.tally
         normaliser = self._summed(batch.normaliser)
         rate = optimiser.learning_rate(step - 1, self.config.steps, self.config.optim)
         with self._timed("update"):
             for _ in range(self.method.updates_per_batch):
-                norm = self._update(step, batch, updates, rate, normaliser, tally)
+                norm = self._update(step, batch, rate, normaliser)
         self._record(step, batch)
-        return {"lr": rate, "grad_norm": norm, **tally.reduced(self.accelerator)}
+        return {"lr": rate, "grad_norm": norm, **batch.tally.reduced(self.accelerator)}
 
-    def _update(
-        self,
-        step: int,
-        batch: StepBatch,
-        updates: Updates,
-        rate: float,
-        normaliser: float,
-        tally: Tally,
-    ) -> float:
+    def _update(self, step: int, batch: StepBatch, rate: float, normaliser: float) -> float:
         ranks = self.accelerator.num_processes
-        total = self._summed(self._fitted(step, batch, updates, normaliser, tally))
-        norm = updates.step(rate) if math.isfinite(total) else math.nan
+        total = self._summed(self._fitted(step, batch, normaliser))
+        norm = self._updates.step(rate) if math.isfinite(total) else math.nan
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
                 f"step {step}: loss {total} with gradient norm {norm}; the last good checkpoint is "
                 f"kept in {self.run.checkpoints}; lower optim.lr or look at this step's samples"
             )
-        tally.add("loss", total if self.accelerator.is_main_process else 0.0, 1.0 / ranks)
+        batch.tally.add("loss", total if self.accelerator.is_main_process else 0.0, 1.0 / ranks)
         return norm
 
-    def _fitted(
-        self, step: int, batch: StepBatch, updates: Updates, normaliser: float, tally: Tally
-    ) -> float:
+    def _fitted(self, step: int, batch: StepBatch, normaliser: float) -> float:
         """The gradient of all micro-batches: where memory ends, anew in smaller ones."""
         while True:
             micros = list(within(batch.micros, self._limit))
-            found = Tally()
+            tally = Tally()
             try:
-                total = self._gradient(step, micros, updates, normaliser, found)
+                total = self._gradient(micros, normaliser, tally)
+            except GapError as error:
+                append_jsonl(self.run.path / "engine_gap.jsonl", {"step": step} | error.record)
+                raise
             except torch.OutOfMemoryError:
                 if self.accelerator.num_processes > 1:
                     raise TrainingError(
@@ -123,38 +113,22 @@ class Trainer:
                     ) from None
                 self._limit = smaller(micros, step)
             else:
-                tally.include(found)
+                batch.tally.include(tally)
                 return total
-            updates.module.zero_grad()
+            self._updates.module.zero_grad()
             torch.cuda.empty_cache()
             self.accelerator.print(
                 f"step {step}: out of memory; on with at most {self._limit} tokens at a time"
             )
 
-    def _gradient(
-        self,
-        step: int,
-        micros: list[Micro],
-        updates: Updates,
-        normaliser: float,
-        tally: Tally,
-    ) -> float:
+    def _gradient(self, micros: list[Micro], normaliser: float, tally: Tally) -> float:
         total = 0.0
         for number, micro in enumerate(micros, start=1):
-            with updates.part(last=number == len(micros)):
-                loss = self._loss(step, updates.module, micro, normaliser, tally)
-                updates.backward(loss)
+            with self._updates.part(last=number == len(micros)):
+                loss = self.method.loss(self._updates.module, micro, normaliser, tally)
+                self._updates.backward(loss)
             total += float(loss.detach())
         return total
-
-    def _loss(
-        self, step: int, module: Any, micro: Any, normaliser: float, tally: Tally
-    ) -> torch.Tensor:
-        try:
-            return self.method.loss(module, micro, normaliser, tally)
-        except GapError as error:
-            append_jsonl(self.run.path / "engine_gap.jsonl", {"step": step} | error.record)
-            raise
 
     def _watch_for_variance(self, step: int, batch: StepBatch) -> None:
         """Count batches from which nothing can be learned, and stop after too many in a row."""
@@ -177,9 +151,9 @@ class Trainer:
 
     def _record(self, step: int, batch: StepBatch) -> None:
         """Log the rollouts of all ranks, in the order of their items."""
-        records = list(batch.records)
+        records = gathered(list(batch.records))
         if self.accelerator.num_processes > 1:
-            records = sorted(gather_object(records), key=lambda record: record["item"])
+            records.sort(key=lambda record: record["item"])
         if records and self.accelerator.is_main_process:
             append_jsonl(self.run.rollouts, *({"step": step} | record for record in records))
 
@@ -192,31 +166,32 @@ class Trainer:
         self._phases.clear()
 
     def _validated(self, step: int) -> dict[str, float]:
+        """Figures on held-out samples, where it is time for them; the best weights are kept."""
+        settings, last = self.config.validation, step == self.config.steps
+        if not (self.validate and settings and (step % settings.every == 0 or last)):
+            return {}
         with self._timed("validate"):
-            version = step * self.method.updates_per_batch
-            metrics = self.validate(version) if self.validate else {}
-        score = metrics.get("validation/acc@0.5", 0.0)
+            metrics = self.validate(step * self.method.updates_per_batch)
+        score = metrics["validation/acc@0.5"]
         if score > self._best:
-            main = self.accelerator.is_main_process
-            self._best, state = score, full_state(self.checkpoint.model, keep=main)
-            if main:
+            self._best, state = score, self._weights()
+            if self.accelerator.is_main_process:
                 storage.save_best(self.run, self.checkpoint, state, step=step, score=score)
         return metrics
 
-    def _save(self, step: int, updates: Updates) -> None:
+    def _save(self, step: int) -> None:
         with self._timed("save"):
-            main = self.accelerator.is_main_process
-            weights = full_state(self.checkpoint.model, keep=main)
-            state = storage.State(weights, *updates.state())
-            if main:
+            weights = self._weights()
+            extra = {"zero_variance": self._zero_variance, "limit": self._limit}
+            state = self._updates.state() | {"extra": extra}
+            if self.accelerator.is_main_process:
                 storage.save_step(
-                    self.run,
-                    step,
-                    state,
-                    checkpoint=self.checkpoint,
-                    extra={"zero_variance": self._zero_variance, "limit": self._limit},
-                    keep=self.config.keep,
+                    self.run, step, self.checkpoint, weights, state, keep=self.config.keep
                 )
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The weights, gathered; every rank must call, the first one has them."""
+        return full_state(self.checkpoint.model, keep=self.accelerator.is_main_process)
 
     @contextmanager
     def _batches(self, start: int) -> Iterator[Callable[[int], StepBatch]]:

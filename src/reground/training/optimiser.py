@@ -1,31 +1,74 @@
-"""The optimiser and its schedule."""
+"""The optimiser, its schedule, and updates of weights, whole on every rank (DDP) or sharded."""
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.tensor import DTensor
 
-from reground.training.settings import Optim
+from reground.training.checkpoint import WHOLE
+from reground.training.settings import Optim, TrainConfig
+
+
+class Updates:
+    """Sums gradients over micro-batches and ranks, and changes the weights by them."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self.module = module if config.sharding == "full" else accelerator.prepare(module)
+        self._own, self._optimizer = module, optimizer
+        self._settings, self._accelerator = config.optim, accelerator
+
+    def part(self, *, last: bool) -> AbstractContextManager[None]:
+        """Around the forward and backward pass of a micro-batch; ranks reduce at the last one."""
+        return nullcontext() if last else self._accelerator.no_sync(self.module)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's part of the loss."""
+        # Wrappers average over ranks, we sum.
+        self._accelerator.backward(loss * self._accelerator.num_processes)
+
+    def step(self, rate: float) -> float:
+        """Change the weights by the clipped gradient, if it is finite; returns its norm before."""
+        norm = clip_gradients(self.module, self._settings)
+        if math.isfinite(norm):
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """Weights and optimiser states, gathered; every rank must call, the first one has all."""
+        module, optimizer = get_state_dict(self._own, self._optimizer, options=WHOLE)
+        return {"module": module, "optimizer": optimizer}
 
 
 def optimizer(module: nn.Module, settings: Optim) -> torch.optim.AdamW:
     """AdamW over what is trained; vectors (norms, biases) and embeddings do not decay."""
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trained if p.ndim >= 2 and "embed" not in name]
-    kept = [p for name, p in trained if not (p.ndim >= 2 and "embed" not in name)]
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and "embed" not in name
+            (decayed if decays else kept).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.lr,
-        betas=settings.betas,
-        fused=True,
-    )
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=settings.lr, betas=settings.betas, fused=True)
 
 
 def clip_gradients(module: nn.Module, settings: Optim) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from reground.model.chat import EncodedImage, Prompt
 from reground.model.forward import GroupBatch, Part, pad_prompts
 from reground.model.load import Checkpoint
+from reground.training.ranks import gathered
 from reground.training.settings import TrainConfig
 
 
@@ -37,11 +38,6 @@ class TrainGroup:
 
     prompt: Prompt
     sequences: tuple[TrainSequence, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the padded row: the prompt once and G times the longest sequence."""
-        return _padded([self])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,7 @@ def pack(
 
     Groups of like size share a micro-batch, so that little is padded; every group appears once.
     """
-    by_length = sorted(groups, key=lambda group: (len(group.sequences), group.num_tokens))
+    by_length = sorted(groups, key=lambda group: (len(group.sequences), _padded([group])))
     batches: list[list[TrainGroup]] = []
     for group in by_length:
         if batches and _padded([*batches[-1], group]) <= max_tokens:
@@ -126,27 +122,20 @@ def pack(
 def micro_batches(
     groups: Sequence[TrainGroup], checkpoint: Checkpoint, config: TrainConfig
 ) -> list[MicroBatch]:
-    """A rank's groups, packed for its device; where weights are spread, as many on every rank."""
+    """A rank's groups, packed for its device.
+
+    Forwards of sharded weights wait for each other: there every rank must call, and gets as many as
+    any other. What is added scores nothing.
+    """
     micros = pack(
         groups,
         max_tokens=config.micro_batch_tokens,
         pad_id=checkpoint.chat.pad_id,
         device=checkpoint.model.device,
     )
-    return micros if config.sharding == "none" else aligned(micros)
-
-
-def aligned(micros: list[MicroBatch]) -> list[MicroBatch]:
-    """As many micro-batches on every rank: forwards of spread weights wait for each other.
-
-    What is added scores nothing. Every rank must call.
-    """
-    if not torch.distributed.is_initialized():
-        return micros
-    last = micros[-1].batch
-    most = torch.tensor(len(micros), device=last.prompt_ids.device)
-    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-    return micros + [micros[-1].silent()] * (int(most) - len(micros))
+    if config.sharding == "full":
+        micros += [micros[-1].silent()] * (max(gathered([len(micros)])) - len(micros))
+    return micros
 
 
 def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) -> MicroBatch:

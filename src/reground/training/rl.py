@@ -20,10 +20,9 @@ from reground.rollout.episode import Environment, Start, Trajectory, roll_out
 from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training.agreement import GapError, importance_weights
 from reground.training.algorithms import algorithm_of
-from reground.training.algorithms.parts import Tokens, wanted
+from reground.training.algorithms.parts import DynamicSampling, Tokens, wanted
 from reground.training.draw import Draws
-from reground.training.memory import fitted
-from reground.training.method import LogProbs, StepBatch
+from reground.training.method import LogProbs, StepBatch, fitted
 from reground.training.packing import MicroBatch, micro_batches
 from reground.training.ranks import gathered, place
 from reground.training.rewards import Rewards
@@ -55,14 +54,11 @@ class Reinforcement:
             temperature=self._settings.temperature,
             banned_ids=prompter.checkpoint.chat.banned_ids,
         )
-        self.reference = self._frozen() if self._algorithm.kl > 0 else None
-
-    def _frozen(self) -> nn.Module:
-        """The starting weights: the model itself, to be run without its adapters, or a copy."""
-        if has_adapters(self.module):
-            return self.module
-        model = self._prompter.checkpoint.model
-        return reference_copy(self.module, runtime_of(model).autocast)
+        self.reference: nn.Module | None = None
+        if self._algorithm.kl > 0:  # the model itself, to be run without its adapters, or a copy
+            autocast = runtime_of(prompter.checkpoint.model).autocast
+            adapted = has_adapters(self.module)
+            self.reference = self.module if adapted else reference_copy(self.module, autocast)
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Roll out the items' prompts, score them and pack what can teach."""
@@ -116,12 +112,11 @@ class Reinforcement:
         and accepted in the global order of draws: the same ones on any number of ranks.
         """
         sampling, size = self._algorithm.dynamic_sampling, self._config.batch_size
-        groups = self._rolled(items)
+        drawn = self._rolled(items)
         if sampling is None:
-            return groups, groups
+            return drawn, drawn
         rank, ranks = place()
-        first, drawn = (step - 1) * size, list(groups)
-        verdicts = self._verdicts(groups)
+        verdicts = self._verdicts(drawn, sampling)
         while (missing := size - sum(verdicts.values())) > 0:
             if len(verdicts) >= sampling.max_draws * size:
                 raise TrainingError(
@@ -133,27 +128,23 @@ class Reinforcement:
             count = min(2 * missing, sampling.max_draws * size - len(verdicts))
             begin = len(verdicts)
             more = range(begin, begin + count)
-            own = [self._again(first, number) for number in more if number % ranks == rank]
+            own = [self._item(step, number) for number in more if number % ranks == rank]
             again = self._rolled(own)
             drawn += again
-            verdicts |= self._verdicts(again)
-        accepted = [item for item, ok in sorted(verdicts.items(), key=self._order) if ok][:size]
-        return [group for group in drawn if group.item in set(accepted)], drawn
+            verdicts |= self._verdicts(again, sampling)
+        accepted = set(sorted(item for item, ok in verdicts.items() if ok)[:size])
+        return [group for group in drawn if group.item in accepted], drawn
 
-    def _again(self, first: int, number: int) -> int:
-        """The item of a step's draw ``number``: those of the run come first, then others."""
+    def _item(self, step: int, number: int) -> int:
+        """The item of a step's draw ``number``, rising with it: those of the run, then others."""
         round_, offset = divmod(number, self._config.batch_size)
-        return first + offset + round_ * self._config.steps * self._config.batch_size
+        return (step - 1 + round_ * self._config.steps) * self._config.batch_size + offset
 
-    def _order(self, verdict: tuple[int, bool]) -> tuple[int, int]:
-        """The place of an item among a step's draws."""
-        return divmod(verdict[0], self._config.steps * self._config.batch_size)
-
-    def _verdicts(self, groups: Sequence[ScoredGroup]) -> dict[int, bool]:
+    def _verdicts(
+        self, groups: Sequence[ScoredGroup], sampling: DynamicSampling
+    ) -> dict[int, bool]:
         """Whether each group of all ranks is wanted, by item."""
-        sampling = self._algorithm.dynamic_sampling
-        own = [(group.item, wanted(group.members, sampling)) for group in groups]
-        return dict(gathered(own))
+        return dict(gathered([(group.item, wanted(group.members, sampling)) for group in groups]))
 
     def _rolled(self, items: Sequence[int]) -> list[ScoredGroup]:
         if not items:
@@ -196,9 +187,9 @@ class Reinforcement:
     def _with_other_weights(self, step: int, micro: MicroBatch) -> list[MicroBatch]:
         """With the log-probs of the weights that sampled and of the reference, where needed.
 
-        In halves where memory ends; sharded, every rank would have to halve its own.
+        In halves where memory ends.
         """
-        if self._config.sharding == "full":
+        if self._config.sharding == "full":  # every rank would have to halve its own
             return [self._filled(micro)]
         return fitted(micro, self._filled, step)
 

@@ -27,26 +27,21 @@ class ScoredGroup:
 
     def sequences(self) -> TrainGroup:
         """The group as training tokens: credit on every sampled id, none on an observation."""
-        numbers = zip(self.members, self.credit.advantages, self.credit.weights, strict=True)
-        return TrainGroup(
-            self.members[0].trajectory.prompt,
-            tuple(
-                _sequence(own, advantage, weight, name=f"{own.trajectory.sample.id}#{number}")
-                for number, (own, advantage, weight) in enumerate(numbers)
-            ),
-        )
-
-
-def _sequence(own: Scored, advantage: float, weight: float, *, name: str) -> TrainSequence:
-    trajectory = own.trajectory
-    return TrainSequence(
-        trajectory.ids,
-        tuple(weight * sampled for sampled in trajectory.sampled),
-        trajectory.images,
-        tuple(advantage * sampled for sampled in trajectory.sampled),
-        trajectory.logprobs,
-        name,
-    )
+        sequences = []
+        for number, own in enumerate(self.members):
+            trajectory, weight = own.trajectory, self.credit.weights[number]
+            advantage = self.credit.advantages[number]
+            sequences.append(
+                TrainSequence(
+                    trajectory.ids,
+                    tuple(weight * sampled for sampled in trajectory.sampled),
+                    trajectory.images,
+                    tuple(advantage * sampled for sampled in trajectory.sampled),
+                    trajectory.logprobs,
+                    f"{trajectory.sample.id}#{number}",
+                )
+            )
+        return TrainGroup(self.members[0].trajectory.prompt, tuple(sequences))
 
 
 def batch_tally(groups: Sequence[ScoredGroup]) -> Tally:
