@@ -1,11 +1,16 @@
-"""What a model writes when it asks for a function between its thoughts."""
+"""What a model writes to ask for a function between its thoughts, and the text that comes back."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from reground.grounding.codecs import Codec, EncodedSize
+from reground.grounding.grammars import Grammar
+from reground.grounding.sample import Detection
 
 
 class Function(StrEnum):
@@ -24,6 +29,10 @@ SIGNATURES = {
 CALL_BEGIN, CALL_END = "<function>", "</function>"
 CALL = f"{CALL_BEGIN}\n{SIGNATURES[Function.RESULT]}\n{CALL_END}"
 """How a model asks for the detectors' result (VG-Refiner): between line breaks inside the tags."""
+
+FIRST_TOOL = "reftool_1"  # what the first tool is called; the next is reftool_2
+OPENING, CLOSING = "\n<tool>", "</tool>\n"  # what surrounds all that a tool says
+UNAVAILABLE = "unavailable"  # in the place of the boxes of a tool that gave no result
 
 _CALL = re.compile(r"(\w+)\s*\(([^()]*)\)")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
@@ -59,6 +68,48 @@ def problem_of(call: Call | None, *, offered: Sequence[Function]) -> str | None:
     if call.numbers is None or len(call.numbers) != wanted:
         return f"wrong arguments; expected {SIGNATURES[Function(call.name)]}"
     return None
+
+
+def tool_text(
+    found: Mapping[str, Sequence[Detection] | None], *, codec: Codec, size: EncodedSize
+) -> str:
+    """The results of one or several tools by their names, as ``codec`` writes boxes.
+
+    Written as JSON of our own making, in which no ``<`` is left: neither a tag nor a special token
+    can come out of a label. None is a tool that gave no result. Boxes are in original pixels of
+    the image of ``size``; raises ``DataError`` for one without area inside it.
+
+    >>> from reground.grounding.boxes import Box, FrameKind
+    >>> codec = Codec(FrameKind.INPUT, Grammar.JSON)
+    >>> size = EncodedSize(640, 480, 644, 476)
+    >>> box = Detection(0, Box(64, 120, 320, 360, size.pixels))
+    >>> text = tool_text({"reftool_1": [box]}, codec=codec, size=size)
+    >>> print(text.strip())
+    <tool>{"reftool_1": "[{\\"bbox_2d\\": [64, 119, 322, 357]}]"}</tool>
+    """
+    texts = {
+        name: UNAVAILABLE if boxes is None else _spelt(boxes, codec, size)
+        for name, boxes in found.items()
+    }
+    return f"{OPENING}{json.dumps(texts)}{CLOSING}"
+
+
+def refusal_text(problem: str) -> str:
+    """What a call gets that no tool can answer, and why; ``problem`` is in words of our own."""
+    return f"{OPENING}{json.dumps({'error': problem})}{CLOSING}"
+
+
+def _spelt(detections: Sequence[Detection], codec: Codec, size: EncodedSize) -> str:
+    """Boxes in the codec's grammar; only JSON has room for their labels."""
+    if codec.grammar is not Grammar.JSON:
+        return codec.spell([each.box for each in detections], size=size)
+    items: list[dict[str, object]] = []
+    for each in detections:
+        units, scale = codec.units(each.box, size=size), 10**codec.decimals
+        items.append({"bbox_2d": [n / scale if codec.decimals else n for n in units]})
+        if each.label is not None:
+            items[-1]["label"] = each.label
+    return json.dumps(items).replace("<", "\\u003c")
 
 
 def _numbers(text: str) -> tuple[float, ...] | None:

@@ -20,9 +20,8 @@ from reground.grounding.boxes import Box
 from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample
-from reground.protocols.calls import CALL, CALL_END, Function
+from reground.protocols.calls import CALL, CALL_END, FIRST_TOOL, Function, tool_text
 from reground.protocols.families import FORMS, Family, get_family
-from reground.protocols.observations import FIRST_TOOL, tool_text
 from reground.protocols.prompts import PromptProfile, load_profile
 from reground.protocols.rethink import settled
 
@@ -96,14 +95,13 @@ class AnswerProtocol:
         answer is then the best of the detector's boxes where one is right, else the true box.
         Raises ``DataError`` as :meth:`render` does.
         """
-        size = sizes[sample.target_image]
-        if Function.RESULT not in self.plan.functions or sample.tool_results is None:
-            text = self.render(sample.boxes, size=size, think=sample.think, rethink=sample.rethink)
+        size, boxes, tool = sizes[sample.target_image], sample.boxes, None
+        if Function.RESULT in self.plan.functions and sample.tool_results is not None:
+            tool = tool_text({FIRST_TOOL: sample.tool_results}, codec=self.codec, size=size)
+            boxes = settled(sample)
+        text = self.render(boxes, size=size, think=sample.think, rethink=sample.rethink, tool=tool)
+        if tool is None:
             return [Piece(text, is_own=True)]
-        tool = tool_text({FIRST_TOOL: sample.tool_results}, codec=self.codec, size=size)
-        text = self.render(
-            settled(sample), size=size, think=sample.think, rethink=sample.rethink, tool=tool
-        )
         before, _, after = text.partition(tool)
         return [Piece(before, is_own=True), Piece(tool, is_own=False), Piece(after, is_own=True)]
 
@@ -119,7 +117,7 @@ class AnswerProtocol:
         """The answer with ``boxes`` (original pixels of the image of ``size``).
 
         A form without a think or rethink block leaves that text out. ``tool`` is what a detector
-        says (:func:`reground.protocols.observations.tool_text`); the call for it comes first.
+        says (:func:`reground.protocols.calls.tool_text`); the call for it comes first.
         Raises ``DataError`` for a box without area and for a chain that holds tags of the form.
 
         >>> size = EncodedSize(640, 480, 644, 476)

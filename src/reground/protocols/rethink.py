@@ -48,11 +48,14 @@ def with_rethink(
     help the sample's own chain shows the way to the answer.
     """
     found = verdict(sample)
-    told = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections, first_box)} "
-    own = "" if found is Verdict.RIGHT or not sample.think else f" {sample.think}"
-    which = _which(sample) if found is Verdict.RIGHT else ""
+    pointed = "" if found is Verdict.MISSING else f"{pointed_at(sample.detections, first_box)} "
+    reason = ""
+    if found is not Verdict.RIGHT:
+        reason = f" {sample.think}" if sample.think else ""
+    elif len(kept := _kept(sample)) < len(sample.detections):
+        reason = f" {it_is(kept)}"
     thought = f"look for {sample.question}." if first_thought is None else first_thought
-    return replace(sample, think=thought, rethink=f"{told}{found}{which}{own}")
+    return replace(sample, think=thought, rethink=f"{pointed}{found}{reason}")
 
 
 def pointed_at(detections: Sequence[Detection], first: Box | None = None) -> str:
@@ -73,11 +76,6 @@ def it_is(boxes: Iterable[Box]) -> str:
     return f"it is {_listed(map(place, boxes))}."
 
 
-def _which(sample: Sample) -> str:
-    kept = _kept(sample)
-    return "" if len(kept) == len(sample.detections) else f" {it_is(kept)}"
-
-
 def _listed(places: Iterable[str]) -> str:
     return ", ".join(f"the {each}" for each in places)
 
@@ -88,8 +86,4 @@ def _kept(sample: Sample) -> tuple[Box, ...]:
     if len(sample.boxes) == 1 and boxes:
         best = max(boxes, key=lambda box: iou(box, sample.boxes[0]))
         return (best,) if iou(best, sample.boxes[0]) > RIGHT else ()
-    return tuple(boxes) if _fit(boxes, sample.boxes) else ()
-
-
-def _fit(boxes: Sequence[Box], truth: Sequence[Box]) -> bool:
-    return bool(boxes) and set_iou(boxes, truth) > RIGHT
+    return tuple(boxes) if boxes and set_iou(boxes, sample.boxes) > RIGHT else ()

@@ -14,8 +14,16 @@ from pathlib import Path
 from reground.grounding.sample import Detection, Sample
 from reground.model.chat import EncodedImage
 from reground.model.prompting import Prompter
-from reground.protocols.calls import Call, Function, problem_of, read_call
-from reground.protocols.observations import CLOSING, OPENING, refusal_text, tool_text
+from reground.protocols.calls import (
+    CLOSING,
+    OPENING,
+    Call,
+    Function,
+    problem_of,
+    read_call,
+    refusal_text,
+    tool_text,
+)
 from reground.protocols.protocol import Plan
 from reground.rollout.episode import Observation, Pending, Start
 from reground.rollout.tools.precomputed import Precomputed

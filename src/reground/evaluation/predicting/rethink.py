@@ -12,8 +12,15 @@ from typing import Protocol
 from reground.evaluation.records import Finish, Prediction
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
-from reground.protocols.calls import CALL_BEGIN, CALL_END, problem_of, read_call
-from reground.protocols.observations import FIRST_TOOL, refusal_text, tool_text
+from reground.protocols.calls import (
+    CALL_BEGIN,
+    CALL_END,
+    FIRST_TOOL,
+    problem_of,
+    read_call,
+    refusal_text,
+    tool_text,
+)
 from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.endpoint import NoReply, Reply
 from reground.rollout.tools.precomputed import result

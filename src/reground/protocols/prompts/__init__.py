@@ -71,29 +71,23 @@ class PromptProfile:
         """The user turn; question, tool text, boxes and chains are inserted as they are.
 
         ``tool`` is a detector's result, ``boxes`` the true ones, ``chains`` those to choose from,
-        for profiles that show them;
-        ``image`` counts from 1. Raises ``ConfigError`` where the profile shows what there is not,
-        or has no place for what is given.
+        for profiles that show them; ``image`` counts from 1. Raises ``ConfigError`` where the
+        profile shows what there is not, or has no place for what is given.
         """
-        shown = {"tool": tool, "boxes": boxes, "chains": chains}
-        for place, given in shown.items():
-            self._check_shown(place, is_given=given is not None)
+        given = {"tool": tool, "boxes": boxes, "chains": chains}
+        for place, shown in _SHOWN.items():
+            if place in self.places and given[place] is None:
+                raise ConfigError(
+                    f"prompt {self.name!r} shows {shown.what} and there is none; use "
+                    f"{shown.giver}, or a prompt without ${place}"
+                )
+            if place not in self.places and given[place] is not None:
+                raise ConfigError(
+                    f"prompt {self.name!r} has no ${place} to put {shown.what} in; use one that "
+                    f"has, such as {shown.example!r}"
+                )
         places = {"question": question, "num_images": num_images, "image": image}
-        return Template(self.text).substitute(places, **shown)
-
-    def _check_shown(self, place: str, *, is_given: bool) -> None:
-        shown = _SHOWN[place]
-        if is_given == (place in self.places):
-            return
-        if not is_given:
-            raise ConfigError(
-                f"prompt {self.name!r} shows {shown.what} and there is none; use {shown.giver}, or "
-                f"a prompt without ${place}"
-            )
-        raise ConfigError(
-            f"prompt {self.name!r} has no ${place} to put {shown.what} in; use one that has, such "
-            f"as {shown.example!r}"
-        )
+        return Template(self.text).substitute(places, **given)
 
 
 def load_profile(name_or_path: str | Path, *, needs: Sequence[str] = ()) -> PromptProfile:
@@ -103,19 +97,19 @@ def load_profile(name_or_path: str | Path, *, needs: Sequence[str] = ()) -> Prom
     file, a file that is no text, a text without ``$question`` or another place that the caller
     ``needs``, and any place that nothing fills.
     """
-    name = str(name_or_path)
-    if name.endswith(".txt"):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"{name}: no such prompt file; expected a text with $question")
-        return _checked(path.stem, path.read_bytes(), source=name, needs=needs)
-    if name not in profile_names():
+    source = str(name_or_path)
+    is_own = source.endswith(".txt")
+    file = Path(source) if is_own else _PACKAGE / f"{source}.txt"
+    if is_own and not file.is_file():
+        raise ConfigError(f"{source}: no such prompt file; expected a text with $question")
+    if not is_own and source not in profile_names():
         raise ConfigError(
-            f"unknown prompt {name!r}, and no path of a .txt file; "
-            f"{did_you_mean(name, profile_names())}"
+            f"unknown prompt {source!r}, and no path of a .txt file; "
+            f"{did_you_mean(source, profile_names())}"
         )
-    data = (_PACKAGE / f"{name}.txt").read_bytes()
-    return _checked(name, data, source=name, needs=needs)
+    data = file.read_bytes()
+    text = _checked(data, source=source, needs=needs)
+    return PromptProfile(Path(source).stem, text, hashlib.sha256(data).hexdigest())
 
 
 def profile_names() -> list[str]:
@@ -124,7 +118,7 @@ def profile_names() -> list[str]:
     return sorted(name.removesuffix(".txt") for name in names if name.endswith(".txt"))
 
 
-def _checked(name: str, data: bytes, *, source: str, needs: Sequence[str]) -> PromptProfile:
+def _checked(data: bytes, *, source: str, needs: Sequence[str]) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -147,4 +141,4 @@ def _checked(name: str, data: bytes, *, source: str, needs: Sequence[str]) -> Pr
                 f"prompt {source}: no ${place} in it; say where {shown.what} stand, or use one "
                 f"that has it, such as {shown.example!r}"
             )
-    return PromptProfile(name, text.strip(), hashlib.sha256(data).hexdigest())
+    return text.strip()
