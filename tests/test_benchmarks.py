@@ -17,10 +17,9 @@ import pytest
 from PIL import Image
 
 from reground.data import benchmarks
-from reground.data.benchmarks import Benchmark, find, open_benchmark, table
+from reground.data.benchmarks import Benchmark, column, find, open_benchmark, table
 from reground.data.convert import FORMATS
 from reground.data.source import open_dataset, save_dataset
-from reground.data.tasks import column
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef, Sample
 from reground.protocols.families import FAMILIES

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from made import run_of
-from reground.data.tasks import MIG_BENCH_COLUMNS
+from reground.data.benchmarks import MIG_BENCH_COLUMNS
 from reground.errors import DataError
 from reground.evaluation.records import SampleScore, write_scores
 from reground.evaluation.reporting.compare import Comparison, compare, mcnemar

@@ -13,8 +13,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from reground.config import load
+from reground.data.images import View
 from reground.data.source import open_dataset, save_dataset
-from reground.data.views import View
 from reground.errors import ConfigError, DataError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize

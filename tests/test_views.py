@@ -17,8 +17,7 @@ from reground.data.convert.questions import (
     QuestionRule,
     random_views,
 )
-from reground.data.images import load
-from reground.data.views import split_view
+from reground.data.images import load, split_view
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reground.data import benchmarks as known
-from reground.data.tasks import MIG_BENCH_COLUMNS
+from reground.data.benchmarks import MIG_BENCH_COLUMNS
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
 from reground.protocols.families import FAMILIES

@@ -67,8 +67,7 @@ def _state(entry: Benchmark, *, count: bool) -> str:
 
 
 def _details(entry: Benchmark) -> str:
-    from reground.data.benchmarks import digest, has_other_bytes, how_to_get
-    from reground.data.tasks import column
+    from reground.data.benchmarks import column, digest, has_other_bytes, how_to_get
 
     columns = ", ".join(f"{task} = {column(task)} ({n})" for task, n in entry.tasks.items())
     own = ", ".join(f"{value} for family {key}" for key, value in entry.protocols.items())

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -27,6 +27,20 @@ from reground.io import parse_yaml
 from reground.plugins import installed
 
 _LOG = logging.getLogger(__name__)
+
+# MIG-Bench's ten tasks in the order of the UniVG-R1 paper's Table 1, with its names of the columns.
+MIG_BENCH_COLUMNS: Mapping[str, str] = {
+    "diff": "Static",
+    "view_diff": "Robust",
+    "common_object": "Common",
+    "object_tracking": "OT",
+    "multi_view": "MV",
+    "region": "Region",
+    "refer_grounding": "Refer",
+    "group_grounding": "GG",
+    "reasoning": "Reason",
+    "correspondence": "Co-Re",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +118,6 @@ def missing(benchmark: Benchmark, *, photos: bool = True) -> list[Path]:
     return [folder / path for path in wanted if not (folder / path).exists()]
 
 
-def convert_command(benchmark: Benchmark) -> str | None:
-    """The command that makes ``NAME.jsonl`` of a data set that holds its photos, where one does."""
-    if benchmark.hub is None:
-        return None
-    folder = data_folder()
-    downloaded = benchmark.reader == "jsonl"
-    source = folder / benchmark.hub if downloaded else benchmark.hub
-    photos = folder / Path(benchmark.hub).parent / "photos"
-    split = f" --split {benchmark.split}" if benchmark.split else ""
-    return f"reground data convert hub {source}{split} --images {photos} --out {_own(benchmark)}"
-
-
 def read_from(benchmark: Benchmark) -> Path:
     """What is read: ``NAME.jsonl`` in the data folder where that exists, else the source."""
     own = _own(benchmark)
@@ -167,27 +169,48 @@ def open_benchmark(
 
 
 def how_to_get(benchmark: Benchmark) -> str:
-    """What to download and where to put it, with the data folder in force."""
-    command = convert_command(benchmark)
-    text = f"{benchmark.get} The data folder is {data_folder()} (REGROUND_DATA names another)."
-    if command and benchmark.reader == "jsonl":
-        return f"{text} Convert: {command}"
-    return f"{text} Or, with pip install 'reground[hub]': {command}" if command else text
+    """What to download and where to put it, with the data folder in force.
+
+    Of a data set that holds its photos, the command that makes ``NAME.jsonl`` of it, too.
+    """
+    folder = data_folder()
+    text = f"{benchmark.get} The data folder is {folder} (REGROUND_DATA names another)."
+    if benchmark.hub is None:
+        return text
+    is_downloaded = benchmark.reader == "jsonl"
+    source = folder / benchmark.hub if is_downloaded else benchmark.hub
+    photos = folder / Path(benchmark.hub).parent / "photos"
+    split = f" --split {benchmark.split}" if benchmark.split else ""
+    lead = "Convert:" if is_downloaded else "Or, with pip install 'reground[hub]':"
+    command = f"reground data convert hub {source}{split} --images {photos}"
+    return f"{text} {lead} {command} --out {_own(benchmark)}"
 
 
-def _benchmark(name: str, fields: dict[str, Any]) -> Benchmark:
-    values = {key: value for key, value in fields.items() if key not in ("benchmarks", "with")}
+def in_order(tasks: Iterable[str]) -> list[str]:
+    """Distinct tasks, MIG-Bench's as the paper has them, others behind them by name.
+
+    >>> in_order(["region", "rec", "diff", "rec"])
+    ['diff', 'region', 'rec']
+    """
+    known = set(tasks)
+    listed = [task for task in MIG_BENCH_COLUMNS if task in known]
+    return listed + sorted(known.difference(listed))
+
+
+def column(task: str) -> str:
+    """What a table's column for ``task`` is called."""
+    return MIG_BENCH_COLUMNS.get(task, task)
+
+
+def _benchmark(name: str, fields: Mapping[str, Any]) -> Benchmark:
     given = fields.get("with", {})
-    filled: dict[str, Any] = {
-        key: _filled(value, given) if key != "tasks" else value for key, value in values.items()
-    }
-    filled["files"] = tuple(filled.get("files", ()))
-    return Benchmark(name=name, **filled)
+    own = {key: value for key, value in fields.items() if key not in ("benchmarks", "with")}
+    return Benchmark(name=name, **{key: _filled(value, given) for key, value in own.items()})
 
 
 def _filled(value: Any, given: Mapping[str, str]) -> Any:
     if isinstance(value, list):
-        return [_filled(item, given) for item in value]
+        return tuple(_filled(item, given) for item in value)
     return value.format_map(given) if isinstance(value, str) else value
 
 

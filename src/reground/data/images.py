@@ -1,9 +1,14 @@
-"""Images as the rest of ReGround sees them: RGB, upright, one frame, or one clear error."""
+"""Images as the rest of ReGround sees them: RGB, upright, one frame, or one clear error.
+
+``photo.jpg#view=LEFT,UPPER,RIGHT,LOWER,FLIPS`` is a view of photo.jpg, a crop, then flips, so that
+a sample about it is a sample like any other: it can be stored, drawn and checked.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +19,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from reground.data.schemes import source_of
-from reground.data.views import split_view
 from reground.errors import DataError
+from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, is_file_path
 
 MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than this
@@ -23,6 +28,7 @@ MAX_PIXELS = 80_000_000  # below Pillow's own limit; a larger file is taken for 
 
 # EXIF orientations that turn the image by a quarter, so that its sides swap.
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})
+_VIEW = re.compile(r"(?P<path>.*)#view=(\d+),(\d+),(\d+),(\d+),(h?v?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,41 @@ class ImageSize:
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A crop in pixels of the upright image, then flips: left-right, top-bottom."""
+
+    left: int
+    upper: int
+    right: int
+    lower: int
+    mirrored: bool
+    upside_down: bool
+
+    def path_of(self, path: str) -> str:
+        """The path that means this view of ``path``."""
+        flips = "h" * self.mirrored + "v" * self.upside_down
+        return f"{path}#view={self.left},{self.upper},{self.right},{self.lower},{flips}"
+
+    def image(self, image: Image.Image) -> Image.Image:
+        """The view's pixels."""
+        seen = image.crop((self.left, self.upper, self.right, self.lower))
+        if self.mirrored:
+            seen = seen.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return seen.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if self.upside_down else seen
+
+    def box(self, box: Box) -> Box:
+        """A box of the whole image (in its pixels) as one of the view."""
+        width, height = self.right - self.left, self.lower - self.upper
+        x1, x2 = box.x1 - self.left, box.x2 - self.left
+        y1, y2 = box.y1 - self.upper, box.y2 - self.upper
+        if self.mirrored:
+            x1, x2 = width - x2, width - x1
+        if self.upside_down:
+            y1, y2 = height - y2, height - y1
+        return Box(x1, y1, x2, y2, Frame.pixels(width, height))
 
 
 def load(image: ImageRef | str) -> Image.Image:
@@ -60,6 +101,19 @@ def load(image: ImageRef | str) -> Image.Image:
             "its boxes are in another frame; convert the data again"
         )
     return loaded
+
+
+def split_view(path: str) -> tuple[str, View | None]:
+    """A path and the view that it asks for, if any.
+
+    >>> split_view("a.jpg#view=0,0,64,48,h")[0]
+    'a.jpg'
+    """
+    found = _VIEW.fullmatch(path)
+    if found is None:
+        return path, None
+    left, upper, right, lower = (int(found[number]) for number in range(2, 6))
+    return found["path"], View(left, upper, right, lower, "h" in found[6], "v" in found[6])
 
 
 def base64_png(image: Image.Image) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +20,15 @@ _MARGIN, _LINE = 8, 20
 _TRUTH, _TOOL, _PREDICTED = "#1f9d3a", "#2f6fde", "#ff8c00"
 
 
-def draw(sample: Sample, *, out: Path, predicted: Sequence[Target] | None = None) -> None:
+def draw(sample: Sample, *, out: Path, predicted: Sequence[Target] = ()) -> None:
     """Write one sample's picture as a PNG (see :func:`picture`)."""
     _save(picture(sample, predicted=predicted), out)
 
 
-def contact_sheet(
-    samples: Iterable[Sample],
-    *,
-    out: Path,
-    predicted: Mapping[str, Sequence[Target]] | None = None,
-) -> None:
-    """Write the pictures of several samples in rows as a PNG; ``predicted`` goes by sample id."""
-    answers = predicted or {}
-    pictures = [picture(sample, predicted=answers.get(sample.id)) for sample in samples]
+def contact_sheet(samples: Iterable[Sample], *, out: Path) -> None:
+    """Write the pictures of several samples in rows as a PNG."""
     rows: list[list[Image.Image]] = []
-    for one in pictures:
+    for one in map(picture, samples):
         if rows and sum(part.width + _MARGIN for part in [*rows[-1], one]) <= _WIDTH:
             rows[-1].append(one)
         else:
@@ -43,12 +36,12 @@ def contact_sheet(
     _save(_stacked([_side_by_side(row) for row in rows]), out)
 
 
-def picture(sample: Sample, *, predicted: Sequence[Target] | None = None) -> Image.Image:
+def picture(sample: Sample, *, predicted: Sequence[Target] = ()) -> Image.Image:
     """The sample's images side by side with target, detector's and ``predicted`` boxes.
 
     Below stands the question, then the chain, if any. Images are scaled to one height.
     """
-    panels = [_panel(sample, index, predicted or ()) for index in range(len(sample.images))]
+    panels = [_panel(sample, index, predicted) for index in range(len(sample.images))]
     joined = _side_by_side(panels)
     caption = sample.question if sample.think is None else f"{sample.question} | {sample.think}"
     return _stacked([joined, _caption(f"{sample.id}: {caption}", joined.width)])
@@ -58,28 +51,23 @@ def _panel(sample: Sample, index: int, predicted: Sequence[Target]) -> Image.Ima
     image = load(sample.images[index])
     width = max(1, round(image.width * _HEIGHT / image.height))
     scaled = image.resize((width, _HEIGHT), Image.Resampling.LANCZOS)
-    tool = sample.tool_results or ()
     kinds: list[tuple[Sequence[Target | Detection], str]] = [
         (sample.targets, _TRUTH),
-        (tool, _TOOL),
+        (sample.tool_results or (), _TOOL),
         (predicted, _PREDICTED),
     ]
-    for places, colour in kinds:
-        boxes = [place.box for place in places if place.image == index]
-        scaled = _with_boxes(scaled, boxes, colour)
-    return scaled
+    marks = [(mark.box, colour) for marks, colour in kinds for mark in marks if mark.image == index]
+    return _with_boxes(scaled, marks) if marks else scaled
 
 
-def _with_boxes(image: Image.Image, boxes: Sequence[Box], colour: str) -> Image.Image:
-    if not boxes:
-        return image
+def _with_boxes(image: Image.Image, marks: Sequence[tuple[Box, str]]) -> Image.Image:
     with warnings.catch_warnings():  # Pillow images are drawn on without OpenCV just as well
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
         import supervision
     frame = Frame.pixels(image.width, image.height)
-    corners = np.array([box.to(frame).clipped().xyxy for box in boxes])
+    corners = np.array([box.to(frame).clipped().xyxy for box, _ in marks])
     annotator = supervision.BoxAnnotator(
-        color=supervision.Color.from_hex(colour),
+        color=supervision.ColorPalette.from_hex([colour for _, colour in marks]),
         thickness=2,
         color_lookup=supervision.ColorLookup.INDEX,
     )
@@ -108,13 +96,8 @@ def _side_by_side(parts: Sequence[Image.Image]) -> Image.Image:
 
 
 def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    height = sum(part.height for part in parts) + _MARGIN * (len(parts) - 1)
-    joined = Image.new("RGB", (max(part.width for part in parts), height), "white")
-    upper = 0
-    for part in parts:
-        joined.paste(part, (0, upper))
-        upper += part.height + _MARGIN
-    return joined
+    turned = [part.transpose(Image.Transpose.TRANSPOSE) for part in parts]
+    return _side_by_side(turned).transpose(Image.Transpose.TRANSPOSE)
 
 
 def _save(image: Image.Image, out: Path) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
 from reground.data.benchmarks import open_benchmark
 from reground.data.schemes import is_endless, source_of
 from reground.errors import ConfigError, DataError
-from reground.grounding.sample import Sample, is_file_path, read_jsonl, write_jsonl
+from reground.grounding.sample import Sample, read_jsonl, with_paths, write_jsonl
 
 
 def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
@@ -56,11 +55,7 @@ def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
 
 def relative_to(sample: Sample, folder: Path) -> Sample:
     """The sample with paths of image files relative to ``folder``, which is resolved."""
-    images = tuple(
-        replace(image, path=path_from(folder, image.path)) if is_file_path(image.path) else image
-        for image in sample.images
-    )
-    return replace(sample, images=images)
+    return with_paths(sample, partial(path_from, folder))
 
 
 def path_from(folder: Path, path: str) -> str:

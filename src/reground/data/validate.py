@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +15,7 @@ from reground.data.images import MAX_ASPECT, ImageSize, exists, load
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
+from reground.grounding.sample import Detection, ImageRef, Sample, Target, relocated
 from reground.io import numbered_lines, parse_json
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
@@ -49,16 +49,15 @@ class Problem:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """What :func:`validate` found. ``reasons`` counts rows; a row may have several reasons."""
 
-    path: Path
-    num_rows: int
-    num_clean: int
-    num_clipped: int
-    reasons: Mapping[Reason, int]
     quarantine: Path
+    num_rows: int = 0
+    num_clean: int = 0
+    num_clipped: int = 0
+    reasons: Counter[Reason] = field(default_factory=Counter)
 
     @property
     def num_quarantined(self) -> int:
@@ -80,22 +79,20 @@ def validate(path: Path, *, factor: int = 28, out: Path | None = None) -> Report
 
     Raises ``DataError`` where the file is missing or holds no row.
     """
-    quarantine = path.with_name(f"{path.stem}.quarantine.jsonl")
-    like_thousand = _like_thousand(_samples(path))
-    with quarantine.open("wb") as rejects:
-        check = _Check(path.parent, factor, like_thousand, rejects)
+    report = Report(path.with_name(f"{path.stem}.quarantine.jsonl"))
+    like_thousand = _like_thousand(row.sample for row in _rows(path) if row.sample)
+    with report.quarantine.open("wb") as rejects:
+        check = _Check(factor, like_thousand, rejects, report)
         clean = check.clean(_rows(path))
         if out:
             save_dataset(out, clean)
         else:
             deque(clean, maxlen=0)
-    if check.num_clean == check.num_rows:
-        quarantine.unlink()
-    if not check.num_rows:
+    if not report.num_quarantined:
+        report.quarantine.unlink()
+    if not report.num_rows:
         raise DataError(f"{path}: holds no row; expected one JSON object a line")
-    return Report(
-        path, check.num_rows, check.num_clean, check.num_clipped, dict(check.reasons), quarantine
-    )
+    return report
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +101,22 @@ class _Row:
 
     line: int
     content: Any
-    sample: Sample | None
-    problem: Problem | None
+    sample: Sample | None = None
+    problem: Problem | None = None
 
 
 def _rows(path: Path) -> Iterator[_Row]:
     lines = numbered_lines(path, expected="a JSONL as `reground data convert` writes")
-    return (_parsed(number, line) for number, line in lines if not line.isspace())
+    return (_parsed(number, line, path.parent) for number, line in lines if not line.isspace())
 
 
-def _parsed(number: int, line: bytes) -> _Row:
+def _parsed(number: int, line: bytes, folder: Path) -> _Row:
     content: Any = line.decode("utf-8", errors="replace").rstrip("\n")
     try:
         content = parse_json(line)
-        return _Row(number, content, Sample.from_json(content), None)
+        return _Row(number, content, sample=relocated(Sample.from_json(content), folder))
     except DataError as error:
-        return _Row(number, content, None, Problem(Reason.UNREADABLE, str(error)))
-
-
-def _samples(path: Path) -> Iterator[Sample]:
-    return (row.sample for row in _rows(path) if row.sample)
+        return _Row(number, content, problem=Problem(Reason.UNREADABLE, str(error)))
 
 
 def _like_thousand(samples: Iterable[Sample]) -> bool:
@@ -144,28 +137,24 @@ def _like_thousand(samples: Iterable[Sample]) -> bool:
 
 @dataclass(slots=True)
 class _Check:
-    """Goes through the rows once; keeps the counts, and each image's verdict."""
+    """Goes through the rows once; knows the ids so far, and each image's size or problem."""
 
-    folder: Path
     factor: int
     like_thousand: bool
     rejects: IO[bytes]
-    num_rows: int = 0
-    num_clean: int = 0
-    num_clipped: int = 0
-    reasons: Counter[Reason] = field(default_factory=Counter)
+    report: Report
     _ids: dict[str, int] = field(default_factory=dict)
     _images: dict[str, ImageSize | Problem] = field(default_factory=dict)
 
     def clean(self, rows: Iterable[_Row]) -> Iterator[Sample]:
         """The samples without a problem, clipped; the others are written to ``rejects``."""
         for row in rows:
-            self.num_rows += 1
+            self.report.num_rows += 1
             if problems := [row.problem] if row.problem else list(self._problems(row)):
-                self.reasons.update({problem.reason for problem in problems})
+                self.report.reasons.update({problem.reason for problem in problems})
                 self._reject(row, problems)
             elif row.sample:
-                self.num_clean += 1
+                self.report.num_clean += 1
                 yield self._finished(row.sample)
 
     def _reject(self, row: _Row, problems: list[Problem]) -> None:
@@ -205,17 +194,13 @@ class _Check:
 
     def _measured(self, path: str) -> ImageSize | Problem:
         if path not in self._images:
-            self._images[path] = _decoded(self._located(path))
+            self._images[path] = _decoded(path)
         return self._images[path]
 
-    def _located(self, path: str) -> str:
-        return str(self.folder / path) if is_file_path(path) else path
-
     def _finished(self, sample: Sample) -> Sample:
-        images = tuple(replace(image, path=self._located(image.path)) for image in sample.images)
         targets = tuple(Target(target.image, target.box.clipped()) for target in sample.targets)
-        self.num_clipped += targets != sample.targets
-        return replace(sample, images=images, targets=targets)
+        self.report.num_clipped += targets != sample.targets
+        return replace(sample, targets=targets)
 
 
 def _decoded(path: str) -> ImageSize | Problem:

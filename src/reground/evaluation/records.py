@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
+from reground.data.images import split_view
 from reground.data.source import path_from
-from reground.data.views import split_view
 from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.codecs import EncodedSize

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,14 +212,16 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
 
 def relocated(sample: Sample, folder: Path) -> Sample:
     """The sample with ``folder`` before the relative paths of its images."""
+    return with_paths(sample, lambda path: str(folder / path))
+
+
+def with_paths(sample: Sample, change: Callable[[str], str]) -> Sample:
+    """The sample with every path of an image file as ``change`` makes it."""
     images = tuple(
-        ImageRef(str(folder / image.path), image.width, image.height)
-        if is_file_path(image.path)
-        else image
+        replace(image, path=change(image.path)) if is_file_path(image.path) else image
         for image in sample.images
     )
-    fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}
-    return Sample(**fields | {"images": images})
+    return replace(sample, images=images)
 
 
 def asked(sample: Sample) -> dict[str, Any]:

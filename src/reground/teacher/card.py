@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reground.data.tasks import in_order
+from reground.data.benchmarks import in_order
 from reground.evaluation.reporting.pages import percent, render, span
 from reground.io import write_text
 from reground.teacher import sharegpt

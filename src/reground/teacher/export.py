@@ -11,9 +11,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from reground.data.images import exists, load
+from reground.data.images import exists, load, split_view
 from reground.data.source import save_dataset
-from reground.data.views import split_view
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.sample import ImageRef, Sample, is_file_path
 from reground.io import whole

@@ -14,8 +14,7 @@ from PIL import Image
 
 from reground.data.convert.appearance import describe
 from reground.data.convert.common import read_text
-from reground.data.images import exists, load
-from reground.data.views import View
+from reground.data.images import View, exists, load
 from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target

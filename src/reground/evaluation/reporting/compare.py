@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reground.data.tasks import in_order
+from reground.data.benchmarks import in_order
 from reground.errors import DataError
 from reground.evaluation.reporting.pairing import Run
 from reground.evaluation.scoring.bootstrap import Interval, intervals

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reground.data.tasks import column
+from reground.data.benchmarks import column
 from reground.evaluation.records import SampleScore
 from reground.evaluation.reporting import gallery
 from reground.evaluation.reporting.compare import (

@@ -6,7 +6,7 @@ import csv
 import io
 from dataclasses import dataclass
 
-from reground.data.tasks import column
+from reground.data.benchmarks import column
 from reground.evaluation.reporting.compare import Comparison, Row
 from reground.evaluation.reporting.pages import markdown_table
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reground.data.tasks import MIG_BENCH_TASKS
+from reground.data.benchmarks import MIG_BENCH_COLUMNS
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.evaluation.records import Prediction
 from reground.grounding.boxes import Box
@@ -55,14 +55,14 @@ def read_log(path: Path, *, format_name: str) -> Log:
 
 def _mig_bench_outputs(folder: Path) -> Log:
     files = {_task_of(path): path for path in sorted(folder.glob("*.json"))}
-    missing = [task for task in MIG_BENCH_TASKS if task not in files]
+    missing = [task for task in MIG_BENCH_COLUMNS if task not in files]
     if missing:
         raise DataError(
             f"{folder}: found {len(files)} of MIG-Bench's ten tasks, no file for "
             f"{', '.join(missing)}; expected one JSON for each, as its evaluator writes them"
         )
     predictions, recorded = [], []
-    for task in MIG_BENCH_TASKS:
+    for task in MIG_BENCH_COLUMNS:
         *rows, _totals = _json(files[task])
         for number, row in enumerate(rows):
             name, truth = f"{task}/{number}", row["groundtruth"]
@@ -76,7 +76,7 @@ def _task_of(path: Path) -> str:
     return next((task for task in _BY_LENGTH if f"_{task}_" in path.name), path.stem)
 
 
-_BY_LENGTH = sorted(MIG_BENCH_TASKS, key=len, reverse=True)  # view_diff before diff
+_BY_LENGTH = sorted(MIG_BENCH_COLUMNS, key=len, reverse=True)  # view_diff before diff
 
 
 def _vlm_r1_log(path: Path) -> Log:

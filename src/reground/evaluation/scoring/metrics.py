@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from reground.data.tasks import in_order
+from reground.data.benchmarks import in_order
 from reground.evaluation.records import SampleScore
 from reground.grounding.answers import Status
 from reground.grounding.boxes import FloatArray

@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from itertools import chain, combinations
 from typing import Literal, Self
 
-from reground.data.tasks import in_order
+from reground.data.benchmarks import in_order
 from reground.teacher.rows import Review
 
 _STRICTER = ("accept", "edit", "reject")
