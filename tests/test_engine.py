@@ -20,10 +20,9 @@ from reground.data.source import open_dataset
 from reground.errors import ConfigError, EngineError
 from reground.model.parts import full_state, set_training
 from reground.model.prompting import Prompter
-from reground.rollout.engine.asking import Asked, check_ids, check_version
-from reground.rollout.engine.pictures import collapsed
+from reground.rollout.engine.policy import Asked, check_version
 from reground.rollout.engine.weights import Weights
-from reground.rollout.policy import Completion
+from reground.rollout.policy import Completion, Prefix
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.training import run as running
@@ -52,13 +51,14 @@ def test_prompts_are_sent_with_one_token_for_each_image(tokenizer: Any) -> None:
     chat = checkpoint.chat
     (sample,) = open_dataset("synth:diff", seed=3, limit=1)
     prompt = Prompter.of(checkpoint).prompt(sample)
-    sent = collapsed(prompt.ids, prompt.images, chat)
+    asked = Asked(prompt, Prefix(), 0, 1)
+    sent = asked.ids_to_send(chat)
     assert sent.count(chat.image_token_id) == len(prompt.images) == 2
     others = [each for each in prompt.ids if each != chat.image_token_id]
     assert [each for each in sent if each != chat.image_token_id] == others
-    check_ids(Asked(prompt, None, 0, 1), prompt.ids)
+    asked.check_read(prompt.ids)
     with pytest.raises(EngineError, match=f"read {len(sent)} ids of a prompt of {len(prompt.ids)}"):
-        check_ids(Asked(prompt, None, 0, 1), sent)
+        asked.check_read(sent)
 
 
 def test_another_version_of_vllm_is_told_with_both(caplog: pytest.LogCaptureFixture) -> None:

@@ -41,9 +41,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands behind a prompt already: ids, and the images whose tokens are among them."""
+    """What comes after a prompt already: ids, and the images whose tokens are among them."""
 
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] = ()
     images: tuple[EncodedImage, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""A vLLM engine in this process, beside the trainer on the same device."""
+"""A vLLM engine in this process, on the device of the trainer."""
 
 from __future__ import annotations
 
@@ -12,16 +12,8 @@ import torch
 
 from reground.errors import ConfigError
 from reground.model.load import Checkpoint, save_description
-from reground.rollout.engine import weights
-from reground.rollout.engine.asking import (
-    Asked,
-    check_ids,
-    check_pictures,
-    check_version,
-    finish,
-    parameters,
-)
-from reground.rollout.engine.pictures import collapsed
+from reground.rollout.engine.policy import Asked, check_pictures, check_version, finish
+from reground.rollout.engine.weights import Weights, load_format, write
 from reground.rollout.policy import Completion, Sampling
 
 
@@ -62,19 +54,19 @@ class InProcess:
 
         outputs = self._llm.generate(
             [self._request(each) for each in asked],
-            [SamplingParams(**parameters(each, sampling, self._chat)) for each in asked],
+            [SamplingParams(**each.parameters(sampling, self._chat)) for each in asked],
             use_tqdm=False,
         )
         for each, output in zip(asked, outputs, strict=True):
-            check_ids(each, output.prompt_token_ids)
+            each.check_read(output.prompt_token_ids)
         return [[_completion(one) for one in output.outputs] for output in outputs]
 
-    def write(self, source: weights.Source, *, new_vision: bool) -> None:
+    def write(self, weights: Weights, *, new_vision: bool) -> None:
         """Give the weights, each parameter once, and forget what was read with others."""
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
         engine = self._llm.llm_engine
-        self._llm.apply_model(lambda model: weights.write(model, source, engine.model_config))
+        self._llm.apply_model(lambda model: write(model, weights, engine.model_config))
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -94,11 +86,11 @@ class InProcess:
         self._llm.llm_engine.engine_core.shutdown()
 
     def _request(self, asked: Asked) -> dict[str, Any]:
-        made: dict[str, Any] = {"prompt_token_ids": collapsed(asked.ids, asked.images, self._chat)}
+        request: dict[str, Any] = {"prompt_token_ids": asked.ids_to_send(self._chat)}
         if asked.images:
             pictures = [self._chat.picture(image) for image in asked.images]
-            made["multi_modal_data"] = {"image": pictures}
-        return made
+            request["multi_modal_data"] = {"image": pictures}
+        return request
 
     def _started(self, checkpoint: Checkpoint, **limits: Any) -> Any:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the model is in reach
@@ -113,7 +105,7 @@ class InProcess:
             save_description(checkpoint, Path(folder))  # every rank of a run has its own engine
             return LLM(
                 model=folder,
-                load_format=weights.load_format(weights.Weights(checkpoint.model)),
+                load_format=load_format(Weights(checkpoint.model)),
                 dtype=str(self.dtype).removeprefix("torch."),
                 enforce_eager=not torch.cuda.is_available(),
                 # A seeded prompt in two chunks ends vLLM 0.32 on a CPU.

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import torch
-from PIL import Image
 
+from reground.data.images import base64_png
 from reground.errors import EngineError
 from reground.model.chat import Chat
-from reground.rollout.engine.asking import (
-    Asked,
-    check_ids,
-    check_pictures,
-    check_version,
-    finish,
-    parameters,
-)
-from reground.rollout.engine.link import CONNECT_S
-from reground.rollout.engine.pictures import collapsed
-from reground.rollout.engine.sender import Sender
-from reground.rollout.engine.weights import Source
+from reground.rollout.engine.link import CONNECT_S, Gone, Link, Lost, offered, own_address, until
+from reground.rollout.engine.policy import Asked, check_pictures, check_version, finish
+from reground.rollout.engine.weights import Weights
 from reground.rollout.policy import Completion, Sampling
 
 CONCURRENCY = 64
-_HEALTH_S = 5.0
 START = (
     "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out --logprobs-mode processed_logprobs "
     "--generation-config vllm --weight-transfer-config.backend reground"
 )
+_HEALTH_S = 5.0
+_UNFINISHED = "unfinished"  # begins the version of weights that a lost trainer left
 
 
 class Server:
@@ -45,34 +39,32 @@ class Server:
 
     def __init__(self, chat: Chat, url: str, *, device: torch.device, timeout_s: float) -> None:
         check_pictures(chat)
-        self._chat, self.url = chat, url.removesuffix("/v1")
-        # A machine that is gone does not even refuse.
-        patience = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
-        self._client = httpx2.Client(base_url=self.url, timeout=patience)
-        check_version(self.ask("GET", "/version")["version"])
-        self.ask("POST", "/reset_prefix_cache")
+        self._chat = chat
+        self._requests = _Requests(url.removesuffix("/v1"), timeout_s)
+        check_version(self._requests.ask("GET", "/version")["version"])
+        self._requests.ask("POST", "/reset_prefix_cache")
         self._several = torch.distributed.is_initialized()
         self._sender = None
         if not self._several or torch.distributed.get_rank() == 0:
-            self._sender = Sender(self, device=device, timeout_s=timeout_s)
+            self._sender = _Sender(self._requests, device=device, timeout_s=timeout_s)
 
     def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
         """Completions of each prompt; raises ``EngineError`` where other ids were read."""
         with ThreadPoolExecutor(CONCURRENCY) as workers:
             return list(workers.map(lambda each: self._completions(each, sampling), asked))
 
-    def write(self, source: Source, *, new_vision: bool) -> None:
+    def write(self, weights: Weights, *, new_vision: bool) -> None:
         """Send the weights, each parameter once, and reset caches.
 
         All ranks of a run call and gather each weight, which the first one sends.
         """
         if self._sender:
-            self._sender.send(source)
-            self.ask("POST", "/reset_prefix_cache")
+            self._sender.send(weights)
+            self._requests.ask("POST", "/reset_prefix_cache")
             if new_vision:
-                self.ask("POST", "/reset_encoder_cache")
+                self._requests.ask("POST", "/reset_encoder_cache")
         else:
-            for _ in source:
+            for _ in weights:
                 pass
         if self._several:
             torch.distributed.barrier()
@@ -84,26 +76,37 @@ class Server:
     def close(self) -> None:
         """Hang up; the server goes on."""
         if self._sender:
-            self._sender.close()
-        self._client.close()
+            self._sender.link.close()
+        self._requests.client.close()
 
     def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
-        urls = [_url(self._chat.picture(image)) for image in asked.images]
-        answer = self.ask(
+        pngs = [base64_png(self._chat.picture(image)) for image in asked.images]
+        urls = [f"data:image/png;base64,{png}" for png in pngs]
+        answer = self._requests.ask(
             "POST",
             "/inference/v1/generate",
-            token_ids=collapsed(asked.ids, asked.images, self._chat),
+            token_ids=asked.ids_to_send(self._chat),
             content_parts=[{"type": "image_url", "url": url} for url in urls] or None,
-            sampling_params=parameters(asked, sampling, self._chat),
+            sampling_params=asked.parameters(sampling, self._chat),
             return_token_ids=True,
         )
-        check_ids(asked, answer["prompt_token_ids"])
+        asked.check_read(answer["prompt_token_ids"])
         return [_completion(choice) for choice in answer["choices"]]
+
+
+class _Requests:
+    """Asks the server at ``url``."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.url = url
+        # A machine that is gone does not even refuse.
+        patience = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
+        self.client = httpx2.Client(base_url=url, timeout=patience)
 
     def ask(self, verb: str, path: str, **body: Any) -> Any:
         """The reply of a path; raises ``EngineError``."""
         try:
-            reply = self._client.request(verb, path, json=body or None)
+            reply = self.client.request(verb, path, json=body or None)
         except httpx2.HTTPError as error:
             raise self.failed(path, str(error) or type(error).__name__) from None
         if reply.status_code == 404:
@@ -115,14 +118,13 @@ class Server:
     def healthy(self) -> bool:
         """Whether the server's engine lives, as far as it says."""
         try:
-            return not self._client.get("/health", timeout=_HEALTH_S).is_error
+            return not self.client.get("/health", timeout=_HEALTH_S).is_error
         except httpx2.TimeoutException:
             return True
         except httpx2.HTTPError:
             return False
 
     def failed(self, path: str, how: str) -> EngineError:
-        """What to raise where a path failed."""
         return EngineError(
             f"{self.url}{path}: {how}; see in the server's output why, start it again as\n"
             f"  {START}\nand give the same command again, with --resume where the run had begun: "
@@ -130,10 +132,98 @@ class Server:
         )
 
 
-def _url(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # lossless
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+class _Sender:
+    """The trainer's end of vLLM's weight transfer.
+
+    Connects with all workers of the server, which forget the trainer of before.
+    """
+
+    def __init__(self, requests: _Requests, *, device: torch.device, timeout_s: float) -> None:
+        self._requests, self._timeout_s = requests, timeout_s
+        self._turn, self._link_id = 0, secrets.token_hex(8)
+        self._workers = int(requests.ask("GET", "/get_world_size")["world_size"])
+        if self._version().startswith(_UNFINISHED):
+            requests.ask("POST", "/finish_weight_update")
+        where = urlsplit(requests.url)
+        address = own_address(where.hostname or "", where.port or 80)
+        store, size = offered(address), 1 + self._workers
+        info = {"address": address, "port": store.port, "size": size, "timeout_s": timeout_s}
+        with self._meanwhile(
+            "/init_weight_transfer_engine", init_info={**info, "link_id": self._link_id}
+        ) as gone:
+            self.link = Link(
+                store, rank=0, size=size, device=device, timeout_s=timeout_s, gone=gone
+            )
+        requests.ask("POST", "/update_weight_version", new_version=self._name())
+
+    def send(self, weights: Weights) -> None:
+        """Give every worker these weights; raises ``EngineError`` where they are not its own."""
+        if (found := self._version()) != self._name():
+            raise EngineError(
+                f"{self._requests.url}: its weights are {found}; expected those of this run, "
+                f"{self._name()}; another run has connected, or the server was started again: give "
+                "each run a server of its own, and the same command again with --resume"
+            )
+        self._turn += 1
+        self._requests.ask("POST", "/start_weight_update")
+        self._requests.ask(
+            "POST", "/update_weight_version", new_version=f"{_UNFINISHED} {self._name()}"
+        )
+        described = list(weights.described())
+        info = {
+            "link_id": self._link_id,
+            "turn": self._turn,
+            "names": [name for name, _ in described],
+            "dtypes": [str(each.dtype).removeprefix("torch.") for _, each in described],
+            "shapes": [list(each.shape) for _, each in described],
+        }
+        with self._meanwhile("/update_weights", update_info=info) as gone:
+            self._from_workers("ready", gone)
+            for _, tensor in weights:
+                self.link.broadcast(tensor, gone)
+            complaints = self._from_workers("written", gone)
+        self._requests.ask("POST", "/finish_weight_update", weight_version=self._name())
+        for complaint in filter(None, complaints):
+            raise EngineError(f"{self._requests.url}: {complaint}")
+
+    def _name(self) -> str:
+        return f"{self._link_id}/{self._turn}"
+
+    def _version(self) -> str:
+        return str(self._requests.ask("GET", "/weight_info")["weight_version"])
+
+    def _from_workers(self, what: str, gone: Gone) -> list[str]:
+        workers = range(1, 1 + self._workers)
+        return [self.link.told(f"{what}/{self._turn}", worker, gone) for worker in workers]
+
+    @contextmanager
+    def _meanwhile(self, path: str, **body: Any) -> Iterator[Gone]:
+        """Ask in a thread, and wait for the answer at the end.
+
+        Gives whether nothing is to be expected any more: vLLM does not answer for a dead engine.
+        """
+        reply: Future[Any] = Future()
+
+        def ask() -> None:
+            try:
+                reply.set_result(self._requests.ask("POST", path, **body))
+            except BaseException as error:
+                reply.set_exception(error)
+
+        def gone() -> bool:
+            return reply.done() or not self._requests.healthy()
+
+        # A daemon, so that nothing waits for a server that hangs.
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            yield gone
+            until(reply.done, gone=gone, timeout_s=self._timeout_s)
+        except Lost as lost:
+            if not reply.done():  # which may say why
+                raise self._requests.failed(path, str(lost)) from lost
+            reply.result()
+            raise self._requests.failed(path, f"answered too early ({lost})") from lost
+        reply.result()
 
 
 def _completion(choice: Mapping[str, Any]) -> Completion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
@@ -15,32 +15,21 @@ from reground.model.parts import described_state, merged_state
 Named = Iterable[tuple[str, Tensor]]
 
 
-class Source(Protocol):
-    """Weights by the names under which checkpoints store them, each pass anew, one by one."""
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights."""
-
-    def described(self) -> Iterator[tuple[str, Tensor]]:
-        """Tensors of the same names, dtypes and shapes, which may be empty."""
-
-
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model's weights, adapters added in; of a sharded one, one is gathered at a time.
+    """A model's weights by the names of checkpoints, one by one, each pass anew; adapters added in.
 
-    Every rank must take all of them. Names are converted one by one: no conversion of the adapters'
-    models puts several weights into one.
+    Of a sharded model one is gathered at a time: every rank must take all of them. Names are
+    converted one by one: no conversion of the adapters' models puts several weights into one.
     """
 
     model: Any
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights."""
         return self._named(merged_state(self.model))
 
     def described(self) -> Iterator[tuple[str, Tensor]]:
-        """The same on "meta", without meeting ranks."""
+        """Tensors of the same names, dtypes and shapes on "meta", without meeting ranks."""
         return self._named(described_state(self.model))
 
     def _named(self, state: Named) -> Iterator[tuple[str, Tensor]]:
@@ -48,15 +37,15 @@ class Weights:
             yield from revert_weight_conversion(self.model, {name: value}).items()
 
 
-def load_format(source: Source) -> str:
-    """The name under which the next engine of this process takes its weights from ``source``.
+def load_format(given: Weights) -> str:
+    """The name under which the next engine of this process takes the ``given`` weights.
 
-    vLLM keeps the loader for good, and the loader keeps the source only until it has given them.
+    vLLM keeps the loader for good, and the loader keeps the weights only until it has given them.
     """
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-    held = [source]
+    held = [given]
 
     class FromTrainer(BaseModelLoader):  # type: ignore[misc]
         def download_model(self, model_config: Any) -> None:
@@ -105,18 +94,25 @@ def _load(engine_model: nn.Module, named: Named) -> None:
         for name, parameter in module.named_parameters(recurse=False)
     }
     expected = sum(_room(module, parameter) for module, parameter in places.values())
-    given = Counted(named)
-    written = set(cast(Any, engine_model).load_weights(iter(given)))
+    num_given = 0
+
+    def given() -> Iterator[tuple[str, Tensor]]:
+        nonlocal num_given
+        for name, tensor in named:
+            num_given += tensor.numel()
+            yield name, tensor
+
+    written = set(cast(Any, engine_model).load_weights(given()))
     reached = {id(places[name][1]) for name in written & set(places)}  # tied ones by one name
     if missing := sorted(n for n, (_, parameter) in places.items() if id(parameter) not in reached):
         raise EngineError(
             f"{len(missing)} parameters of the engine got no weights, {missing[0]} first; expected "
             "a name for each; compare the architectures of trainer and engine"
         )
-    if given.numel != expected:
+    if num_given != expected:
         raise EngineError(
-            f"the engine's parameters hold {expected} numbers and {given.numel} were "
-            "given; expected each to be written once"
+            f"the engine's parameters hold {expected} numbers and {num_given} were given; "
+            "expected each to be written once"
         )
 
 
@@ -137,16 +133,3 @@ def _room(module: nn.Module, parameter: Tensor) -> int:
         if parameter.dim() > 1:
             columns *= part.input_size // part.input_size_per_partition
     return int(rows) * int(columns)
-
-
-class Counted:
-    """Named weights, and how many numbers were taken of them."""
-
-    def __init__(self, named: Named) -> None:
-        self._named = named
-        self.numel = 0
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self._named:
-            self.numel += tensor.numel()
-            yield name, tensor
