@@ -28,7 +28,7 @@ from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import RolloutStatus, Start, Trajectory, roll_out
 from reground.rollout.policy import Sampling
 from reground.rollout.scripted import ScriptedPolicy
-from reground.rollout.tools.precomputed import Precomputed
+from reground.rollout.tools.results import Precomputed
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, Tool, ToolError
 from reground.rollout.transformers_policy import TransformersPolicy

@@ -25,13 +25,17 @@ from reground.errors import ConfigError, DataError, UserError
 from reground.grounding.boxes import THOUSAND, Box, Frame
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
 from reground.patience import GIVE_UP
-from reground.rollout.tools.cache import Cache
-from reground.rollout.tools.cleaning import MAX_BOXES, MAX_LABEL, clean
 from reground.rollout.tools.opening import open_tool
-from reground.rollout.tools.precomputed import Precomputed, check
-from reground.rollout.tools.results import fill
-from reground.rollout.tools.runner import ToolRunner
-from reground.rollout.tools.tool import Reply, Request, ToolError
+from reground.rollout.tools.results import Precomputed, check, fill
+from reground.rollout.tools.runner import Cache, ToolRunner
+from reground.rollout.tools.tool import (
+    MAX_BOXES,
+    MAX_LABEL,
+    Reply,
+    Request,
+    ToolError,
+    clean,
+)
 
 FRAME = Frame.pixels(100, 80)
 Answer = Callable[[Request], Any]
@@ -411,7 +415,7 @@ def test_a_cache_that_breaks_later_costs_no_answer(
 def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from reground.rollout.tools.cache import Cache\n"
+        "from reground.rollout.tools.runner import Cache\n"
         f"cache = Cache(Path({str(tmp_path)!r}))\n"
         "for n in range(50): cache.put({f'{sys.argv[1]}-{n}': 'x', f'{n}': 'y'})\n"
     )
@@ -474,7 +478,7 @@ def test_an_oracle_answers_from_the_truth_of_each_sample(photo: Path) -> None:
 
 
 def test_tools_without_weights_need_no_torch() -> None:
-    names = ("tool", "cleaning", "cache", "runner", "precomputed", "http", "opening")
+    names = ("tool", "runner", "results", "http", "opening")
     program = (
         "import importlib, sys\n"
         "sys.modules.update(torch=None, transformers=None)\n"

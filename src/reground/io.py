@@ -87,6 +87,12 @@ def append_jsonl(path: Path, *rows: Mapping[str, Any]) -> None:
         os.fsync(out.fileno())
 
 
+def drop_unfinished_line(path: Path) -> int:
+    """Cut off a last line that a killed run left unfinished; returns how many bytes stay."""
+    with path.open("rb+") as file:
+        return file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def json_line(row: Mapping[str, Any]) -> bytes:
     """A row as a line of a JSONL; raises ``ValueError`` for NaN and infinity."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"

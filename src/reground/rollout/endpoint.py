@@ -17,7 +17,7 @@ from PIL import Image
 
 from reground.data.images import base64_png
 from reground.errors import DataError, EndpointError
-from reground.rollout.retry_after import retry_after_s
+from reground.patience import retry_after_s
 
 _GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
 

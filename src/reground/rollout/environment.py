@@ -26,7 +26,7 @@ from reground.protocols.calls import (
 )
 from reground.protocols.protocol import Plan
 from reground.rollout.episode import Observation, Pending, Start
-from reground.rollout.tools.precomputed import Precomputed
+from reground.rollout.tools.results import Precomputed
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Reply, Request, Tool
 from reground.rollout.zoom import Zoom

@@ -21,6 +21,7 @@ from reground.evaluation.records import (
     write_run,
 )
 from reground.grounding.sample import Sample
+from reground.io import drop_unfinished_line
 from reground.rollout.tools.results import results_digest
 
 # A server may move, and a tool answer what it failed at.
@@ -90,15 +91,9 @@ def _kept(folder: Path) -> list[Prediction]:
     rows: list[Prediction] = []
     if (folder / PREDICTIONS).exists():
         rows += read_predictions(folder)
-    if (folder / JOURNAL).exists() and _drop_unfinished_line(folder / JOURNAL):
+    if (folder / JOURNAL).exists() and drop_unfinished_line(folder / JOURNAL):
         rows += read_predictions(folder, JOURNAL)
     return rows
-
-
-def _drop_unfinished_line(path: Path) -> int:
-    """Cut off a last line that a killed run left unfinished; the bytes that stay."""
-    with path.open("rb+") as file:
-        return file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _check_same(folder: Path, found: RunInfo, asked: RunInfo) -> None:

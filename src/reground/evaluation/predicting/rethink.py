@@ -23,7 +23,7 @@ from reground.protocols.calls import (
 )
 from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.endpoint import NoReply, Reply
-from reground.rollout.tools.precomputed import result
+from reground.rollout.tools.results import result
 
 # All but the marks of boxes and of objects, which families may write.
 _FOREIGN = re.compile(r"<\|(?!box_|object_ref_)\w+\|>")

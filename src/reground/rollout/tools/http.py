@@ -29,9 +29,8 @@ from reground.data.images import base64_png
 from reground.errors import ConfigError, DataError
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import Detection, Sample
-from reground.rollout.retry_after import retry_after_s
-from reground.rollout.tools.cleaning import reason
-from reground.rollout.tools.tool import Request, ToolError
+from reground.patience import retry_after_s
+from reground.rollout.tools.tool import Request, ToolError, reason
 
 KEY = "REGROUND_TOOL_KEY"
 MAX_REPLY = 4_000_000  # bytes; ten thousand boxes with labels are one million
@@ -53,6 +52,7 @@ class HttpDetector:
     concurrency: int = 8
     timeout_s: float = 30.0
     retries: int = 3
+    by_image = True  # it is sent nothing but the image and the expression
 
     def __post_init__(self) -> None:
         try:
@@ -80,11 +80,6 @@ class HttpDetector:
     def settings(self) -> str:
         """Its address: a server does not tell its weights."""
         return self.url
-
-    @property
-    def by_image(self) -> bool:
-        """True: it is sent nothing but the image and the expression."""
-        return True
 
     def detect(
         self, requests: Sequence[Request]

@@ -9,6 +9,7 @@ from typing import Any
 from reground.errors import ConfigError, UserError, did_you_mean
 from reground.grounding.sample import Sample
 from reground.plugins import from_path, installed
+from reground.rollout.tools.results import Precomputed, Recorded, check
 from reground.rollout.tools.tool import Tool
 
 _PARTS: dict[str, Any] = {"name": str, "settings": str, "by_image": bool, "detect": Callable}
@@ -32,8 +33,6 @@ def open_tool(spec: str, *, samples: Sequence[Sample]) -> Tool:
     """
     kind, colon, rest = spec.partition(":")
     if spec == "precomputed":
-        from reground.rollout.tools.precomputed import Precomputed, check
-
         check(samples)
         return Precomputed()
     if spec.rpartition(":")[0].endswith(".py"):
@@ -43,8 +42,6 @@ def open_tool(spec: str, *, samples: Sequence[Sample]) -> Tool:
 
         return HttpDetector(url=spec)
     if spec.endswith(".jsonl"):
-        from reground.rollout.tools.results import Recorded
-
         return Recorded.of(Path(spec), samples)
     if entry := installed("tools").get(kind):
         return _checked(spec, lambda: entry.load()(rest, samples))

@@ -9,22 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 
-from reground.errors import UserError
+from reground.errors import DataError, UserError
 from reground.grounding.sample import Detection
-from reground.rollout.tools.cache import Cache, from_rows, to_rows
-from reground.rollout.tools.cleaning import clean, reason
-from reground.rollout.tools.tool import Reply, Request, Tool, ToolError
+from reground.rollout.tools.tool import (
+    Reply,
+    Request,
+    Tool,
+    ToolError,
+    clean,
+    from_rows,
+    reason,
+    to_rows,
+)
 
 _LOG = logging.getLogger(__name__)
+_WAIT_S = 60.0  # for another process that writes to the cache
 
 _Found = Sequence[tuple[Detection | None, ...] | ToolError]
 
@@ -159,6 +168,66 @@ class ToolRunner:
         if self._cache:
             good = {key: each.detections for key, each in replies.items() if each.problem is None}
             self._cache.put({key: json.dumps(to_rows(found)) for key, found in good.items()})
+
+
+@dataclass(slots=True)
+class Cache:
+    """Texts by key in ``folder/tools.sqlite``, which several processes may share.
+
+    Every access is a connection of its own: none is carried over to a thread or a forked process.
+    What fails later, as a full disk, is logged once; then nothing is kept any more. Raises
+    ``DataError`` where there can be no such file.
+    """
+
+    folder: Path
+    _works: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._open() as db:
+                db.execute("PRAGMA journal_mode=WAL")  # readers do not wait for a writer
+                db.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT)")
+        except (sqlite3.Error, OSError) as error:
+            raise DataError(
+                f"{self.path}: cannot keep answers of tools there ({error}); "
+                "delete the file, or name another folder"
+            ) from None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / "tools.sqlite"
+
+    def get(self, keys: Sequence[str]) -> dict[str, str]:
+        """What is kept, of these keys."""
+        found: dict[str, str] = {}
+        if self._works:
+            with self._failing_once(), self._open() as db:
+                for key in keys:
+                    row = db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+                    if row:
+                        found[key] = str(row[0])
+        return found
+
+    def put(self, replies: Mapping[str, str]) -> None:
+        """Keep texts by their keys, all or none."""
+        if self._works and replies:
+            with self._failing_once(), self._open() as db:
+                db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?)", replies.items())
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as db, db:
+            yield db
+
+    @contextmanager
+    def _failing_once(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._works = False
+            _LOG.warning("%s: %s; answers of tools are kept no longer", self.path, error)
 
 
 def _batches(firsts: dict[str, Request], size: int) -> Iterator[dict[str, Request]]:

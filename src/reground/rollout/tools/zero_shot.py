@@ -56,6 +56,7 @@ class ZeroShotDetector:
     threshold: float | None = None
     text_threshold: float = 0.25
     max_boxes: int = 8
+    by_image = True
 
     @classmethod
     def load(cls, path: str) -> ZeroShotDetector:
@@ -79,11 +80,6 @@ class ZeroShotDetector:
         """Weights, thresholds and limit."""
         own = (self.weights, self._threshold, self.text_threshold, self.max_boxes)
         return "weights {}, threshold {:g}, text threshold {:g}, at most {} boxes".format(*own)
-
-    @property
-    def by_image(self) -> bool:
-        """True."""
-        return True
 
     def detect(
         self, requests: Sequence[Request]
