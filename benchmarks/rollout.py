@@ -28,8 +28,8 @@ from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL
 from reground.protocols.choice import Answering, Protocols
-from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Start, Trajectory, roll_out
+from reground.rollout.environment import PlannedEnvironment, Start
+from reground.rollout.episode import Trajectory, roll_out
 from reground.rollout.policy import Completion, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 

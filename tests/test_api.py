@@ -11,7 +11,7 @@ from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Status
 from reground.grounding.boxes import iou
 from reground.protocols.calls import CALL
-from reground.rollout.scripted import ScriptedPolicy
+from reground.rollout.policy import ScriptedPolicy
 from reground.tinyworld import scenes as synth
 
 SAMPLE = synth.sample("referring", seed=3, index=1)

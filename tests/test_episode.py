@@ -24,10 +24,9 @@ from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, Function, tool_text
 from reground.protocols.protocol import Plan, get_protocol
-from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import RolloutStatus, Start, Trajectory, roll_out
-from reground.rollout.policy import Sampling
-from reground.rollout.scripted import ScriptedPolicy
+from reground.rollout.environment import PlannedEnvironment, Start
+from reground.rollout.episode import RolloutStatus, Trajectory, roll_out
+from reground.rollout.policy import Sampling, ScriptedPolicy
 from reground.rollout.tools.results import Precomputed
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, Tool, ToolError

@@ -30,7 +30,7 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, CALL_END
 from reground.protocols.choice import Answering, Protocols
 from reground.rollout.endpoint import Endpoint
-from reground.rollout.scripted import ScriptedPolicy
+from reground.rollout.policy import ScriptedPolicy
 from reground.runs import RunDir
 from reground.tinyworld import models as tiny
 from reground.training.run import train

@@ -32,7 +32,7 @@ from reground.protocols.protocol import AnswerProtocol, get_protocol
 from reground.protocols.rethink import Verdict, settled, verdict, with_rethink
 from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import RolloutStatus, Trajectory
-from reground.rollout.scripted import ScriptedPolicy
+from reground.rollout.policy import ScriptedPolicy
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
 from reground.teacher.rethink import chains

@@ -196,10 +196,10 @@ def test_another_tools_results_are_not_gone_on_with(
         tool = open_tool(flaky.replace("Flaky", name), samples=samples)
         runner = ToolRunner(tool, timeout_s=9, batch_size=2)
         if name == "Flaky":
-            assert len(list(fill(samples, runner, at_a_time=2, path=path))) == 5
+            assert len(list(fill(samples, runner, path=path))) == 5
         else:
             with pytest.raises(RunError, match=r"holds the results of another tool.*delete"):
-                list(fill(samples, runner, at_a_time=2, path=path))
+                list(fill(samples, runner, path=path))
 
 
 @pytest.mark.parametrize("cut", [0, 3, 60, 130, 200, 100_000])
@@ -210,7 +210,7 @@ def test_a_file_that_a_killed_run_left_is_gone_on_with(
 
     def filled() -> list[Sample]:
         runner = ToolRunner(open_tool(flaky, samples=samples), timeout_s=9, batch_size=2)
-        return [each.sample for each in fill(samples, runner, at_a_time=2, path=path)]
+        return [each.sample for each in fill(samples, runner, path=path)]
 
     whole = filled()
     content = path.read_bytes()

@@ -496,8 +496,8 @@ def test_tools_without_weights_need_no_torch() -> None:
 def test_a_filled_sample_tells_no_box_from_no_answer(photo: Path) -> None:
     answers = {"none": (), "one": (found(),), "broken": ToolError("no")}
     rows = [sample_of(photo, name, question=name) for name in answers]
-    runner = runner_of(lambda request: answers[request.expression])
-    filled = list(fill(rows, runner, at_a_time=2, path=None))
+    runner = runner_of(lambda request: answers[request.expression], batch_size=2)
+    filled = list(fill(rows, runner, path=None))
     assert [row.sample.tool_results for row in filled] == [(), (found(),), None]
     assert [row.problem for row in filled] == [None, None, "no"]
     assert [replace(row.sample, tool_results=None) for row in filled] == rows
@@ -507,7 +507,7 @@ def test_a_tool_that_fails_again_and_again_is_given_up(photo: Path) -> None:
     tool = Told(lambda request: () if request.expression == "5" else ToolError("down"))
     rows = [sample_of(photo, str(n), question=str(n)) for n in range(100)]
     with pytest.raises(UserError, match=f"the last {GIVE_UP} samples got no answer.*down"):
-        list(fill(rows, runner_of(tool), at_a_time=1, path=None))
+        list(fill(rows, runner_of(tool, batch_size=1), path=None))
     assert len(tool.asked) == 6 + GIVE_UP
 
 

@@ -27,12 +27,10 @@ from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, Call, read_call
 from reground.protocols.protocol import get_protocol
-from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import RolloutStatus, Start, Trajectory, roll_out
-from reground.rollout.policy import Policy, Sampling
-from reground.rollout.scripted import ScriptedPolicy
+from reground.rollout.environment import PlannedEnvironment, Start, Zoom
+from reground.rollout.episode import RolloutStatus, Trajectory, roll_out
+from reground.rollout.policy import Policy, Sampling, ScriptedPolicy
 from reground.rollout.transformers_policy import TransformersPolicy
-from reground.rollout.zoom import Zoom
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.training.packing import TrainGroup, TrainSequence, collate

@@ -142,8 +142,8 @@ class Grounder:
     def _rolled(
         self, sample: Sample, loaded: Sequence[Image.Image], max_tokens: int
     ) -> tuple[Trajectory, Prompt]:
-        from reground.rollout.environment import PlannedEnvironment
-        from reground.rollout.episode import Start, roll_out
+        from reground.rollout.environment import PlannedEnvironment, Start
+        from reground.rollout.episode import roll_out
         from reground.rollout.policy import Sampling
 
         prompt = self.prompter.prompts([sample], images=loaded)[0]

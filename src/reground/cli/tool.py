@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from reground.grounding.sample import Sample
     from reground.rollout.tools.results import Filled
-    from reground.rollout.tools.runner import ToolRunner
 
 command = typer.Typer(
     help="Ask detectors, whose boxes a model then checks.",
@@ -65,12 +64,13 @@ def run(
     """
     from reground.data.source import read_dataset, save_dataset
     from reground.rollout.tools.opening import open_tool
+    from reground.rollout.tools.results import fill
     from reground.rollout.tools.runner import ToolRunner
 
     samples = read_dataset(data, seed=seed, limit=limit)
     opened = open_tool(tool, samples=samples)
     runner = ToolRunner(opened, timeout_s=timeout, batch_size=batch_size)
-    rows = _fill(samples, runner, batch_size, _results(out))
+    rows = list(fill(samples, runner, path=_results(out)))
     failed = [row for row in rows if row.problem is not None]
     for line in _failures(rows):
         typer.echo(line, err=True)
@@ -122,19 +122,6 @@ def _results(out: Path) -> Path:
     from reground.rollout.tools.results import TOOL_RESULTS
 
     return out.with_suffix(f".{TOOL_RESULTS}")
-
-
-def _fill(samples: list[Sample], runner: ToolRunner, batch_size: int, path: Path) -> list[Filled]:
-    """Every sample with its answer, beside a bar of progress."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from reground.rollout.tools.results import fill
-
-    filled = fill(samples, runner, at_a_time=batch_size, path=path)
-    console = Console(stderr=True)
-    bar = track(filled, "asking", total=len(samples), console=console, transient=True)
-    return list(bar)
 
 
 def _failures(rows: list[Filled]) -> list[str]:

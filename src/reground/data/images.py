@@ -123,6 +123,11 @@ def base64_png(image: Image.Image) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
+def data_url(image: Image.Image) -> str:
+    """The image as :func:`base64_png` writes it, as a chat server takes it."""
+    return f"data:image/png;base64,{base64_png(image)}"
+
+
 def exists(path: str) -> bool:
     """Whether the file of an image, or of the image that a view is cut from, is on disk.
 

@@ -26,7 +26,6 @@ from reground.model.vision import encode_images
 from reground.rollout.policy import Completion, Finish, Prefix, Prefixes, Sampling
 
 _FULL = 7 / 8  # keys and values are copied once so many of the groups, or fewer, go on
-_NUCLEUS_FLOOR = 1  # the most likely token always stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,6 @@ class Prefill:
     """
 
     places: list[int]
-    prompts: list[Prompt]
     mask: Tensor
     after: Tensor
     logits: Tensor
@@ -64,7 +62,7 @@ class Prefill:
             cache=cache,
         )
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
-        return cls(places, prompts, mask, after, logits(model, last), cache.prompt)
+        return cls(places, mask, after, logits(model, last), cache.prompt)
 
     def of(self, rows: list[int]) -> Prefill:
         """Some of the prompts."""
@@ -73,7 +71,6 @@ class Prefill:
         at = torch.tensor(rows, device=self.mask.device)
         return Prefill(
             [self.places[row] for row in rows],
-            [self.prompts[row] for row in rows],
             self.mask[at],
             self.after[at],
             self.logits[at],
@@ -102,14 +99,16 @@ class _Group:
 
 @dataclass(slots=True)
 class Decoding:
-    """One batch of groups, from the prompts or the prefixes behind them to the last token."""
+    """One batch of groups, from their prompts or the prefixes after them to the last token.
+
+    ``keys`` and ``prefixes`` are those of each group; all prefixes of a first turn are empty.
+    """
 
     checkpoint: Checkpoint
     prefill: Prefill
     keys: Sequence[int]
-    n: int
+    prefixes: Sequence[Prefixes]
     sampling: Sampling
-    prefixes: Sequence[Prefixes] | None
     _cache: SharedCache = field(init=False)
     _mask: Tensor = field(init=False)
 
@@ -121,7 +120,7 @@ class Decoding:
                 [[] for _ in own],
                 ["stop" if prefix is None else None for prefix in own],
             )
-            for own in self.prefixes or [[Prefix(())] * self.n] * len(self.keys)
+            for own in self.prefixes
         ]
         uniforms = torch.from_numpy(self._uniforms())
         alive = list(range(len(groups)))
@@ -134,7 +133,9 @@ class Decoding:
             if not rows or step + 1 == self.sampling.max_tokens:
                 break
             if len(rows) <= _FULL * len(alive):
-                tokens, positions = self._keep(rows, tokens, positions)
+                kept = torch.tensor(rows, device=tokens.device)
+                tokens, positions, self._mask = tokens[kept], positions[kept], self._mask[kept]
+                self._cache.keep(kept)
                 alive = [alive[row] for row in rows]
             scores = self._advance(tokens[..., None], positions[..., None] + step)
         return [group.completions(version) for group in groups]
@@ -145,27 +146,26 @@ class Decoding:
         One stream for each (key of the prompt, where a completion goes on, its number): what else
         is decoded in the batch, and for how long, changes nothing.
         """
-        prefixes = self.prefixes or [[None] * self.n] * len(self.keys)
         return np.stack(
             [
                 [
                     _uniforms(key, len(_ids(prefix)), number, self.sampling.max_tokens)
                     for number, prefix in enumerate(own)
                 ]
-                for key, own in zip(self.keys, prefixes, strict=True)
+                for key, own in zip(self.keys, self.prefixes, strict=True)
             ]
         )
 
     def _begin(self) -> tuple[Tensor, Tensor]:
         """Logits [B, n, V] of the first token and its positions [B, n]."""
-        prefill = self.prefill
+        prefill, n = self.prefill, len(self.prefixes[0])
         self._mask = prefill.mask
-        if self.prefixes is None:
-            self._cache = SharedCache(self.sampling.max_tokens, prompt=dict(prefill.cache))
-            after = prefill.after[:, None].expand(-1, self.n)
-            return prefill.logits[:, None].expand(-1, self.n, -1), after
-        model = self.checkpoint.model
         ids, pads = self._padded_prefixes()
+        if not ids.numel():
+            self._cache = SharedCache(self.sampling.max_tokens, prompt=dict(prefill.cache))
+            after = prefill.after[:, None].expand(-1, n)
+            return prefill.logits[:, None].expand(-1, n, -1), after
+        model = self.checkpoint.model
         capacity = ids.shape[2] + self.sampling.max_tokens
         self._cache = SharedCache(capacity, prompt=dict(prefill.cache), starts=pads)
         images = [image for own in self.prefixes for each in own if each for image in each.images]
@@ -176,13 +176,12 @@ class Decoding:
 
     def _padded_prefixes(self) -> tuple[Tensor, Tensor]:
         """Prefixes [B, n, T], padded on the left, and how many pads each has, [B, n]."""
-        assert self.prefixes is not None
         rows = [_ids(prefix) for own in self.prefixes for prefix in own]
         longest, pad_id = max(map(len, rows)), self.checkpoint.chat.pad_id
         ids = torch.tensor([[pad_id] * (longest - len(row)) + [*row] for row in rows])
         pads = torch.tensor([longest - len(row) for row in rows])
         device = self.checkpoint.model.device
-        shape = (len(self.keys), self.n)
+        shape = (len(self.prefixes), len(self.prefixes[0]))
         return ids.view(*shape, longest).to(device), pads.view(shape).to(device)
 
     def _advance(
@@ -190,27 +189,20 @@ class Decoding:
     ) -> Tensor:
         """Append T tokens [B, n, T] to every completion; logits [B, n, V] of the next.
 
-        ``positions`` are [B, n, T] or [axes, B, n, T], ``features`` those
-        of images among the tokens.
+        ``positions`` are [B, n, T] or [axes, B, n, T], ``features`` those of images among the
+        tokens.
         """
         model = self.checkpoint.model
         hidden = hidden_states(
             model,
             tokens.flatten(1),
             positions.flatten(-2),
-            layout=GroupLayout(self._mask, self.n),
+            layout=GroupLayout(self._mask, tokens.shape[1]),
             features=features,
             cache=self._cache,
         )
         self._cache.length += tokens.shape[2]
         return logits(model, hidden.unflatten(1, tokens.shape[1:])[:, :, -1])
-
-    def _keep(self, rows: list[int], tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Leave the groups behind that have ended."""
-        kept = torch.tensor(rows, device=tokens.device)
-        self._cache.keep(kept)
-        self._mask = self._mask[kept]
-        return tokens[kept], positions[kept]
 
     def _choose(self, scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """The next tokens and their log-probs, [B, n] each."""
@@ -257,7 +249,7 @@ def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:
         return probs
     ranked, order = probs.sort(dim=-1, descending=True)
     outside = ranked.cumsum(-1) - ranked >= top_p
-    outside[..., :_NUCLEUS_FLOOR] = False
+    outside[..., 0] = False  # the most likely token always stays
     return probs.masked_fill(outside.scatter(-1, order, outside), 0.0)
 
 

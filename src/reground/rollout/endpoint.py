@@ -15,7 +15,7 @@ from typing import Any, Literal
 import openai
 from PIL import Image
 
-from reground.data.images import base64_png
+from reground.data.images import data_url
 from reground.errors import DataError, EndpointError
 from reground.patience import retry_after_s
 
@@ -90,11 +90,6 @@ def check_plain(text: str) -> None:
     """
     if found := re.search(r"<\|\w+\|>", text):
         raise DataError(f"the question holds {found[0]}, which a server takes for a special token")
-
-
-def data_url(image: Image.Image) -> str:
-    """The image as the PNG, without loss, that a request carries."""
-    return f"data:image/png;base64,{base64_png(image)}"
 
 
 class Client:

@@ -5,14 +5,21 @@ Training, validation, evaluation and the Python API roll out in this one environ
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reground.grounding.sample import Detection, Sample
-from reground.model.chat import EncodedImage
+from PIL import Image
+
+from reground.data.images import MAX_ASPECT, load
+from reground.grounding.answers import Status, judge
+from reground.grounding.boxes import Box
+from reground.grounding.codecs import Codec
+from reground.grounding.sample import Detection, ImageRef, Sample
+from reground.model.chat import Chat, EncodedImage, Prompt
 from reground.model.prompting import Prompter
 from reground.protocols.calls import (
     CLOSING,
@@ -25,14 +32,43 @@ from reground.protocols.calls import (
     tool_text,
 )
 from reground.protocols.protocol import Plan
-from reground.rollout.episode import Observation, Pending, Start
 from reground.rollout.tools.results import Precomputed
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Reply, Request, Tool
-from reground.rollout.zoom import Zoom
 
 COUNTS = ("asked", "calls", "cached", "failed", "late", "dropped", "zoomed", "refused")
 BATCH = 16  # requests that a tool gets at a time
+
+_PROBLEMS = {
+    Status.UNPARSABLE: "a box needs finite numbers",
+    Status.OUT_OF_BOUNDS: "the box reaches outside the image",
+    Status.DEGENERATE: "the box has no area",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A sample and the prompt that asks about it."""
+
+    sample: Sample
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A rollout that stopped for the environment: all its ids behind the prompt of ``start``."""
+
+    start: Start
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the environment says: ids to read before the rollout goes on, and images among them."""
+
+    ids: tuple[int, ...]
+    failed: bool = False
+    images: tuple[EncodedImage, ...] = ()
 
 
 @dataclass(slots=True)
@@ -154,8 +190,47 @@ class PlannedEnvironment:
 
     def _found(self, sample: Sample) -> dict[str, Sequence[Detection] | None]:
         place = self._places[sample.id]
-        replies = {name: future.result()[place] for name, future in self._replies.items()}
-        return {
-            name: None if reply.problem is not None else reply.detections
-            for name, reply in replies.items()
-        }
+        return {name: future.result()[place].result for name, future in self._replies.items()}
+
+
+@dataclass(slots=True)
+class Zoom:
+    """Cuts boxes out of target images; only the processor changes their size.
+
+    The image that was asked for last stays in memory: rollouts of one sample ask one by one.
+    """
+
+    chat: Chat
+    _last: tuple[ImageRef, Image.Image] | None = field(default=None, init=False)
+
+    def look(self, start: Start, numbers: Sequence[float], codec: Codec) -> EncodedImage | str:
+        """The part of the image inside ``numbers``, a box as ``codec`` counts; or what is wrong.
+
+        The box is read as that of an answer is, and widened to whole pixels.
+        """
+        target = start.sample.target_image
+        size = start.prompt.images[target].size
+        verdict = judge([numbers], size.frame(codec.frame), size.pixels)
+        if not verdict.boxes:
+            return _PROBLEMS[verdict.status]
+        crop = self._image(start.sample.images[target]).crop(_whole_pixels(verdict.boxes[0]))
+        if max(crop.size) > MAX_ASPECT * min(crop.size):
+            return "the box is too thin"
+        return self.chat.encode_images([crop])[0]
+
+    def _image(self, ref: ImageRef) -> Image.Image:
+        if self._last is None or self._last[0] != ref:
+            self._last = (ref, load(ref))
+        return self._last[1]
+
+
+def _whole_pixels(box: Box) -> tuple[int, int, int, int]:
+    """Left, upper, right and lower edge; at least one pixel, all inside the image.
+
+    >>> from reground.grounding.boxes import Frame
+    >>> _whole_pixels(Box(1.5, 2, 3.2, 2.0000001, Frame.pixels(10, 10)))
+    (1, 2, 4, 3)
+    """
+    left = min(math.floor(box.x1), int(box.frame.width) - 1)
+    upper = min(math.floor(box.y1), int(box.frame.height) - 1)
+    return left, upper, max(math.ceil(box.x2), left + 1), max(math.ceil(box.y2), upper + 1)

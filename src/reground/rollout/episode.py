@@ -1,21 +1,21 @@
 """The loop between a policy and an environment: turns of a rollout, all rollouts at a time.
 
-A rollout is a list of turns behind a prompt: sampled by the policy, or observations that the
+A rollout is a list of turns after a prompt: sampled by the policy, or observations that the
 environment made. Turns are ids and are concatenated, never written out and read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
-from typing import Protocol
 
 from reground.grounding.sample import Sample
 from reground.model.chat import EncodedImage, Prompt
 from reground.protocols.calls import Function
 from reground.protocols.protocol import AnswerProtocol, Plan
+from reground.rollout.environment import Observation, Pending, PlannedEnvironment, Start
 from reground.rollout.policy import Completion, Policy, Prefix, Prefixes, Sampling
 
 
@@ -91,53 +91,9 @@ class Trajectory:
         return sum(self.sampled)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A sample and the prompt that asks about it."""
-
-    sample: Sample
-    prompt: Prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A rollout that stopped for the environment: all its ids behind the prompt of ``start``."""
-
-    start: Start
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What the environment says: ids to read before the rollout goes on, and images among them."""
-
-    ids: tuple[int, ...]
-    failed: bool = False
-    images: tuple[EncodedImage, ...] = ()
-
-
-class Environment(Protocol):
-    """What answers a policy between its turns."""
-
-    def plan(self, sample: Sample) -> Plan:
-        """What a rollout of the sample may call, and how often; then it samples its last turn."""
-
-    def begin(self, starts: Sequence[Start]) -> None:
-        """Hear of all samples before the first turn, to prepare answers while it is sampled."""
-
-    def answer(self, pending: Sequence[Pending]) -> list[Observation]:
-        """An answer to every rollout that waits; never raises for what a tool does."""
-
-    def observed(self, sample: Sample) -> Sample:
-        """The sample with what the environment found for it (``tool_results``)."""
-
-    def counts(self) -> Mapping[str, int]:
-        """What its tools did since this was asked last; always the same names."""
-
-
 def roll_out(
     policy: Policy,
-    environment: Environment,
+    environment: PlannedEnvironment,
     starts: Sequence[Start],
     *,
     n: int,
@@ -152,71 +108,62 @@ def roll_out(
     if not starts:
         return []
     environment.begin(starts)
+    growing = [[_Growing(start, sampling.max_tokens) for _ in range(n)] for start in starts]
     plans: dict[Plan, list[int]] = {}
     for place, start in enumerate(starts):
         plans.setdefault(environment.plan(start.sample), []).append(place)
-    rolled: dict[int, tuple[Trajectory, ...]] = {}
     for plan, places in plans.items():
-        groups = _roll_out(
-            policy,
-            environment,
-            plan,
-            [starts[place] for place in places],
-            n=n,
-            sampling=sampling,
-            keys=None if keys is None else [keys[place] for place in places],
-        )
-        rolled |= zip(places, groups, strict=True)
-    return [rolled[place] for place in range(len(starts))]
+        own = None if keys is None else [keys[place] for place in places]
+        _grow(policy, environment, plan, [growing[place] for place in places], sampling, own)
+    return [_trajectories(group, environment) for group in growing]
 
 
-def _roll_out(
+def _grow(
     policy: Policy,
-    environment: Environment,
+    environment: PlannedEnvironment,
     plan: Plan,
-    starts: Sequence[Start],
-    *,
-    n: int,
+    groups: Sequence[Sequence[_Growing]],
     sampling: Sampling,
     keys: Sequence[int] | None,
-) -> list[tuple[Trajectory, ...]]:
-    prompts = [start.prompt for start in starts]
-    growing = [[_Growing(sampling.max_tokens) for _ in range(n)] for _ in starts]
+) -> None:
+    """Take all turns of the groups, which have one plan."""
+    prompts = [group[0].start.prompt for group in groups]
+    every = list(chain.from_iterable(groups))
     prefixes: list[Prefixes] | None = None
     for num_answers in range(plan.max_calls + 1):
-        is_last = num_answers == plan.max_calls
         own = replace(
             sampling,
-            stop=() if is_last else plan.stop,
-            max_tokens=max(each.left for group in growing for each in group if each.is_open),
+            stop=() if num_answers == plan.max_calls else plan.stop,
+            max_tokens=max(each.left for each in every if each.is_open),
         )
-        groups = policy.generate(prompts, n=n, sampling=own, keys=keys, prefixes=prefixes)
-        for group, completions in zip(growing, groups, strict=True):
-            for each, completion in zip(group, completions, strict=True):
-                each.add(completion, waits=bool(own.stop))
-        waiting = [(start, each) for start, group in zip(starts, growing, strict=True)
-                   for each in group if each.is_open]  # fmt: skip
+        completed = policy.generate(
+            prompts, n=len(groups[0]), sampling=own, keys=keys, prefixes=prefixes
+        )
+        for each, completion in zip(every, chain.from_iterable(completed), strict=True):
+            each.add(completion, waits=bool(own.stop))
+        waiting = [each for each in every if each.is_open]
         if not waiting:
             break
-        asking = [Pending(start, each.prefix.ids) for start, each in waiting]
-        observations = environment.answer(asking)
-        for (_, each), observation in zip(waiting, observations, strict=True):
+        asking = [Pending(each.start, each.prefix.ids) for each in waiting]
+        for each, observation in zip(waiting, environment.answer(asking), strict=True):
             each.observe(observation)
-        prefixes = [[each.prefix if each.is_open else None for each in group] for group in growing]
-    offered = Function.RESULT in plan.functions
-    return [
-        tuple(
-            each.trajectory(environment.observed(start.sample), start.prompt, offered=offered)
-            for each in group
-        )
-        for start, group in zip(starts, growing, strict=True)
-    ]
+        prefixes = [[each.prefix if each.is_open else None for each in group] for group in groups]
+
+
+def _trajectories(
+    group: Sequence[_Growing], environment: PlannedEnvironment
+) -> tuple[Trajectory, ...]:
+    """The rollouts of one start, which have ended."""
+    sample = environment.observed(group[0].start.sample)
+    offered = Function.RESULT in environment.plan(sample).functions
+    return tuple(each.trajectory(sample, offered=offered) for each in group)
 
 
 @dataclass(slots=True)
 class _Growing:
     """A rollout on its way."""
 
+    start: Start
     left: int  # tokens that it may still sample
     turns: list[Turn] = field(default_factory=list)
     is_open: bool = True  # it has not ended
@@ -247,7 +194,7 @@ class _Growing:
         self.failed = self.failed or observation.failed
         self.turns.append(Turn(observation.ids, None, observation.images))
 
-    def trajectory(self, sample: Sample, prompt: Prompt, *, offered: bool) -> Trajectory:
+    def trajectory(self, sample: Sample, *, offered: bool) -> Trajectory:
         status = RolloutStatus.COMPLETED
         if self.is_cut:
             status = RolloutStatus.OVER_LONG
@@ -255,4 +202,4 @@ class _Growing:
             status = RolloutStatus.TOOL_FAILED
         elif offered and len(self.turns) == 1:
             status = RolloutStatus.NO_CALL
-        return Trajectory(sample, prompt, tuple(self.turns), status, self.version)
+        return Trajectory(sample, self.start.prompt, tuple(self.turns), status, self.version)

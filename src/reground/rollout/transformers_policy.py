@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from reground.model.load import Checkpoint
 from reground.model.parts import merged_state
 from reground.model.runtime import precision, runtime_of
 from reground.rollout.decoding import Decoding, Prefill
-from reground.rollout.policy import DONE, Completion, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Prefix, Prefixes, Sampling
 
 _T = TypeVar("_T")
 
@@ -30,6 +31,7 @@ class TransformersPolicy:
     checkpoint: Checkpoint
     version: int = 0
     _kept: list[Prefill] = field(default_factory=list)
+    _kept_of: list[Prompt] = field(default_factory=list)
 
     @torch.inference_mode()
     def generate(
@@ -43,24 +45,16 @@ class TransformersPolicy:
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt; without ``keys`` the prompts' numbers seed them."""
         keys = list(keys) if keys is not None else list(range(len(prompts)))
+        behind = [[Prefix()] * n for _ in prompts] if prefixes is None else prefixes
         done = [(DONE,) * n] * len(prompts)
-        behind = n * sampling.max_tokens
-        for prefill in self._prefills(
-            prompts, behind=behind, goes_on=prefixes is not None, keep=sampling.stop
-        ):
-            own = [None if prefixes is None else prefixes[place] for place in prefill.places]
-            rows = [row for row, mine in enumerate(own) if _goes_on(mine)]
+        for prefill in self._prefills(prompts, n, sampling, goes_on=prefixes is not None):
+            rows = [row for row, place in enumerate(prefill.places) if any(behind[place])]
 
             def decoded(rows: list[int], whole: Prefill = prefill) -> list[tuple[Completion, ...]]:
                 part = whole.of(rows)
-                batch = Decoding(
-                    self.checkpoint,
-                    part,
-                    [keys[place] for place in part.places],
-                    n,
-                    sampling,
-                    None if prefixes is None else [prefixes[place] for place in part.places],
-                )
+                own_keys = [keys[place] for place in part.places]
+                own_prefixes = [behind[place] for place in part.places]
+                batch = Decoding(self.checkpoint, part, own_keys, own_prefixes, sampling)
                 with precision(self.checkpoint.model):  # weights are cast once, not for each token
                     return batch.run(self.version)
 
@@ -80,22 +74,18 @@ class TransformersPolicy:
         """Nothing runs beside the model."""
 
     def _prefills(
-        self, prompts: Sequence[Prompt], *, behind: int, goes_on: bool, keep: Sequence[str]
+        self, prompts: Sequence[Prompt], n: int, sampling: Sampling, *, goes_on: bool
     ) -> Iterator[Prefill]:
         """The prompts as the model has read them, some at a time."""
-        kept, self._kept = self._kept, []
-        known = {
-            i: own
-            for prefill in kept
-            for i, own in zip(prefill.places, prefill.prompts, strict=True)
-        }
-        same = len(known) == len(prompts) and all(known[i] is own for i, own in enumerate(prompts))
-        if not (goes_on and same):
+        kept, of = self._kept, self._kept_of
+        self._kept, self._kept_of = [], []
+        if not (goes_on and len(of) == len(prompts) and all(map(is_, of, prompts))):
             kept = []
-        for prefill in kept or self._read(prompts, behind):
-            if keep:
+        for prefill in kept or self._read(prompts, n * sampling.max_tokens):
+            if sampling.stop:
                 self._kept.append(prefill)
             yield prefill
+        self._kept_of = list(prompts)
 
     def _read(self, prompts: Sequence[Prompt], behind: int) -> Iterator[Prefill]:
         most = runtime_of(self.checkpoint.model).batch_tokens
@@ -159,7 +149,3 @@ def halved(rows: list[int], run: Callable[[list[int]], list[_T]]) -> list[_T]:
     torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors
     middle = len(rows) // 2
     return halved(rows[:middle], run) + halved(rows[middle:], run)
-
-
-def _goes_on(prefixes: Prefixes | None) -> bool:
-    return prefixes is None or any(prefix is not None for prefix in prefixes)

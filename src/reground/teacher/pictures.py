@@ -10,10 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from reground.data.images import load
+from reground.data.images import data_url, load
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef
-from reground.rollout.endpoint import data_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def chains(answers: Path, tool: str, *, timeout_s: float, results: Path) -> Iter
     own = {sample.id: answer for sample, answer in firsts}
     opened = open_tool(tool, samples=samples)
     runner = ToolRunner(opened, timeout_s=timeout_s, batch_size=BATCH)
-    for filled in fill(samples, runner, at_a_time=BATCH, path=results):
+    for filled in fill(samples, runner, path=results):
         if filled.problem is None:
             first = own[filled.sample.id]
             yield with_rethink(

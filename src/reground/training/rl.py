@@ -16,7 +16,8 @@ from reground.errors import TrainingError
 from reground.model.parts import has_adapters, reference_copy, without_adapters
 from reground.model.prompting import Prompter
 from reground.model.runtime import runtime_of
-from reground.rollout.episode import Environment, Start, Trajectory, roll_out
+from reground.rollout.environment import PlannedEnvironment, Start
+from reground.rollout.episode import Trajectory, roll_out
 from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training.agreement import GapError, importance_weights
 from reground.training.algorithms import algorithm_of
@@ -40,7 +41,7 @@ class Reinforcement:
         self,
         prompter: Prompter,
         draws: Draws,
-        environment: Environment,
+        environment: PlannedEnvironment,
         policy: TrainedPolicy,
         config: TrainConfig,
     ) -> None:

@@ -10,7 +10,8 @@ from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
 from reground.grounding.scoring import score
 from reground.model.prompting import Prompter
-from reground.rollout.episode import Environment, Start, roll_out
+from reground.rollout.environment import PlannedEnvironment, Start
+from reground.rollout.episode import roll_out
 from reground.rollout.policy import Sampling, TrainedPolicy
 from reground.training.ranks import gathered, place
 from reground.training.settings import Validation
@@ -28,7 +29,7 @@ class Validator:
     prompter: Prompter
     samples: Sequence[Sample]
     settings: Validation
-    environment: Environment
+    environment: PlannedEnvironment
     policy: TrainedPolicy
 
     def __call__(self, version: int) -> dict[str, float]:

@@ -15,8 +15,8 @@ from reground.model.prompting import Prompter
 from reground.model.runtime import Runtime, named_place, place_of
 from reground.protocols.choice import Protocols
 from reground.rollout.engine.policy import EnginePolicy
-from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.episode import Environment, RolloutStatus, Start, roll_out
+from reground.rollout.environment import PlannedEnvironment, Start
+from reground.rollout.episode import RolloutStatus, roll_out
 from reground.rollout.opening import opened
 from reground.rollout.policy import Policy, Sampling
 
@@ -39,7 +39,7 @@ class LocalModel:
 
     prompter: Prompter
     policy: Policy
-    environment: Environment
+    environment: PlannedEnvironment
     weights: str | None
     max_tokens: int
     blank: bool = False

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import track
-
 from reground.grounding.sample import Sample
 from reground.rollout.tools.results import fill
 from reground.rollout.tools.runner import ToolRunner
@@ -26,8 +24,7 @@ def with_results(
     ``path`` keeps its answers for the next run. Raises ``UserError`` as ``fill`` does.
     """
     runner = ToolRunner(tool, timeout_s=timeout_s, batch_size=BATCH)
-    rows = fill(samples, runner, at_a_time=BATCH, path=path)
-    filled = list(track(rows, "asking the tool", total=len(samples), transient=True))
+    filled = list(fill(samples, runner, path=path))
     if failed := [row for row in filled if row.problem is not None]:
         _LOG.warning(
             "tool %s: %d of %d samples without an answer, the first because: %s",

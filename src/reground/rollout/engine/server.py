@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 import torch
 
-from reground.data.images import base64_png
+from reground.data.images import data_url
 from reground.errors import EngineError
 from reground.model.chat import Chat
 from reground.rollout.engine.link import CONNECT_S, Gone, Link, Lost, offered, own_address, until
@@ -80,8 +80,7 @@ class Server:
         self._requests.client.close()
 
     def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
-        pngs = [base64_png(self._chat.picture(image)) for image in asked.images]
-        urls = [f"data:image/png;base64,{png}" for png in pngs]
+        urls = [data_url(self._chat.picture(image)) for image in asked.images]
         answer = self._requests.ask(
             "POST",
             "/inference/v1/generate",

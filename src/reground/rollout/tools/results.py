@@ -17,6 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from reground.errors import DataError, RunError, UserError
 from reground.grounding.sample import Detection, Sample, digest
 from reground.io import append_jsonl, drop_unfinished_line, read_jsonl
@@ -106,10 +109,8 @@ class Filled:
     problem: str | None
 
 
-def fill(
-    samples: Sequence[Sample], runner: ToolRunner, *, at_a_time: int, path: Path | None
-) -> Iterator[Filled]:
-    """Each sample with what the tool says to its question, ``at_a_time`` asked together.
+def fill(samples: Sequence[Sample], runner: ToolRunner, *, path: Path | None) -> Iterator[Filled]:
+    """Each sample with what the tool says to its question; a bar shows how far it is.
 
     Results are kept in ``path``: what has one there is not asked again, what failed is. Boxes that
     are stored already (``Precomputed``, ``Recorded``) are not stored twice. Raises ``UserError``
@@ -119,14 +120,14 @@ def fill(
         path = None
     rows = _begun(path, runner.tool) if path else {}
     patience = Patience("samples", "the tool", UserError)
-    for start in range(0, len(samples), at_a_time):
-        part = samples[start : start + at_a_time]
+    starts = range(0, len(samples), runner.batch_size)
+    for start in track(starts, "asking", console=Console(stderr=True), transient=True):
+        part = samples[start : start + runner.batch_size]
         known = {sample.id: _filled(sample, rows) for sample in part}
         asked = [sample for sample in part if known[sample.id].problem is not None]
         replies = runner.ask([Request(sample, sample.question) for sample in asked])
         for sample, reply in zip(asked, replies, strict=True):
-            boxes = reply.detections if reply.problem is None else None
-            known[sample.id] = Filled(replace(sample, tool_results=boxes), reply.problem)
+            known[sample.id] = Filled(replace(sample, tool_results=reply.result), reply.problem)
         if path:
             append_jsonl(path, *(_row(known[sample.id]) for sample in asked))
         yield from known.values()

@@ -57,7 +57,7 @@ class ToolRunner:
         self.counts: Counter[str] = Counter()
         self._cache = Cache(cache) if cache and tool.by_image else None
         self._timeout_s = timeout_s
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._busy = threading.Lock()
         self._logged: set[str] = set()
 
@@ -107,7 +107,7 @@ class ToolRunner:
 
     def _asked(self, firsts: dict[str, Request]) -> dict[str, Reply]:
         replies: dict[str, Reply] = {}
-        for batch in _batches(firsts, self._batch_size):
+        for batch in _batches(firsts, self.batch_size):
             self.counts["calls"] += len(batch)
             new = self._batch(batch)
             if new is None:

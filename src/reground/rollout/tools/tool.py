@@ -75,6 +75,11 @@ class Reply:
     detections: tuple[Detection, ...] = ()
     problem: str | None = None
 
+    @property
+    def result(self) -> tuple[Detection, ...] | None:
+        """The boxes; None where there is a problem, which is not the same as no box."""
+        return self.detections if self.problem is None else None
+
 
 def clean(found: object, sample: Sample, dropped: Counter[str]) -> tuple[Detection, ...]:
     """The usable boxes of what a tool ``found`` in the target image of ``sample``, surest first.
