@@ -39,11 +39,11 @@ from reground.teacher.rethink import chains
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.oracle import Oracle
-from reground.training.rewards import Refinement, RefinementFormat, Rewards
+from reground.training.rewards import RefinementFormat, RefinementTerm, Rewards
 from worlds import rows
 
 SHARED = Path(__file__).parents[2] / "shared/data"
-REFINEMENT = Rewards((Refinement(weight=0.9), RefinementFormat(weight=0.1)))
+REFINEMENT = Rewards((RefinementTerm(weight=0.9), RefinementFormat(weight=0.1)))
 TRUE, OFF = (8.0, 8.0, 40.0, 40.0), (60.0, 60.0, 90.0, 90.0)
 NEAR = (10.0, 8.0, 40.0, 42.0)
 

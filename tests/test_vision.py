@@ -14,7 +14,7 @@ from PIL import Image
 from reground.model.chat import EncodedImage
 from reground.model.forward import shared_logprobs
 from reground.model.load import Checkpoint
-from reground.model.vision import VisionCache, encode_images, keep_features
+from reground.model.vision import FeatureCache, encode_images, keep_features
 from reground.tinyworld import models as tiny
 from reground.training.packing import TrainGroup, TrainSequence, collate
 from reground.training.run import train
@@ -157,9 +157,9 @@ def test_a_full_disk_is_told_once(
 def test_training_is_the_same_with_and_without(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    caches: list[VisionCache] = []
+    caches: list[FeatureCache] = []
 
-    def keep(*args: Any, **options: Any) -> VisionCache:
+    def keep(*args: Any, **options: Any) -> FeatureCache:
         caches.append(keep_features(*args, **options))
         return caches[-1]
 

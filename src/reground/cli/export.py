@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Precision(StrEnum):
-    """What weights are written in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
+from reground.cli.options import DType
 
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of `reground train`.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the model.")],
-    dtype: Annotated[
-        Precision, typer.Option(help="What the weights are written in.")
-    ] = Precision.BFLOAT16,
+    dtype: Annotated[DType, typer.Option(help="What the weights are written in.")] = "bfloat16",
 ) -> None:
     """Write a run's newest checkpoint as a folder for transformers and vLLM.
 

@@ -31,8 +31,8 @@ class SharedCache:
     """Keys and values of decoding groups: the prompt once, and each suffix so far.
 
     Used with ``GroupLayout``: the first forward holds prompts only and fills ``prompt``; each later
-    one holds the next T tokens of every suffix, [B, G * T], written behind ``length`` into
-    ``suffix``. Suffixes of unlike lengths stand on the right of the first of these forwards, with
+    one holds the next T tokens of every suffix, [B, G * T], written after ``length`` into
+    ``suffix``. Suffixes of unlike lengths are on the right of the first of these forwards, with
     ``starts`` [B, G] pads on their left.
     """
 
@@ -43,7 +43,7 @@ class SharedCache:
     starts: Tensor | None = None
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [B, H, G, T, D] behind ``length``; returns all tokens so far, [B, H, G, t, D]."""
+        """Store [B, H, G, T, D] after ``length``; returns all tokens so far, [B, H, G, t, D]."""
         if layer not in self.suffix:
             shape = (*key.shape[:3], self.capacity, key.shape[4])
             self.suffix[layer] = (key.new_empty(shape), value.new_empty(shape))

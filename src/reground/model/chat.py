@@ -92,15 +92,15 @@ class Chat:
         pieces = self._template(len(encoded)).split(_SLOT)
         before: list[int] = []
         for image, piece in zip(encoded, pieces[:-2], strict=True):
-            before += [*self._encode_template(piece), *self._slot_ids(image)]
-        before += self._encode_template(pieces[-2])
-        after = self._encode_template(pieces[-1])
+            before += [*self._ids(piece), *self.adapter.image_ids(self.tokenizer, image)]
+        before += self._ids(pieces[-2])
+        after = self._ids(pieces[-1])
         return [Prompt((*before, *self.encode(text), *after), tuple(encoded)) for text in texts]
 
     def image_ids(self, image: EncodedImage) -> list[int]:
         """Ids of one image outside a prompt, between the marks that the template puts around it."""
         start, end = self._image_marks
-        return [*start, *self._slot_ids(image), *end]
+        return [*start, *self.adapter.image_ids(self.tokenizer, image), *end]
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; strings such as ``<|im_end|>`` in it become ordinary text."""
@@ -133,15 +133,17 @@ class Chat:
         if not images:
             return ()
         for image in images:
-            _check_aspect(image)
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise DataError(
+                    f"found an image of {image.width} x {image.height} pixels, expected sides that "
+                    f"differ by a factor of at most {MAX_ASPECT}, as the image processor does; "
+                    "crop it"
+                )
         return tuple(self.adapter.encode(self.image_processor, images))
 
     def num_tokens(self, image: EncodedImage) -> int:
         """How many image tokens stand for an image."""
         return self.adapter.num_tokens(image)
-
-    def _slot_ids(self, image: EncodedImage) -> list[int]:
-        return self.adapter.image_ids(self.tokenizer, image)
 
     @cached_property
     def _marks(self) -> re.Pattern[str]:
@@ -149,7 +151,7 @@ class Chat:
 
     @cached_property
     def _image_marks(self) -> tuple[list[int], list[int]]:
-        """What the template writes before and behind an image: read off two in a row."""
+        """What the template writes before and after an image: read off two in a row."""
         _, between, end, _ = self._template(2).split(_SLOT)
         if not between.startswith(end):
             raise ModelError(
@@ -157,12 +159,9 @@ class Chat:
                 "two; expected the same end of every image"
             )
         start = between.removeprefix(end)
-        return self._encode_template(start), self._encode_template(end)
+        return self._ids(start), self._ids(end)
 
-    def _encode_template(self, piece: str) -> list[int]:
-        return self._ids(piece, split_special_tokens=False)
-
-    def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
+    def _ids(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
         # The tokenizer keeps this option as a state of its own between calls, and training asks
         # it from two threads.
         with self._lock:
@@ -184,11 +183,3 @@ class Chat:
                 f"images; expected one {self.adapter.slot} for each"
             )
         return rendered
-
-
-def _check_aspect(image: Image.Image) -> None:
-    if max(image.size) > MAX_ASPECT * min(image.size):
-        raise DataError(
-            f"found an image of {image.width} x {image.height} pixels, expected sides that differ "
-            f"by a factor of at most {MAX_ASPECT}, as the image processor does; crop it"
-        )

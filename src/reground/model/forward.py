@@ -1,9 +1,10 @@
-"""The group-shared forward: prompt and images once, G suffixes behind them, then log-probs."""
+"""The group-shared forward: prompt and images once, G suffixes after them, then log-probs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -18,20 +19,8 @@ from reground.model.runtime import precision
 from reground.model.sharing import GroupLayout
 from reground.model.vision import dummy_vision, encode_images
 
-_ALL = slice(None)
+ALL = slice(None)
 CHUNK = 2048  # answer positions whose logits exist at one time
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some rows of a batch, or some suffixes of all rows."""
-
-    rows: slice = field(default_factory=lambda: _ALL)
-    suffixes: slice = field(default_factory=lambda: _ALL)
-
-    def of(self, stream: Tensor) -> Tensor:
-        """The part of a stream [B, G, C]."""
-        return stream[self.rows, self.suffixes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +51,15 @@ class GroupBatch:
         """Tokens of the forward, padding included."""
         return self.prompt_ids.numel() + self.suffix_ids.numel()
 
-    def parts(self) -> tuple[Part, Part] | None:
-        """The first and the second half of the rows, or of one row's suffixes; None for a single.
-
-        Scored tokens keep their order, and log-probs their values.
-        """
-        num_rows, num_suffixes, _ = self.suffix_ids.shape
-        if num_rows > 1:
-            middle = num_rows // 2
-            return Part(rows=slice(middle)), Part(rows=slice(middle, None))
-        if num_suffixes > 1:
-            middle = num_suffixes // 2
-            return Part(suffixes=slice(middle)), Part(suffixes=slice(middle, None))
-        return None
-
-    def at(self, part: Part) -> GroupBatch:
-        """A part of the batch."""
+    def at(self, rows: slice, suffixes: slice) -> GroupBatch:
+        """Some suffixes of some rows."""
         return GroupBatch(
-            self.prompt_ids[part.rows],
-            self.prompt_mask[part.rows],
-            part.of(self.suffix_ids),
-            part.of(self.weights),
-            self.prompt_images[part.rows],
-            tuple(own[part.suffixes] for own in self.suffix_images[part.rows]),
+            self.prompt_ids[rows],
+            self.prompt_mask[rows],
+            self.suffix_ids[rows, suffixes],
+            self.weights[rows, suffixes],
+            self.prompt_images[rows],
+            tuple(own[suffixes] for own in self.suffix_images[rows]),
         )
 
     @property
@@ -140,11 +115,11 @@ def suffix_positions(
     *,
     pads: Tensor | None = None,
 ) -> Tensor:
-    """Positions [axes, B, G, C] of suffixes ``ids`` behind prompts that end before ``after``.
+    """Positions [axes, B, G, C] of suffixes ``ids`` after prompts that end before ``after``.
 
     ``after`` is [B]; ``images`` are those of all suffixes, in the order of their tokens; ``pads``
-    [B, G] stand on the left of each suffix. The model's own rule counts on from any position
-    alike, so that a suffix stands where it would in a row of its own behind the prompt.
+    [B, G] are on the left of each suffix. The model's own rule counts on from any position
+    alike, so that a suffix is where it would be in a row of its own after the prompt.
     """
     places = torch.arange(ids.shape[2], device=ids.device).expand(ids.shape)
     places = places if pads is None else places - pads[..., None]
@@ -166,19 +141,11 @@ def shared_logprobs(
     """
     hidden = shared_hidden(model, batch)
     wanted, targets = hidden[batch.scored], batch.suffix_ids[batch.scored]
+    is_chunked = torch.is_grad_enabled() and len(wanted) > CHUNK
+    score = partial(_logprobs, model, temperature=temperature, banned_ids=banned_ids)
     chunks = [
-        checkpoint(
-            _logprobs,
-            model,
-            states,
-            ids,
-            temperature,
-            tuple(banned_ids),
-            use_reentrant=False,
-        )
-        if torch.is_grad_enabled() and len(wanted) > CHUNK
-        else _logprobs(model, states, ids, temperature, tuple(banned_ids))
-        for states, ids in zip(wanted.split(CHUNK), targets.split(CHUNK), strict=True)
+        checkpoint(score, *chunk, use_reentrant=False) if is_chunked else score(*chunk)
+        for chunk in zip(wanted.split(CHUNK), targets.split(CHUNK), strict=True)
     ]
     return torch.cat(chunks) if chunks else hidden.new_zeros(0)
 
@@ -188,9 +155,9 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
     num_rows, num_suffixes, length = batch.suffix_ids.shape
     num_prompt = batch.prompt_ids.shape[1]
     in_prompts = list(chain.from_iterable(batch.prompt_images))
-    behind = [image for row in batch.suffix_images for own in row for image in own]
+    in_suffixes = [image for row in batch.suffix_images for own in row for image in own]
     positions, after = prompt_positions(model, batch.prompt_ids, batch.prompt_mask, in_prompts)
-    own_positions = suffix_positions(model, batch.suffix_ids, after, behind)
+    own_positions = suffix_positions(model, batch.suffix_ids, after, in_suffixes)
     ranks = torch.distributed.is_initialized()
     # Before the language model, as images are: ranks wait for each other's weights in one order.
     dummy = dummy_vision(model) if ranks and not batch.images else None
@@ -254,7 +221,7 @@ def mask_banned(logits: Tensor, banned_ids: Sequence[int]) -> Tensor:
 
 
 def _logprobs(
-    model: Any, states: Tensor, ids: Tensor, temperature: float, banned: tuple[int, ...]
+    model: Any, states: Tensor, ids: Tensor, *, temperature: float, banned_ids: Sequence[int]
 ) -> Tensor:
-    scores = mask_banned(logits(model, states) / temperature, banned)
+    scores = mask_banned(logits(model, states) / temperature, banned_ids)
     return scores.gather(-1, ids[:, None])[:, 0] - scores.logsumexp(-1)

@@ -61,7 +61,7 @@ class InternVL:
         return image
 
     def encode(self, processor: Any, images: Sequence[Image.Image]) -> list[EncodedImage]:
-        """Tiles of each image, and behind several of them all of it as one more."""
+        """Tiles of each image, and after several of them all of it as one more."""
         out = processor(images=list(images), return_tensors="np")
         values = torch.from_numpy(np.ascontiguousarray(out["pixel_values"], dtype=np.float32))
         parts = values.split([int(number) for number in out["num_patches"]])
@@ -111,7 +111,7 @@ class InternVL:
         return EncodedImage(torch.zeros(1, 3, height, width), (1, 1, 1), size)
 
     def tower(self, model: Any) -> list[nn.Module]:
-        """The vision transformer and the projector behind it."""
+        """The vision transformer and the projector after it."""
         return [model.model.vision_tower, model.model.multi_modal_projector]
 
     def part_of(self, name: str) -> Part:

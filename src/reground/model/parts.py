@@ -19,7 +19,7 @@ Training = Literal["full", "lora", "frozen"]
 
 
 def set_training(model: Any, how: Mapping[Part, Training], *, rank: int, alpha: int) -> None:
-    """Freeze, open, or put LoRA adapters beside the linear layers of each part, in place.
+    """Freeze, open, or add LoRA adapters to the linear layers of each part, in place.
 
     Raises ``ConfigError`` when nothing is left to train.
     """
@@ -41,7 +41,7 @@ def set_training(model: Any, how: Mapping[Part, Training], *, rank: int, alpha: 
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether LoRA adapters stand beside any weights."""
+    """Whether any weights have LoRA adapters."""
     return any(True for _ in _adapted(model))
 
 

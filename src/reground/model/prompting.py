@@ -45,7 +45,7 @@ class Prompter:
 
     def each(self, samples: Sequence[Sample]) -> list[Prompt]:
         """A prompt for every sample, their images loaded and encoded side by side."""
-        with ThreadPoolExecutor(min(len(samples), os.cpu_count() or 1)) as workers:
+        with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
             return list(workers.map(self.prompt, samples))
 
     def prompts(

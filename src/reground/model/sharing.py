@@ -1,9 +1,8 @@
-"""Rows of G suffixes behind one prompt: what sees what, and two ways to compute it exactly."""
+"""Rows of G suffixes after one prompt: what sees what, and two ways to compute it exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -18,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 class GroupLayout:
     """How a row of P + G * C tokens divides.
 
-    ``prompt_mask`` [B, P] is True on real prompt tokens (pads stand on the right).
+    ``prompt_mask`` [B, P] is True on real prompt tokens (pads are on the right).
     """
 
     prompt_mask: Tensor
@@ -109,17 +108,6 @@ BEST: dict[str, Kernel] = {"cuda": by_blocks}
 def kernel(device: torch.device) -> Kernel:
     """What runs whole rows best: FlexAttention, which is compiled, on CUDA, and SDPA elsewhere."""
     return BEST.get(device.type, by_parts)
-
-
-@contextmanager
-def sdpa_alone() -> Iterator[None]:
-    """Any device computes with SDPA, to be compared with what suits it best."""
-    best = BEST.copy()
-    BEST.clear()
-    try:
-        yield
-    finally:
-        BEST.update(best)
 
 
 @cache

@@ -27,7 +27,7 @@ def encode_images(model: Any, images: Sequence[EncodedImage]) -> dict[str, Any]:
     """Vision features of each image, once, in the form that the model's forward accepts."""
     if not images:
         return {}
-    cache: VisionCache | None = getattr(model, _CACHE, None)
+    cache: FeatureCache | None = getattr(model, _CACHE, None)
     if cache is None:
         return {"image": _encoded(model, images)}
     found = [cache.features(model, image) for image in images]
@@ -42,12 +42,12 @@ def dummy_vision(model: Any) -> Tensor:
 
 
 @dataclass(slots=True)
-class VisionCache:
+class FeatureCache:
     """Features by image, the latest used in memory, all in ``folder`` up to ``disk`` bytes.
 
     A key holds what the processor made of an image, so that other settings are other images, and a
     folder belongs to one tower. Images are encoded one at a time: what one gives must not depend on
-    those beside it.
+    those with it.
     """
 
     memory: int
@@ -125,12 +125,12 @@ class VisionCache:
         self._free = (self.disk - total) // 8
 
 
-def keep_features(model: Any, *, memory: int, folder: Path | None, disk: int) -> VisionCache:
+def keep_features(model: Any, *, memory: int, folder: Path | None, disk: int) -> FeatureCache:
     """Let a model whose tower is frozen encode each image once."""
     if folder is not None:
         folder = folder / _tower(model)
         folder.mkdir(parents=True, exist_ok=True)
-    cache = VisionCache(memory, folder, disk)
+    cache = FeatureCache(memory, folder, disk)
     setattr(model, _CACHE, cache)
     return cache
 

@@ -47,7 +47,7 @@ class Call:
 
 
 def read_call(text: str) -> Call | None:
-    """What stands in the last closed ``<function>`` of ``text``; None where it is no call.
+    """What is in the last closed ``<function>`` of ``text``; None where it is no call.
 
     An open thought around it does not matter: the text is one that stopped at ``</function>``.
 

@@ -3,7 +3,7 @@
 - ``direct``: one turn, boxes alone.
 - ``think``: a chain of thought, then the boxes (UniVG-R1).
 - ``think_rethink``: think, call for a detector's result, rethink, answer (VG-Refiner).
-- ``piter``: a detector's result stands in the question, boxes alone come back (VG-Refiner's fair
+- ``piter``: a detector's result is in the question, boxes alone come back (VG-Refiner's fair
   protocol for every model).
 
 Under each of them a policy may be offered ``zoom_in``, a closer look at a part of the image.

@@ -59,7 +59,7 @@ def with_rethink(
 
 
 def pointed_at(detections: Sequence[Detection], first: Box | None = None) -> str:
-    """Where at most three boxes are, beside the ``first`` one that was thought of.
+    """Where at most three boxes are, next to the ``first`` one that was thought of.
 
     "i saw it at the centre. the tool points at the top left, not the same place."
     """

@@ -35,7 +35,7 @@ def logprobs_of(
     *,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Log-probs of all ids of sequences behind a prompt, flat [N], on the CPU."""
+    """Log-probs of all ids of sequences after a prompt, flat [N], on the CPU."""
     chat, model = checkpoint.chat, checkpoint.model
     own = tuple(TrainSequence(tuple(ids), (1.0,) * len(ids)) for ids in sequences)
     packed = collate([TrainGroup(prompt, own)], pad_id=chat.pad_id, device=model.device)

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that anyone can load, beside what a bit-exact resume needs.
+"""Checkpoints: a folder that anyone can load, with what a bit-exact resume needs.
 
 A checkpoint appears by one rename, so that a kill leaves the one before it in place.
 """
@@ -114,7 +114,7 @@ def trainer_state(saved: Saved) -> dict[str, Any]:
 def save_best(
     run: RunDir, checkpoint: Checkpoint, state: Mapping[str, Tensor], *, step: int, score: float
 ) -> None:
-    """Keep the weights with the best validation score as ``best``, with their step beside them."""
+    """Keep the weights with the best validation score as ``best``, with their step."""
     save(checkpoint, run.path / "best", state=state)
     write_json(run.path / "best.json", {"step": step, "validation/acc@0.5": score})
 

@@ -82,7 +82,7 @@ def _restore(model: Any, state: dict[str, Tensor]) -> None:
 
 
 def _probe(checkpoint: Checkpoint) -> Tensor:
-    """Log-probs of some hundred ids behind a picture, flat [N]."""
+    """Log-probs of some hundred ids after a picture, flat [N]."""
     chat = checkpoint.chat
     colours = np.indices((112, 168)).transpose(1, 2, 0) % 256
     picture = Image.fromarray(np.dstack([colours, colours[..., :1]]).astype(np.uint8))

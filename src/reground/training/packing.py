@@ -1,4 +1,4 @@
-"""From sequences to micro-batches: prompt once, sequences behind it, streams on every token."""
+"""From sequences to micro-batches: prompt once, sequences after it, streams on every token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reground.model.chat import EncodedImage, Prompt
-from reground.model.forward import GroupBatch, Part, pad_prompts
+from reground.model.forward import ALL, GroupBatch, pad_prompts
 from reground.model.load import Checkpoint
 from reground.training.ranks import gathered
 from reground.training.settings import TrainConfig
@@ -17,7 +17,7 @@ from reground.training.settings import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class TrainSequence:
-    """Token ids behind a prompt, and streams of their length: SFT's gold answer, RL's trajectory.
+    """Token ids after a prompt, and streams of their length: SFT's gold answer, RL's trajectory.
 
     ``weights`` are loss weights (0: not sampled, only read). Of a trajectory there are also
     ``advantages``, which hold its credit, and ``logprobs``, at which its ids were sampled.
@@ -34,7 +34,7 @@ class TrainSequence:
 
 @dataclass(frozen=True, slots=True)
 class TrainGroup:
-    """One prompt and the G sequences behind it."""
+    """One prompt and the G sequences after it."""
 
     prompt: Prompt
     sequences: tuple[TrainSequence, ...]
@@ -82,18 +82,27 @@ class MicroBatch:
         return replace(self, batch=replace(self.batch, weights=weights))
 
     def halves(self) -> tuple[MicroBatch, MicroBatch] | None:
-        """The same tokens with the same streams in two; None for one sequence."""
-        parts = self.batch.parts()
-        return parts and (self._at(parts[0]), self._at(parts[1]))
+        """Half of the rows each, or half of one row's sequences; None for one sequence.
 
-    def _at(self, part: Part) -> MicroBatch:
+        Scored tokens keep their order, and log-probs their values.
+        """
+        num_rows, num_sequences, _ = self.batch.suffix_ids.shape
+        if num_rows > 1:
+            middle = num_rows // 2
+            return self._at(slice(middle), ALL), self._at(slice(middle, None), ALL)
+        if num_sequences > 1:
+            middle = num_sequences // 2
+            return self._at(ALL, slice(middle)), self._at(ALL, slice(middle, None))
+        return None
+
+    def _at(self, rows: slice, suffixes: slice) -> MicroBatch:
         return MicroBatch(
-            self.batch.at(part),
-            tuple(own[part.suffixes] for own in self.names[part.rows]),
-            part.of(self.advantages),
-            part.of(self.sampled_logprobs),
-            None if self.old is None else part.of(self.old),
-            None if self.reference is None else part.of(self.reference),
+            self.batch.at(rows, suffixes),
+            tuple(own[suffixes] for own in self.names[rows]),
+            self.advantages[rows, suffixes],
+            self.sampled_logprobs[rows, suffixes],
+            None if self.old is None else self.old[rows, suffixes],
+            None if self.reference is None else self.reference[rows, suffixes],
         )
 
     def _stream(self, flat: Tensor | None) -> Tensor | None:

@@ -147,7 +147,7 @@ class Length(Term):
 
 
 @config
-class Refinement(Term):
+class RefinementTerm(Term):
     """VG-Refiner's refinement reward, as published: 1 corrected, 0.5 confirmed, 0 wrong.
 
     Its rules of reading are its own: see :mod:`reground.grounding.refinement_reward`.
@@ -193,7 +193,7 @@ RewardSettings = Annotated[
     | Annotated[ImageIndex, Tag("image_index")]
     | Annotated[Format, Tag("format")]
     | Annotated[Length, Tag("length")]
-    | Annotated[Refinement, Tag("refinement")]
+    | Annotated[RefinementTerm, Tag("refinement")]
     | Annotated[RefinementFormat, Tag("refinement_format")]
     | Annotated[OwnReward, Tag("own")],
     by_type(),
@@ -203,7 +203,11 @@ RewardSettings = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A trajectory, what it answers, and what it earned; ``iou`` is always that of the answer."""
+    """A trajectory, what it answers, and what it earned.
+
+    ``reward`` is the weighted sum of all terms; ``iou`` is that of the answer, in [0, 1], whether
+    or not it is among the terms.
+    """
 
     trajectory: Trajectory
     answer: Answer

@@ -148,8 +148,6 @@ class Reinforcement:
         return dict(gathered([(group.item, wanted(group.members, sampling)) for group in groups]))
 
     def _rolled(self, items: Sequence[int]) -> list[ScoredGroup]:
-        if not items:
-            return []
         samples = [self._draws.sample(item) for item in items]
         prompts = self._prompter.each(samples)
         rolled = roll_out(

@@ -10,10 +10,11 @@ from pydantic import Field
 from reground.config import Count, NotNegative, Positive, Share, config
 from reground.errors import did_you_mean
 from reground.grounding.names import ProtocolName
+from reground.model.parts import Training
 from reground.plugins import installed
 from reground.training.algorithms import AlgorithmSettings
 from reground.training.algorithms.clipped import Grpo
-from reground.training.rewards import Format, Iou, Refinement, RefinementFormat, RewardSettings
+from reground.training.rewards import Format, Iou, RefinementFormat, RefinementTerm, RewardSettings
 
 METHODS = ("sft", "rl")
 
@@ -50,11 +51,11 @@ class Phase:
 
 @config
 class Tuning:
-    """What is trained in each part: all weights, LoRA adapters beside them, or nothing."""
+    """What is trained in each part: all weights, LoRA adapters next to them, or nothing."""
 
-    vision: Literal["full", "lora", "frozen"] = "full"
-    merger: Literal["full", "lora", "frozen"] = "full"
-    language: Literal["full", "lora", "frozen"] = "full"
+    vision: Training = "full"
+    merger: Training = "full"
+    language: Training = "full"
     lora_rank: Count = 16
     lora_alpha: Count = 32
     gradient_checkpointing: bool = False
@@ -138,7 +139,7 @@ class VllmServer:
 
 
 @config
-class Engine:
+class EngineSettings:
     """What samples rollouts: vLLM in this process (``vllm``), a ``server``, or the model itself.
 
     Engine and trainer round differently: the run stops where their log-probs of a micro-batch
@@ -237,7 +238,7 @@ class TrainConfig:
     rollout: RolloutSettings = RolloutSettings()
     algorithm: AlgorithmSettings = Grpo()
     rewards: Annotated[tuple[RewardSettings, ...], Field(min_length=1)] = (Iou(), Format())
-    engine: Engine = Engine()
+    engine: EngineSettings = EngineSettings()
     tools: Tools = Tools()
     validation: Validation | None = None
     save_every: Count = 100
@@ -268,7 +269,7 @@ class TrainConfig:
         if not any(each.weight for each in self.rewards):
             raise ValueError("rewards: every weight is 0, so that nothing would be learned")
         about_tools = [
-            each for each in self.rewards if isinstance(each, Refinement | RefinementFormat)
+            each for each in self.rewards if isinstance(each, RefinementTerm | RefinementFormat)
         ]
         if about_tools and not self.tools.specs:
             raise ValueError(

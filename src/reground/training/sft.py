@@ -56,18 +56,14 @@ class Sft:
         """Samples about the same images: what their prompts have in common, once."""
         prompts = self._prompter.prompts(samples)
         shared = Prompt(_common_prefix([prompt.ids for prompt in prompts]), prompts[0].images)
-        sequences = []
-        for sample, prompt in zip(samples, prompts, strict=True):
-            rest = prompt.ids[len(shared.ids) :]
-            ids, weights = self._gold(sample, prompt)
-            weights = [*[0.0] * len(rest), *weights]
-            sequences.append(TrainSequence((*rest, *ids), tuple(weights), name=sample.id))
+        start = len(shared.ids)
+        sequences = [self._gold(*pair, start) for pair in zip(samples, prompts, strict=True)]
         return TrainGroup(shared, tuple(sequences))
 
-    def _gold(self, sample: Sample, prompt: Prompt) -> tuple[list[int], list[float]]:
-        """Ids of the gold answer and their weights: none on what a tool says."""
-        ids: list[int] = []
-        weights: list[float] = []
+    def _gold(self, sample: Sample, prompt: Prompt, start: int) -> TrainSequence:
+        """The prompt from ``start`` on and the gold answer; only our own words have weights."""
+        ids = list(prompt.ids[start:])
+        weights = [0.0] * len(ids)
         for piece in self._prompter.gold(sample, prompt):
             if piece.is_own:
                 own = self._chat.encode_answer(piece.text)
@@ -76,7 +72,7 @@ class Sft:
                 own = self._chat.encode(piece.text)
                 weights += [0.0] * len(own)
             ids += own
-        return [*ids, self._chat.end_id], [*weights, 1.0]
+        return TrainSequence((*ids, self._chat.end_id), (*weights, 1.0), name=sample.id)
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:

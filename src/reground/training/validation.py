@@ -52,7 +52,7 @@ class Validator:
 
     def _scored(self, samples: Sequence[Sample]) -> list[tuple[float, bool]]:
         """IoU of each sample's answer, and whether it parses."""
-        prompts = self.prompter.each(samples) if samples else []
+        prompts = self.prompter.each(samples)
         starts = [Start(*pair) for pair in zip(samples, prompts, strict=True)]
         sampling = Sampling(max_tokens=self.settings.max_tokens)
         rolled = roll_out(self.policy, self.environment, starts, n=1, sampling=sampling)

@@ -1,4 +1,4 @@
-"""Named, versioned prompts: plain text files with ``$question`` where the question stands.
+"""Named, versioned prompts: plain text files with ``$question`` where the question goes.
 
 The wording of a prompt alone can move accuracy from 15 % to 82 %, so a report names the profile
 and the hash of its text.

@@ -15,7 +15,6 @@ from reground.training.algorithms.parts import (
     Difficulty,
     DynamicSampling,
     Loss,
-    Rewarded,
     Tokens,
     centred,
     clipped_surrogate,
@@ -24,6 +23,7 @@ from reground.training.algorithms.parts import (
     num_tokens,
     per_sequence,
 )
+from reground.training.rewards import Scored
 
 
 @config
@@ -49,7 +49,7 @@ class Grpo:
     normalise: Literal["sequence", "token"] = "sequence"
     dynamic_sampling: DynamicSampling | None = None
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """Advantages over the group's std, times phi of its mIoU."""
         return _credit(self, group, normalise=self.normalise)
 
@@ -80,7 +80,7 @@ class Dapo:
     difficulty: Difficulty = "none"
     dynamic_sampling: DynamicSampling | None = DynamicSampling()
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """Advantages over the group's std; every token counts 1."""
         return _credit(self, group, normalise="token")
 
@@ -109,7 +109,7 @@ class DrGrpo:
     kl: NotNegative = 0.0
     dynamic_sampling: DynamicSampling | None = None
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """Advantages as they are; a token counts 1 / ``max_tokens``."""
         weights = (1 / max_tokens,) * len(group)
         return Credit(centred(group, by_std=False), weights, float(len(group)))
@@ -140,7 +140,7 @@ class Gspo:
     kl: NotNegative = 0.0
     dynamic_sampling: DynamicSampling | None = None
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """Advantages over the group's std; every sequence counts 1."""
         return Credit(centred(group, by_std=True), per_sequence(group), float(len(group)))
 
@@ -151,7 +151,7 @@ class Gspo:
 
 
 def _credit(
-    settings: Grpo | Dapo, group: Sequence[Rewarded], *, normalise: Literal["sequence", "token"]
+    settings: Grpo | Dapo, group: Sequence[Scored], *, normalise: Literal["sequence", "token"]
 ) -> Credit:
     phi = difficulty_weight(mean_iou(group), settings.difficulty)
     advantages = tuple(phi * each for each in centred(group, by_std=True))

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from reground.config import Count, NotNegative, config
+from reground.training.rewards import Scored
 
 Difficulty = Literal["exp", "log", "square", "none"]
 Clip = Annotated[float, Field(gt=0, lt=1)]
@@ -20,22 +21,6 @@ STD_FLOOR = 1e-4  # added to the group's standard deviation, as in UniVG-R1's co
 LOG_FLOOR = 0.02
 EASY, HARD = 0.7, 0.3  # mIoU bounds of the difficulty bins (UniVG-R1, Figure 3)
 _SAME = 1e-9  # rewards this close differ by rounding alone
-
-
-class Rewarded(Protocol):
-    """What an algorithm sees of a rollout: its reward, its IoU, how many tokens it sampled."""
-
-    @property
-    def reward(self) -> float:
-        """The weighted sum of all terms."""
-
-    @property
-    def iou(self) -> float:
-        """The IoU term alone, in [0, 1], whether or not it is among the rewards."""
-
-    @property
-    def num_sampled(self) -> int:
-        """How many ids the policy sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +98,25 @@ class Algorithm(Protocol):
     def dynamic_sampling(self) -> DynamicSampling | None:
         """When to draw again; None takes every group."""
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """What each rollout of one prompt earns; one may sample ``max_tokens`` at most."""
 
     def loss(self, tokens: Tokens) -> Loss:
         """The loss of tokens with their credit."""
 
 
-def wanted(group: Sequence[Rewarded], sampling: DynamicSampling | None) -> bool:
+def wanted(group: Sequence[Scored], sampling: DynamicSampling | None) -> bool:
     """Whether dynamic sampling keeps a group."""
     return sampling is None or spread(group) > max(sampling.threshold, _SAME)
 
 
-def spread(group: Sequence[Rewarded]) -> float:
+def spread(group: Sequence[Scored]) -> float:
     """The largest reward of a group less its smallest."""
     rewards = [each.reward for each in group]
     return max(rewards) - min(rewards)
 
 
-def centred(group: Sequence[Rewarded], *, by_std: bool) -> tuple[float, ...]:
+def centred(group: Sequence[Scored], *, by_std: bool) -> tuple[float, ...]:
     """r - mean of the group, over its unbiased std + 1e-4 if ``by_std``; 0 where all are alike."""
     rewards = [each.reward for each in group]
     if spread(group) < _SAME:
@@ -142,7 +127,7 @@ def centred(group: Sequence[Rewarded], *, by_std: bool) -> tuple[float, ...]:
     return tuple((r - mean) / scale for r in rewards)
 
 
-def mean_iou(group: Sequence[Rewarded]) -> float:
+def mean_iou(group: Sequence[Scored]) -> float:
     """The group's mIoU."""
     return math.fsum(each.iou for each in group) / len(group)
 
@@ -164,12 +149,12 @@ def difficulty_weight(mean_iou: float, form: Difficulty) -> float:
             return 1.0
 
 
-def per_sequence(group: Sequence[Rewarded]) -> tuple[float, ...]:
+def per_sequence(group: Sequence[Scored]) -> tuple[float, ...]:
     """Token weights with which each sequence counts 1: the mean over its tokens."""
     return tuple(1 / max(1, each.num_sampled) for each in group)
 
 
-def num_tokens(group: Sequence[Rewarded]) -> float:
+def num_tokens(group: Sequence[Scored]) -> float:
     """How many ids a group sampled."""
     return float(sum(each.num_sampled for each in group))
 

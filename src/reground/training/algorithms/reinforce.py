@@ -12,13 +12,13 @@ from reground.training.algorithms.parts import (
     Credit,
     DynamicSampling,
     Loss,
-    Rewarded,
     Tokens,
     centred,
     num_tokens,
     per_sequence,
     with_kl,
 )
+from reground.training.rewards import Scored
 
 
 @config
@@ -39,7 +39,7 @@ class Rloo:
     kl: NotNegative = 0.0
     dynamic_sampling: DynamicSampling | None = None
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """Rewards less the mean of the others'; the tokens of a sequence are summed."""
         # r_i less the mean of the others is G / (G - 1) times r_i less the mean of all.
         scale = len(group) / (len(group) - 1)
@@ -73,7 +73,7 @@ class Cispo:
     kl: NotNegative = 0.0
     dynamic_sampling: DynamicSampling | None = None
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """Advantages over the group's std; every token counts 1."""
         return Credit(centred(group, by_std=True), (1.0,) * len(group), num_tokens(group))
 
@@ -106,7 +106,7 @@ class RejectionSampling:
     kl: NotNegative = 0.0
     dynamic_sampling: DynamicSampling | None = None
 
-    def credit(self, group: Sequence[Rewarded], *, max_tokens: int) -> Credit:
+    def credit(self, group: Sequence[Scored], *, max_tokens: int) -> Credit:
         """1 for what is accepted, 0 for the rest."""
         rewards = [each.reward for each in group]
         accepted = [reward >= self.threshold for reward in rewards]
