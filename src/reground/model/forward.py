@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -30,7 +30,7 @@ class GroupBatch:
     prompt_ids [B, P], prompt_mask [B, P]; suffix_ids [B, G, C]; weights [B, G, C] is the loss
     weight of every suffix token: 0 on pads and on tokens that were not sampled.
     ``prompt_images`` are those of each row and ``suffix_images`` those of each of its suffixes, in
-    the order of their tokens.
+    the order of their tokens; they follow to the device at the forward.
     """
 
     prompt_ids: Tensor
@@ -63,24 +63,9 @@ class GroupBatch:
         )
 
     @property
-    def layout(self) -> GroupLayout:
-        """How the rows divide, for the attention."""
-        return GroupLayout(self.prompt_mask, self.suffix_ids.shape[1])
-
-    @property
     def scored(self) -> Tensor:
         """[B, G, C], True where a log-prob is needed."""
         return self.weights > 0
-
-    def to(self, device: torch.device) -> GroupBatch:
-        """The same batch with its token tensors on ``device``; images follow at the forward."""
-        return replace(
-            self,
-            prompt_ids=self.prompt_ids.to(device),
-            prompt_mask=self.prompt_mask.to(device),
-            suffix_ids=self.suffix_ids.to(device),
-            weights=self.weights.to(device),
-        )
 
 
 def pad_prompts(prompts: Sequence[Prompt], *, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -165,7 +150,7 @@ def shared_hidden(model: Any, batch: GroupBatch) -> Tensor:
         model,
         torch.cat([batch.prompt_ids, batch.suffix_ids.flatten(1)], dim=1),
         torch.cat([positions, own_positions.flatten(2)], dim=2),
-        layout=batch.layout,
+        layout=GroupLayout(batch.prompt_mask, num_suffixes),
         features=encode_images(model, batch.images),
     )
     if dummy is not None:

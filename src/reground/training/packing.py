@@ -160,15 +160,15 @@ def collate(groups: Sequence[TrainGroup], *, pad_id: int, device: torch.device) 
             advantages[row, place, : len(own.advantages)] = torch.tensor(own.advantages)
             logprobs[row, place, : len(own.logprobs)] = torch.tensor(own.logprobs)
     batch = GroupBatch(
-        prompt_ids,
-        prompt_mask,
-        ids,
-        weights,
+        prompt_ids.to(device),
+        prompt_mask.to(device),
+        ids.to(device),
+        weights.to(device),
         tuple(group.prompt.images for group in groups),
         tuple(_images(group, num_sequences=shape[1]) for group in groups),
     )
     names = tuple(tuple(own.name for own in group.sequences) for group in groups)
-    return MicroBatch(batch.to(device), names, advantages.to(device), logprobs.to(device))
+    return MicroBatch(batch, names, advantages.to(device), logprobs.to(device))
 
 
 def _images(group: TrainGroup, *, num_sequences: int) -> tuple[tuple[EncodedImage, ...], ...]:
