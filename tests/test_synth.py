@@ -21,9 +21,8 @@ from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Sample
 from reground.tinyworld import scenes as synth
-from reground.tinyworld.scenes import Scene, SceneObject
 from reground.tinyworld.scenes.render import draw
-from reground.tinyworld.scenes.world import Sampler
+from reground.tinyworld.scenes.world import COLOURS, SHAPES, Sampler, Scene, SceneObject
 
 SINGLE = ("referring", "attribute", "relation", "phrases", "listing")
 MULTI = tuple(task for task in synth.TASKS if task not in SINGLE)
@@ -43,8 +42,8 @@ def pairs(task: str, count: int, seed: int = 11) -> list[tuple[Sample, tuple[Sce
 
 def fitting(noun: str, objects: tuple[SceneObject, ...]) -> list[SceneObject]:
     words = noun.split()
-    colours = [word for word in words if word in synth.COLOURS]
-    shapes = [word for word in words if word in synth.SHAPES]
+    colours = [word for word in words if word in COLOURS]
+    shapes = [word for word in words if word in SHAPES]
     assert len(colours) + len(shapes) + words.count("one") + words.count("shape") == len(words)
     return [
         o
@@ -356,7 +355,7 @@ def test_colours_stand_out_from_every_background_and_from_each_other() -> None:
     ground = np.array([colour for each in grounds for colour in (each.base, each.other)])
     seen = np.array([o.rgb for _, (s,) in pairs("referring", 300) for o in s.objects])
     assert np.linalg.norm(seen[:, None].astype(float) - ground, axis=-1).min() > 80
-    means = np.array([*synth.COLOURS.values()], dtype=float)
+    means = np.array([*COLOURS.values()], dtype=float)
     apart = np.linalg.norm(means[:, None] - means, axis=-1)
     assert apart[~np.eye(len(means), dtype=bool)].min() > 80
 

@@ -23,7 +23,8 @@ from reground.grounding.sample import ImageRef, Sample
 from reground.model.chat import EncodedImage
 from reground.model.prompting import Prompter
 from reground.model.vision import encode_images
-from reground.tinyworld.scenes import COLOURS, PREFIX, SHAPES, scene
+from reground.tinyworld.scenes import PREFIX, scene
+from reground.tinyworld.scenes.world import COLOURS, SHAPES
 from reground.training.draw import Draws
 from reground.training.method import StepBatch
 from reground.training.settings import TrainConfig

@@ -142,7 +142,14 @@ def make(
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
     _start_matching(model)
-    processor = _image_processor(shape.patch_size, max_pixels)
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=shape.patch_size,
+        merge_size=2,
+        temporal_patch_size=1,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        size={"shortest_edge": (2 * shape.patch_size) ** 2, "longest_edge": max_pixels},
+    )
     return prepare(model, Chat(tokenizer, processor, QwenVL.of(model.config)))
 
 
@@ -153,11 +160,13 @@ _SMALL = Shape(
 
 def _text(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     sixth = shape.head_dim // 6
-    rope = {"mrope_section": [shape.head_dim // 2 - 2 * sixth, sixth, sixth]}
-    is_newest = shape.architecture == "qwen3_vl"
-    # transformers knows that positions are interleaved; vLLM reads it here
-    own = {"mrope_interleaved": True} if is_newest else {}
-    return dict(
+    sections = [shape.head_dim // 2 - 2 * sixth, sixth, sixth]
+    rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4}
+    own: dict[str, Any] = {}
+    if shape.architecture == "qwen3_vl":
+        rope["mrope_interleaved"] = True  # transformers knows; vLLM reads it here
+        own = {"head_dim": shape.head_dim}
+    return own | dict(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
         intermediate_size=3 * shape.hidden,
@@ -165,12 +174,11 @@ def _text(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         num_attention_heads=shape.heads,
         num_key_value_heads=max(1, shape.heads // 2),
         max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", **rope, "rope_theta": 1e4, **own},
+        rope_parameters=rope,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
-        **({"head_dim": shape.head_dim} if is_newest else {}),
     )
 
 
@@ -205,14 +213,3 @@ def _start_matching(model: Any) -> None:
         keys = attention.k_proj.weight.unflatten(0, (-1, attention.head_dim))
         queries = attention.q_proj.weight.unflatten(0, (len(keys), -1, attention.head_dim))
         queries[:, 0] = keys
-
-
-def _image_processor(patch_size: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
-    return Qwen2VLImageProcessorPil(
-        patch_size=patch_size,
-        merge_size=2,
-        temporal_patch_size=1,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-        size={"shortest_edge": (2 * patch_size) ** 2, "longest_edge": max_pixels},
-    )

@@ -24,20 +24,7 @@ from reground.grounding.sample import ImageRef, Sample, Target
 from reground.tinyworld.scenes import tasks_kinds, tasks_motion, tasks_single, tasks_views
 from reground.tinyworld.scenes.drafts import Draft
 from reground.tinyworld.scenes.render import draw
-from reground.tinyworld.scenes.world import COLOURS, SHAPES, SIZE, Sampler, Scene, SceneObject
-
-__all__ = [
-    "COLOURS",
-    "PREFIX",
-    "SHAPES",
-    "TASKS",
-    "Scene",
-    "SceneObject",
-    "render",
-    "sample",
-    "scene",
-    "scenes",
-]
+from reground.tinyworld.scenes.world import SIZE, Sampler, Scene
 
 _MAKERS: Final[dict[str, Callable[[Sampler, int], Draft]]] = {
     maker.__name__: maker

@@ -118,7 +118,7 @@ def may_hold(relation: Relation, each: SceneObject, objects: Sequence[SceneObjec
 
 
 def _leads(relation: Relation, box: Box, other: Box, anchor: Box | None) -> bool:
-    """Whether the relation clearly holds for ``box`` and not for ``other``."""
+    """Whether the relation clearly holds for ``box`` and clearly fails for ``other``."""
     if relation is Relation.LARGEST:
         return box.area >= other.area * _MIN_AREA_RATIO
     if relation is Relation.SMALLEST:
@@ -129,7 +129,8 @@ def _leads(relation: Relation, box: Box, other: Box, anchor: Box | None) -> bool
             and _front(relation, box) >= _front(relation, other) + _MIN_EDGE_STEP
         )
     if relation is not Relation.CLOSEST:
-        return _holds(relation, box, anchor) is True and _holds(relation, other, anchor) is False
+        behind = _measure(relation, other) <= _measure(relation, anchor)
+        return behind and _is_beyond(relation, box, anchor)
     near, far = (hypot(each.cx - anchor.cx, each.cy - anchor.cy) for each in (box, other))
     return (
         far >= max(near + _MIN_STEP, near * _MIN_DISTANCE_RATIO)
@@ -145,19 +146,12 @@ def _gap(box: Box, other: Box) -> float:
     )
 
 
-def _holds(relation: Relation, box: Box, anchor: Box) -> bool | None:
-    """True, False, or None where people would differ.
-
-    True: wholly on that side of the anchor, and more so than off to another side. False: the centre
-    is not even on that side of the anchor's centre.
-    """
+def _is_beyond(relation: Relation, box: Box, anchor: Box) -> bool:
+    """Whether it is wholly on that side of the anchor, and more so than off to another side."""
     x, y = _DIRECTIONS[relation]
     dx, dy = box.cx - anchor.cx, box.cy - anchor.cy
-    ahead, aside = x * dx + y * dy, abs(y * dx + x * dy)
-    if ahead <= 0:
-        return False
     touching = (abs(x) * (box.width + anchor.width) + abs(y) * (box.height + anchor.height)) / 2
-    return True if ahead >= max(touching, aside) else None
+    return x * dx + y * dy >= max(touching, abs(y * dx + x * dy))
 
 
 def _measure(relation: Relation, box: Box) -> float:

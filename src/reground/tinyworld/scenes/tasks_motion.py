@@ -9,16 +9,7 @@ from typing import Final
 from reground.grounding.boxes import Box, place
 from reground.tinyworld.scenes.drafts import Draft, seek
 from reground.tinyworld.scenes.queries import Query, Relation, resolve
-from reground.tinyworld.scenes.world import (
-    MARGIN,
-    WHOLE,
-    Kind,
-    Sampler,
-    Scene,
-    apart,
-    holds,
-    moved,
-)
+from reground.tinyworld.scenes.world import MARGIN, WHOLE, Kind, Sampler, Scene, apart, holds, moved
 
 _MOTIONS: Final = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 _WAYS: Final = tuple(_MOTIONS)

@@ -11,21 +11,8 @@ from typing import Final
 
 from reground.grounding.boxes import place
 from reground.tinyworld.scenes.drafts import Draft, left_to_right, locate, with_article
-from reground.tinyworld.scenes.queries import (
-    ANCHORED,
-    SUPERLATIVES,
-    Query,
-    Relation,
-    only,
-    resolve,
-)
-from reground.tinyworld.scenes.world import (
-    KINDS,
-    Kind,
-    Sampler,
-    Scene,
-    SceneObject,
-)
+from reground.tinyworld.scenes.queries import ANCHORED, SUPERLATIVES, Query, Relation, only, resolve
+from reground.tinyworld.scenes.world import KINDS, Kind, Sampler, Scene, SceneObject
 
 _RELATION_SHARE: Final = 0.5  # of the "referring" mix, where the scene has objects to relate
 _ALIKE_SHARE: Final = 0.75  # of attribute scenes in which a distractor is put on purpose

@@ -26,7 +26,6 @@ from reground.tinyworld.scenes.world import (
     Kind,
     Sampler,
     Scene,
-    SceneObject,
     Share,
     apart,
     holds,
@@ -41,24 +40,21 @@ _WINDOW_MARGIN: Final = 3
 def diff(rng: Sampler, count: int) -> Draft:
     """Two images that agree in all but one object; it is sought in an image that has it."""
     before = rng.scene(rng.kinds(count))
-    change = _change(rng, before.objects, rng.choice((*_CHANGES, "removed")))
+    change = _change(rng, before, rng.choice((*_CHANGES, "removed")))
     if change is None:
         return diff(rng, count)
-    after, gone = replace(before, objects=change.objects), change.gone
+    gone = change.gone
     if gone is not None and (change.kind == "removed" or rng.random() < 0.5):
-        return _difference(before, after, change, image=0, index=gone)
-    return _difference(before, after, change, image=1)
+        return _difference(before, change, image=0, index=gone)
+    return _difference(before, change)
 
 
 def view_diff(rng: Sampler, count: int) -> Draft:
     """As :func:`diff`, but in the second image, which is also shifted and scaled."""
     before = rng.scene(rng.kinds(count), background=rng.background(plain=True))
     kind = rng.choice(_CHANGES)
-    after = seen_anew(rng, before)
-    change = _change(rng, after.objects, kind)
-    if change is None:
-        return view_diff(rng, count)
-    return _difference(before, replace(after, objects=change.objects), change, image=1)
+    change = _change(rng, seen_anew(rng, before), kind)
+    return view_diff(rng, count) if change is None else _difference(before, change)
 
 
 def multi_view(rng: Sampler, count: int) -> Draft:
@@ -117,16 +113,17 @@ def seen_anew(rng: Sampler, scene: Scene) -> Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What became of a scene: its objects now, a new one last, and the place of one that went."""
+    """What became of a scene: a new object is its last; the place of one that went."""
 
     kind: str
-    objects: tuple[SceneObject, ...]
+    after: Scene
     gone: int | None
     think: str
 
 
-def _change(rng: Sampler, objects: tuple[SceneObject, ...], kind: str) -> _Change | None:
+def _change(rng: Sampler, scene: Scene, kind: str) -> _Change | None:
     """A change of this kind, or None where nothing can be added."""
+    objects = scene.objects
     kinds = [each.kind for each in objects]
     if kind == "added":
         spot = rng.spot([each.box for each in objects])
@@ -134,23 +131,22 @@ def _change(rng: Sampler, objects: tuple[SceneObject, ...], kind: str) -> _Chang
             return None
         new = rng.paint(rng.kinds(1, without=kinds)[0], spot)
         think = f"the {new.name} is new in the second image."
-        return _Change(kind, (*objects, new), None, think)
+        return _Change(kind, replace(scene, objects=(*objects, new)), None, think)
     gone = rng.randrange(len(objects))
     old, others = objects[gone], objects[:gone] + objects[gone + 1 :]
     if kind == "removed":
-        return _Change(kind, others, gone, f"the {old.name} is missing in the second image.")
+        think = f"the {old.name} is missing in the second image."
+        return _Change(kind, replace(scene, objects=others), gone, think)
     share: Share = "shape" if kind == "recoloured" else "colour"
     kin = rng.kin(old.kind, share=share, without=kinds)
     new = rng.paint(kin, old.box) if kind == "recoloured" else replace(old, kind=kin)
     think = f"the {old.name} became {with_article(new.name)}."
-    return _Change(kind, (*others, new), gone, think)
+    return _Change(kind, replace(scene, objects=(*others, new)), gone, think)
 
 
-def _difference(
-    before: Scene, after: Scene, change: _Change, *, image: int, index: int = -1
-) -> Draft:
+def _difference(before: Scene, change: _Change, *, image: int = 1, index: int = -1) -> Draft:
     return seek(
-        (before, after),
+        (before, change.after),
         image,
         expression="the object that differs between the images",
         kind=change.kind,
