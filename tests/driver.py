@@ -71,6 +71,14 @@ class Child:
         return Ended(self.process.returncode, self.log.read_text())
 
 
+def reground(*arguments: str | Path | int, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, and check its exit code."""
+    command = [sys.executable, "-m", "reground", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done
+
+
 def torchrun(ranks: int, *words: str, log: Path) -> Child:
     """``child.py`` with these words, as so many ranks of torchrun."""
     return Child([*_TORCHRUN, f"--nproc-per-node={ranks}", CHILD, *words], log)

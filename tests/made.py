@@ -1,14 +1,17 @@
-"""What several tests make: how a run was made."""
+"""What several tests make: the score of an answer, a prompter, how a run was made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from reground.evaluation.records import RunInfo
+from reground.grounding.answers import Answer
+from reground.grounding.boxes import Box, Frame
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import Sample, digest
+from reground.grounding.sample import ImageRef, Sample, Target, digest
+from reground.grounding.scoring import score
 from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
 from reground.protocols.choice import Answering, PromptUse
@@ -18,6 +21,13 @@ from reground.protocols.protocol import get_protocol
 PROTOCOLS = {name: get_protocol(name) for name in FAMILIES}
 PROTOCOLS["univg_r1/direct"] = get_protocol("univg_r1", "direct")
 """Every family under its usual protocol, and one that answers in two ways."""
+
+
+def overlap(answer: Answer, boxes: Sequence[Box]) -> float:
+    """The score of an answer to a sample with these true boxes."""
+    frame = boxes[0].frame if boxes else Frame.pixels(640, 480)
+    image = ImageRef("image.png", int(frame.width), int(frame.height))
+    return score(answer, Sample("s", (image,), "q", tuple(Target(0, b) for b in boxes), task="t"))
 
 
 def prompter_of(

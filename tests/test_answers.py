@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,11 @@ from hypothesis import strategies as st
 import answer_tables
 from answer_tables import BOX, NO_ANSWER, OK, OUT_OF_BOUNDS, RETHINK
 from answer_tables_baselines import BASELINES
-from made import PROTOCOLS
+from made import PROTOCOLS, overlap
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
-from reground.grounding.sample import ImageRef, Sample, Target
-from reground.grounding.scoring import score
 from reground.protocols.protocol import get_protocol
-
-
-def overlap(answer: Answer, boxes: Sequence[Box]) -> float:
-    """The score of an answer to a sample with these true boxes."""
-    image = ImageRef("image.png", 640, 480)
-    return score(answer, Sample("s", (image,), "q", tuple(Target(0, b) for b in boxes), task="t"))
-
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the folder ../shared/data")

@@ -6,16 +6,15 @@ import json
 import logging
 import pickle
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from driver import reground
+from files import photo
 from reground.data import benchmarks
 from reground.data.benchmarks import Benchmark, column, find, open_benchmark, table
 from reground.data.convert import FORMATS
@@ -45,12 +44,6 @@ def alter(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> Benchmar
     entries = {**table(), name: changed}
     monkeypatch.setattr(benchmarks, "table", lambda: entries)
     return changed
-
-
-def photo(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (200, 100)).save(path)
-    return path
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -296,13 +289,6 @@ def test_real_mig_bench_that_was_changed_is_noticed(
 
 
 # --- the command --------------------------------------------------------------------------------
-
-
-def reground(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reground", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done
 
 
 def test_the_list_names_every_benchmark_and_what_is_missing(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from driver import reground
 from made import run_of
 from reground import cli
 from reground.errors import DataError
@@ -18,15 +19,6 @@ from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target, read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[1]
-
-
-def reground(*arguments: str | Path | int, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, and check its exit code."""
-    done = subprocess.run(
-        [sys.executable, "-m", "reground", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    return done
 
 
 def raising(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

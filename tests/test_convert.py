@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from files import box, photo, write
 from reground.data.convert import FORMATS, convert
 from reground.data.convert.appearance import colour_word, describe, place, size_word
 from reground.data.convert.mentions import asked_image, mentions
@@ -31,22 +32,6 @@ QUESTIONS = Path(__file__).parents[1] / "configs/bccd/questions.yaml"
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="needs the real data in ../shared/data"
 )
-
-
-def write(path: Path, content: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
-
-
-def photo(path: Path, width: int = 200, height: int = 100) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), (120, 60, 160)).save(path)
-    return path
-
-
-def box(x1: float, y1: float, x2: float, y2: float) -> Box:
-    return Box(x1, y1, x2, y2, Frame.pixels(200, 100))
 
 
 # --- the common door ----------------------------------------------------------------------------

@@ -8,30 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from files import box, photo, write
 from reground.data.convert import convert, hub
 from reground.data.convert.instructed import evenly
 from reground.errors import DataError
-from reground.grounding.boxes import Box, Frame
+from reground.grounding.boxes import Box
 from reground.grounding.sample import Sample
-
-
-def photo(path: Path, width: int = 200, height: int = 100) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), (120, 60, 160)).save(path)
-    return path
-
-
-def write(path: Path, content: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
-
-
-def box(x1: float, y1: float, x2: float, y2: float) -> Box:
-    return Box(x1, y1, x2, y2, Frame.pixels(200, 100))
-
 
 # --- ReasonSeg ----------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from made import PROTOCOLS
-from reground.grounding.answers import Answer, Status
+from made import PROTOCOLS, overlap
+from reground.grounding.answers import Status
 from reground.grounding.boxes import Box, FrameKind, iou
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.grammars import Grammar
-from reground.grounding.sample import ImageRef, Sample, Target
-from reground.grounding.scoring import score
 from reground.protocols.protocol import AnswerProtocol, get_protocol
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
@@ -39,12 +36,6 @@ SIZES = {
     "3:5, a detector's input": (800, 1333),
     "4:1, a panorama": (1200, 300),
 }
-
-
-def overlap(answer: Answer, boxes: Sequence[Box]) -> float:
-    """The score of an answer to a sample with these true boxes."""
-    image = ImageRef("image.png", 640, 480)
-    return score(answer, Sample("s", (image,), "q", tuple(Target(0, b) for b in boxes), task="t"))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from driver import reground
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, UserError
 from reground.grounding.boxes import THOUSAND, Box, Frame
@@ -518,22 +519,18 @@ def data(photo: Path, tmp_path: Path) -> Path:
     return tmp_path / "data.jsonl"
 
 
-def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reground", "tool", "run", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done
+PRECOMPUTED = ("tool", "run", "--tool", "precomputed")
 
 
 def test_the_command_wants_a_limit_for_scenes_and_stored_boxes_where_they_are_read(
     data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    scenes = run_cli("--tool", "precomputed", "--data", "synth:referring", "--out", out, code=2)
+    scenes = reground(*PRECOMPUTED, "--data", "synth:referring", "--out", out, code=2)
     assert scenes.stderr == (
         "error: synth:referring is endless; say how many samples with --limit\n"
     )
-    lacking = run_cli("--tool", "precomputed", "--data", data, "--out", out, code=2)
+    lacking = reground(*PRECOMPUTED, "--data", data, "--out", out, code=2)
     assert "sample 's0' has no tool_results" in lacking.stderr and not out.exists()
     assert not list(tmp_path.glob("out.jsonl*"))
 
@@ -544,9 +541,8 @@ def test_a_data_set_that_has_boxes_can_be_cut(photo: Path, tmp_path: Path) -> No
     rows = [replace(row, tool_results=boxes) for row in open_dataset(str(tmp_path / "data.jsonl"))]
     save_dataset(tmp_path / "data.jsonl", rows)
     out = tmp_path / "sub" / "out.jsonl"
-    done = run_cli(
-        "--tool", "precomputed", "--data", tmp_path / "data.jsonl", "--limit", "2", "--out", out
-    )
+    data = tmp_path / "data.jsonl"
+    done = reground(*PRECOMPUTED, "--data", data, "--limit", 2, "--out", out)
     assert done.stdout == (
         f"{out}: 2 samples with 2.0 boxes each; in 100.0 % one is right (IoU above 0.5)\n"
         "boxes dropped: 2 outside\n"

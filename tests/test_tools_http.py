@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from driver import reground
 from reground.data.images import load
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError
@@ -259,13 +257,6 @@ def test_the_key_is_sent_and_never_shown(
     assert "secret" not in str(caught.value)
 
 
-def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reground", "tool", "run", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == code, done.stderr
-    return done
-
-
 @pytest.fixture
 def data(sample: Sample, tmp_path: Path) -> Path:
     image = sample.images[0]
@@ -293,10 +284,10 @@ def test_the_command_fills_a_data_set_and_asks_again_what_failed(
         )
 
     with serving(respond, question=expression) as (url, bodies):
-        first = run_cli("--tool", url, "--data", data, "--out", out)
+        first = reground("tool", "run", "--tool", url, "--data", data, "--out", out)
         partly = [row.tool_results for row in open_dataset(str(out))]
         broken.set()
-        second = run_cli("--tool", url, "--data", data, "--out", out)
+        second = reground("tool", "run", "--tool", url, "--data", data, "--out", out)
     assert [None if each is None else len(each) for each in partly] == [1, 1, 0, None]
     assert first.stdout == (
         f"{out}: 3 samples with 0.7 boxes each; in 33.3 % one is right (IoU above 0.5)\n"
@@ -319,7 +310,7 @@ def test_the_command_writes_nothing_where_nothing_was_answered(data: Path, tmp_p
     out = tmp_path / "out.jsonl"
     out.write_text("what was there before\n")
     with serving(lambda *_: Response("no", 400), question=expression) as (url, _):
-        done = run_cli("--tool", url, "--data", data, "--out", out, code=1)
+        done = reground("tool", "run", "--tool", url, "--data", data, "--out", out, code=1)
     assert "4 without an answer: status 400: no\n" in done.stderr
     assert f"{out}: not written; no sample got an answer\n" in done.stderr
     assert out.read_text() == "what was there before\n"
