@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parser, publish, trained, training_seconds
+from common import averaged, parser, publish, trained, training_seconds
 
 from reground.data.convert import convert
 from reground.data.source import open_dataset, save_dataset
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_scores
-from reground.evaluation.scoring.metrics import clustered_mean
 from reground.grounding.boxes import Box, as_array, iou_matrix
 from reground.grounding.sample import Sample
 
@@ -113,10 +112,9 @@ def _constant_scores(constant: dict[str, Box], rows: Sequence[Sample]) -> dict[s
         own = [sample for sample in rows if sample.strata["class"] == kind]
         overlaps = _overlaps(box, own)
         images = [sample.images[0].path for sample in own]
-        hits = clustered_mean((overlaps > 0.5).astype(np.float64).tolist(), images)
-        mean = clustered_mean(overlaps.tolist(), images)
-        values = (len(own), hits.value, hits.stderr, mean.value, mean.stderr)
-        result[f"class={kind}"] = dict(zip(KEPT, values, strict=True))
+        hits = averaged("acc@0.5", [float(overlap > 0.5) for overlap in overlaps], images)
+        means = averaged("mean_iou", overlaps.tolist(), images)
+        result[f"class={kind}"] = {"n": len(own)} | hits | means
     return result
 
 
@@ -133,10 +131,9 @@ def _above(constant: dict[str, Box], runs: Iterable[str]) -> dict[str, Any]:
         hits = np.array([(score.iou or 0.0) > 0.5 for score in own], dtype=np.float64)
         base = _overlaps(box, [score.sample for score in own]) > 0.5
         images = [score.sample.images[0].path for score in own]
-        lead = clustered_mean((hits - base).tolist(), images)
-        assert lead.value is not None and lead.stderr is not None  # there are many photos
-        row = {"acc@0.5": lead.value, "acc@0.5_stderr": lead.stderr}
-        result[f"class={kind}"] = row | {"z": round(lead.value / lead.stderr, 2)}
+        lead = averaged("acc@0.5", (hits - base).tolist(), images)
+        z = lead["acc@0.5"] / lead["acc@0.5_stderr"]
+        result[f"class={kind}"] = lead | {"z": round(z, 2)}
     return result
 
 

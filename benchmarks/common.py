@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reground.config import load
+from reground.evaluation.scoring.metrics import clustered_mean
 from reground.io import read_jsonl, write_json
 from reground.runs import result_header
 from reground.training.settings import TrainConfig
@@ -91,6 +92,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     """
     found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, 3) for name, value in found.items()}
+
+
+def averaged(name: str, values: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    """A mean under its name, and its standard error, clustered, as NAME_stderr."""
+    mean = clustered_mean(values, clusters)
+    return {name: mean.value, f"{name}_stderr": mean.stderr}
 
 
 def trained(path: Path, out: Path, *overrides: str) -> Path:

@@ -19,14 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import HELD_OUT, parser, publish, trained, training_seconds
+from common import HELD_OUT, averaged, parser, publish, trained, training_seconds
 
 from reground.data.source import save_dataset
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question, ToolUse
 from reground.evaluation.records import SampleScore, read_scores
-from reground.evaluation.scoring.metrics import clustered_mean
 from reground.evaluation.scoring.refinement import figures, refined
 from reground.grounding.boxes import Box, Frame, iou, place
 from reground.grounding.sample import Detection, Sample, Target
@@ -290,10 +289,8 @@ def _paired(
         for pair in zip(_scores(setting, model, tool), _scores(setting, model, other), strict=True)
     ]
     assert all(one.sample.id == two.sample.id for one, two in pairs)
-    mean = clustered_mean(
-        [figure(one) - figure(two) for one, two in pairs], [one.cluster for one, _ in pairs]
-    )
-    return {"difference": mean.value, "difference_stderr": mean.stderr, "n": len(pairs)}
+    gains = [figure(one) - figure(two) for one, two in pairs]
+    return averaged("difference", gains, [one.cluster for one, _ in pairs]) | {"n": len(pairs)}
 
 
 def _accuracy(scores: Iterable[SampleScore]) -> dict[str, Any]:
@@ -304,8 +301,7 @@ def _accuracy(scores: Iterable[SampleScore]) -> dict[str, Any]:
 def _mean(
     name: str, figure: Callable[[SampleScore], float], rows: Sequence[SampleScore]
 ) -> dict[str, Any]:
-    mean = clustered_mean([figure(row) for row in rows], [row.cluster for row in rows])
-    return {name: mean.value, f"{name}_stderr": mean.stderr}
+    return averaged(name, [figure(row) for row in rows], [row.cluster for row in rows])
 
 
 def _hit(score: SampleScore) -> float:

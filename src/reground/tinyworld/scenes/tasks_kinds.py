@@ -93,7 +93,8 @@ def correspondence(rng: Sampler, count: int) -> Draft:
             continue
         second = rng.scene(kinds[count:])
         target = _player(role, second)
-        if target is not None and _plays_alike(marked, first, target, second):
+        roles = (own for own in SUPERLATIVES if may_hold(own, marked, first.objects))
+        if target is not None and all(_player(own, second) is target for own in roles):
             break
     return seek(
         (replace(first, mark=marked.box), second),
@@ -162,11 +163,3 @@ def _plural(shape: str) -> str:
 
 def _player(role: Relation, scene: Scene) -> SceneObject | None:
     return resolve(Query(Kind(), role), scene.objects)
-
-
-def _plays_alike(marked: SceneObject, first: Scene, target: SceneObject, second: Scene) -> bool:
-    return all(
-        _player(role, second) is target
-        for role in SUPERLATIVES
-        if may_hold(role, marked, first.objects)
-    )

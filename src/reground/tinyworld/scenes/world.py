@@ -191,20 +191,15 @@ class Sampler(random.Random):
 
 def apart(first: Box, second: Box, *, gap: int = GAP) -> bool:
     """Whether at least ``gap`` pixels lie between the boxes, on one axis or the other."""
-    return (
-        first.x1 >= second.x2 + gap
-        or second.x1 >= first.x2 + gap
-        or first.y1 >= second.y2 + gap
-        or second.y1 >= first.y2 + gap
-    )
+    x = max(first.x1 - second.x2, second.x1 - first.x2)
+    y = max(first.y1 - second.y2, second.y1 - first.y2)
+    return max(x, y) >= gap
 
 
 def holds(outer: Box, inner: Box, *, margin: int) -> bool:
     """Whether ``inner`` is wholly in the other box, ``margin`` pixels from its edges or more."""
-    return (
-        min(inner.x1 - outer.x1, inner.y1 - outer.y1) >= margin
-        and min(outer.x2 - inner.x2, outer.y2 - inner.y2) >= margin
-    )
+    start = min(inner.x1 - outer.x1, inner.y1 - outer.y1)
+    return min(start, outer.x2 - inner.x2, outer.y2 - inner.y2) >= margin
 
 
 def moved(box: Box, x: float, y: float, *, scale: float = 1.0) -> Box:
