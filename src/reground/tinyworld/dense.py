@@ -125,12 +125,9 @@ class Dense:
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Images of the items with the targets of their tokens."""
         drawn = [self._draws.samples(item) for item in items]
-        images = self._chat.encode_images([load(ref) for own in drawn for ref in own[0].images])
-        places = [(own, place) for own in drawn for place in range(len(own[0].images))]
-        parts = [
-            self._targets(own, place, image)
-            for (own, place), image in zip(places, images, strict=True)
-        ]
+        views = [(rows, place) for rows in drawn for place in range(len(rows[0].images))]
+        images = self._chat.encode_images([load(rows[0].images[place]) for rows, place in views])
+        parts = [self._targets(*view, image) for view, image in zip(views, images, strict=True)]
         names, boxes, weights = (torch.cat(part) for part in zip(*parts, strict=True))
         return StepBatch([DenseBatch(images, names, boxes, weights)], float(len(names)))
 
