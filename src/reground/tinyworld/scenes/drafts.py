@@ -15,9 +15,9 @@ from reground.tinyworld.scenes.world import Scene, SceneObject
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One question over scenes, whose answer are the ``targets`` in ``scenes[image]``.
+    """One question over scenes, answered by the boxes of ``targets`` in ``scenes[image]``.
 
-    With a ``region``, in pixels, the answer is the region, in which the targets are.
+    Where there is a ``region``, it alone is the answer, and the targets are what it shows.
     """
 
     scenes: tuple[Scene, ...]

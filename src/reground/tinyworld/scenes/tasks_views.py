@@ -113,7 +113,7 @@ def seen_anew(rng: Sampler, scene: Scene) -> Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What became of a scene: a new object is its last; the place of one that went."""
+    """A scene after a change: a new object is its last; ``gone`` is where one was that went."""
 
     kind: str
     after: Scene
