@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from reground.errors import ModelError, did_you_mean
-from reground.io import whole
+from reground.errors import DataError, ModelError, did_you_mean
+from reground.io import parse_json, whole, write_json
 from reground.model import attention, internvl, qwen
 from reground.model.adapter import ModelAdapter, adapt
 from reground.model.chat import Chat
@@ -90,20 +90,37 @@ def remembered(path: str) -> Answering | None:
         return None
     names = [each.name for each in fields(Answering)]
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = parse_json(file.read_bytes())
         return Answering(**{name: known[name] for name in names})
-    except (ValueError, KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError) as error:
         raise ModelError(
             f"{file}: does not say how the checkpoint answers ({error!r}); expected the keys "
             f"{', '.join(names)}; save the run again, or delete the file"
         ) from None
 
 
-def read_processor(path: str) -> tuple[ModelAdapter, Any]:
-    """Adapter and image processor of what :func:`load` loads; raises ``ModelError`` as it does."""
-    source = _resolve(path)
-    adapter, _ = _adapted(source, path)
-    return adapter, _read_processor(adapter, source, path)
+@dataclass(frozen=True, slots=True)
+class Resizer:
+    """Resizes images as a checkpoint's processor does, without its model."""
+
+    adapter: ModelAdapter
+    processor: Any
+
+    @classmethod
+    def of(cls, path: str) -> Resizer:
+        """Of what :func:`load` loads; raises ``ModelError`` as it does."""
+        source = _resolve(path)
+        adapter, _ = _adapted(source, path)
+        return cls(adapter, _read_processor(adapter, source, path))
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The fewest and most pixels that an image is encoded at."""
+        return self.adapter.limits(self.processor)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The RGB image as it is encoded; resizing it again changes nothing."""
+        return self.adapter.resized(self.processor, image)
 
 
 def fingerprint(path: str) -> str | None:
@@ -157,7 +174,7 @@ def save_description(checkpoint: Checkpoint, folder: Path) -> None:
     checkpoint.model.generation_config.save_pretrained(folder)
     checkpoint.chat.tokenizer.save_pretrained(folder)
     checkpoint.chat.image_processor.save_pretrained(folder)
-    (folder / SIDE_FILE).write_text(json.dumps(checkpoint.answering.to_json(), indent=1) + "\n")
+    write_json(folder / SIDE_FILE, asdict(checkpoint.answering))
 
 
 def _resolve(path: str) -> str:
@@ -211,6 +228,4 @@ def _reading(read: Callable[[], Any], path: str) -> Any:
 
 
 def _set_dtype(path: Path, dtype: torch.dtype) -> None:
-    config = json.loads(path.read_text())
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    write_json(path, parse_json(path.read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from reground.errors import ConfigError
 from reground.grounding.names import ProtocolName
@@ -54,10 +54,6 @@ class Answering:
         if isinstance(prompt, str):
             prompt = {known.protocol or get_family(known.family).protocol: prompt}
         return replace(known, prompts={**known.prompts, **(prompt or {})})
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``reground.json`` holds."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,7 @@ class Draws:
     """
 
     def __init__(self, phases: Sequence[Phase], *, seed: int, total: int) -> None:
-        self._seed, self._total = seed, total
-        self._phases = [(phase.until, tuple(phase.mix), _shares(phase)) for phase in phases]
+        self._phases, self._seed, self._total = phases, seed, total
         specs = dict.fromkeys(spec for phase in phases for spec in phase.mix)
         self._sources = {spec: open_dataset(spec, seed=seed) for spec in specs}
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
@@ -53,11 +52,11 @@ class Draws:
     def samples(self, item: int, limit: int | None = None) -> list[Sample]:
         """Item ``item`` and the other rows of its file about the same images, at most ``limit``."""
         share = item / self._total
-        _, specs, shares = next(
-            phase for phase in self._phases if share < phase[0] or phase[0] == 1.0
-        )
+        mix = next(each.mix for each in self._phases if share < each.until or each.until == 1.0)
+        weights = np.array(list(mix.values()), dtype=np.float64)
+        shares = np.cumsum(weights / weights.sum())[:-1]
         generator = np.random.Generator(np.random.Philox(key=[self._seed, item]))
-        spec = specs[int(np.searchsorted(shares, generator.random(), side="right"))]
+        spec = list(mix)[int(np.searchsorted(shares, generator.random(), side="right"))]
         source = self._sources[spec]
         if spec not in self._rows:
             return [source[item]]
@@ -82,8 +81,3 @@ def _rows_by_images(source: Sequence[Sample]) -> dict[tuple[ImageRef, ...], list
     for index, sample in enumerate(source):
         rows.setdefault(sample.images, []).append(index)
     return rows
-
-
-def _shares(phase: Phase) -> np.ndarray:
-    weights = np.array(list(phase.mix.values()), dtype=np.float64)
-    return np.cumsum(weights / weights.sum())[:-1]

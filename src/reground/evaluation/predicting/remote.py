@@ -25,7 +25,7 @@ from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
 
 if TYPE_CHECKING:
-    from reground.model.pixels import Resizer
+    from reground.model.load import Resizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,6 @@ def _check_can(protocol: AnswerProtocol) -> None:
 
 
 def _resizer(path: str) -> Resizer:
-    from reground.model.pixels import Resizer  # torch
+    from reground.model.load import Resizer  # torch
 
     return Resizer.of(path)
