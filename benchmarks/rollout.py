@@ -99,7 +99,7 @@ def two_turns(checkpoint: Checkpoint, prompt: Prompt, repeats: int) -> dict[str,
     starts = [Start(each, replace(prompt)) for each in samples]
     policy = TransformersPolicy(checkpoint)
     environment, alone = (
-        PlannedEnvironment.of(
+        PlannedEnvironment(
             Prompter(checkpoint, Protocols.of(Answering(family="vg_refiner"), flag=name))
         )
         for name in ("think_rethink", "direct")

@@ -50,7 +50,7 @@ def method_of(config: TrainConfig) -> Reinforcement:
     checkpoint = load(config.model)
     prompter = Prompter.of(checkpoint)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
-    environment = PlannedEnvironment.of(prompter)
+    environment = PlannedEnvironment(prompter)
     return Reinforcement(prompter, draws, environment, TransformersPolicy(checkpoint), config)
 
 

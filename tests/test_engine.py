@@ -20,7 +20,7 @@ from reground.data.source import open_dataset
 from reground.errors import ConfigError, EngineError
 from reground.model.parts import full_state, set_training
 from reground.model.prompting import Prompter
-from reground.rollout.engine.policy import Asked, check_version
+from reground.rollout.engine.policy import EngineRequest, check_version
 from reground.rollout.engine.weights import Weights
 from reground.rollout.policy import Completion, Prefix
 from reground.rollout.transformers_policy import TransformersPolicy
@@ -51,7 +51,7 @@ def test_prompts_are_sent_with_one_token_for_each_image(tokenizer: Any) -> None:
     chat = checkpoint.chat
     (sample,) = open_dataset("synth:diff", seed=3, limit=1)
     prompt = Prompter.of(checkpoint).prompt(sample)
-    asked = Asked(prompt, Prefix(), 0, 1)
+    asked = EngineRequest(prompt, Prefix(), 0, 1)
     sent = asked.ids_to_send(chat)
     assert sent.count(chat.image_token_id) == len(prompt.images) == 2
     others = [each for each in prompt.ids if each != chat.image_token_id]

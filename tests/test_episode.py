@@ -28,7 +28,6 @@ from reground.rollout.environment import PlannedEnvironment, Start
 from reground.rollout.episode import RolloutStatus, Trajectory, roll_out
 from reground.rollout.policy import Sampling, ScriptedPolicy
 from reground.rollout.tools.results import Precomputed
-from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, Tool, ToolError
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
@@ -65,7 +64,7 @@ def asking(checkpoint: Checkpoint, **how: Any) -> Prompter:
 
 
 def environment(prompter: Prompter, *tools: Tool) -> PlannedEnvironment:
-    return PlannedEnvironment.of(prompter, tools or [Precomputed()], timeout_s=5)
+    return PlannedEnvironment(prompter, tools or [Precomputed()], timeout_s=5)
 
 
 def says(
@@ -199,8 +198,7 @@ def test_counts_wait_for_what_was_asked(prompter: Prompter) -> None:
 
 
 def test_a_late_tool_is_unavailable_and_the_rollout_goes_on(prompter: Prompter) -> None:
-    never = ToolRunner(Hangs(), timeout_s=0.2, batch_size=4)
-    own = replace(environment(prompter), runners={"reftool_1": never})
+    own = PlannedEnvironment(prompter, [Hangs()], timeout_s=0.2)
     starts = starts_of(prompter, [asked(0), asked(1)])
     groups = roll_out(says(prompter), own, starts, n=2, sampling=LIMIT)
     rollouts = [rollout for group in groups for rollout in group]
@@ -295,7 +293,7 @@ def test_what_the_policy_saw_is_what_the_ids_say(tokenizer: Any) -> None:
             parameter *= 2
     prompter = asking(checkpoint)
     starts = starts_of(prompter, [asked(i, (1, 2, 30, 40)) for i in range(3)])
-    own = Stopping.of(prompter)
+    own = Stopping(prompter)
     sampling = Sampling(temperature=1.0, max_tokens=24)
     policy = Seen(checkpoint)
     groups = roll_out(policy, own, starts, n=4, sampling=sampling, keys=(3, 4, 5))
@@ -324,7 +322,6 @@ class StopsAt(Plan):
         return self.strings
 
 
-@dataclass(slots=True)
 class Stopping(PlannedEnvironment):
     """An environment that is asked at vowels."""
 

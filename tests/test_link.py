@@ -37,7 +37,7 @@ for sent in SENT:
     came = torch.empty(sent.shape, dtype=sent.dtype)
     link.broadcast(came)
     assert torch.equal(came, sent), (came, sent)
-link.tell("came", "all")
+link.put("came", "all")
 try:
     link.broadcast(torch.empty(9))
 except Lost as lost:
@@ -75,7 +75,7 @@ def test_tensors_arrive_at_all_workers_and_a_trainer_that_leaves_is_noticed() ->
     with linked(2) as (link, running):
         for tensor in SENT:
             link.broadcast(tensor, died(running))
-        assert [link.told("came", rank, died(running)) for rank in (1, 2)] == ["all", "all"]
+        assert [link.get_from("came", rank, died(running)) for rank in (1, 2)] == ["all", "all"]
         link.close()
         for each in running:
             assert each.communicate(timeout=30)[0].startswith("lost: ")
@@ -89,7 +89,7 @@ def test_a_worker_that_is_killed_is_noticed() -> None:
             for _ in range(100):  # the first may still find room on the way
                 link.broadcast(SENT[-1], lambda: False)
         with pytest.raises(Lost, match="the other end has left"):
-            link.told("never", 1, died(running))
+            link.get_from("never", 1, died(running))
 
 
 def test_a_trainer_that_is_not_there_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def answers(
     policy = ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: text)
     found: list[Prediction] = []
     model = LocalModel(
-        prompter, policy, PlannedEnvironment.of(prompter), weights=None, max_tokens=40, blank=blank
+        prompter, policy, PlannedEnvironment(prompter), weights=None, max_tokens=40, blank=blank
     )
     model.answer(samples, add=found.append)
     return found

@@ -213,7 +213,7 @@ def test_the_pizza_is_corrected_under_think_rethink(tmp_path: Path, tokenizer: A
         lambda text, number: "<rethink>" + rethinks(text, number),
     )
     found: list[Prediction] = []
-    environment = PlannedEnvironment.of(prompter)
+    environment = PlannedEnvironment(prompter)
     model = LocalModel(prompter, policy, environment, weights=None, max_tokens=512)
     model.answer([sample], add=found.append)
     shown = Box(*facts["tool_boxes_xyxy"][0], size.pixels).to(size.frame(own.codec.frame))

@@ -132,7 +132,7 @@ def in_process(prompter: Prompter) -> dict[str, Prediction]:
     found: dict[str, Prediction] = {}
     for name, (first, then) in SAID.items():
         policy = ScriptedPolicy(chat, lambda *_, t=first: t, lambda *_, t=then: t)
-        environment = PlannedEnvironment.of(prompter)
+        environment = PlannedEnvironment(prompter)
         model = LocalModel(prompter, policy, environment, None, LIMIT)
         model.answer([asked(name)], add=lambda row: found.update({row.sample.id: row}))
     return found

@@ -233,7 +233,7 @@ def test_with_one_update_old_log_probs_may_be_left_out(world: World) -> None:
     prompter = Prompter.of(load_checkpoint(str(world.taught)))
     draws = Draws(config.data, seed=0, total=40)
     policy = TransformersPolicy(prompter.checkpoint)
-    method = Reinforcement(prompter, draws, PlannedEnvironment.of(prompter, ()), policy, config)
+    method = Reinforcement(prompter, draws, PlannedEnvironment(prompter, ()), policy, config)
     batch = method.batch(1, range(4))
     assert batch.learnable
     for micro in batch.micros:

@@ -75,7 +75,7 @@ def rolled(
     prompter: Prompter, *turns: str, zooms: bool = True, max_calls: int = 3
 ) -> tuple[Trajectory, PlannedEnvironment]:
     prompter = asking(prompter.checkpoint, zoom=zooms, max_calls=max_calls)
-    own = PlannedEnvironment.of(prompter)
+    own = PlannedEnvironment(prompter)
     policy = says(prompter, *turns)
     ((rollout,),) = roll_out(policy, own, [start_of(prompter)], n=1, sampling=LIMIT)
     return rollout, own
@@ -205,7 +205,7 @@ def test_log_probs_behind_a_part_are_those_of_the_trainer(
     def first(prompt: Prompt, number: int) -> str:
         return (zoom("250, 250, 500, 750"), CALL, zoom("0, 0, 900, 300"))[number]
 
-    own = PlannedEnvironment.of(asking(checkpoint, max_calls=1))
+    own = PlannedEnvironment(asking(checkpoint, max_calls=1))
     policy = Begun(ScriptedPolicy(chat, first), TransformersPolicy(checkpoint))
     sampling = Sampling(temperature=0.8, max_tokens=60)
     groups = roll_out(policy, own, starts, n=3, sampling=sampling)

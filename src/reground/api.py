@@ -147,7 +147,7 @@ class Grounder:
         from reground.rollout.policy import Sampling
 
         prompt = self.prompter.prompts([sample], images=loaded)[0]
-        environment = PlannedEnvironment.of(self.prompter)
+        environment = PlannedEnvironment(self.prompter)
         sampling = Sampling(max_tokens=max_tokens)
         ((rollout,),) = roll_out(
             self.policy, environment, [Start(sample, prompt)], n=1, sampling=sampling

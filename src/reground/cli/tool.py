@@ -114,8 +114,8 @@ def chains(
     samples = list(made(answers, tool, timeout_s=timeout, results=_results(out)))
     save_dataset(out, samples)
     counts = Counter(map(verdict, samples))
-    told = ", ".join(f"{count} {each.name.lower()}" for each, count in sorted(counts.items()))
-    typer.echo(f"{out}: {len(samples)} chains; the tool: {told}")
+    found = ", ".join(f"{count} {each.name.lower()}" for each, count in sorted(counts.items()))
+    typer.echo(f"{out}: {len(samples)} chains; the tool: {found}")
 
 
 def _results(out: Path) -> Path:

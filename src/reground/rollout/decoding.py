@@ -1,4 +1,4 @@
-"""Prompts as the model has read them, and completions that grow behind them token by token."""
+"""Prompts as the model has read them, and completions that grow after them token by token."""
 
 from __future__ import annotations
 

@@ -106,7 +106,6 @@ class Client:
             timeout=endpoint.timeout_s,
             max_retries=endpoint.retries,
         )
-        self._once = self._client.with_options(max_retries=0)
 
     async def check(self) -> None:
         """Raise ``EndpointError`` where no server is, or it does not serve the model.
@@ -146,10 +145,10 @@ class Client:
             self._whole = {"include_stop_str_in_output": True}
 
     async def check_goes_on(self) -> None:
-        """Raise ``EndpointError`` where the server does not go on behind the words that it is sent.
+        """Raise ``EndpointError`` where the server does not go on from the words that it is sent.
 
         The same words, once and twice, must lengthen its prompt by as many tokens each. They do not
-        where a server ends the turn behind them, or its chat template strips or rewrites them.
+        where a server ends the turn after them, or its chat template strips or rewrites them.
         """
         try:
             none, once, twice = [await self._num_read(_SAID * times) for times in range(3)]
@@ -180,21 +179,19 @@ class Client:
         stop: str | None = None,
         so_far: str = "",
     ) -> Reply:
-        """One reply to RGB images, sent without loss in the order given, and then ``text``.
+        """One reply to RGB images, sent without loss in this order, and then ``text``.
 
         The reply ends at the string ``stop``, which vLLM leaves in the text and other servers may
-        take off. It goes on behind ``so_far``, where the server can (:meth:`check_goes_on`). Raises
+        take off. It goes on from ``so_far``, where the server can (:meth:`check_goes_on`). Raises
         ``NoReply`` where no complete reply came, however often it was tried.
         """
         urls = await asyncio.to_thread(lambda: [data_url(image) for image in images])
-        extra: dict[str, Any] = {"stop": [stop]} if stop else {}
-        completion = await self._complete(
-            _messages(urls, text, so_far),
-            temperature=temperature,
-            max_tokens=max_tokens,
-            extra=extra | (self._whole if stop or so_far else {}),
-        )
-        return _reply(completion, stop=stop, is_part=bool(stop or so_far))
+        is_part = bool(stop or so_far)
+        options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        if is_part:
+            options |= self._whole | ({"stop": [stop]} if stop else {})
+        completion = await self._complete(self._client, urls, text, so_far, options)
+        return _reply(completion, stop=stop, is_part=is_part)
 
     async def ask_once(
         self, urls: Sequence[str], text: str, *, temperature: float, max_tokens: int, seed: int
@@ -203,42 +200,41 @@ class Client:
 
         For callers that count and pace every request. Raises ``NoReply`` as :meth:`ask` does.
         """
-        messages, extra = _messages(urls, text, ""), {"seed": seed}
+        client = self._client.with_options(max_retries=0)
+        options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         try:
             async with asyncio.timeout(self._endpoint.timeout_s):  # of the whole reply, not a part
-                completion = await self._complete(
-                    messages, temperature=temperature, max_tokens=max_tokens, extra=extra, once=True
-                )
+                completion = await self._complete(client, urls, text, "", options)
         except TimeoutError:
             raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
         return _reply(completion, stop=None, is_part=False)
 
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
-        messages = _messages([], "?", said)
-        completion = await self._complete(messages, temperature=0.0, max_tokens=1, extra={})
+        options = {"temperature": 0.0, "max_tokens": 1}
+        completion = await self._complete(self._client, [], "?", said, options)
         usage = getattr(completion, "usage", None)
         return (usage and usage.prompt_tokens) or 0
 
     async def _complete(
         self,
-        messages: Any,
-        *,
-        temperature: float,
-        max_tokens: int,
-        extra: dict[str, Any],
-        once: bool = False,
+        client: openai.AsyncOpenAI,
+        urls: Sequence[str],
+        text: str,
+        so_far: str,
+        options: dict[str, Any],
     ) -> Any:
-        """A reply with choices; the server goes on within the last message if that is its own."""
-        go_on = _GO_ON if messages[-1]["role"] == "assistant" else {}
-        client = self._once if once else self._client
+        """A reply with choices; the server goes on from ``so_far``, which is the assistant's."""
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        messages: list[Any] = [
+            {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+        ]
+        if so_far:
+            messages.append({"role": "assistant", "content": so_far})
+            options = options | _GO_ON
         try:
             completion = await client.chat.completions.create(
-                model=self._endpoint.model,
-                messages=messages,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                extra_body=self._extra | extra | go_on,
+                model=self._endpoint.model, messages=messages, extra_body=self._extra | options
             )
         except openai.APITimeoutError:
             raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
@@ -259,12 +255,6 @@ class Client:
         """The first line of an error, without the key, which some servers repeat."""
         line = (str(error).strip().splitlines() or [""])[0]
         return (line.replace(self._key, "(the key)") if self._key else line)[:300]
-
-
-def _messages(urls: Sequence[str], text: str, so_far: str) -> list[dict[str, Any]]:
-    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    asked = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
-    return [asked, {"role": "assistant", "content": so_far}] if so_far else [asked]
 
 
 def _reply(completion: Any, *, stop: str | None, is_part: bool) -> Reply:

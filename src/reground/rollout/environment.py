@@ -56,7 +56,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A rollout that stopped for the environment: all its ids behind the prompt of ``start``."""
+    """A rollout that stopped for the environment: all its ids after the prompt of ``start``."""
 
     start: Start
     ids: tuple[int, ...]
@@ -71,9 +71,11 @@ class Observation:
     images: tuple[EncodedImage, ...] = ()
 
 
-@dataclass(slots=True)
 class PlannedEnvironment:
     """Answers the calls that a sample's plan offers, with one detector or several.
+
+    Their runners are called reftool_1, reftool_2 ...; the default tool answers with what the
+    samples hold (``tool_results``).
 
     The call for a result has no arguments, so that every rollout of a sample gets the same one, and
     the tools are asked while the first turn is sampled. A tool that gives none is ``unavailable``,
@@ -82,34 +84,26 @@ class PlannedEnvironment:
     answered.
     """
 
-    prompter: Prompter
-    runners: Mapping[str, ToolRunner]
-    _zoom: Zoom
-    _looks: Counter[str] = field(default_factory=Counter)
-    _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    _replies: dict[str, Future[list[Reply]]] = field(default_factory=dict)
-    _places: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         prompter: Prompter,
         tools: Sequence[Tool] = (Precomputed(),),
         *,
         timeout_s: float = 60.0,
         cache: Path | None = None,
-    ) -> PlannedEnvironment:
-        """With a runner for every tool, which are called reftool_1, reftool_2 ... .
-
-        The default tool answers with what the samples hold (``tool_results``).
-        """
-        runners = {
+    ) -> None:
+        self.prompter = prompter
+        self.runners = {
             f"reftool_{number}": ToolRunner(
                 tool, cache=cache, timeout_s=timeout_s, batch_size=BATCH
             )
             for number, tool in enumerate(tools, start=1)
         }
-        return cls(prompter, runners, Zoom(prompter.checkpoint.chat))
+        self._zoom = Zoom(prompter.checkpoint.chat)
+        self._looks: Counter[str] = Counter()
+        self._worker = ThreadPoolExecutor(1)
+        self._replies: dict[str, Future[list[Reply]]] = {}
+        self._places: dict[str, int] = {}
 
     def plan(self, sample: Sample) -> Plan:
         """The plan of the sample's protocol."""

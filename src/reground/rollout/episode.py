@@ -44,7 +44,7 @@ class Turn:
 class Trajectory:
     """What a policy made of one prompt, and how it ended.
 
-    ``ids``, ``sampled`` and ``logprobs`` are streams of one length, behind the prompt.
+    ``ids``, ``sampled`` and ``logprobs`` are streams of one length, after the prompt.
     Concatenating the turns' ids gives exactly what the policy saw. ``sample`` holds what tools
     found for it; ``text`` and ``protocol`` are there once somebody has decoded the ids.
 
@@ -65,12 +65,12 @@ class Trajectory:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All ids behind the prompt."""
+        """All ids after the prompt."""
         return tuple(chain.from_iterable(turn.ids for turn in self.turns))
 
     @property
     def images(self) -> tuple[EncodedImage, ...]:
-        """All images behind the prompt, in the order of their tokens."""
+        """All images after the prompt, in the order of their tokens."""
         return tuple(chain.from_iterable(turn.images for turn in self.turns))
 
     @property

@@ -48,7 +48,7 @@ class Prefix:
 
 
 Prefixes = Sequence[Prefix | None]
-"""What completions go on behind; None where nothing more is to be sampled."""
+"""What completions go on from; None where nothing more is to be sampled."""
 
 DONE = Completion((), (), "stop")
 """In the place of a completion that was not to go on."""
@@ -68,7 +68,7 @@ class Policy(Protocol):
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt; ``keys`` seed them, one key for each prompt.
 
-        With ``prefixes`` completions go on behind what stands behind the prompt already, n for each
+        With ``prefixes`` completions go on from what comes after the prompt already, n for each
         prompt. After a call with stop strings a policy may keep what it has read, for a
         next call with the very same prompts.
         """
@@ -84,7 +84,7 @@ class TrainedPolicy(Policy, Protocol):
         """Give memory back until the next ``sync``."""
 
     def close(self) -> None:
-        """End what runs beside the model: nothing is sampled any more."""
+        """End what runs with the model: nothing is sampled any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class ScriptedPolicy:
         keys: Sequence[int] | None = None,
         prefixes: Sequence[Prefixes] | None = None,
     ) -> list[tuple[Completion, ...]]:
-        """The scripted texts as ids, cut behind a stop string and at ``sampling.max_tokens``.
+        """The scripted texts as ids, cut after a stop string and at ``sampling.max_tokens``.
 
         Log-probs are 0.
         """

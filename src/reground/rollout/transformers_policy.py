@@ -24,7 +24,7 @@ class TransformersPolicy:
     """The checkpoint's own model as a policy; ``version`` counts the updates it has seen.
 
     As many prompts are decoded together as the runtime's budget of tokens allows. Completions
-    depend on their prompt, prefix, key and number alone, not on what is decoded beside them. After
+    depend on their prompt, prefix, key and number alone, not on what is decoded with them. After
     a call with stop strings the keys and values of its prompts stay in memory until the next call.
     """
 
@@ -45,15 +45,15 @@ class TransformersPolicy:
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt; without ``keys`` the prompts' numbers seed them."""
         keys = list(keys) if keys is not None else list(range(len(prompts)))
-        behind = [[Prefix()] * n for _ in prompts] if prefixes is None else prefixes
+        begun = [[Prefix()] * n for _ in prompts] if prefixes is None else prefixes
         done = [(DONE,) * n] * len(prompts)
         for prefill in self._prefills(prompts, n, sampling, goes_on=prefixes is not None):
-            rows = [row for row, place in enumerate(prefill.places) if any(behind[place])]
+            rows = [row for row, place in enumerate(prefill.places) if any(begun[place])]
 
             def decoded(rows: list[int], whole: Prefill = prefill) -> list[tuple[Completion, ...]]:
                 part = whole.of(rows)
                 own_keys = [keys[place] for place in part.places]
-                own_prefixes = [behind[place] for place in part.places]
+                own_prefixes = [begun[place] for place in part.places]
                 batch = Decoding(self.checkpoint, part, own_keys, own_prefixes, sampling)
                 with precision(self.checkpoint.model):  # weights are cast once, not for each token
                     return batch.run(self.version)
@@ -71,7 +71,7 @@ class TransformersPolicy:
         self._kept = []
 
     def close(self) -> None:
-        """Nothing runs beside the model."""
+        """Nothing but the model runs."""
 
     def _prefills(
         self, prompts: Sequence[Prompt], n: int, sampling: Sampling, *, goes_on: bool
@@ -87,9 +87,9 @@ class TransformersPolicy:
             yield prefill
         self._kept_of = list(prompts)
 
-    def _read(self, prompts: Sequence[Prompt], behind: int) -> Iterator[Prefill]:
+    def _read(self, prompts: Sequence[Prompt], num_more: int) -> Iterator[Prefill]:
         most = runtime_of(self.checkpoint.model).batch_tokens
-        for places in within([len(prompt.ids) + behind for prompt in prompts], most):
+        for places in within([len(prompt.ids) + num_more for prompt in prompts], most):
 
             def read(part: list[int]) -> list[Prefill]:
                 return [Prefill.of_prompts(self.checkpoint, [prompts[i] for i in part], part)]

@@ -109,7 +109,7 @@ def _train(
     if config.tuning.vision == config.tuning.merger == "frozen":
         _keep_features(checkpoint, config.vision_cache)
     prompter = Prompter(checkpoint, protocols)
-    environment = PlannedEnvironment.of(
+    environment = PlannedEnvironment(
         prompter,
         tools,
         timeout_s=config.tools.timeout_s,

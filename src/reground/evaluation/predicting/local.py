@@ -53,7 +53,7 @@ class LocalModel:
         return cls(
             prompter,
             policy,
-            PlannedEnvironment.of(prompter),
+            PlannedEnvironment(prompter),
             fingerprint(question.model),
             question.max_tokens,
             question.blank,

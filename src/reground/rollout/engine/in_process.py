@@ -12,7 +12,7 @@ import torch
 
 from reground.errors import ConfigError
 from reground.model.load import Checkpoint, save_description
-from reground.rollout.engine.policy import Asked, check_pictures, check_version, finish
+from reground.rollout.engine.policy import EngineRequest, check_pictures, check_version, finish
 from reground.rollout.engine.weights import Weights, load_format, write
 from reground.rollout.policy import Completion, Sampling
 
@@ -48,16 +48,18 @@ class InProcess:
             limit_mm_per_prompt={"image": max_images, "video": 0},
         )
 
-    def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
+    def complete(
+        self, requests: Sequence[EngineRequest], sampling: Sampling
+    ) -> list[list[Completion]]:
         """Completions of each prompt; raises ``EngineError`` where other ids were read."""
         from vllm import SamplingParams
 
         outputs = self._llm.generate(
-            [self._request(each) for each in asked],
-            [SamplingParams(**each.parameters(sampling, self._chat)) for each in asked],
+            [self._sent(each) for each in requests],
+            [SamplingParams(**each.parameters(sampling, self._chat)) for each in requests],
             use_tqdm=False,
         )
-        for each, output in zip(asked, outputs, strict=True):
+        for each, output in zip(requests, outputs, strict=True):
             each.check_read(output.prompt_token_ids)
         return [[_completion(one) for one in output.outputs] for output in outputs]
 
@@ -82,15 +84,15 @@ class InProcess:
         return self._sleeps
 
     def close(self) -> None:
-        """End the engine while the ranks of a run can still talk, which it is told to stop."""
+        """End the engine while the ranks of a run can still talk, as its end needs."""
         self._llm.llm_engine.engine_core.shutdown()
 
-    def _request(self, asked: Asked) -> dict[str, Any]:
-        request: dict[str, Any] = {"prompt_token_ids": asked.ids_to_send(self._chat)}
-        if asked.images:
-            pictures = [self._chat.picture(image) for image in asked.images]
-            request["multi_modal_data"] = {"image": pictures}
-        return request
+    def _sent(self, request: EngineRequest) -> dict[str, Any]:
+        sent: dict[str, Any] = {"prompt_token_ids": request.ids_to_send(self._chat)}
+        if request.images:
+            pictures = [self._chat.picture(image) for image in request.images]
+            sent["multi_modal_data"] = {"image": pictures}
+        return sent
 
     def _started(self, checkpoint: Checkpoint, **limits: Any) -> Any:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the model is in reach

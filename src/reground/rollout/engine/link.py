@@ -51,8 +51,8 @@ class Link:
     ) -> None:
         self._store, self._rank, self._size = store, rank, size
         self._timeout_s = timeout_s
-        self.tell("device", _identity(device))
-        devices = [self.told("device", each, gone) for each in range(size)]
+        self.put("device", _identity(device))
+        devices = [self.get_from("device", each, gone) for each in range(size)]
         with _lost():
             if "cpu" not in devices and len(set(devices)) == size:
                 self.device = device
@@ -77,12 +77,12 @@ class Link:
                 raise
             work.wait()
 
-    def tell(self, what: str, text: str) -> None:
+    def put(self, what: str, text: str) -> None:
         """Leave a text for the other end."""
         with _lost():
             self._store.set(f"{what}/{self._rank}", text)
 
-    def told(self, what: str, rank: int, gone: Gone | None = None) -> str:
+    def get_from(self, what: str, rank: int, gone: Gone | None = None) -> str:
         """The text that this rank left, or will leave."""
         key = f"{what}/{rank}"
         with _lost():

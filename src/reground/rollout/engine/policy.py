@@ -24,8 +24,8 @@ TESTED = "0.32"  # of vLLM, whose inner parts change with every minor version
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """``n`` completions of a prompt and the prefix after it; ``key`` seeds them."""
+class EngineRequest:
+    """For ``n`` completions of a prompt and the prefix after it; ``key`` seeds them."""
 
     prompt: Prompt
     prefix: Prefix
@@ -87,9 +87,11 @@ class Asked:
 
 
 class Engine(Protocol):
-    """Something of vLLM's that completes prompts and can be given new weights."""
+    """Something of vLLM's that completes prompts and takes new weights."""
 
-    def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
+    def complete(
+        self, requests: Sequence[EngineRequest], sampling: Sampling
+    ) -> list[list[Completion]]:
         """Completions of each prompt; raises ``EngineError`` where other ids were read."""
 
     def write(self, weights: Weights, *, new_vision: bool) -> None:
@@ -126,20 +128,16 @@ class EnginePolicy:
         keys = list(keys) if keys is not None else list(range(len(prompts)))
         if prefixes is None:
             pairs = zip(prompts, keys, strict=True)
-            asked = [Asked(prompt, Prefix(), key, n) for prompt, key in pairs]
-            return [tuple(group) for group in self._completed(asked, sampling)]
-        done = [[DONE] * n for _ in prompts]
-        open_ones = [
-            (i, j, prefix)
-            for i, own in enumerate(prefixes)
-            for j, prefix in enumerate(own)
+            whole = [EngineRequest(prompt, Prefix(), key, n) for prompt, key in pairs]
+            return self._completed(whole, sampling)
+        requests = [
+            EngineRequest(prompt, prefix, key + (number << 64), 1)
+            for prompt, key, own in zip(prompts, keys, prefixes, strict=True)
+            for number, prefix in enumerate(own)
             if prefix
         ]
-        asked = [Asked(prompts[i], prefix, keys[i] + (j << 64), 1) for i, j, prefix in open_ones]
-        completed = self._completed(asked, sampling)
-        for (i, j, _), (completion,) in zip(open_ones, completed, strict=True):
-            done[i][j] = completion
-        return [tuple(group) for group in done]
+        completed = iter(self._completed(requests, sampling))
+        return [tuple(next(completed)[0] if prefix else DONE for prefix in own) for own in prefixes]
 
     def sync(self, version: int) -> None:
         """Give the engine the model's weights, after so many updates."""
@@ -159,10 +157,12 @@ class EnginePolicy:
         """End the engine, or the connection to it."""
         self.engine.close()
 
-    def _completed(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
+    def _completed(
+        self, requests: Sequence[EngineRequest], sampling: Sampling
+    ) -> list[tuple[Completion, ...]]:
         return [
-            [replace(each, policy_version=self.version) for each in group]
-            for group in self.engine.complete(asked, sampling)
+            tuple(replace(each, policy_version=self.version) for each in group)
+            for group in self.engine.complete(requests, sampling)
         ]
 
 

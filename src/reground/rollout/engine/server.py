@@ -17,7 +17,7 @@ from reground.data.images import data_url
 from reground.errors import EngineError
 from reground.model.chat import Chat
 from reground.rollout.engine.link import CONNECT_S, Gone, Link, Lost, offered, own_address, until
-from reground.rollout.engine.policy import Asked, check_pictures, check_version, finish
+from reground.rollout.engine.policy import EngineRequest, check_pictures, check_version, finish
 from reground.rollout.engine.weights import Weights
 from reground.rollout.policy import Completion, Sampling
 
@@ -40,18 +40,20 @@ class Server:
     def __init__(self, chat: Chat, url: str, *, device: torch.device, timeout_s: float) -> None:
         check_pictures(chat)
         self._chat = chat
-        self._requests = _Requests(url.removesuffix("/v1"), timeout_s)
-        check_version(self._requests.ask("GET", "/version")["version"])
-        self._requests.ask("POST", "/reset_prefix_cache")
+        self._http = _Http(url.removesuffix("/v1"), timeout_s)
+        check_version(self._http.ask("GET", "/version")["version"])
+        self._http.ask("POST", "/reset_prefix_cache")
         self._several = torch.distributed.is_initialized()
         self._sender = None
         if not self._several or torch.distributed.get_rank() == 0:
-            self._sender = _Sender(self._requests, device=device, timeout_s=timeout_s)
+            self._sender = _Sender(self._http, device=device, timeout_s=timeout_s)
 
-    def complete(self, asked: Sequence[Asked], sampling: Sampling) -> list[list[Completion]]:
+    def complete(
+        self, requests: Sequence[EngineRequest], sampling: Sampling
+    ) -> list[list[Completion]]:
         """Completions of each prompt; raises ``EngineError`` where other ids were read."""
         with ThreadPoolExecutor(CONCURRENCY) as workers:
-            return list(workers.map(lambda each: self._completions(each, sampling), asked))
+            return list(workers.map(lambda each: self._completions(each, sampling), requests))
 
     def write(self, weights: Weights, *, new_vision: bool) -> None:
         """Send the weights, each parameter once, and reset caches.
@@ -60,9 +62,9 @@ class Server:
         """
         if self._sender:
             self._sender.send(weights)
-            self._requests.ask("POST", "/reset_prefix_cache")
+            self._http.ask("POST", "/reset_prefix_cache")
             if new_vision:
-                self._requests.ask("POST", "/reset_encoder_cache")
+                self._http.ask("POST", "/reset_encoder_cache")
         else:
             for _ in weights:
                 pass
@@ -77,23 +79,23 @@ class Server:
         """Hang up; the server goes on."""
         if self._sender:
             self._sender.link.close()
-        self._requests.client.close()
+        self._http.client.close()
 
-    def _completions(self, asked: Asked, sampling: Sampling) -> list[Completion]:
-        urls = [data_url(self._chat.picture(image)) for image in asked.images]
-        answer = self._requests.ask(
+    def _completions(self, request: EngineRequest, sampling: Sampling) -> list[Completion]:
+        urls = [data_url(self._chat.picture(image)) for image in request.images]
+        answer = self._http.ask(
             "POST",
             "/inference/v1/generate",
-            token_ids=asked.ids_to_send(self._chat),
+            token_ids=request.ids_to_send(self._chat),
             content_parts=[{"type": "image_url", "url": url} for url in urls] or None,
-            sampling_params=asked.parameters(sampling, self._chat),
+            sampling_params=request.parameters(sampling, self._chat),
             return_token_ids=True,
         )
-        asked.check_read(answer["prompt_token_ids"])
+        request.check_read(answer["prompt_token_ids"])
         return [_completion(choice) for choice in answer["choices"]]
 
 
-class _Requests:
+class _Http:
     """Asks the server at ``url``."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -137,13 +139,13 @@ class _Sender:
     Connects with all workers of the server, which forget the trainer of before.
     """
 
-    def __init__(self, requests: _Requests, *, device: torch.device, timeout_s: float) -> None:
-        self._requests, self._timeout_s = requests, timeout_s
+    def __init__(self, http: _Http, *, device: torch.device, timeout_s: float) -> None:
+        self._http, self._timeout_s = http, timeout_s
         self._turn, self._link_id = 0, secrets.token_hex(8)
-        self._workers = int(requests.ask("GET", "/get_world_size")["world_size"])
+        self._workers = int(http.ask("GET", "/get_world_size")["world_size"])
         if self._version().startswith(_UNFINISHED):
-            requests.ask("POST", "/finish_weight_update")
-        where = urlsplit(requests.url)
+            http.ask("POST", "/finish_weight_update")
+        where = urlsplit(http.url)
         address = own_address(where.hostname or "", where.port or 80)
         store, size = offered(address), 1 + self._workers
         info = {"address": address, "port": store.port, "size": size, "timeout_s": timeout_s}
@@ -153,19 +155,19 @@ class _Sender:
             self.link = Link(
                 store, rank=0, size=size, device=device, timeout_s=timeout_s, gone=gone
             )
-        requests.ask("POST", "/update_weight_version", new_version=self._name())
+        http.ask("POST", "/update_weight_version", new_version=self._name())
 
     def send(self, weights: Weights) -> None:
         """Give every worker these weights; raises ``EngineError`` where they are not its own."""
         if (found := self._version()) != self._name():
             raise EngineError(
-                f"{self._requests.url}: its weights are {found}; expected those of this run, "
+                f"{self._http.url}: its weights are {found}; expected those of this run, "
                 f"{self._name()}; another run has connected, or the server was started again: give "
                 "each run a server of its own, and the same command again with --resume"
             )
         self._turn += 1
-        self._requests.ask("POST", "/start_weight_update")
-        self._requests.ask(
+        self._http.ask("POST", "/start_weight_update")
+        self._http.ask(
             "POST", "/update_weight_version", new_version=f"{_UNFINISHED} {self._name()}"
         )
         described = list(weights.described())
@@ -181,19 +183,19 @@ class _Sender:
             for _, tensor in weights:
                 self.link.broadcast(tensor, gone)
             complaints = self._from_workers("written", gone)
-        self._requests.ask("POST", "/finish_weight_update", weight_version=self._name())
+        self._http.ask("POST", "/finish_weight_update", weight_version=self._name())
         for complaint in filter(None, complaints):
-            raise EngineError(f"{self._requests.url}: {complaint}")
+            raise EngineError(f"{self._http.url}: {complaint}")
 
     def _name(self) -> str:
         return f"{self._link_id}/{self._turn}"
 
     def _version(self) -> str:
-        return str(self._requests.ask("GET", "/weight_info")["weight_version"])
+        return str(self._http.ask("GET", "/weight_info")["weight_version"])
 
     def _from_workers(self, what: str, gone: Gone) -> list[str]:
         workers = range(1, 1 + self._workers)
-        return [self.link.told(f"{what}/{self._turn}", worker, gone) for worker in workers]
+        return [self.link.get_from(f"{what}/{self._turn}", worker, gone) for worker in workers]
 
     @contextmanager
     def _meanwhile(self, path: str, **body: Any) -> Iterator[Gone]:
@@ -205,12 +207,12 @@ class _Sender:
 
         def ask() -> None:
             try:
-                reply.set_result(self._requests.ask("POST", path, **body))
+                reply.set_result(self._http.ask("POST", path, **body))
             except BaseException as error:
                 reply.set_exception(error)
 
         def gone() -> bool:
-            return reply.done() or not self._requests.healthy()
+            return reply.done() or not self._http.healthy()
 
         # A daemon, so that nothing waits for a server that hangs.
         threading.Thread(target=ask, daemon=True).start()
@@ -219,9 +221,9 @@ class _Sender:
             until(reply.done, gone=gone, timeout_s=self._timeout_s)
         except Lost as lost:
             if not reply.done():  # which may say why
-                raise self._requests.failed(path, str(lost)) from lost
+                raise self._http.failed(path, str(lost)) from lost
             reply.result()
-            raise self._requests.failed(path, f"answered too early ({lost})") from lost
+            raise self._http.failed(path, f"answered too early ({lost})") from lost
         reply.result()
 
 

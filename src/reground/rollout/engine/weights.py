@@ -37,15 +37,15 @@ class Weights:
             yield from revert_weight_conversion(self.model, {name: value}).items()
 
 
-def load_format(given: Weights) -> str:
-    """The name under which the next engine of this process takes the ``given`` weights.
+def load_format(weights: Weights) -> str:
+    """The name under which the next engine of this process takes the ``weights``.
 
     vLLM keeps the loader for good, and the loader keeps the weights only until it has given them.
     """
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-    held = [given]
+    held = [weights]
 
     class FromTrainer(BaseModelLoader):  # type: ignore[misc]
         def download_model(self, model_config: Any) -> None:
@@ -61,8 +61,8 @@ def load_format(given: Weights) -> str:
 def write(engine_model: nn.Module, named: Named, model_config: Any) -> None:
     """Load these weights into the model of a vLLM worker, through vLLM's reload of processed ones.
 
-    Raises ``EngineError`` where a parameter is left out, or fewer or more numbers are given than
-    the parameters hold. Right weights can be written after that, as after any error.
+    Raises ``EngineError`` where a parameter is left out, or fewer or more numbers come than the
+    parameters hold. Right weights can be written after that, as after any error.
     """
     from vllm.model_executor.model_loader import reload
 
@@ -77,7 +77,7 @@ def write(engine_model: nn.Module, named: Named, model_config: Any) -> None:
 
 
 def _forget(engine_model: nn.Module) -> None:
-    """Layers that wait for weights keep those of before: what they were given does not fit."""
+    """Layers that wait for weights keep those of before: what came does not fit."""
     from vllm.model_executor.model_loader.reload import layerwise
 
     for module in engine_model.modules():

@@ -85,9 +85,9 @@ class Receiver(WeightTransferEngine):  # type: ignore[misc]
             _LOG.error("weights of a trainer whose place another one has taken are left out")
             return
         try:
-            self._link.tell(f"ready/{update_info.turn}", "")
+            self._link.put(f"ready/{update_info.turn}", "")
             complaint = self._written(self._link, update_info)
-            self._link.tell(f"written/{update_info.turn}", complaint)
+            self._link.put(f"written/{update_info.turn}", complaint)
         except Lost as error:
             _LOG.error("the trainer left as it sent weights, which are mixed now (%s)", error)
             self.shutdown()

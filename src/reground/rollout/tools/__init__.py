@@ -1,1 +1,1 @@
-"""Detectors that a rollout may ask: one small protocol, and what stands behind it."""
+"""Detectors that a rollout may ask: one small protocol, and its implementations."""

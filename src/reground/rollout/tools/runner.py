@@ -107,14 +107,16 @@ class ToolRunner:
 
     def _asked(self, firsts: dict[str, Request]) -> dict[str, Reply]:
         replies: dict[str, Reply] = {}
-        for batch in _batches(firsts, self.batch_size):
+        keys = list(firsts)
+        for start in range(0, len(keys), self.batch_size):
+            batch = {key: firsts[key] for key in keys[start : start + self.batch_size]}
             self.counts["calls"] += len(batch)
             new = self._batch(batch)
             if new is None:
                 break
             replies |= new
             self._keep(new)
-        late = [key for key in firsts if key not in replies]
+        late = [key for key in keys if key not in replies]
         self.counts["late"] += len(late)
         problem = f"no result within {self._timeout_s:g} s"
         return replies | {key: Reply(problem=problem) for key in late}
@@ -149,7 +151,7 @@ class ToolRunner:
         dropped: Counter[str] = Counter()
         try:
             reply = Reply(clean(found, request.sample, dropped))
-        except Exception as error:  # of whatever stands where a detection should
+        except Exception as error:  # of whatever is in the place of a detection
             return self._failed(error)
         self.counts.update({f"dropped_{why}": count for why, count in dropped.items()})
         return reply
@@ -228,12 +230,6 @@ class Cache:
         except sqlite3.Error as error:
             self._works = False
             _LOG.warning("%s: %s; answers of tools are kept no longer", self.path, error)
-
-
-def _batches(firsts: dict[str, Request], size: int) -> Iterator[dict[str, Request]]:
-    items = list(firsts.items())
-    for start in range(0, len(items), size):
-        yield dict(items[start : start + size])
 
 
 def _moved(reply: Reply, request: Request) -> Reply:

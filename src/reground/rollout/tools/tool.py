@@ -93,7 +93,8 @@ def clean(found: object, sample: Sample, dropped: Counter[str]) -> tuple[Detecti
     fits = [_fit(each, sample) for each in found]
     dropped.update(each for each in fits if isinstance(each, str))
     usable = [each for each in fits if isinstance(each, Detection)]
-    usable.sort(key=_sureness, reverse=True)  # stable: without scores in the tool's own order
+    # Stable: without scores in the tool's own order.
+    usable.sort(key=lambda each: -math.inf if each.score is None else each.score, reverse=True)
     if len(usable) > MAX_BOXES:
         dropped["over_limit"] += len(usable) - MAX_BOXES
     return tuple(usable[:MAX_BOXES])
@@ -181,10 +182,6 @@ def _score(score: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         raise ToolError(f"gave {_kind(score)} for a score, expected a number") from None
     return number if math.isfinite(number) else None
-
-
-def _sureness(detection: Detection) -> float:
-    return -math.inf if detection.score is None else detection.score
 
 
 def _kind(value: object) -> str:
