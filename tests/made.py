@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from reground.evaluation.records import RunInfo
-from reground.grounding.answers import Answer
+from reground.grounding.answers import Answer, score
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import ImageRef, Sample, Target, digest
-from reground.grounding.scoring import score
 from reground.model.load import Checkpoint
 from reground.model.prompting import Prompter
 from reground.protocols.choice import Answering, PromptUse

@@ -20,10 +20,10 @@ from reground.errors import ConfigError, DataError
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import read_predictions, read_run, read_scores
+from reground.grounding.answers import score
 from reground.grounding.boxes import Box
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
-from reground.grounding.scoring import score
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint, answering_of, load, save
 from reground.model.prompting import Prompter

@@ -16,10 +16,9 @@ from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.evaluation.records import SampleScore
 from reground.evaluation.scoring.refinement import figures, refined, refinement_of
-from reground.grounding.answers import Answer, Status
+from reground.grounding.answers import Answer, Status, score
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Detection, ImageRef, Sample
-from reground.grounding.scoring import score
 from reground.io import append_jsonl, read_jsonl
 from reground.protocols.protocol import get_protocol
 from reground.tinyworld import scenes

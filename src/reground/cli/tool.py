@@ -135,7 +135,7 @@ def _failures(rows: list[Filled]) -> list[str]:
 
 def _summary(samples: list[Sample]) -> str:
     from reground.evaluation.scoring.refinement import tool_iou
-    from reground.grounding.scoring import RIGHT
+    from reground.grounding.answers import RIGHT
 
     found = sum(len(sample.tool_results or ()) for sample in samples)
     asked = [sample for sample in samples if sample.targets]

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain
 
-from reground.grounding.boxes import Box, Frame
+from reground.grounding.boxes import Box, Frame, set_iou
 from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
 from reground.grounding.grammars import Reading, read
+from reground.grounding.sample import Sample
 
+RIGHT = 0.5  # a box is right with IoU above this (VG-Refiner)
 MAX_OVERHANG = 0.01  # of a side; a box that reaches further outside is an error, not rounding
 _ROUNDING = 1e-9  # of a side: 0.875 + 0.001 - 0.875 is no exact thousandth
 
@@ -81,17 +83,28 @@ def parse(
     response = _split(text, direct=form is Form.DIRECT)
     spoken = _spoken(response, form)
     reading = read(spoken, codec.grammar) if spoken else Reading(None)
-    verdict = judge(reading.quads, size.frame(codec.frame), size.pixels)
-    return Answer(
-        status=verdict.status if spoken else Status.NO_ANSWER,
-        boxes=verdict.boxes,
-        image_index=reading.image_index if verdict.status is Status.OK else None,
+    found = judge(reading.quads, size.frame(codec.frame), size.pixels)
+    return replace(
+        found if spoken else Answer(Status.NO_ANSWER),
+        image_index=reading.image_index if found.status is Status.OK else None,
         think=response.first("think"),
         rethink=response.first("rethink"),
         tool_call=response.last_closed("function"),
         well_formed=_has_form(response, form, is_strict=reading.is_strict, calls=calls),
-        num_clipped=verdict.num_clipped,
     )
+
+
+def score(answer: Answer, sample: Sample) -> float:
+    """The IoU that counts, for the reward and our metrics alike: of an ok answer, otherwise 0.
+
+    It is matched with the sample's true boxes, in [0, 1]; with one box on either side it is the
+    plain IoU. An answer that names another image than the sample's target scores 0, however its
+    box lies.
+    """
+    right_image = answer.image_index in (None, sample.target_image)
+    if answer.status is not Status.OK or not right_image:
+        return 0.0
+    return set_iou(answer.boxes, sample.boxes)
 
 
 _SPECIAL_ENDINGS = ("<|im_end|>", "<|endoftext|>", "</s>")  # of Qwen's and Llama's tokenizers
@@ -176,8 +189,6 @@ _TAGS = {
     Form.THINK: ["<think>", "</think>", "<answer>", "</answer>"],
     Form.THINK_RETHINK: ["think", "rethink", "answer"],
 }
-
-
 _OF_CALLS = ("function", "tool")
 
 
@@ -206,29 +217,20 @@ def _has_form(response: _Response, form: Form, *, is_strict: bool, calls: bool) 
 # ---- judgement ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of boxes that a model wrote; ``boxes`` as in :class:`Answer`."""
-
-    status: Status
-    boxes: tuple[Box, ...] = ()
-    num_clipped: int = 0
-
-
-def judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) -> Verdict:
-    """Whether numbers of ``frame`` are boxes of the image with the frame ``pixels``."""
+def judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) -> Answer:
+    """What numbers of ``frame`` say as boxes of the image with the frame ``pixels``."""
     if quads is None or not all(map(math.isfinite, chain.from_iterable(quads))):
-        return Verdict(Status.UNPARSABLE)
+        return Answer(Status.UNPARSABLE)
     boxes: list[Box] = []
     num_clipped = 0
     for left, upper, right, lower in quads:
         box = Box(left, upper, right, lower, frame)
         overhang = box.overhang()
         if overhang > MAX_OVERHANG + _ROUNDING:
-            return Verdict(Status.OUT_OF_BOUNDS)
+            return Answer(Status.OUT_OF_BOUNDS)
         inside = box.clipped() if overhang else box
         if inside.is_degenerate:
-            return Verdict(Status.DEGENERATE)
+            return Answer(Status.DEGENERATE)
         num_clipped += overhang > _ROUNDING
         boxes.append(inside.to(pixels).clipped())  # the scale may round past the edge
-    return Verdict(Status.OK, tuple(boxes), num_clipped)
+    return Answer(Status.OK, tuple(boxes), num_clipped=num_clipped)

@@ -46,6 +46,11 @@ class Frame:
         if not (self.width > 0 and self.height > 0):
             raise ValueError(f"a frame needs positive sides, found {self.width} x {self.height}")
 
+    @property
+    def edges(self) -> tuple[float, float, float, float]:
+        """The image's left, upper, right and lower edge, in the frame's numbers."""
+        return (self.left, self.upper, self.left + self.width, self.upper + self.height)
+
     @classmethod
     def pixels(cls, width: int, height: int) -> Frame:
         """Pixels of the original image, ``width`` x ``height``."""
@@ -90,10 +95,7 @@ class Box:
     frame: Frame
 
     def __post_init__(self) -> None:
-        is_finite = math.isfinite
-        if not (
-            is_finite(self.x1) and is_finite(self.y1) and is_finite(self.x2) and is_finite(self.y2)
-        ):
+        if not all(map(math.isfinite, self.xyxy)):
             raise ValueError(f"a box needs four finite numbers, found {self.xyxy}")
 
     @property
@@ -135,37 +137,23 @@ class Box:
         """The same box in another frame of the same image."""
         own = self.frame
         x_scale, y_scale = frame.width / own.width, frame.height / own.height
-        return Box(
-            (self.x1 - own.left) * x_scale + frame.left,
-            (self.y1 - own.upper) * y_scale + frame.upper,
-            (self.x2 - own.left) * x_scale + frame.left,
-            (self.y2 - own.upper) * y_scale + frame.upper,
-            frame,
-        )
+        x1, x2 = ((x - own.left) * x_scale + frame.left for x in (self.x1, self.x2))
+        y1, y2 = ((y - own.upper) * y_scale + frame.upper for y in (self.y1, self.y2))
+        return Box(x1, y1, x2, y2, frame)
 
     def clipped(self) -> Box:
         """The part inside the image."""
-        left, upper = self.frame.left, self.frame.upper
-        right, lower = left + self.frame.width, upper + self.frame.height
-        return Box(
-            min(max(self.x1, left), right),
-            min(max(self.y1, upper), lower),
-            min(max(self.x2, left), right),
-            min(max(self.y2, upper), lower),
-            self.frame,
-        )
+        left, upper, right, lower = self.frame.edges
+        x1, x2 = (min(max(x, left), right) for x in (self.x1, self.x2))
+        y1, y2 = (min(max(y, upper), lower) for y in (self.y1, self.y2))
+        return Box(x1, y1, x2, y2, self.frame)
 
     def overhang(self) -> float:
         """How far the box reaches outside the image, as a share of that side; 0 when inside."""
-        left, upper = self.frame.left, self.frame.upper
-        width, height = self.frame.width, self.frame.height
-        return max(
-            0.0,
-            (left - min(self.x1, self.x2)) / width,
-            (upper - min(self.y1, self.y2)) / height,
-            (max(self.x1, self.x2) - (left + width)) / width,
-            (max(self.y1, self.y2) - (upper + height)) / height,
-        )
+        left, upper, right, lower = self.frame.edges
+        beyond_x = max(left - min(self.x1, self.x2), max(self.x1, self.x2) - right)
+        beyond_y = max(upper - min(self.y1, self.y2), max(self.y1, self.y2) - lower)
+        return max(0.0, beyond_x / self.frame.width, beyond_y / self.frame.height)
 
 
 def place(box: Box) -> str:
@@ -237,10 +225,10 @@ def set_iou(predicted: Sequence[Box], truth: Sequence[Box]) -> float:
         return 1.0 if not predicted and not truth else 0.0
     if len(predicted) == len(truth) == 1:
         return iou(predicted[0], truth[0])
-    _check_frames([*predicted, *truth])
-    first, second = as_array(predicted), as_array(truth)
+    corners = as_array([*predicted, *truth])
+    first, second = corners[: len(predicted)], corners[len(predicted) :]
     overlaps = iou_matrix(first, second)
-    return float(sum(overlaps[i, j] for i, j in match(first, second)) / max(overlaps.shape))
+    return float(sum(overlaps[pair] for pair in match(first, second)) / max(overlaps.shape))
 
 
 def _check_frames(boxes: Sequence[Box]) -> None:

@@ -77,37 +77,45 @@ def spell(boxes: Sequence[Sequence[int]], grammar: Grammar, *, decimals: int = 0
 
 # ---- reading -----------------------------------------------------------------------------------
 
-_PLAIN = r"[-+]?+[0-9]++(?:\.[0-9]*+)?+"
-_NUMBER = rf"({_PLAIN})"
+_NUMBER = r"[-+]?+[0-9]++(?:\.[0-9]*+)?+"
 _COMMA = r"\s*+,\s*+"
+_FOUR = _COMMA.join([_NUMBER] * 4)
 _POINT = rf"\(\s*+{_NUMBER}{_COMMA}{_NUMBER}\s*+\)"
 _PAIR = rf"{_POINT}{_COMMA}{_POINT}"
-_POINT_SCAN = re.compile(_POINT)
-_PAIR_SCAN = re.compile(_PAIR)
-_PAIR_LIST = re.compile(rf"\s*+{_PAIR}(?:\s*+,?+\s*+{_PAIR})*+\s*+")
-_QUAD_SCAN = re.compile(r"\[\s*+" + _COMMA.join([_NUMBER] * 4) + r"\s*+\]")
-_KEY_SCAN = re.compile(r'"bbox_2d"\s*+:\s*+')
-_FENCE = re.compile(r"```(?:json)?+")
-_MAX_DIGITS = 64  # a longer number is no coordinate, and reading it takes more than linear time
-
-_FOUR = _COMMA.join([_PLAIN] * 4)
 _LIST = rf"\[\s*+{_FOUR}\s*+\]"
 _SEMICOLONS = rf"\[\s*+{_FOUR}(?:\s*+;\s*+{_FOUR})*+\s*+\]"
 _GROUPS = {  # what holds boxes, without the marks that say nothing
+    Grammar.BOX_TOKENS: _PAIR,
+    Grammar.PAIRS: _PAIR,
     Grammar.BRACKETS: _LIST,
     Grammar.BRACKET_LIST: rf"\[\s*+{_LIST}(?:{_COMMA}{_LIST})*+\s*+\]",
     Grammar.SEMICOLONS: _SEMICOLONS,
     Grammar.THREE_DIGITS: rf"\[\s*+{_SEMICOLONS}\s*+\]",
-    Grammar.BOX_NUMBERS: r"<box>\s*+" + r"\s++".join([_PLAIN] * 4) + r"\s*+</box>",
+    Grammar.BOX_NUMBERS: r"<box>\s*+" + r"\s++".join([_NUMBER] * 4) + r"\s*+</box>",
 }
 _GROUP_SCANS = {grammar: re.compile(group) for grammar, group in _GROUPS.items()}
 _GROUP_LISTS = {
     grammar: re.compile(rf"\s*+{group}(?:\s*+,?+\s*+{group})*+\s*+")
     for grammar, group in _GROUPS.items()
 }
-_NUMBER_SCAN = re.compile(_PLAIN)
-_REF = re.compile(r"<ref>[^<]*+</ref>")  # names the object; its boxes stand behind it
-_REMAINS = re.compile(r"[\[\]]|</?+box")  # of a bad box, or of one that was cut off
+_REF = r"<ref>[^<]*+</ref>"  # names the object; its boxes stand behind it
+_SILENT = dict.fromkeys(_GROUPS, re.compile(rf"{_REF}|</?+box>")) | {
+    Grammar.BOX_TOKENS: re.compile(r"<\|box_(?:start|end)\|>"),
+    Grammar.PAIRS: re.compile(r"(?!)"),
+    Grammar.BOX_NUMBERS: re.compile(_REF),
+}
+# Of a bad box, or of one that was cut off. The gap that a good box leaves closes an open point.
+_GAP = ";)"
+_OF_POINTS = re.compile(rf"{_POINT}|\([^()]*+\Z")
+_REMAINS = dict.fromkeys(_GROUPS, re.compile(r"[\[\]]|</?+box")) | {
+    Grammar.BOX_TOKENS: _OF_POINTS,
+    Grammar.PAIRS: _OF_POINTS,
+}
+_NUMBER_SCAN = re.compile(_NUMBER)
+_LIST_SCAN = re.compile(_LIST)
+_KEY_SCAN = re.compile(r'"bbox_2d"\s*+:\s*+')
+_FENCE = re.compile(r"```(?:json)?+")
+_MAX_DIGITS = 64  # a longer number is no coordinate, and reading it takes more than linear time
 
 
 def read(text: str, grammar: Grammar) -> Reading:
@@ -116,35 +124,16 @@ def read(text: str, grammar: Grammar) -> Reading:
     Words may stand around the boxes, and then the reading is not strict. One bad or cut-off box
     spoils all: none is picked out or guessed at. Marks that decoding may leave out say nothing.
     """
-    if grammar is Grammar.JSON:
-        return _read_json(text)
-    if grammar in _GROUPS:
-        return _read_groups(text, grammar)
-    return _read_pairs(text, with_tokens=grammar is Grammar.BOX_TOKENS)
+    return _read_json(text) if grammar is Grammar.JSON else _read_listed(text, grammar)
 
 
-def _read_pairs(text: str, *, with_tokens: bool) -> Reading:
-    if with_tokens:
-        text = text.replace("<|box_start|>", " ").replace("<|box_end|>", " ")
-    if text.strip().casefold() == NO_BOX:
-        return Reading([], is_strict=True)
-    quads = [[_number(part) for part in parts] for parts in _PAIR_SCAN.findall(text)]
-    num_points = len(_POINT_SCAN.findall(text))
-    is_cut = text.rfind("(") > text.rfind(")")  # generation ended inside a point
-    if not quads or num_points != 2 * len(quads) or is_cut:
-        return Reading(None)
-    return Reading(quads, is_strict=_PAIR_LIST.fullmatch(text) is not None)
-
-
-def _read_groups(text: str, grammar: Grammar) -> Reading:
-    text = _REF.sub(" ", text)
-    if grammar is not Grammar.BOX_NUMBERS:
-        text = text.replace("<box>", " ").replace("</box>", " ")
+def _read_listed(text: str, grammar: Grammar) -> Reading:
+    text = _SILENT[grammar].sub(" ", text)
     if text.strip().casefold() == NO_BOX:
         return Reading([], is_strict=True)
     scan = _GROUP_SCANS[grammar]
     parts = [part for group in scan.findall(text) for part in _NUMBER_SCAN.findall(group)]
-    if not parts or _REMAINS.search(scan.sub(" ", text)):
+    if not parts or _REMAINS[grammar].search(scan.sub(_GAP, text)):
         return Reading(None)
     numbers = [_number(part) for part in parts]
     quads = [numbers[start : start + 4] for start in range(0, len(numbers), 4)]
@@ -190,10 +179,10 @@ def _image_index(item: Any) -> int | None:
 def _scan_quads(text: str) -> list[list[float]] | None:
     keys = list(_KEY_SCAN.finditer(text))
     if keys:
-        matches = [_QUAD_SCAN.match(text, key.end()) for key in keys]
+        matches = [_LIST_SCAN.match(text, key.end()) for key in keys]
     else:
-        matches = list(_QUAD_SCAN.finditer(text))
-    quads = [[_number(part) for part in match.groups()] for match in matches if match]
+        matches = list(_LIST_SCAN.finditer(text))
+    quads = [[_number(n) for n in _NUMBER_SCAN.findall(match[0])] for match in matches if match]
     is_cut = not keys and text.rfind("[") > text.rfind("]")  # generation ended inside a list
     return quads if quads and len(quads) == len(matches) and not is_cut else None
 

@@ -35,35 +35,25 @@ class Reward:
     tool_iou: float
 
 
-def reward(text: str, *, truth: Sequence[Quad], tool: Sequence[Quad]) -> Reward:
+def reward(
+    text: str,
+    *,
+    truth: Sequence[Quad],
+    tool: Sequence[Quad],
+    boxes: Sequence[Quad] | None = None,
+) -> Reward:
     """1 for a correction of a wrong tool, 0.5 for a confirmation, 0 where the answer is wrong.
 
     IoUs are inclusive and matched one to one, over max(n_predicted, n_true); wrong is below 0.5.
+    ``boxes`` are those of ``text`` in families that write no JSON.
 
     >>> text = '<think></think><rethink></rethink><answer>{"bbox_2d": [0, 0, 9, 9]}</answer>'
     >>> reward(text, truth=[(0, 0, 9, 9)], tool=[(50, 50, 59, 59)]).overall
     1.0
     """
     text = _TAG_GAPS.sub(r"\1", text)
-    answers = _ANSWER.findall(text)
-    try:
-        data = json.loads(answers[-1]) if answers else []
-    except (ValueError, RecursionError):
-        data = []
-    return _reward(text, list(quads(data)), truth=truth, tool=tool)
-
-
-def reward_of(
-    text: str, boxes: Sequence[Quad], *, truth: Sequence[Quad], tool: Sequence[Quad]
-) -> Reward:
-    """The same of ``boxes`` that were read from ``text``, as in families that write no JSON."""
-    return _reward(_TAG_GAPS.sub(r"\1", text), boxes, truth=truth, tool=tool)
-
-
-def _reward(
-    text: str, boxes: Sequence[Quad], *, truth: Sequence[Quad], tool: Sequence[Quad]
-) -> Reward:
-    model_iou, tool_iou = _set_iou(boxes, truth), _set_iou(tool, truth)
+    predicted = _answered(text) if boxes is None else boxes
+    model_iou, tool_iou = _set_iou(predicted, truth), _set_iou(tool, truth)
     right = 0.5 if tool_iou >= 0.5 else 1.0
     refinement = right if model_iou >= 0.5 else 0.0
     form = float(all(tag in text for tag in _TAGS))
@@ -78,6 +68,14 @@ def quads(data: Any) -> Iterator[Quad]:
         box = item.get("bbox_2d") if isinstance(item, dict) else None
         if isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box):
             yield (box[0], box[1], box[2], box[3])
+
+
+def _answered(text: str) -> list[Quad]:
+    answers = _ANSWER.findall(text)
+    try:
+        return list(quads(json.loads(answers[-1]))) if answers else []
+    except (ValueError, RecursionError):
+        return []
 
 
 def _set_iou(predicted: Sequence[Quad], truth: Sequence[Quad]) -> float:

@@ -132,7 +132,7 @@ class Sample:
                 for image in self.images
             ],
             "question": self.question,
-            "targets": _targets_to_json(self.targets),
+            "targets": [_mark_to_json(each) for each in self.targets],
             "task": self.task,
             "target_image": self.target_image,
         }
@@ -144,7 +144,7 @@ class Sample:
             "protocol": self.protocol,
             "tool_results": None
             if self.tool_results is None
-            else [_detection_to_json(each) for each in self.tool_results],
+            else [_mark_to_json(each) for each in self.tool_results],
         }
         return row | {key: value for key, value in optional.items() if value is not None}
 
@@ -168,7 +168,7 @@ class Sample:
                 id=str(row["id"]),
                 images=images,
                 question=str(row["question"]),
-                targets=_targets_from_json(row["targets"], images),
+                targets=tuple(_target_from_json(each, images) for each in row["targets"]),
                 task=str(row["task"]),
                 target_image=int(row.get("target_image", 0)),
                 think=row.get("think"),
@@ -232,7 +232,7 @@ def asked(sample: Sample) -> dict[str, Any]:
         "question": sample.question,
         "sizes": [[image.width, image.height] for image in sample.images],
         "target_image": sample.target_image,
-        "targets": _rows_of(sample.targets),
+        "targets": [[each.image, *map(float, each.box.xyxy)] for each in sample.targets],
     }
 
 
@@ -250,20 +250,9 @@ def _line(sample: Sample) -> bytes:
     return json.dumps([*asked(sample).values(), *own]).encode()
 
 
-def _rows_of(targets: Iterable[Target]) -> list[list[float]]:
-    return [[target.image, *map(float, target.box.xyxy)] for target in targets]
-
-
-def _targets_to_json(targets: Iterable[Target]) -> list[dict[str, Any]]:
-    return [
-        {"image": target.image, "box": [float(edge) for edge in target.box.xyxy]}
-        for target in targets
-    ]
-
-
-def _detection_to_json(detection: Detection) -> dict[str, Any]:
-    row = {"image": detection.image, "box": [float(edge) for edge in detection.box.xyxy]}
-    own = {"label": detection.label, "score": detection.score}
+def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:
+    row = {"image": mark.image, "box": [float(edge) for edge in mark.box.xyxy]}
+    own = {"label": mark.label, "score": mark.score} if isinstance(mark, Detection) else {}
     return row | {key: value for key, value in own.items() if value is not None}
 
 
@@ -273,13 +262,9 @@ def _detection_from_json(row: Any, images: tuple[ImageRef, ...]) -> Detection:
     return Detection(
         place.image,
         place.box,
-        None if label is None else str(label),
-        None if score is None else float(score),
+        label=None if label is None else str(label),
+        score=None if score is None else float(score),
     )
-
-
-def _targets_from_json(rows: Any, images: tuple[ImageRef, ...]) -> tuple[Target, ...]:
-    return tuple(_target_from_json(row, images) for row in rows)
 
 
 def _target_from_json(row: Any, images: tuple[ImageRef, ...]) -> Target:

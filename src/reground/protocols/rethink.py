@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
+from reground.grounding.answers import RIGHT
 from reground.grounding.boxes import Box, iou, place, set_iou
 from reground.grounding.sample import Detection, Sample
-from reground.grounding.scoring import RIGHT
 
 _MOST_NAMED = 3  # of several boxes
 

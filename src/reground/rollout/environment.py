@@ -204,10 +204,10 @@ class Zoom:
         """
         target = start.sample.target_image
         size = start.prompt.images[target].size
-        verdict = judge([numbers], size.frame(codec.frame), size.pixels)
-        if not verdict.boxes:
-            return _PROBLEMS[verdict.status]
-        crop = self._image(start.sample.images[target]).crop(_whole_pixels(verdict.boxes[0]))
+        answer = judge([numbers], size.frame(codec.frame), size.pixels)
+        if not answer.boxes:
+            return _PROBLEMS[answer.status]
+        crop = self._image(start.sample.images[target]).crop(_whole_pixels(answer.boxes[0]))
         if max(crop.size) > MAX_ASPECT * min(crop.size):
             return "the box is too thin"
         return self.chat.encode_images([crop])[0]

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from reground.config import NotNegative, Share, config, dump, load
 from reground.errors import ConfigError, did_you_mean
+from reground.grounding.answers import RIGHT
 from reground.grounding.boxes import Box, Frame, iou
 from reground.grounding.sample import Detection, Sample
-from reground.grounding.scoring import RIGHT
 from reground.rollout.tools.tool import Request, ToolError
 from reground.tinyworld.scenes import PREFIX, scene
 

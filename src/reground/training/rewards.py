@@ -17,11 +17,10 @@ from pydantic import Tag
 from reground.config import Count, NotNegative, Share, by_type, config
 from reground.errors import ConfigError, TrainingError
 from reground.grounding import refinement_reward as published
-from reground.grounding.answers import Answer, Status
+from reground.grounding.answers import Answer, Status, score
 from reground.grounding.boxes import as_array, giou_matrix, match
 from reground.grounding.grammars import Grammar
 from reground.grounding.sample import Sample
-from reground.grounding.scoring import score
 from reground.plugins import from_path
 from reground.rollout.episode import Trajectory
 
@@ -278,7 +277,6 @@ def _published(answer: Answer, sample: Sample, trajectory: Trajectory) -> publis
     frame = trajectory.prompt.images[target].size.frame(codec.frame)
     truth = [box.to(frame).xyxy for box in sample.boxes]
     tool = [each.box.to(frame).xyxy for each in sample.detections]
-    if codec.grammar is Grammar.JSON:
-        return published.reward(trajectory.text, truth=truth, tool=tool)
-    boxes = [box.to(frame).xyxy for box in answer.boxes]
-    return published.reward_of(trajectory.text, boxes, truth=truth, tool=tool)
+    is_json = codec.grammar is Grammar.JSON
+    boxes = None if is_json else [box.to(frame).xyxy for box in answer.boxes]
+    return published.reward(trajectory.text, truth=truth, tool=tool, boxes=boxes)

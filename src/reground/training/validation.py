@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reground.data.source import open_dataset
-from reground.grounding.answers import Status
+from reground.grounding.answers import Status, score
 from reground.grounding.sample import Sample
-from reground.grounding.scoring import score
 from reground.model.prompting import Prompter
 from reground.rollout.environment import PlannedEnvironment, Start
 from reground.rollout.episode import roll_out

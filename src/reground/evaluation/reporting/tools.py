@@ -16,7 +16,7 @@ from reground.evaluation.scoring.refinement import (
     figures,
     refined,
 )
-from reground.grounding.scoring import RIGHT
+from reground.grounding.answers import RIGHT
 
 
 @dataclass(frozen=True, slots=True)

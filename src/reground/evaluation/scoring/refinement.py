@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from reground.evaluation.records import SampleScore
 from reground.evaluation.scoring.metrics import clustered_mean
+from reground.grounding.answers import RIGHT
 from reground.grounding.boxes import Box, FloatArray, iou
 from reground.grounding.sample import Sample
-from reground.grounding.scoring import RIGHT
 
 _SAME = 1e-9  # two IoUs that differ by less are equal
 

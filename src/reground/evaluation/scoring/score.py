@@ -23,8 +23,8 @@ from reground.evaluation.scoring.diagnose import describe, diagnose
 from reground.evaluation.scoring.logs import read_log
 from reground.evaluation.scoring.peers import get_peer
 from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Task
-from reground.grounding import scoring
 from reground.grounding.answers import Status
+from reground.grounding.answers import score as overlap
 from reground.grounding.sample import digest
 from reground.protocols.families import get_family
 from reground.protocols.protocol import AnswerProtocol, get_protocol
@@ -152,7 +152,7 @@ def score_prediction(prediction: Prediction, protocol: AnswerProtocol) -> Sample
     return SampleScore(
         sample,
         status=answer.status,
-        iou=scoring.score(answer, sample),
+        iou=overlap(answer, sample),
         predicted=tuple(box.xyxy for box in answer.boxes),
         named_image=answer.image_index,
         well_formed=answer.well_formed,
