@@ -1,4 +1,4 @@
-"""Small files that several tests write, and boxes in their photos."""
+"""Small files that several tests write or read, and boxes in their photos."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def write(path: Path, content: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def photo(path: Path, width: int = 200, height: int = 100) -> Path:

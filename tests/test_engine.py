@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from transformers.core_model_loading import revert_weight_conversion
 
+from files import read_rows
 from reground.config import load
 from reground.data.source import open_dataset
 from reground.errors import ConfigError, EngineError
@@ -124,7 +124,7 @@ def test_an_engine_that_is_another_model_stops_the_run(
     other(0.2)
     with pytest.raises(EngineError, match=re.escape("0.2 from the trainer's on the mean")):
         running.train(world.config("rl"), tmp_path / "run")
-    (row,) = map(json.loads, (tmp_path / "run" / "engine_gap.jsonl").read_text().splitlines())
+    (row,) = read_rows(tmp_path / "run" / "engine_gap.jsonl")
     assert row["step"] == 1
     assert len(row["ids"]) == len(row["scored"])
     assert len(row["engine_logprobs"]) == len(row["trainer_logprobs"]) == sum(row["scored"])

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
+from files import read_rows
 from reground.api import Grounder
 from reground.config import load as load_config
 from reground.data.source import save_dataset
@@ -157,12 +158,12 @@ def test_it_learns_and_is_exported(internvl: Checkpoint, tmp_path: Path) -> None
     taught = trained(
         tmp_path, "sft", "start", "steps=40", "optim={lr: 0.01, warmup: 0.1, final: 0.3}"
     )
-    losses = [row["loss"] for row in rows(taught)]
+    losses = [row["loss"] for row in read_rows(taught.metrics)]
     assert losses[0] > 5 > 1 > losses[-1]
     own = ("steps=2", "tuning={vision: frozen, merger: frozen, language: lora, lora_rank: 4}")
     refined = trained(tmp_path, "rl", "sft", *own, *RL)
-    assert all(row["rollout/logprob_gap"] < 1e-4 for row in rows(refined))
-    assert any(row["grad_norm"] > 0 for row in rows(refined))
+    assert all(row["rollout/logprob_gap"] < 1e-4 for row in read_rows(refined.metrics))
+    assert any(row["grad_norm"] > 0 for row in read_rows(refined.metrics))
     done = export(refined.path, tmp_path / "exported")
     assert done.from_live < 1e-4 < done.from_start
     grounder = Grounder.from_pretrained(str(tmp_path / "exported"))
@@ -184,10 +185,6 @@ def trained(folder: Path, method: str, model: str, *settings: str) -> RunDir:
         *settings,
     ]
     return train(load_config(TrainConfig, None, config), folder / method)
-
-
-def rows(run: RunDir) -> list[dict[str, float]]:
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
 def test_vllm_is_refused_before_it_starts(internvl: Checkpoint, tmp_path: Path) -> None:

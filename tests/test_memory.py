@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from files import read_rows
 from reground.errors import TrainingError
 from reground.training.method import LogProbs
 from reground.training.run import train
-from worlds import World, rows
+from worlds import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,10 +54,10 @@ def test_halves_change_no_figure(
 ) -> None:
     config = world.config(RUNS[name][0], *RUNS[name][1:])
     memory = Memory(1_000_000, monkeypatch)
-    expected = rows(train(config, tmp_path / "whole").metrics)
+    expected = read_rows(train(config, tmp_path / "whole").metrics)
     memory.tokens = max(memory.seen) * 2 // 3
     memory.seen.clear()
-    found = rows(train(config, tmp_path / "parts").metrics)
+    found = read_rows(train(config, tmp_path / "parts").metrics)
     assert memory.ended > 0
     assert max(memory.seen[1:]) <= memory.tokens
     assert "out of memory; on with at most" in capsys.readouterr().out
@@ -69,9 +70,9 @@ def test_old_and_reference_log_probs_are_made_in_halves(
 ) -> None:
     config = world.config(RUNS["grpo"][0], *RUNS["grpo"][1:])
     memory = Memory(1_000_000, monkeypatch, with_gradient=False)
-    expected = rows(train(config, tmp_path / "whole").metrics)
+    expected = read_rows(train(config, tmp_path / "whole").metrics)
     memory.tokens = max(memory.seen) * 2 // 3
-    found = rows(train(config, tmp_path / "parts").metrics)
+    found = read_rows(train(config, tmp_path / "parts").metrics)
     assert memory.ended > 0
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import server
+from files import read_rows
 from reground.api import Grounder, Grounding
 from reground.config import load as load_config
 from reground.data.convert import convert
@@ -196,7 +197,7 @@ def test_training_validation_evaluation_and_grounder_ask_and_read_alike(
     assert training == validation == evaluation == serving
     assert len(training.prompts) == 1 and len(training.last) == (len(case.turns) > 1)
     assert bool(training.images) is (ZOOM in case.turns)
-    rows = [json.loads(line) for line in run.rollouts.read_text().splitlines()]
+    rows = read_rows(run.rollouts)
     best = next(row for row in rows if row["rollout"] == 0)
     metrics = json.loads(run.metrics.read_text().splitlines()[-1])
     assert iou > 0.9

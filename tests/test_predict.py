@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from files import read_rows
 from reground.cli import app
 from reground.data.images import load
 from reground.data.source import open_dataset, save_dataset
@@ -117,7 +118,7 @@ def test_an_endless_task_needs_a_limit_and_an_unknown_one_says_so(tmp_path: Path
 def test_an_evaluation_reports_what_its_own_files_say(tmp_path: Path) -> None:
     report = evaluate(tmp_path, ASKED)
     assert report == json.loads((tmp_path / "report.json").read_text())
-    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    rows = read_rows(tmp_path / "scores.jsonl")
     asked = open_dataset("synth:attribute@1-2", seed=7, limit=5)
     assert [row["sample"]["id"] for row in rows] == [sample.id for sample in asked]
     assert report["n"] == 5

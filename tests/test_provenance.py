@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from files import read_rows
 from made import run_of
 from reground.data.source import open_dataset
 from reground.evaluation.evaluate import evaluate
@@ -100,5 +101,5 @@ def test_what_goes_on_with_a_run_is_kept_as_well(
     assert not (trained.path / "resumed.jsonl").exists()
     monkeypatch.setattr("reground.provenance.commit", lambda: "another")
     train(config, trained.path, resume=True)
-    (row,) = map(json.loads, (trained.path / "resumed.jsonl").read_text().splitlines())
+    (row,) = read_rows(trained.path / "resumed.jsonl")
     assert row["made"] == made(trained) | {"commit": "another"}

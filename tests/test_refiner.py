@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from files import read_rows
 from made import prompter_of
 from reground.data.convert import convert
 from reground.data.source import open_dataset, save_dataset
@@ -40,7 +41,6 @@ from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.oracle import Oracle
 from reground.training.rewards import RefinementFormat, RefinementTerm, Rewards
-from worlds import rows
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 REFINEMENT = Rewards((RefinementTerm(weight=0.9), RefinementFormat(weight=0.1)))
@@ -259,7 +259,7 @@ def test_grpo_trains_on_what_rollouts_sampled_beside_a_live_tool(
     whole: Mapping[str, RunDir],
 ) -> None:
     """Rollouts call and answer; counts, endings and the refinement term are logged."""
-    found = rows(whole["refiner"].metrics)
+    found = read_rows(whole["refiner"].metrics)
     for row in found:
         endings = ("completed", "no_call", "tool_failed", "over_long")
         assert sum(row[f"rollout/{name}"] for name in endings) == pytest.approx(1)
@@ -267,5 +267,5 @@ def test_grpo_trains_on_what_rollouts_sampled_beside_a_live_tool(
         assert 0 <= row["reward/refinement"] <= 1
     assert max(row["rollout/completed"] for row in found) > 0.5
     assert max(row["reward/refinement"] for row in found) > 0
-    logged = [row["text"] for row in rows(whole["refiner"].rollouts)]
+    logged = [row["text"] for row in read_rows(whole["refiner"].rollouts)]
     assert any("</function>\n<tool>{" in text.replace(">\n\n", ">\n") for text in logged)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from driver import PYTHON, Child, Ended, Job, planned, torchrun
+from files import read_rows
 from reground.config import dump, load
 from reground.errors import RunError, TrainingError
 from reground.model.load import load as load_checkpoint
@@ -33,7 +34,6 @@ from worlds import (
     assert_same_bytes,
     column,
     poison,
-    rows,
     same_weights,
 )
 
@@ -42,12 +42,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def assert_same_training(found: RunDir, want: RunDir) -> None:
     """Invariant 6: the same samples and rollouts, every figure within 1e-5."""
-    for one, other in zip(rows(found.metrics), rows(want.metrics), strict=True):
+    for one, other in zip(read_rows(found.metrics), read_rows(want.metrics), strict=True):
         # A policy gradient of opposite signs sums to little: its rounding is that of its parts.
         assert _figures(one) == pytest.approx(_figures(other), rel=1e-5, abs=1e-7)
     if want.rollouts.exists():
-        assert [_rollout_id(row) for row in rows(found.rollouts)] == [
-            _rollout_id(row) for row in rows(want.rollouts)
+        assert [_rollout_id(row) for row in read_rows(found.rollouts)] == [
+            _rollout_id(row) for row in read_rows(want.rollouts)
         ]
 
 
@@ -208,7 +208,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
         poison(patch, Sft, step=2)
         train(config, tmp_path / "run")
     run = train(config, tmp_path / "run", resume=True)
-    assert [row["step"] for row in rows(run.metrics)] == [0, 1, 2, 3]
+    assert [row["step"] for row in read_rows(run.metrics)] == [0, 1, 2, 3]
     assert_same_bytes(run, want)
 
 

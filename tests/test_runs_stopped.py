@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from files import read_rows
 from reground.errors import ConfigError, DataError, RunError, TrainingError
 from reground.runs import RunDir
 from reground.training.checkpoint import checkpoints
@@ -19,7 +20,6 @@ from worlds import (
     World,
     column,
     poison,
-    rows,
     same_weights,
 )
 
@@ -52,7 +52,7 @@ def test_the_best_model_is_kept(world: World, tmp_path: Path) -> None:
 def test_a_better_model_replaces_the_best(world: World, whole: Mapping[str, RunDir]) -> None:
     scores = {
         row["step"]: row["validation/acc@0.5"]
-        for row in rows(whole["sft"].metrics)
+        for row in read_rows(whole["sft"].metrics)
         if "validation/acc@0.5" in row
     }
     assert list(scores) == [0, 4, 8, 10]
@@ -119,7 +119,7 @@ def test_clean_starts_anew(world: World, tmp_path: Path) -> None:
         train(world.config("sft", f"steps={steps}"), tmp_path / "run", clean=True)
         for steps in (3, 2)
     ]
-    assert [row["step"] for row in rows(runs[1].metrics)] == [1, 2]
+    assert [row["step"] for row in read_rows(runs[1].metrics)] == [1, 2]
 
 
 @pytest.mark.parametrize(

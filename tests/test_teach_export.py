@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
+from files import read_rows
 from reground.config import load
 from reground.data.images import View
 from reground.data.source import open_dataset, save_dataset
@@ -71,10 +72,6 @@ def exported(data: Path | str, folder: Path, *overrides: str) -> ExportedChains:
         return export(store, config.export)
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_photos_get_chains_from_their_boxes(data: Path, tmp_path: Path) -> None:
     done = exported(data, tmp_path, "ask.n=1")
     assert done.rows == {"sft.jsonl": 3, "sharegpt.jsonl": 3} and done.left_out == {}
@@ -93,7 +90,7 @@ def test_sharegpt_is_what_llama_factory_reads(data: Path, tmp_path: Path) -> Non
     exported(data, tmp_path, "ask.n=1")
     out = tmp_path / "out"
     (described,) = json.loads((out / "dataset_info.json").read_text()).values()
-    rows = lines(out / described["file_name"])
+    rows = read_rows(out / described["file_name"])
     assert described["formatting"] == "sharegpt"
     roles, texts = described["tags"]["role_tag"], described["tags"]["content_tag"]
     for row, sample in zip(rows, open_dataset(str(data)), strict=True):
@@ -128,7 +125,7 @@ def test_simple_rows_without_reasoning_get_a_file_of_their_own(data: Path, tmp_p
     direct = open_dataset(str(out / "sft_direct.jsonl"))
     assert [(row.id, row.think) for row in direct] == [("a", None), ("b", None)]
     assert [row.id for row in open_dataset(str(out / "sft.jsonl"))] == ["c"]  # of two images
-    user, assistant = lines(out / "sharegpt.jsonl")[1]["messages"]
+    user, assistant = read_rows(out / "sharegpt.jsonl")[1]["messages"]
     direct_asked = load_profile("univg_r1_direct").render(question="the cup", num_images=1)
     assert user["content"] == "<image>" + direct_asked
     assert assistant["content"] == "(100,100),(500,500)"
@@ -177,7 +174,7 @@ def test_scenes_views_and_turned_photos_are_drawn_where_copies_are_asked_for(
     assert len(files) == 4
     for row, shared in zip(
         open_dataset(str(tmp_path / "moved/sft.jsonl")),
-        lines(tmp_path / "moved/sharegpt.jsonl"),
+        read_rows(tmp_path / "moved/sharegpt.jsonl"),
         strict=True,
     ):
         with Image.open(tmp_path / "moved" / shared["images"][0]) as opened:
@@ -295,5 +292,5 @@ def test_training_takes_the_export(tmp_path: Path) -> None:
     mix = json.dumps({str(tmp_path / "out" / name): 1.0 for name in done.rows})
     config = load(TrainConfig, None, ["method=sft", f"data=[{{mix: {mix}}}]", "steps=2"])
     run = train(replace(config, batch_size=2), tmp_path / "run")
-    losses = [row["sft/nll"] for row in lines(run.metrics)]
+    losses = [row["sft/nll"] for row in read_rows(run.metrics)]
     assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)

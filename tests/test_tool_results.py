@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from files import read_rows
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, RunError
 from reground.evaluation.predicting import predict
@@ -96,7 +96,7 @@ def question(flaky: str, samples: list[Sample], tmp_path: Path) -> Question:
 
 
 def results(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / TOOL_RESULTS).read_text().splitlines()]
+    return read_rows(folder / TOOL_RESULTS)
 
 
 def boxes(folder: Path) -> dict[str, int | None]:

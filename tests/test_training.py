@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from files import read_rows
 from reground.config import load
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError
@@ -38,7 +39,6 @@ from worlds import (
     World,
     column,
     mean,
-    rows,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,7 +133,7 @@ def test_grpo_raises_the_reward(world: World) -> None:
 )
 def test_every_form_of_grpo_runs(world: World, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = world.config("rl", "steps=3", *overrides)
-    found = rows(train(config, tmp_path / "run").metrics)
+    found = read_rows(train(config, tmp_path / "run").metrics)
     assert len(found) == 3
     kl = [row["objective/kl"] for row in found]
     assert (max(kl) > 0) == (config.algorithm.kl > 0)
@@ -174,7 +174,7 @@ LOGGED = {
 
 
 def test_grpo_logs_every_figure(whole: Mapping[str, RunDir]) -> None:
-    found = rows(whole["grpo"].metrics)
+    found = read_rows(whole["grpo"].metrics)
     assert [row["step"] for row in found] == list(range(1, STEPS + 1))
     for row in found:
         assert set(row) == LOGGED
@@ -189,9 +189,9 @@ def test_grpo_logs_every_figure(whole: Mapping[str, RunDir]) -> None:
 
 def test_the_difficulty_bins_are_those_of_the_groups(whole: Mapping[str, RunDir]) -> None:
     """Recomputed from the rollout log, where each group says its mean IoU."""
-    groups = {(row["step"], row["sample"]): row for row in rows(whole["grpo"].rollouts)}
+    groups = {(row["step"], row["sample"]): row for row in read_rows(whole["grpo"].rollouts)}
     assert len(groups) == STEPS * 4
-    for row in rows(whole["grpo"].metrics):
+    for row in read_rows(whole["grpo"].metrics):
         own = [group for (step, _), group in groups.items() if step == row["step"]]
         overlaps = [group["mean_iou"] for group in own]
         assert row["difficulty/hard"] == mean([m < HARD for m in overlaps])
@@ -201,7 +201,7 @@ def test_the_difficulty_bins_are_those_of_the_groups(whole: Mapping[str, RunDir]
 
 
 def test_the_rollout_log_can_be_read_by_a_person(whole: Mapping[str, RunDir]) -> None:
-    for row in rows(whole["grpo"].rollouts):
+    for row in read_rows(whole["grpo"].rollouts):
         assert row["question"] and isinstance(row["text"], str)
         assert 0 <= row["rollout"] < 4
         assert row["reward"] == pytest.approx(row["reward/iou"] + row["reward/format"])
@@ -214,7 +214,7 @@ def test_the_rollout_log_can_be_read_by_a_person(whole: Mapping[str, RunDir]) ->
 def test_wall_clock_figures_have_a_file_of_their_own(
     whole: Mapping[str, RunDir], case: str, phases: set[str]
 ) -> None:
-    last = rows(whole[case].timings)[-1]
+    last = read_rows(whole[case].timings)[-1]
     assert {f"seconds/{phase}" for phase in phases} <= set(last)
     assert all(value >= 0 for value in last.values())
     assert b"seconds" not in whole[case].metrics.read_bytes()

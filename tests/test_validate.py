@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from files import read_rows
 from reground.data.source import open_dataset, save_dataset
 from reground.data.validate import Reason, Report, validate
 from reground.errors import DataError
@@ -110,7 +111,7 @@ def test_each_reason_is_found_alone(
     report = check(tmp_path, row(tmp_path, "good"), bad, out=tmp_path / "clean.jsonl")
     assert report.reasons == {reason: 1}
     assert (report.num_rows, report.num_clean, report.num_quarantined) == (2, 1, 1)
-    (entry,) = map(json.loads, report.quarantine.read_text().splitlines())
+    (entry,) = read_rows(report.quarantine)
     assert entry["line"] == 2
     assert [each["reason"] for each in entry["reasons"]] == [reason]
     assert all(each["detail"] for each in entry["reasons"])
@@ -143,7 +144,7 @@ def test_every_row_is_checked_and_may_have_several_reasons(tmp_path: Path) -> No
         Reason.UNREADABLE: 1,
         Reason.MISSING_IMAGE: 1,
     }
-    entries = [json.loads(line) for line in report.quarantine.read_text().splitlines()]
+    entries = read_rows(report.quarantine)
     assert [entry["line"] for entry in entries] == [2, 3, 4]
     assert report.num_clean == 2
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from files import read_rows
 from made import prompter_of
 from reground.data.images import load
 from reground.data.source import save_dataset
@@ -34,7 +35,7 @@ from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.training.packing import TrainGroup, TrainSequence, collate
-from worlds import World, column, rows
+from worlds import World, column
 
 FAMILY = get_protocol("qwen3_vl", "think_rethink")
 LIMIT = Sampling(max_tokens=600)
@@ -274,7 +275,7 @@ def test_a_step_of_training_on_a_rollout_that_looked_closer(
     (part,) = parts
     assert part.pixel_values.grad is not None
     assert part.pixel_values.grad.abs().max() > 0
-    best = next(row for row in rows(run.rollouts) if row["rollout"] == 0)
+    best = next(row for row in read_rows(run.rollouts) if row["rollout"] == 0)
     assert best["text"].count("<|image_pad|>") == 1
     assert best["reward/iou"] > 0.9
 

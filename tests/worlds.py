@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from files import read_rows
 from reground.config import load
 from reground.data.source import save_dataset
 from reground.grounding.sample import Sample
@@ -150,12 +151,8 @@ CASES: dict[str, Callable[[World], TrainConfig]] = {
 }
 
 
-def rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def column(run: RunDir, name: str) -> list[float]:
-    return [row[name] for row in rows(run.metrics) if name in row]
+    return [row[name] for row in read_rows(run.metrics) if name in row]
 
 
 def mean(values: Sequence[float]) -> float:
