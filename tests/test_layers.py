@@ -30,7 +30,7 @@ LAYERS = (
     {"data"},
     {"grounding"},
     {
-        *("config", "config_problems", "disk", "errors", "io", "patience", "plugins"),
+        *("config", "config_problems", "errors", "io", "patience", "plugins"),
         *("provenance", "runs"),
     },
 )

@@ -19,9 +19,8 @@ from safetensors import SafetensorError
 
 from driver import PYTHON, Child, Job, free_port, planned, torchrun, unsupervised
 from reground.config import dump
-from reground.disk import room_in
 from reground.errors import DataError, RunError
-from reground.runs import RunDir
+from reground.runs import RunDir, room_in
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 from worlds import CASES, World, assert_same_bytes

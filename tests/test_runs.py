@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reground import io, runs
+from reground import io, provenance, runs
 from reground.errors import RunError
 
 CONFIG = "seed: 1\noptim:\n  lr: 0.1\n"
@@ -220,7 +220,7 @@ def test_a_killed_process_leaves_whole_rows(tmp_path: Path) -> None:
 
 
 def test_a_result_says_how_it_was_made() -> None:
-    header = runs.result_header(command="reground demo", config={"steps": 3}, seed=7)
+    header = provenance.result_header(command="reground demo", config={"steps": 3}, seed=7)
     assert (header["command"], header["config"], header["seed"]) == (
         "reground demo",
         {"steps": 3},
@@ -245,7 +245,8 @@ def git(folder: Path, *arguments: str) -> str:
 def commit_of_package_in(folder: Path) -> str | None:
     """The commit that a copy of the module in ``folder`` reports."""
     program = (
-        "import json, runs; print(json.dumps(runs.result_header(command='', config={}, seed=0)))"
+        "import json, provenance\n"
+        "print(json.dumps(provenance.result_header(command='', config={}, seed=0)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, check=True, capture_output=True, text=True
@@ -256,13 +257,13 @@ def commit_of_package_in(folder: Path) -> str | None:
 
 def test_the_commit_is_that_of_the_package_not_of_the_folder_around_it(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
-    copy = tmp_path / "runs.py"
-    copy.write_text(Path(runs.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    copy = tmp_path / "provenance.py"
+    copy.write_text(Path(provenance.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "other").write_text("")
     git(tmp_path, "add", "other")
     git(tmp_path, "commit", "-qm", "other")
     assert commit_of_package_in(tmp_path) is None
-    git(tmp_path, "add", "runs.py")
+    git(tmp_path, "add", "provenance.py")
     git(tmp_path, "commit", "-qm", "package")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert commit_of_package_in(tmp_path) == commit

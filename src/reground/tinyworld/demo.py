@@ -19,7 +19,7 @@ from reground.evaluation.scoring.refinement import ToolOutcome, refined
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Target
 from reground.io import write_json
-from reground.runs import result_header
+from reground.provenance import result_header
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 

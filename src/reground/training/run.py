@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from reground.config import differing_keys, dump
-from reground.disk import room_in
 from reground.errors import ConfigError
 from reground.grounding.sample import Sample, digest
 from reground.io import append_jsonl, write_json
@@ -35,7 +34,7 @@ from reground.rollout.policy import TrainedPolicy
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.tool import Tool
 from reground.rollout.transformers_policy import ReplicaPolicy, TransformersPolicy
-from reground.runs import RunDir, start
+from reground.runs import RunDir, room_in, start
 from reground.training.algorithms import algorithm_of
 from reground.training.draw import Draws
 from reground.training.loop import Trainer
