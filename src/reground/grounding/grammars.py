@@ -84,33 +84,35 @@ _POINT = rf"\(\s*+{_NUMBER}{_COMMA}{_NUMBER}\s*+\)"
 _PAIR = rf"{_POINT}{_COMMA}{_POINT}"
 _LIST = rf"\[\s*+{_FOUR}\s*+\]"
 _SEMICOLONS = rf"\[\s*+{_FOUR}(?:\s*+;\s*+{_FOUR})*+\s*+\]"
-_GROUPS = {  # what holds boxes, without the marks that say nothing
-    Grammar.BOX_TOKENS: _PAIR,
-    Grammar.PAIRS: _PAIR,
-    Grammar.BRACKETS: _LIST,
-    Grammar.BRACKET_LIST: rf"\[\s*+{_LIST}(?:{_COMMA}{_LIST})*+\s*+\]",
-    Grammar.SEMICOLONS: _SEMICOLONS,
-    Grammar.THREE_DIGITS: rf"\[\s*+{_SEMICOLONS}\s*+\]",
-    Grammar.BOX_NUMBERS: r"<box>\s*+" + r"\s++".join([_NUMBER] * 4) + r"\s*+</box>",
-}
-_GROUP_SCANS = {grammar: re.compile(group) for grammar, group in _GROUPS.items()}
-_GROUP_LISTS = {
-    grammar: re.compile(rf"\s*+{group}(?:\s*+,?+\s*+{group})*+\s*+")
-    for grammar, group in _GROUPS.items()
-}
+_OF_POINTS = rf"{_POINT}|\([^()]*+\Z"
 _REF = r"<ref>[^<]*+</ref>"  # names the object; its boxes stand behind it
-_SILENT = dict.fromkeys(_GROUPS, re.compile(rf"{_REF}|</?+box>")) | {
-    Grammar.BOX_TOKENS: re.compile(r"<\|box_(?:start|end)\|>"),
-    Grammar.PAIRS: re.compile(r"(?!)"),
-    Grammar.BOX_NUMBERS: re.compile(_REF),
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """How a grammar lists boxes, in regular expressions.
+
+    ``group`` is what holds boxes, ``silent`` the marks that say nothing, ``remains`` what a bad box
+    leaves, or one that was cut off.
+    """
+
+    group: str
+    silent: str = rf"{_REF}|</?+box>"
+    remains: str = r"[\[\]]|</?+box"
+
+
+_LISTINGS = {
+    Grammar.BOX_TOKENS: _Listing(_PAIR, r"<\|box_(?:start|end)\|>", _OF_POINTS),
+    Grammar.PAIRS: _Listing(_PAIR, r"(?!)", _OF_POINTS),
+    Grammar.BRACKETS: _Listing(_LIST),
+    Grammar.BRACKET_LIST: _Listing(rf"\[\s*+{_LIST}(?:{_COMMA}{_LIST})*+\s*+\]"),
+    Grammar.SEMICOLONS: _Listing(_SEMICOLONS),
+    Grammar.THREE_DIGITS: _Listing(rf"\[\s*+{_SEMICOLONS}\s*+\]"),
+    Grammar.BOX_NUMBERS: _Listing(
+        r"<box>\s*+" + r"\s++".join([_NUMBER] * 4) + r"\s*+</box>", silent=_REF
+    ),
 }
-# Of a bad box, or of one that was cut off. The gap that a good box leaves closes an open point.
-_GAP = ";)"
-_OF_POINTS = re.compile(rf"{_POINT}|\([^()]*+\Z")
-_REMAINS = dict.fromkeys(_GROUPS, re.compile(r"[\[\]]|</?+box")) | {
-    Grammar.BOX_TOKENS: _OF_POINTS,
-    Grammar.PAIRS: _OF_POINTS,
-}
+_GAP = ";)"  # in place of a good box: it joins nothing, and closes an open point
 _NUMBER_SCAN = re.compile(_NUMBER)
 _LIST_SCAN = re.compile(_LIST)
 _KEY_SCAN = re.compile(r'"bbox_2d"\s*+:\s*+')
@@ -124,20 +126,23 @@ def read(text: str, grammar: Grammar) -> Reading:
     Words may stand around the boxes, and then the reading is not strict. One bad or cut-off box
     spoils all: none is picked out or guessed at. Marks that decoding may leave out say nothing.
     """
-    return _read_json(text) if grammar is Grammar.JSON else _read_listed(text, grammar)
+    if grammar is Grammar.JSON:
+        return _read_json(text)
+    return _read_listed(text, _LISTINGS[grammar])
 
 
-def _read_listed(text: str, grammar: Grammar) -> Reading:
-    text = _SILENT[grammar].sub(" ", text)
+def _read_listed(text: str, listing: _Listing) -> Reading:
+    group = listing.group
+    text = re.sub(listing.silent, " ", text)
     if text.strip().casefold() == NO_BOX:
         return Reading([], is_strict=True)
-    scan = _GROUP_SCANS[grammar]
-    parts = [part for group in scan.findall(text) for part in _NUMBER_SCAN.findall(group)]
-    if not parts or _REMAINS[grammar].search(scan.sub(_GAP, text)):
+    parts = [part for each in re.findall(group, text) for part in _NUMBER_SCAN.findall(each)]
+    if not parts or re.search(listing.remains, re.sub(group, _GAP, text)):
         return Reading(None)
     numbers = [_number(part) for part in parts]
     quads = [numbers[start : start + 4] for start in range(0, len(numbers), 4)]
-    return Reading(quads, is_strict=_GROUP_LISTS[grammar].fullmatch(text) is not None)
+    is_strict = re.fullmatch(rf"\s*+{group}(?:\s*+,?+\s*+{group})*+\s*+", text) is not None
+    return Reading(quads, is_strict=is_strict)
 
 
 def _read_json(text: str) -> Reading:
