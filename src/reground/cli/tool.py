@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from reground.grounding.sample import Sample
     from reground.rollout.tools.results import Filled
 
@@ -105,8 +104,6 @@ def chains(
       reground eval --model tiny --data synth:diff --seed 41 --limit 1500 --out runs/first
       reground tool chains runs/first --tool oracle:weak --out runs/chains.jsonl
     """
-    from collections import Counter
-
     from reground.data.source import save_dataset
     from reground.protocols.rethink import verdict
     from reground.teacher.rethink import chains as made
@@ -126,8 +123,6 @@ def _results(out: Path) -> Path:
 
 def _failures(rows: list[Filled]) -> list[str]:
     """The reasons for which there is no answer, the most frequent first."""
-    from collections import Counter
-
     reasons = Counter(row.problem for row in rows if row.problem is not None)
     lines = [f"{count} without an answer: {reason}" for reason, count in reasons.most_common(5)]
     return [*lines, f"and {len(reasons) - 5} other reasons"] if len(reasons) > 5 else lines
