@@ -18,17 +18,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs
 
 from reground.errors import DataError, RunError, UserError
-from reground.teacher.review.pages import items_page, results_page, script, style
+from reground.evaluation.reporting.pages import render
+from reground.teacher.review.results import changes
 from reground.teacher.review.session import OutdatedError, RefusedError, Session
 from reground.teacher.store import Store
 
 _HOST = "127.0.0.1"
 _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]+)?")  # any port: it may be forwarded
 _MAX_BODY = 200_000  # bytes of a decision
+_MAX_LISTED = 200  # edits, and rejections, on the page of results
+_PACKAGE = "reground.teacher.review"
 _TIMEOUT_S = 30.0  # of a browser that says nothing
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; "
@@ -86,7 +90,7 @@ class _HttpReply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class _HttpError(Exception):
+class _HttpError(UserError):
     """A request that is answered with a status and one sentence."""
 
     def __init__(self, status: HTTPStatus, sentence: str) -> None:
@@ -94,33 +98,37 @@ class _HttpError(Exception):
         self.status = status
 
 
+# Of errors of a session; others are ours.
+_STATUS = {
+    RefusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    OutdatedError: HTTPStatus.CONFLICT,
+    DataError: HTTPStatus.NOT_FOUND,
+}
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: ReviewServer
     timeout = _TIMEOUT_S
 
     def do_GET(self) -> None:
-        """The page, its parts, a chain, an image, the results."""
-        self._answer("GET")
+        """The page, its parts, a chain, an image, the results; by POST a decision on a chain."""
+        try:
+            self._check_local()
+            reply = self._routed()
+        except _HttpError as error:
+            reply = _text(str(error), status=error.status)
+        except IndexError:
+            reply = _text("there is no such chain", status=HTTPStatus.NOT_FOUND)
+        except UserError as error:
+            status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+            reply = _text(str(error), status=status)
+        with suppress(ConnectionError):  # of a browser that went on
+            self._send(reply)
 
-    def do_POST(self) -> None:
-        """A decision on a chain."""
-        self._answer("POST")
+    do_POST = do_GET
 
     def log_message(self, *_: object) -> None:
         """Say nothing: the terminal is the reviewer's."""
-
-    def _answer(self, method: str) -> None:
-        try:
-            self._check_local()
-            reply = self._routed(method)
-        except _HttpError as error:
-            reply = _problem(error.status, str(error))
-        except IndexError:
-            reply = _problem(HTTPStatus.NOT_FOUND, "there is no such chain")
-        except UserError as error:
-            reply = _problem(_status(error), str(error))
-        with suppress(ConnectionError):  # of a browser that went on
-            self._send(reply)
 
     def _check_local(self) -> None:
         host = self.headers.get("Host", "")
@@ -128,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not _LOCAL.fullmatch(host) or origin != f"http://{host}":
             raise _HttpError(HTTPStatus.FORBIDDEN, "this page is for this machine alone")
 
-    def _routed(self, method: str) -> _HttpReply:
+    def _routed(self) -> _HttpReply:
+        session, method = self.server.session, self.command
         path, _, query = self.path.partition("?")
         token, *rest = path.removeprefix("/").split("/")
         if (method, token) == ("GET", "open") and len(rest) == 1:
@@ -141,24 +150,21 @@ class _Handler(BaseHTTPRequestHandler):
             case ("GET", []):
                 return self._to_page()
             case ("GET", [""]):
-                return _text(items_page(self._session), "text/html")
+                return _text(_items_page(session), "text/html")
             case ("GET", ["review.css"]):
-                return _text(style(), "text/css")
+                return _text(render("review.css", _PACKAGE), "text/css")
             case ("GET", ["review.js"]):
-                return _text(script(), "text/javascript")
+                script = files(_PACKAGE).joinpath("templates/review.js")
+                return _text(script.read_text(encoding="utf-8"), "text/javascript")
             case ("GET", ["results"]):
-                return _text(results_page(self._session), "text/html")
+                return _text(_results_page(session), "text/html")
             case ("GET", ["items", index]):
-                return _json(self._session.item(_number(index)))
+                return _json(session.item(_number(index)))
             case ("POST", ["items", index]):
                 return self._decided(_number(index))
             case ("GET", ["images", index, number]):
                 return self._image(_number(index), _number(number), query)
         raise _HttpError(HTTPStatus.NOT_FOUND, "there is no such page")
-
-    @property
-    def _session(self) -> Session:
-        return self.server.session
 
     def _redeemed(self, ticket: str) -> _HttpReply:
         """The way to the page, for the one who comes first with the ticket."""
@@ -176,18 +182,16 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _decided(self, index: int) -> _HttpReply:
-        body = self._body()
-        self._session.decide(
-            index, call=body["call"], decision=body["decision"], text=body.get("text")
-        )
-        unjudged = self._session.unjudged()
+        session, body = self.server.session, self._body()
+        session.decide(index, call=body["call"], decision=body["decision"], text=body.get("text"))
+        unjudged = session.unjudged()
         after = [each for each in unjudged if each > index] or unjudged
         return _json({"next": after[0] if after else None, "left": len(unjudged)})
 
     def _image(self, index: int, number: int, query: str) -> _HttpReply:
         side = _number(parse_qs(query).get("side", ["1600"])[0])
         with self.server.decoding:
-            image = self._session.image(index, number, side=side)
+            image = self.server.session.image(index, number, side=side)
         kept = {"Cache-Control": "private, max-age=3600"}
         return _HttpReply(image.body, image.content_type, headers=kept)
 
@@ -237,24 +241,44 @@ def _is_decision(body: Any) -> bool:
     )
 
 
-def _status(error: UserError) -> HTTPStatus:
-    match error:
-        case RefusedError():
-            return HTTPStatus.UNPROCESSABLE_ENTITY
-        case OutdatedError():
-            return HTTPStatus.CONFLICT
-        case DataError():
-            return HTTPStatus.NOT_FOUND
-    return HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _problem(status: HTTPStatus, sentence: str) -> _HttpReply:
-    return _HttpReply(sentence.encode(), "text/plain; charset=utf-8", status)
-
-
-def _text(text: str, content_type: str) -> _HttpReply:
-    return _HttpReply(text.encode(), f"{content_type}; charset=utf-8")
+def _text(
+    text: str, content_type: str = "text/plain", *, status: HTTPStatus = HTTPStatus.OK
+) -> _HttpReply:
+    return _HttpReply(text.encode(), f"{content_type}; charset=utf-8", status)
 
 
 def _json(value: Any) -> _HttpReply:
     return _HttpReply(json.dumps(value).encode(), "application/json")
+
+
+def _items_page(session: Session) -> str:
+    """The page that shows one chain after the other, from the first that is not judged."""
+    unjudged = session.unjudged()
+    return render(
+        "review.html.j2",
+        _PACKAGE,
+        name=session.path.name,
+        reviewer=session.reviewer,
+        total=len(session.queue),
+        first=unjudged[0] if unjudged else None,
+        left=len(unjudged),
+    )
+
+
+def _results_page(session: Session) -> str:
+    """What all reviewers found, with what this one has left."""
+    found, reasoning = session.results()
+    listed = found.edits[:_MAX_LISTED]
+    return render(
+        "results.html.j2",
+        _PACKAGE,
+        name=session.path.name,
+        reviewer=session.reviewer,
+        total=len(session.queue),
+        picked=session.num_picked,
+        unjudged=session.unjudged(),
+        positions={sample_id: n for n, sample_id in enumerate(session.queue, start=1)},
+        results=found,
+        edits=[(each, changes(reasoning[each.sample], each.text or "")) for each in listed],
+        rejections=found.rejections[:_MAX_LISTED],
+    )

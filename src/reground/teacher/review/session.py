@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from PIL import Image
+
 from reground.data import images
 from reground.errors import ConfigError, RunError, UserError
 from reground.grounding.codecs import FORM_TAG
-from reground.grounding.sample import ImageRef
 from reground.teacher.review.results import Decisions, Results, results
 from reground.teacher.rows import Chain, Entry, Review
 from reground.teacher.store import Store
@@ -106,12 +106,12 @@ class Session:
         if not 0 <= number < len(sample.images):
             raise IndexError(number)
         image = images.load(sample.images[number])
-        is_crisp = max(image.size) <= _CRISP_SIDE
+        kind = "PNG" if _is_crisp(*image.size) else "JPEG"
         least, most = _SIDES
         image.thumbnail((min(max(side, least), most),) * 2)
         out = io.BytesIO()
-        image.save(out, format="PNG" if is_crisp else "JPEG", quality=88)
-        return SentImage("image/png" if is_crisp else "image/jpeg", out.getvalue())
+        image.save(out, format=kind, quality=88)
+        return SentImage(Image.MIME[kind], out.getvalue())
 
     def decide(self, index: int, *, call: int, decision: str, text: str | None = None) -> None:
         """Store a decision on the chain ``call``, which the reviewer was shown.
@@ -123,7 +123,7 @@ class Session:
             entry = store.entry(self._id(index))
             if (chain := self._picked(entry)).call.id != call:
                 raise OutdatedError("another chain has been picked since; look at it again")
-            kept = _checked(decision, text, reasoning=_reasoning(chain))
+            kept = _checked(decision, text, reasoning=chain.think)
             store.add_review(
                 Review(
                     sample=entry.sample.id,
@@ -143,7 +143,7 @@ class Session:
             reviews, tasks = store.latest_reviews(), store.picked()
             found = results([each for each in reviews if each.sample in tasks], tasks=tasks)
             edited = (store.entry(review.sample) for review in found.edits)
-            return found, {each.sample.id: _reasoning(self._picked(each)) for each in edited}
+            return found, {each.sample.id: self._picked(each).think for each in edited}
 
     def _id(self, index: int) -> str:
         if index < 0:
@@ -154,21 +154,9 @@ class Session:
         return {each.sample: each for each in store.latest_reviews(reviewer=self.reviewer)}
 
     def _picked(self, entry: Entry) -> Chain:
-        for chain in entry.chains:
-            if entry.pick is not None and chain.call.id == entry.pick.call:
-                return chain
-        raise OutdatedError(f"sample {entry.sample.id!r} has no picked chain any more; go on")
-
-
-def _edit_problem(text: str, *, reasoning: str) -> str | None:
-    """Why ``text`` cannot take the place of ``reasoning``; None where it can."""
-    if not text.strip():
-        return "the reasoning is empty; reject the chain instead"
-    if found := FORM_TAG.search(text):
-        return f"the tag {found.group()} would open or end a block of the answer; take it out"
-    if text.strip() == reasoning.strip():
-        return "nothing was changed; accept the chain instead"
-    return None
+        if entry.picked is None:
+            raise OutdatedError(f"sample {entry.sample.id!r} has no picked chain any more; go on")
+        return entry.picked
 
 
 def _checked(decision: str, text: str | None, *, reasoning: str) -> str | None:
@@ -180,13 +168,21 @@ def _checked(decision: str, text: str | None, *, reasoning: str) -> str | None:
         raise RefusedError(f"the text has {len(text)} characters; at most {MAX_TEXT} are kept")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise RefusedError("the text holds half a letter (a lone surrogate); take it out")
-    if decision == "edit" and (problem := _edit_problem(text, reasoning=reasoning)):
-        raise RefusedError(problem)
+    if decision == "edit":
+        _check_edit(text, reasoning=reasoning)
     return text or None if decision in ("edit", "reject") else None
 
 
-def _reasoning(chain: Chain) -> str:
-    return (chain.finding.think if chain.finding else None) or ""
+def _check_edit(text: str, *, reasoning: str) -> None:
+    """Raise ``RefusedError`` where ``text`` cannot take the place of ``reasoning``."""
+    if not text:
+        raise RefusedError("the reasoning is empty; reject the chain instead")
+    if found := FORM_TAG.search(text):
+        raise RefusedError(
+            f"the tag {found.group()} would open or end a block of the answer; take it out"
+        )
+    if text == reasoning.strip():
+        raise RefusedError("nothing was changed; accept the chain instead")
 
 
 def _to_json(entry: Entry, chain: Chain) -> dict[str, Any]:
@@ -197,13 +193,15 @@ def _to_json(entry: Entry, chain: Chain) -> dict[str, Any]:
         "question": sample.question,
         "call": chain.call.id,
         "model": chain.call.model,
-        "think": _reasoning(chain),
+        "think": chain.think,
         "answer": chain.call.text.rpartition("</think>")[2].strip(),
         "iou": finding.iou if finding else None,
         "pick": entry.pick.rule if entry.pick else None,
         "images": [
-            _image_to_json(image)
-            | {
+            {
+                "width": image.width,
+                "height": image.height,
+                "is_crisp": _is_crisp(image.width, image.height),
                 "is_target": number == sample.target_image,
                 "truth": [each.box.xyxy for each in sample.targets if each.image == number],
                 "chain": finding.boxes if finding and number == sample.target_image else [],
@@ -213,9 +211,8 @@ def _to_json(entry: Entry, chain: Chain) -> dict[str, Any]:
     }
 
 
-def _image_to_json(image: ImageRef) -> dict[str, Any]:
-    is_crisp = max(image.width, image.height) <= _CRISP_SIDE
-    return {"width": image.width, "height": image.height, "is_crisp": is_crisp}
+def _is_crisp(width: int, height: int) -> bool:
+    return max(width, height) <= _CRISP_SIDE
 
 
 def chosen_ids(tasks: Mapping[str, str], *, share: float, seed: int) -> tuple[str, ...]:
@@ -230,16 +227,15 @@ def chosen_ids(tasks: Mapping[str, str], *, share: float, seed: int) -> tuple[st
     """
     if not 0 < share <= 1:
         raise ConfigError(f"share: found {share}, expected a number above 0 and at most 1")
-    by_task: dict[str, list[str]] = defaultdict(list)
-    for sample_id in sorted(tasks, key=lambda sample_id: _hash(sample_id, seed)):
-        by_task[tasks[sample_id]].append(sample_id)
-    chosen = [
-        sample_id
-        for ids in by_task.values()
-        for sample_id in ids[: math.ceil(share * len(ids) - 1e-9)]  # 0.07 * 100 is above 7
-    ]
-    return tuple(sorted(chosen, key=lambda sample_id: _hash(sample_id, seed)))
 
+    def order(sample_id: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
 
-def _hash(sample_id: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
+    num_of, taken = Counter(tasks.values()), Counter[str]()
+    chosen = []
+    for sample_id in sorted(tasks, key=order):
+        task = tasks[sample_id]
+        if taken[task] < share * num_of[task] - 1e-9:  # 0.07 * 100 is above 7
+            taken[task] += 1
+            chosen.append(sample_id)
+    return tuple(chosen)
