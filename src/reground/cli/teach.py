@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-from reground.cli import stages
-
-if TYPE_CHECKING:
-    from reground.teacher.settings import TeachConfig
 
 command = typer.Typer(
     help="Make chains of thought for supervised training: a teacher writes them, and every stage "
@@ -25,6 +20,13 @@ Arguments = Annotated[
         metavar="CONFIG|KEY=VALUE",
         help="A config of all stages (YAML), and settings that replace its own.",
         show_default=False,
+    ),
+]
+
+Again = Annotated[
+    bool,
+    typer.Option(
+        "--again", help="Verify all chains, or pick for all samples, anew, as after other settings."
     ),
 ]
 
@@ -62,22 +64,15 @@ def ask(arguments: Arguments = None) -> None:
       reground teach ask teach.yaml teacher.requests_per_minute=600 ask.max_cost=20
       reground teach ask teach.yaml ask.max_cost=30
     """
-    from reground.teacher.ask import open_store
+    from reground.cli.stages import opened
 
-    settings = _settings(arguments)
-    with open_store(settings) as store:
-        done = stages.ask(store, settings)
-    if done.left:
-        raise typer.Exit(1)
+    with opened(arguments, make=True) as stages:
+        if not stages.ask():
+            raise typer.Exit(1)
 
 
 @command.command()
-def verify(
-    arguments: Arguments = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Verify all chains anew, as after other settings.")
-    ] = False,
-) -> None:
+def verify(arguments: Arguments = None, again: Again = False) -> None:
     """Verify chains without a model: each is kept, or rejected with a reason.
 
     In this order, the first that fails: form; wrong_box (IoU with the truth, number of boxes);
@@ -94,20 +89,14 @@ def verify(
       reground teach verify store=chains.db
       reground teach verify teach.yaml verify.min_iou=0.9 --again
     """
-    from reground.teacher.store import Store
+    from reground.cli.stages import opened
 
-    settings = _settings(arguments)
-    with Store.open(Path(settings.store)) as store:
-        stages.verify(store, settings, again=again)
+    with opened(arguments) as stages:
+        stages.verify(again=again)
 
 
 @command.command()
-def judge(
-    arguments: Arguments = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Pick anew for all samples, as with another judge.")
-    ] = False,
-) -> None:
+def judge(arguments: Arguments = None, again: Again = False) -> None:
     """Pick the best verified chain of every sample: by a judge, or by a rule.
 
     A judge sees the images, the true boxes and the chains, in as many orders as there are chains,
@@ -130,13 +119,11 @@ def judge(
       reground teach judge teach.yaml judge.teacher.url=http://127.0.0.1:8000/v1 \\
         judge.teacher.model=Qwen/Qwen2.5-VL-72B-Instruct --again
     """
-    from reground.teacher.store import Store
+    from reground.cli.stages import opened
 
-    settings = _settings(arguments)
-    with Store.open(Path(settings.store)) as store:
-        waiting = stages.judge(store, settings, again=again)
-    if waiting:
-        raise typer.Exit(1)
+    with opened(arguments) as stages:
+        if not stages.judge(again=again):
+            raise typer.Exit(1)
 
 
 @command.command()
@@ -209,21 +196,15 @@ def export(
       reground teach export store=chains.db export.out=runs/chains
       reground teach export teach.yaml --copy-images
     """
-    from reground.teacher.store import Store
+    from reground.cli.stages import opened
 
     copying = ["export.copy_images=true"] if copy_images else []
-    settings = _settings([*(arguments or []), *copying])
-    with Store.open(Path(settings.store)) as store:
-        stages.export(store, settings)
+    with opened([*(arguments or []), *copying]) as stages:
+        stages.export()
 
 
 @command.command()
-def run(
-    arguments: Arguments = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Verify all chains and pick for all samples anew.")
-    ] = False,
-) -> None:
+def run(arguments: Arguments = None, again: Again = False) -> None:
     """Ask, verify, judge and export, one after the other; `reground teach review` is for people.
 
     Every stage does what is not done yet, so the same command goes on after a stop. The settings
@@ -236,37 +217,15 @@ def run(
       reground teach run store=chains.db data=photos.jsonl teacher.url=http://127.0.0.1:8000/v1 \\
         teacher.model=Qwen/Qwen2.5-VL-72B-Instruct
     """
-    from reground.teacher.ask import open_store
+    from reground.cli.stages import opened
 
-    settings = _settings(arguments)
-    with open_store(settings) as store:
-        done = stages.ask(store, settings)
-        stages.verify(store, settings, again=again)
-        waiting = stages.judge(store, settings, again=again)
-        stages.export(store, settings)
-    if done.left or waiting:
+    with opened(arguments, make=True) as stages:
+        is_asked = stages.ask()
+        stages.verify(again=again)
+        is_judged = stages.judge(again=again)
+        stages.export()
+    if not (is_asked and is_judged):
         raise typer.Exit(1)
-
-
-def _settings(arguments: list[str] | None) -> TeachConfig:
-    """The settings of the config (the argument without "="), and those that replace them."""
-    from reground.config import load
-    from reground.errors import ConfigError
-    from reground.teacher.settings import TeachConfig
-
-    given = arguments or []
-    configs = [Path(each) for each in given if "=" not in each]
-    for config in configs:
-        if config.suffix in _DATABASES:
-            raise ConfigError(f"found {config}, expected a config; say store={config}")
-    if len(configs) > 1:
-        found = " and ".join(map(str, configs))
-        raise ConfigError(f"found {found}; expected one config, and settings as KEY=VALUE")
-    overrides = [each for each in given if "=" in each]
-    return load(TeachConfig, configs[0] if configs else None, overrides)
-
-
-_DATABASES = (".db", ".sqlite", ".sqlite3")  # as they are commonly called
 
 
 def _login() -> str:

@@ -9,7 +9,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from reground.errors import DataError, EndpointError
@@ -110,13 +110,13 @@ class Caller:
     async def _run(self, requests: Iterator[TeacherRequest]) -> None:
         teacher = opened(self.teacher, temperature=self.temperature, max_tokens=self.max_tokens)
         async with teacher as self._answerer:
-            with self._interruptible():
-                try:
-                    async with asyncio.TaskGroup() as workers:
-                        for _ in range(self.teacher.concurrency):
-                            workers.create_task(self._work(requests))
-                except BaseExceptionGroup as group:
-                    raise group.exceptions[0] from None
+            self._heed_ctrl_c()
+            try:
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(self.teacher.concurrency):
+                        workers.create_task(self._work(requests))
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
 
     async def _work(self, requests: Iterator[TeacherRequest]) -> None:
         while not self._done.stopped and (request := next(requests, None)):
@@ -213,9 +213,8 @@ class Caller:
             self._done.errors[call.error] += 1
         self.watch(call)
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C stops cleanly; the second one stops at once."""
+    def _heed_ctrl_c(self) -> None:
+        """Ctrl-C stops cleanly, until the loop is closed; the second one stops at once."""
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -224,11 +223,6 @@ class Caller:
 
         with suppress(NotImplementedError, ValueError, RuntimeError):  # no main thread, or Windows
             loop.add_signal_handler(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            with suppress(NotImplementedError, ValueError, RuntimeError):
-                loop.remove_signal_handler(signal.SIGINT)
 
 
 def _most_read(request: TeacherRequest, text: str) -> int:
