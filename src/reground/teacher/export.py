@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -65,13 +66,12 @@ def export(store: Store, settings: Export) -> ExportedChains:
                 sample = replace(sample, think=None, protocol="direct") if direct else sample
                 yield replace(sample, images=tuple(map(prepared, sample.images)))
 
-    counts = {
-        name: save_dataset(folder / name, rows(direct=direct))
-        for name, direct in ((REASONED, False), (DIRECT, True))
-    }
-    for name in [name for name, count in counts.items() if not count]:
-        (folder / name).unlink()
-    both = (sample for direct in (False, True) for sample in rows(direct=direct))
+    counts = {}
+    for name, direct in ((REASONED, False), (DIRECT, True)):
+        counts[name] = save_dataset(folder / name, rows(direct=direct))
+        if not counts[name]:
+            (folder / name).unlink()
+    both = chain(rows(direct=False), rows(direct=True))
     plain = (sample for sample in both if all(map(_is_plain, sample.images)))
     written = sum(counts.values())
     counts[sharegpt.ROWS] = sharegpt.write(folder, plain)
@@ -111,10 +111,15 @@ def _check(store: Store) -> dict[str, int]:
     """How many samples are left out, by reason; raises where nothing remains."""
     reviews = combined(store.latest_reviews())
     fates = Counter(_fate(entry, reviews.get(entry.sample.id)) for entry in store.entries())
-    if not fates[_KEPT]:
-        counts = ", ".join(f"{fate}: {count}" for fate, count in fates.items())
-        raise DataError(f"{store.path}: there is no chain to export ({counts}); {_advice(fates)}")
-    return {fate: count for fate, count in fates.items() if fate != _KEPT}
+    if fates.pop(_KEPT, 0):
+        return fates
+    advice = "ask for more chains (ask.n), or verify with other settings"
+    if fates[_UNVERIFIED]:
+        advice = "run `reground teach verify` and `reground teach judge` first"
+    elif fates[_UNPICKED]:
+        advice = "run `reground teach judge` first"
+    counts = ", ".join(f"{fate}: {count}" for fate, count in fates.items())
+    raise DataError(f"{store.path}: there is no chain to export ({counts}); {advice}")
 
 
 _KEPT = "samples exported"
@@ -122,21 +127,13 @@ _UNPICKED = "samples without a pick"
 _UNVERIFIED = "samples whose chains are not verified yet"
 
 
-def _advice(fates: Mapping[str, int]) -> str:
-    if fates.get(_UNVERIFIED):
-        return "run `reground teach verify` and `reground teach judge` first"
-    if fates.get(_UNPICKED):
-        return "run `reground teach judge` first"
-    return "ask for more chains (ask.n), or verify with other settings"
-
-
 def _fate(entry: Entry, review: Review | None) -> str:
-    if entry.pick is None:
-        if any(chain.is_verified for chain in entry.chains):
-            return _UNPICKED
-        unverified = any(chain.finding is None for chain in entry.chains)
-        return _UNVERIFIED if unverified else "samples without a verified chain"
-    return "samples rejected by a reviewer" if review and review.decision == "reject" else _KEPT
+    if entry.pick:
+        return "samples rejected by a reviewer" if review and review.decision == "reject" else _KEPT
+    if entry.verified:
+        return _UNPICKED
+    unverified = any(each.finding is None for each in entry.chains)
+    return _UNVERIFIED if unverified else "samples without a verified chain"
 
 
 def _kept(store: Store) -> Iterator[Sample]:
@@ -144,11 +141,9 @@ def _kept(store: Store) -> Iterator[Sample]:
     reviews = combined(store.latest_reviews())
     for entry in store.entries():
         review = reviews.get(entry.sample.id)
-        if entry.pick is None or _fate(entry, review) != _KEPT:
-            continue
-        written = {each.call.id: each.finding.think for each in entry.chains if each.finding}
-        edited = review.text if review and review.decision == "edit" else None
-        yield replace(entry.sample, think=edited or written[entry.pick.call])
+        if entry.picked and _fate(entry, review) == _KEPT:
+            edited = review.text if review and review.decision == "edit" else None
+            yield replace(entry.sample, think=edited or entry.picked.think)
 
 
 def _referenced(image: ImageRef) -> ImageRef:

@@ -12,6 +12,7 @@ from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 
 Stage = Literal["ask", "judge"]
+Decision = Literal["accept", "reject", "edit", "undo"]
 
 
 class Rejection(StrEnum):
@@ -103,7 +104,7 @@ class Review:
     sample: str
     call: int
     reviewer: str
-    decision: Literal["accept", "reject", "edit", "undo"]
+    decision: Decision
     text: str | None = None
     at: float = 0.0
     id: int = 0

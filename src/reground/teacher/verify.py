@@ -25,11 +25,8 @@ def verify(store: Store, settings: Verify, *, again: bool = False) -> Counter[st
     counts: Counter[str] = Counter()
     by = noted(asdict(settings))
     for entry in store.entries():
-        left = [chain.call for chain in entry.chains if again or chain.finding is None]
-        if not left:
-            continue
         with store.together():
-            for call in left:
+            for call in [each.call for each in entry.chains if again or each.finding is None]:
                 finding = replace(finding_on(call, entry.sample, settings), settings=by)
                 store.set_finding(finding)
                 if entry.pick and entry.pick.call == call.id and not finding.ok:

@@ -150,14 +150,14 @@ class _Handler(BaseHTTPRequestHandler):
             case ("GET", []):
                 return self._to_page()
             case ("GET", [""]):
-                return _text(_items_page(session), "text/html")
+                return _page("review.html.j2", session)
             case ("GET", ["review.css"]):
                 return _text(render("review.css", _PACKAGE), "text/css")
             case ("GET", ["review.js"]):
                 script = files(_PACKAGE).joinpath("templates/review.js")
                 return _text(script.read_text(encoding="utf-8"), "text/javascript")
             case ("GET", ["results"]):
-                return _text(_results_page(session), "text/html")
+                return self._results()
             case ("GET", ["items", index]):
                 return _json(session.item(_number(index)))
             case ("POST", ["items", index]):
@@ -179,6 +179,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _to_page(self) -> _HttpReply:
         return _HttpReply(
             b"", "text/plain", HTTPStatus.FOUND, {"Location": f"/{self.server.token}/"}
+        )
+
+    def _results(self) -> _HttpReply:
+        """What all reviewers found, with what this one has left."""
+        session = self.server.session
+        found, reasoning = session.results()
+        listed = found.edits[:_MAX_LISTED]
+        return _page(
+            "results.html.j2",
+            session,
+            positions={sample_id: n for n, sample_id in enumerate(session.queue, start=1)},
+            results=found,
+            edits=[(each, changes(reasoning[each.sample], each.text or "")) for each in listed],
+            rejections=found.rejections[:_MAX_LISTED],
         )
 
     def _decided(self, index: int) -> _HttpReply:
@@ -251,34 +265,6 @@ def _json(value: Any) -> _HttpReply:
     return _HttpReply(json.dumps(value).encode(), "application/json")
 
 
-def _items_page(session: Session) -> str:
-    """The page that shows one chain after the other, from the first that is not judged."""
-    unjudged = session.unjudged()
-    return render(
-        "review.html.j2",
-        _PACKAGE,
-        name=session.path.name,
-        reviewer=session.reviewer,
-        total=len(session.queue),
-        first=unjudged[0] if unjudged else None,
-        left=len(unjudged),
-    )
-
-
-def _results_page(session: Session) -> str:
-    """What all reviewers found, with what this one has left."""
-    found, reasoning = session.results()
-    listed = found.edits[:_MAX_LISTED]
-    return render(
-        "results.html.j2",
-        _PACKAGE,
-        name=session.path.name,
-        reviewer=session.reviewer,
-        total=len(session.queue),
-        picked=session.num_picked,
-        unjudged=session.unjudged(),
-        positions={sample_id: n for n, sample_id in enumerate(session.queue, start=1)},
-        results=found,
-        edits=[(each, changes(reasoning[each.sample], each.text or "")) for each in listed],
-        rejections=found.rejections[:_MAX_LISTED],
-    )
+def _page(template: str, session: Session, **more: Any) -> _HttpReply:
+    page = render(template, _PACKAGE, session=session, unjudged=session.unjudged(), **more)
+    return _text(page, "text/html")

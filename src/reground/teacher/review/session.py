@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 from PIL import Image
 
@@ -16,10 +16,9 @@ from reground.data import images
 from reground.errors import ConfigError, RunError, UserError
 from reground.grounding.codecs import FORM_TAG
 from reground.teacher.review.results import Decisions, Results, results
-from reground.teacher.rows import Chain, Entry, Review
+from reground.teacher.rows import Chain, Decision, Entry, Review
 from reground.teacher.store import Store
 
-Decision = Literal["accept", "reject", "edit", "undo"]
 MAX_TEXT = 20_000  # characters of an edit or a reason
 MAX_NAME = 60
 _SIDES = (64, 4096)  # least and most pixels of an image's longer side, as it is sent
@@ -93,18 +92,15 @@ class Session:
     def item(self, index: int) -> dict[str, Any]:
         """What the page shows of one chain, as JSON; raises ``OutdatedError`` if it has none."""
         with Store.open(self.path) as store:
-            entry = store.entry(self._id(index))
+            entry = store.entry(self.queue[index])
             own = store.latest_reviews(reviewer=self.reviewer, sample_id=entry.sample.id)
-        row = _to_json(entry, self._picked(entry))
         decision = {"decision": own[0].decision, "text": own[0].text} if own else None
-        return row | {"index": index, "own": decision}
+        return {"index": index, "own": decision, **_to_json(entry, _picked(entry))}
 
     def image(self, index: int, number: int, *, side: int) -> SentImage:
         """An image of a sample, no side longer than ``side``; raises ``DataError`` as loading."""
         with Store.open(self.path) as store:
-            sample = store.entry(self._id(index)).sample
-        if not 0 <= number < len(sample.images):
-            raise IndexError(number)
+            sample = store.entry(self.queue[index]).sample
         image = images.load(sample.images[number])
         kind = "PNG" if _is_crisp(*image.size) else "JPEG"
         least, most = _SIDES
@@ -120,19 +116,17 @@ class Session:
         where another chain has been picked since.
         """
         with Store.open(self.path) as store:
-            entry = store.entry(self._id(index))
-            if (chain := self._picked(entry)).call.id != call:
+            chain = _picked(store.entry(self.queue[index]))
+            if chain.call.id != call:
                 raise OutdatedError("another chain has been picked since; look at it again")
-            kept = _checked(decision, text, reasoning=chain.think)
-            store.add_review(
-                Review(
-                    sample=entry.sample.id,
-                    call=call,
-                    reviewer=self.reviewer,
-                    decision=decision,  # type: ignore[arg-type]  # checked above
-                    text=kept,
-                )
+            review = Review(
+                sample=chain.call.sample,
+                call=call,
+                reviewer=self.reviewer,
+                decision=decision,  # type: ignore[arg-type]  # checked on the next line
+                text=_checked(decision, text, reasoning=chain.think),
             )
+            store.add_review(review)
 
     def results(self) -> tuple[Results, Mapping[str, str]]:
         """What all reviews of this database add up to, and the reasoning before each edit.
@@ -143,20 +137,16 @@ class Session:
             reviews, tasks = store.latest_reviews(), store.picked()
             found = results([each for each in reviews if each.sample in tasks], tasks=tasks)
             edited = (store.entry(review.sample) for review in found.edits)
-            return found, {each.sample.id: self._picked(each).think for each in edited}
-
-    def _id(self, index: int) -> str:
-        if index < 0:
-            raise IndexError(index)
-        return self.queue[index]
+            return found, {each.sample.id: _picked(each).think for each in edited}
 
     def _own(self, store: Store) -> dict[str, Review]:
         return {each.sample: each for each in store.latest_reviews(reviewer=self.reviewer)}
 
-    def _picked(self, entry: Entry) -> Chain:
-        if entry.picked is None:
-            raise OutdatedError(f"sample {entry.sample.id!r} has no picked chain any more; go on")
-        return entry.picked
+
+def _picked(entry: Entry) -> Chain:
+    if entry.picked is None:
+        raise OutdatedError(f"sample {entry.sample.id!r} has no picked chain any more; go on")
+    return entry.picked
 
 
 def _checked(decision: str, text: str | None, *, reasoning: str) -> str | None:
