@@ -13,7 +13,7 @@ from reground.data.benchmarks import in_order
 from reground.evaluation.reporting.pages import percent, render, span
 from reground.io import write_text
 from reground.teacher import sharegpt
-from reground.teacher.export import DIRECT, REASONED, ExportedChains
+from reground.teacher.export import ExportedChains
 from reground.teacher.review.results import results, wilson
 from reground.teacher.rows import Entry, Rejection
 from reground.teacher.settings import as_overrides
@@ -27,7 +27,14 @@ _RULES = {"only": "being the only one", "rule": "the rule", "judge": "the judge"
 def write_card(store: Store, exported: ExportedChains) -> Path:
     """Write the card into the folder of the exported files; returns its path."""
     path = exported.folder / NAME
-    write_text(path, render("card.md.j2", "reground.teacher", **facts(store), **_files(exported)))
+    hashes = {name: _sha256(exported.folder / name) for name in exported.rows}
+    protocols = sharegpt.REASONED, sharegpt.DIRECT
+    given = facts(store) | {
+        "exported": exported,
+        "hashes": hashes,
+        "profiles": [protocol.profile for protocol in protocols],
+    }
+    write_text(path, render("card.md.j2", "reground.teacher", **given))
     return path
 
 
@@ -71,19 +78,6 @@ def _steps(entry: Entry) -> Iterator[str]:
 def _share(hits: int, n: int) -> str:
     """A share with Wilson's 95 % interval; a dash where nothing was counted."""
     return f"{percent(hits / n)} % ({span(wilson(hits, n))}; {hits} of {n})" if n else "–"  # noqa: RUF001
-
-
-def _files(exported: ExportedChains) -> dict[str, Any]:
-    rows, folder = exported.rows, exported.folder
-    return {
-        "files": [(name, count, _sha256(folder / name)) for name, count in rows.items()],
-        "reasoned": rows.get(REASONED, 0),
-        "direct": rows.get(DIRECT, 0),
-        "shared": rows.get(sharegpt.ROWS, 0),
-        "profiles": list(sharegpt.profiles()),
-        "left_out": exported.left_out,
-        "copied": exported.copied,
-    }
 
 
 def _sha256(path: Path) -> str:

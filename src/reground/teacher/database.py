@@ -184,17 +184,14 @@ def _fill(
 
 def _check_version(path: Path, connection: sqlite3.Connection) -> None:
     """Raise ``RunError`` where this is no database of ours, or one of another version."""
-    try:
-        rows = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchall()
-    except sqlite3.OperationalError as error:
-        if "no such table" not in str(error):
-            raise
-        rows = []
-    if not rows:
+    has_meta = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+    version = "SELECT value FROM meta WHERE key = 'version'"
+    found = connection.execute(version).fetchone() if has_meta else None
+    if found is None:
         raise RunError(f"{path}: a database, but none of `reground teach`; choose another name")
-    if rows[0][0] != VERSION:
+    if found[0] != VERSION:
         raise RunError(
-            f"{path}: a database of version {rows[0][0]}, and this ReGround reads version "
+            f"{path}: a database of version {found[0]}, and this ReGround reads version "
             f"{VERSION}; use the ReGround that made it, or begin a new one"
         )
 

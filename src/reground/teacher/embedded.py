@@ -1,6 +1,6 @@
 """The teacher that needs no network: chains from what the data itself says.
 
-A scene brings its own chain; of a photo with boxes, place, size and colour are told.
+A scene brings its own chain; of a photo with boxes it says place, size and colour.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def chain(sample: Sample, number: int) -> str:
     '<think>the orange triangle is at the centre.</think><answer>(348,339),(571,554)</answer>'
     """
     opening, closing = _wording(sample.id, number)
-    thought = (sample.think or _description(sample)).strip()
+    reasoning = (sample.think or _description(sample)).strip()
     question = " ".join(sample.question.split()).rstrip(".?! ")
     size = encoded_size(sample.images[sample.target_image])
-    think = opening.format(question=question) + thought + closing
+    think = opening.format(question=question) + reasoning + closing
     return PROTOCOL.render(sample.boxes, size=size, think=think)
 
 

@@ -26,9 +26,7 @@ class Sent:
 class Pictures:
     """The images of one sample, none with more than ``max_pixels`` when sent."""
 
-    def __init__(
-        self, images: Sequence[ImageRef], *, max_pixels: int | None = None, factor: int = 1
-    ) -> None:
+    def __init__(self, images: Sequence[ImageRef], *, max_pixels: int | None, factor: int) -> None:
         self._images, self._max_pixels, self._factor = images, max_pixels, factor
         self._sent: Sent | None = None
         self._lock = asyncio.Lock()

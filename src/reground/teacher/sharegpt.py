@@ -7,7 +7,7 @@ nor turns photos by their EXIF data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from reground.teacher.settings import PROTOCOL
 ROWS, DESCRIPTION = "sharegpt.jsonl", "dataset_info.json"
 PLACEHOLDER = "<image>"
 
-_DIRECT = get_protocol("univg_r1", "direct")
+REASONED, DIRECT = PROTOCOL, get_protocol("univg_r1", "direct")
 _DESCRIPTION = {
     "file_name": ROWS,
     "formatting": "sharegpt",
@@ -55,7 +55,7 @@ def write(folder: Path, samples: Iterable[Sample]) -> int:
 
 def row(sample: Sample) -> dict[str, Any]:
     """One question and its answer, with the reasoning of the sample if it has one."""
-    protocol = _DIRECT if sample.think is None else PROTOCOL
+    protocol = DIRECT if sample.think is None else REASONED
     sizes = [encoded_size(image) for image in sample.images]
     question = protocol.user_text(sample, sizes)
     answer = protocol.render(sample.boxes, size=sizes[sample.target_image], think=sample.think)
@@ -72,9 +72,3 @@ def row(sample: Sample) -> dict[str, Any]:
         ],
         "images": [image.path for image in sample.images],
     }
-
-
-def profiles() -> Iterator[tuple[str, str]]:
-    """The names and hashes of the prompts that rows are asked by."""
-    for protocol in (PROTOCOL, _DIRECT):
-        yield protocol.profile.name, protocol.profile.sha256
