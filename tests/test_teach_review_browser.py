@@ -240,7 +240,7 @@ def test_what_changed_behind_the_page_is_shown_again(page: Any, server: ReviewSe
     page.goto(server.url)
     shown(page, 1)
     with Store.open(server.session.path) as store:
-        pick(store, store.sample(server.session.queue[0]), number=1)
+        pick(store, store.entry(server.session.queue[0]).sample, number=1)
     page.keyboard.press("a")
     status(page, "another chain has been picked since")
     assert reviews(server) == {}
