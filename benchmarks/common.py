@@ -15,7 +15,7 @@ from typing import Any
 from reground.config import load
 from reground.evaluation.scoring.metrics import clustered_mean
 from reground.io import read_jsonl, write_json
-from reground.runs import result_header
+from reground.provenance import result_header
 from reground.training.settings import TrainConfig
 
 HELD_OUT = 1_000_007  # seed of the scenes that are evaluated: no run draws from it
