@@ -23,7 +23,10 @@ api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH")
+pytestmark = [
+    pytest.mark.slow,  # each opens pages
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH"),
+]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
