@@ -96,7 +96,8 @@ def _train(
     protocols = Protocols.of(answering(config), config=config.protocol)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     held_out = validation_samples(config.validation) if config.validation else ()
-    tools = _tools(protocols, [*draws.known(), *held_out], config)
+    rows = [*draws.known(), *held_out]
+    tools = _tools(protocols, rows, config)
     torch.manual_seed(config.seed)  # adapters start from random weights
     sharded = config.sharding == "full" and accelerator.num_processes > 1
     # Sharded, every layer goes to the devices on its own.
@@ -125,7 +126,7 @@ def _train(
     run = RunDir(out)
     if accelerator.is_main_process:
         run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
-        asked = _asked(protocols, [*draws.known(), *held_out])
+        asked = _asked(protocols, rows)
         _note(run, asked | dataclasses.asdict(_provenance(config, draws, checkpoint, asked)))
     accelerator.wait_for_everyone()
     if config.track:
