@@ -22,7 +22,7 @@ settings.load_profile("reground")
 # What brings torch along: such files are left out with --fast, and so are not even imported.
 _HEAVY = re.compile(
     r"^\s*(import|from) "
-    r"(torch|transformers|worlds|reground\.(model|rollout|training|tinyworld))\b",
+    r"(torch|transformers|worlds|scripted|reground\.(model|rollout|training|tinyworld))\b",
     re.MULTILINE,
 )
 

@@ -11,8 +11,8 @@ from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Status
 from reground.grounding.boxes import iou
 from reground.protocols.calls import CALL
-from reground.rollout.policy import ScriptedPolicy
 from reground.tinyworld import scenes as synth
+from scripted import ScriptedPolicy
 
 SAMPLE = synth.sample("referring", seed=3, index=1)
 IMAGE = synth.render(SAMPLE.images[0].path)

@@ -26,12 +26,13 @@ from reground.protocols.calls import CALL, Function, tool_text
 from reground.protocols.protocol import Plan, get_protocol
 from reground.rollout.environment import PlannedEnvironment, Start
 from reground.rollout.episode import RolloutStatus, Trajectory, roll_out
-from reground.rollout.policy import Sampling, ScriptedPolicy
+from reground.rollout.policy import Sampling
 from reground.rollout.tools.results import Precomputed
 from reground.rollout.tools.tool import Request, Tool, ToolError
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
+from scripted import ScriptedPolicy
 
 FAMILY = get_protocol("qwen3_vl", "think_rethink")
 SIZE = EncodedSize(640, 480, 640, 480)

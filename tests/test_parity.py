@@ -31,11 +31,11 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, CALL_END
 from reground.protocols.choice import Answering, Protocols
 from reground.rollout.endpoint import Endpoint
-from reground.rollout.policy import ScriptedPolicy
 from reground.runs import RunDir
 from reground.tinyworld import models as tiny
 from reground.training.run import train
 from reground.training.settings import TrainConfig
+from scripted import ScriptedPolicy
 from server import Response, says, serving
 
 BOXES = '[{"bbox_2d": [110, 190, 480, 990]}]'

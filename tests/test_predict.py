@@ -30,7 +30,7 @@ from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.policy import ScriptedPolicy
+from scripted import ScriptedPolicy
 
 ASKED = Question(model="tiny", data="synth:attribute@1-2", limit=5, max_tokens=64)
 

@@ -33,7 +33,6 @@ from reground.protocols.protocol import AnswerProtocol, get_protocol
 from reground.protocols.rethink import Verdict, settled, verdict, with_rethink
 from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import RolloutStatus, Trajectory
-from reground.rollout.policy import ScriptedPolicy
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
 from reground.teacher.rethink import chains
@@ -41,6 +40,7 @@ from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.tinyworld.oracle import Oracle
 from reground.training.rewards import RefinementFormat, RefinementTerm, Rewards
+from scripted import ScriptedPolicy
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 REFINEMENT = Rewards((RefinementTerm(weight=0.9), RefinementFormat(weight=0.1)))

@@ -26,9 +26,9 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, CALL_END
 from reground.rollout.endpoint import Endpoint
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.policy import ScriptedPolicy
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
+from scripted import ScriptedPolicy
 from server import Response, says, serving
 
 FAMILY, PROTOCOL, PROFILE = "qwen3_vl", "think_rethink", "tiny_refiner"

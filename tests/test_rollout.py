@@ -22,10 +22,11 @@ from reground.model.load import Checkpoint
 from reground.model.runtime import Runtime
 from reground.model.vision import encode_images
 from reground.rollout.episode import RolloutStatus, Trajectory, Turn
-from reground.rollout.policy import Completion, Prefix, Sampling, ScriptedPolicy
+from reground.rollout.policy import Completion, Prefix, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.training.packing import TrainGroup, TrainSequence, collate
+from scripted import ScriptedPolicy
 
 KEYS = (11, 2**40 + 3, 5)
 

@@ -30,11 +30,12 @@ from reground.protocols.calls import CALL, Call, read_call
 from reground.protocols.protocol import get_protocol
 from reground.rollout.environment import PlannedEnvironment, Start, Zoom
 from reground.rollout.episode import RolloutStatus, Trajectory, roll_out
-from reground.rollout.policy import Policy, Sampling, ScriptedPolicy
+from reground.rollout.policy import Policy, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from reground.training.packing import TrainGroup, TrainSequence, collate
+from scripted import ScriptedPolicy
 from worlds import World, column
 
 FAMILY = get_protocol("qwen3_vl", "think_rethink")
