@@ -171,7 +171,7 @@ def test_only_picked_chains_are_shown(chains: Path) -> None:
     session = begin(chains)
     assert (len(session.queue), session.num_picked) == (5, 5)
     (sample,) = [each for each in scenes() if each.id == session.queue[0]]
-    shown = session.item(0)
+    shown = session.sample(0)
     assert (shown["question"], shown["think"]) == (sample.question, sample.think)
     assert shown["answer"].startswith("<answer>(") and shown["own"] is None
     target = shown["images"][sample.target_image]
@@ -211,7 +211,7 @@ def test_what_cannot_be_stored_is_refused(
     chains: Path, decision: str, text: str | None, message: str
 ) -> None:
     session = begin(chains)
-    shown = session.item(0)
+    shown = session.sample(0)
     with pytest.raises(RefusedError, match=message):
         text = f" {shown['think']} " if text == "same" else text
         session.decide(0, call=shown["call"], decision=decision, text=text)
@@ -220,18 +220,18 @@ def test_what_cannot_be_stored_is_refused(
 
 def test_a_decision_is_about_the_chain_that_was_seen(chains: Path) -> None:
     session = begin(chains)
-    seen = session.item(0)["call"]
+    seen = session.sample(0)["call"]
     session.decide(0, call=seen, decision="reject", text="wrong")
-    assert session.item(0)["own"] == {"decision": "reject", "text": "wrong"}
+    assert session.sample(0)["own"] == {"decision": "reject", "text": "wrong"}
     with Store.open(chains) as store:
         pick(store, store.entry(session.queue[0]).sample, number=1)
-    assert session.item(0)["own"] is None and session.unjudged() == [0, 1, 2, 3, 4]
+    assert session.sample(0)["own"] is None and session.unjudged() == [0, 1, 2, 3, 4]
     with pytest.raises(OutdatedError, match="another chain has been picked since"):
         session.decide(0, call=seen, decision="accept")
     with Store.open(chains) as store:
         store.drop_pick(session.queue[0])
     with pytest.raises(OutdatedError, match="has no picked chain any more"):
-        session.item(0)
+        session.sample(0)
     assert session.unjudged() == [1, 2, 3, 4]
 
 
@@ -287,31 +287,31 @@ def stored(server: ReviewServer) -> list[str]:
 
 
 def test_a_decision_is_stored_and_taken_back(server: ReviewServer) -> None:
-    status, _, body = ask(server, "items/1")
+    status, _, body = ask(server, "samples/1")
     shown = json.loads(body)
     assert (status, shown["index"], shown["own"]) == (200, 1, None)
-    status, _, body = ask(server, "items/1", {"call": shown["call"], "decision": "accept"})
+    status, _, body = ask(server, "samples/1", {"call": shown["call"], "decision": "accept"})
     assert (status, json.loads(body)) == (200, {"next": 2, "left": 4})
     edit = {"call": shown["call"], "decision": "edit", "text": "It is the one on the left."}
-    assert ask(server, "items/1", edit)[0] == 200
-    own = json.loads(ask(server, "items/1")[2])["own"]
+    assert ask(server, "samples/1", edit)[0] == 200
+    own = json.loads(ask(server, "samples/1")[2])["own"]
     assert own == {"decision": "edit", "text": "It is the one on the left."}
     assert stored(server) == ["edit"]
-    status, _, body = ask(server, "items/1", {"call": shown["call"], "decision": "undo"})
+    status, _, body = ask(server, "samples/1", {"call": shown["call"], "decision": "undo"})
     assert json.loads(body) == {"next": 2, "left": 5}
     assert stored(server) == []
 
 
 def test_the_page_goes_on_with_what_is_left(server: ReviewServer) -> None:
     for index, expected in [(0, 1), (4, 1), (2, 3), (3, 1), (1, None)]:
-        call = json.loads(ask(server, f"items/{index}")[2])["call"]
-        reply = ask(server, f"items/{index}", {"call": call, "decision": "accept"})
+        call = json.loads(ask(server, f"samples/{index}")[2])["call"]
+        reply = ask(server, f"samples/{index}", {"call": call, "decision": "accept"})
         assert json.loads(reply[2])["next"] == expected
     assert b'data-first=""' in ask(server, "")[2]
     assert b"All 5 are judged" in ask(server, "results")[2]
 
 
-@pytest.mark.parametrize("path", ["", "items/0", "images/0/0", "results", "review.js"])
+@pytest.mark.parametrize("path", ["", "samples/0", "images/0/0", "results", "review.js"])
 @pytest.mark.parametrize("token", ["", "x", "%00", "open", "/[", "//"])
 def test_without_the_token_there_is_nothing(server: ReviewServer, path: str, token: str) -> None:
     assert ask(server, path, token=token)[0] == 403
@@ -344,9 +344,9 @@ FOREIGN = [
 def test_pages_of_other_names_are_refused(
     server: ReviewServer, headers: dict[str, str], status: int
 ) -> None:
-    call = json.loads(ask(server, "items/0")[2])["call"]
-    assert ask(server, "items/0", **headers)[0] == status
-    reply = ask(server, "items/0", {"call": call, "decision": "accept"}, **headers)
+    call = json.loads(ask(server, "samples/0")[2])["call"]
+    assert ask(server, "samples/0", **headers)[0] == status
+    reply = ask(server, "samples/0", {"call": call, "decision": "accept"}, **headers)
     assert reply[0] == status
     assert stored(server) == (["accept"] if status == 200 else [])
 
@@ -354,12 +354,12 @@ def test_pages_of_other_names_are_refused(
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("items/5", 404),
-        ("items/-1", 404),
-        ("items/x", 404),
-        ("items/%C2%B2", 404),
-        ("items/99999999999999999999", 404),
-        ("items/0/0", 404),
+        ("samples/5", 404),
+        ("samples/-1", 404),
+        ("samples/x", 404),
+        ("samples/%C2%B2", 404),
+        ("samples/99999999999999999999", 404),
+        ("samples/0/0", 404),
         ("images/0/9", 404),
         ("images/9/0", 404),
         ("images/0/0?side=big", 404),
@@ -392,17 +392,17 @@ def test_unknown_addresses_are_said(server: ReviewServer, path: str, status: int
 def test_bodies_that_are_no_decisions_are_refused(
     server: ReviewServer, body: Any, status: int
 ) -> None:
-    assert ask(server, "items/0", body)[0] == status
+    assert ask(server, "samples/0", body)[0] == status
     assert stored(server) == []
 
 
 def test_a_form_of_another_page_is_no_decision(server: ReviewServer) -> None:
-    call = json.loads(ask(server, "items/0")[2])["call"]
+    call = json.loads(ask(server, "samples/0")[2])["call"]
     body = {"call": call, "decision": "accept"}
     for kind in ["text/plain", "application/x-www-form-urlencoded"]:
-        assert ask(server, "items/0", body, Content_Type=kind)[0] == 415
+        assert ask(server, "samples/0", body, Content_Type=kind)[0] == 415
     for length in ["", "-1", "9" * 5000]:
-        assert ask(server, "items/0", body, Content_Length=length)[0] == 415
+        assert ask(server, "samples/0", body, Content_Length=length)[0] == 415
     assert stored(server) == []
 
 
@@ -410,7 +410,7 @@ def test_images_are_served_one_by_one(server: ReviewServer) -> None:
     status, headers, body = ask(server, "images/0/0?side=800")
     assert (status, headers["Content-Type"]) == (200, "image/png")
     assert Image.open(io.BytesIO(body)).size == (112, 112)
-    status, headers, body = ask(server, "items/0")
+    status, headers, body = ask(server, "samples/0")
     assert headers["Cache-Control"] == "no-store"
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
@@ -456,14 +456,14 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     sample = replace(first, id=HOSTILE, task=HOSTILE, question=HOSTILE, think=f"{HOSTILE} it is")
     path = make_chains(tmp_path / "<b>&.db", [sample])
     with serving(begin(path, "<i>eva</i>")) as server:
-        _, headers, body = ask(server, "items/0")
+        _, headers, body = ask(server, "samples/0")
         shown = json.loads(body)
         assert headers["Content-Type"].startswith("application/json")
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert shown["think"] == f"{HOSTILE} it is"
         for decision, text in [("reject", HOSTILE), ("edit", f"{HOSTILE} it was")]:
             body = {"call": shown["call"], "decision": decision, "text": text}
-            assert ask(server, "items/0", body)[0] == 200
+            assert ask(server, "samples/0", body)[0] == 200
             page = ask(server, "results")[2].decode() + ask(server, "")[2].decode()
             assert "&lt;/script&gt;" in page and "&lt;b&gt;&amp;.db" in page
             assert "<img" not in page and "<b>&" not in page and "<i>eva" not in page
@@ -477,11 +477,11 @@ def test_reviewers_work_at_the_same_time(tmp_path: Path) -> None:
     def work(session: Session) -> None:
         with serving(session) as server:
             for index in range(20):
-                shown = json.loads(ask(server, f"items/{index}")[2])
+                shown = json.loads(ask(server, f"samples/{index}")[2])
                 assert shown["own"] is None  # nobody sees what others said
                 decision = "reject" if index == 3 and session.reviewer == "ben" else "accept"
                 body = {"call": shown["call"], "decision": decision}
-                assert ask(server, f"items/{index}", body)[0] == 200
+                assert ask(server, f"samples/{index}", body)[0] == 200
 
     threads = [threading.Thread(target=work, args=[begin(path, name)]) for name in names]
     for thread in threads:
@@ -503,9 +503,9 @@ def test_a_full_disk_is_said_in_the_page(
     def full(*_: object) -> int:
         raise RunError("chains.db: database or disk is full")
 
-    call = json.loads(ask(server, "items/0")[2])["call"]
+    call = json.loads(ask(server, "samples/0")[2])["call"]
     monkeypatch.setattr(Store, "add_review", full)
-    status, _, body = ask(server, "items/0", {"call": call, "decision": "accept"})
+    status, _, body = ask(server, "samples/0", {"call": call, "decision": "accept"})
     assert (status, body) == (500, b"chains.db: database or disk is full")
 
 
@@ -519,9 +519,9 @@ def test_ctrl_c_ends_and_says_what_was_stored(chains: Path) -> None:
         assert child.stdout is not None
         assert "5 of 5 picked chains to look at, as eva" in child.stdout.readline()
         url = child.stdout.readline().strip()
-        shown = json.loads(urllib.request.urlopen(f"{url}items/0", timeout=20).read())
+        shown = json.loads(urllib.request.urlopen(f"{url}samples/0", timeout=20).read())
         body = json.dumps({"call": shown["call"], "decision": "accept"}).encode()
-        sent = urllib.request.Request(f"{url}items/0", body, {"Content-Type": "application/json"})
+        sent = urllib.request.Request(f"{url}samples/0", body, {"Content-Type": "application/json"})
         urllib.request.urlopen(sent, timeout=20).close()
         with socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0]))):
             os.kill(child.pid, signal.SIGINT)  # a browser that holds a connection keeps nobody

@@ -273,13 +273,13 @@ def test_another_page_cannot_decide(browser: Any, server: ReviewServer) -> None:
     """A page of another origin, even one that knows the address, stores nothing."""
     page = browser.new_page()
     page.goto("data:text/html,<title>other</title>")
-    call = server.session.item(0)["call"]
+    call = server.session.sample(0)["call"]
     for kind in ("application/json", "text/plain"):
         body = json.dumps({"call": call, "decision": "accept"})
         page.evaluate(
             "([url, kind, body]) => fetch(url, {method: 'POST', body, mode: kind == 'text/plain' ? "
             "'no-cors' : 'cors', headers: {'Content-Type': kind}}).catch(() => null)",
-            [f"{server.url}items/0", kind, body],
+            [f"{server.url}samples/0", kind, body],
         )
     page.close()
     assert reviews(server) == {}

@@ -238,7 +238,7 @@ def broken(path: Path, kind: str) -> None:
     ("kind", "message"),
     [
         ("text", r"x\.db: not a database of chains; expected what `reground teach ask` made"),
-        ("version", r"x\.db: a database of version 9, and this ReGround reads version 2"),
+        ("version", r"x\.db: a database of version 9, and this ReGround reads version 3"),
         ("other", r"x\.db: a database, but none of `reground teach`"),
         ("empty", r"x\.db: a database, but none of `reground teach`"),
         (None, r"x\.db: no such database"),

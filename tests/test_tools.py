@@ -32,9 +32,9 @@ from reground.rollout.tools.runner import Cache, ToolRunner
 from reground.rollout.tools.tool import (
     MAX_BOXES,
     MAX_LABEL,
-    Reply,
     Request,
     ToolError,
+    ToolResult,
     clean,
 )
 
@@ -83,7 +83,7 @@ def runner_of(answer: Answer | Any, cache: Path | None = None, **changes: Any) -
     return ToolRunner(tool, cache=cache, **{"timeout_s": 5.0, "batch_size": 4} | changes)
 
 
-def asked_once(answer: Answer | Any, photo: Path) -> tuple[Reply, Counter[str]]:
+def asked_once(answer: Answer | Any, photo: Path) -> tuple[ToolResult, Counter[str]]:
     runner = runner_of(answer)
     (reply,) = runner.ask([Request(sample_of(photo), "the cup")])
     return reply, runner.counts
@@ -249,7 +249,7 @@ def test_one_failure_leaves_the_other_answers(photo: Path) -> None:
 
 
 def test_an_empty_answer_is_no_problem(photo: Path) -> None:
-    assert asked_once(lambda _: (), photo)[0] == Reply((), None)
+    assert asked_once(lambda _: (), photo)[0] == ToolResult((), None)
 
 
 def test_an_image_that_cannot_be_read_fails_alone(photo: Path, tmp_path: Path) -> None:
@@ -273,15 +273,15 @@ def test_a_tool_that_hangs_is_late_and_called_no_second_time(photo: Path) -> Non
     go_on = threading.Event()
     tool = Told(lambda request: (go_on.wait(60) and ()) if request.expression == "slow" else ())
     runner = runner_of(tool, timeout_s=0.3, batch_size=1)
-    late = Reply(problem="no result within 0.3 s")
+    late = ToolResult(problem="no result within 0.3 s")
     replies = runner.ask([Request(sample_of(photo), each) for each in ("quick", "slow", "c", "d")])
-    assert replies == [Reply(), late, late, late]
+    assert replies == [ToolResult(), late, late, late]
     assert +runner.counts == Counter({"asked": 4, "calls": 2, "late": 3})
     assert runner.ask([Request(sample_of(photo), "e")]) == [late]
     assert tool.asked == ["quick", "slow"]
     go_on.set()
     time.sleep(0.1)
-    assert runner.ask([Request(sample_of(photo), "f")]) == [Reply()]
+    assert runner.ask([Request(sample_of(photo), "f")]) == [ToolResult()]
     assert tool.asked == ["quick", "slow", "f"]  # what was late before it began is never asked
 
 
@@ -324,7 +324,7 @@ def test_the_same_question_about_the_same_pixels_is_asked_once(photo: Path, tmp_
     rows.append(sample_of(tmp_path / "red.png", "d"))
     replies = runner.ask([Request(row, text) for row in rows for text in ("x", "x", "y")])
     assert len(tool.asked) == 4  # two images, two expressions
-    assert replies == [Reply((found(),))] * 12
+    assert replies == [ToolResult((found(),))] * 12
 
 
 def test_a_shared_answer_is_in_the_image_of_each_sample(photo: Path, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_answers_are_kept_on_disk_for_the_same_settings(photo: Path, tmp_path: P
     for settings in ("s", "s", "other"):
         tool = Told(lambda _: boxes, settings=settings)
         runner = runner_of(tool, tmp_path / "cache")
-        assert runner.ask([request]) == [Reply(boxes)]
+        assert runner.ask([request]) == [ToolResult(boxes)]
         calls.append((runner.counts["calls"], runner.counts["cached"]))
     assert calls == [(1, 0), (0, 1), (1, 0)]
 
@@ -379,7 +379,7 @@ def test_failures_are_not_kept(photo: Path, tmp_path: Path) -> None:
     runner = runner_of(tool, tmp_path / "cache")
     request = Request(sample_of(photo), "x")
     replies = [runner.ask([request])[0] for _ in range(3)]
-    assert replies == [Reply(problem="busy"), Reply((found(),)), Reply((found(),))]
+    assert replies == [ToolResult(problem="busy"), ToolResult((found(),)), ToolResult((found(),))]
     assert +runner.counts == Counter({"asked": 3, "calls": 2, "failed": 1, "cached": 1})
 
 
@@ -391,7 +391,7 @@ def test_a_kept_answer_that_is_broken_is_asked_again(
     runner_of(tool, tmp_path).ask([request])
     with sqlite3.connect(tmp_path / "tools.sqlite") as db:
         db.execute("UPDATE replies SET reply = ?", (text,))
-    assert runner_of(tool, tmp_path).ask([request]) == [Reply((found(),))]
+    assert runner_of(tool, tmp_path).ask([request]) == [ToolResult((found(),))]
     assert len(tool.asked) == 2
 
 
@@ -409,7 +409,7 @@ def test_a_cache_that_breaks_later_costs_no_answer(
         each.unlink()
     (tmp_path / "cache" / "tools.sqlite").write_text("something else entirely " * 100)
     for text in "ab":
-        assert runner.ask([Request(sample_of(photo), text)]) == [Reply((found(),))]
+        assert runner.ask([Request(sample_of(photo), text)]) == [ToolResult((found(),))]
     assert len([row for row in caplog.records if "kept no longer" in row.message]) == 1
 
 
@@ -435,7 +435,7 @@ def test_stored_boxes_are_those_of_the_target_image(photo: Path) -> None:
     row = replace(sample_of(photo), images=(image, image), target_image=1, tool_results=stored)
     tool = open_tool("precomputed", samples=[row])
     (reply,) = runner_of(tool).ask([Request(row, "anything")])
-    assert reply == Reply(stored[:1])
+    assert reply == ToolResult(stored[:1])
 
 
 def test_samples_without_stored_boxes_are_named_with_the_column(photo: Path) -> None:

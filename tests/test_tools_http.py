@@ -28,7 +28,7 @@ from reground.rollout.tools import http
 from reground.rollout.tools.http import KEY, MAX_REPLY, HttpDetector
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.runner import ToolRunner
-from reground.rollout.tools.tool import Reply, Request
+from reground.rollout.tools.tool import Request, ToolResult
 from server import Response, serving
 
 Respond = Callable[[dict[str, Any], int], Response]
@@ -52,7 +52,7 @@ def says(*boxes: Any, **more: Any) -> Response:
 
 def ask(
     respond: Respond, sample: Sample, *, runner_s: float = 30.0, **changes: Any
-) -> tuple[Reply, int]:
+) -> tuple[ToolResult, int]:
     """The reply to one question, and how often the server was asked."""
     with serving(respond, question=expression) as (url, bodies):
         tool = HttpDetector(url=url, **{"timeout_s": 5.0, "retries": 0} | changes)
@@ -190,7 +190,7 @@ def test_retry_after_is_waited_for(
         return Response("", 429, {"Retry-After": value}) if before == 0 else says()
 
     reply, asked = ask(respond, sample, retries=1)
-    assert (reply, asked) == (Reply(), 2)
+    assert (reply, asked) == (ToolResult(), 2)
     (wait,) = waits
     assert wait == 7.5 if form == "seconds" else 0 < wait <= 25
 

@@ -147,8 +147,8 @@ def _given(said: str, section: Any) -> str:
         return ""
     words = dict.fromkeys(re.findall(r"[\w.]+", said))
     named = {key: section[key] for key in words if key in section}
-    told = ", ".join(f"{key}={shorten(value)}" for key, value in named.items())
-    return f"; found {told}" if told else ""
+    given = ", ".join(f"{key}={shorten(value)}" for key, value in named.items())
+    return f"; found {given}" if given else ""
 
 
 def _suggestion(path: KeyPath, schema: Any, member: KeyPath) -> str:

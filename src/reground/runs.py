@@ -108,7 +108,7 @@ def room_in(folder: Path) -> Iterator[None]:
     """Raises ``RunError`` where what is written, as a rule below ``folder``, finds a full disk."""
     try:
         yield
-    except UserError:  # told already
+    except UserError:  # has its sentence
         raise
     except Exception as error:
         full = next((each for each in _chain(error) if _is_full(each)), None)

@@ -78,7 +78,7 @@ class Stages:
         total = counts.total()
         typer.echo(f"{self.settings.store}: {total} chains verified: {found or 'none was left'}")
         sentence = "{} chains were verified with {}; --again applies {}"
-        self._say_changed("verdicts", noted(asdict(self.settings.verify)), sentence)
+        self._say_changed("findings", noted(asdict(self.settings.verify)), sentence)
 
     def judge(self, *, again: bool) -> bool:
         """Pick chains; whether no sample waits for a judge."""
@@ -111,7 +111,7 @@ class Stages:
         typer.echo(f"{write_card(self.store, exported)}")
 
     def _say_changed(
-        self, what: Literal["chains", "verdicts", "picks"], now: str, sentence: str
+        self, what: Literal["chains", "findings", "picks"], now: str, sentence: str
     ) -> None:
         for count, old, new in changed(self.store.settings(what), now):
             typer.echo(sentence.format(count, old, new))

@@ -34,7 +34,7 @@ from reground.protocols.calls import (
 from reground.protocols.protocol import Plan
 from reground.rollout.tools.results import Precomputed
 from reground.rollout.tools.runner import ToolRunner
-from reground.rollout.tools.tool import Reply, Request, Tool
+from reground.rollout.tools.tool import Request, Tool, ToolResult
 
 COUNTS = ("asked", "calls", "cached", "failed", "late", "dropped", "zoomed", "refused")
 BATCH = 16  # requests that a tool gets at a time
@@ -102,7 +102,7 @@ class PlannedEnvironment:
         self._zoom = Zoom(prompter.checkpoint.chat)
         self._looks: Counter[str] = Counter()
         self._worker = ThreadPoolExecutor(1)
-        self._replies: dict[str, Future[list[Reply]]] = {}
+        self._replies: dict[str, Future[list[ToolResult]]] = {}
         self._places: dict[str, int] = {}
 
     def plan(self, sample: Sample) -> Plan:

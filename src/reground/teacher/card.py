@@ -47,7 +47,7 @@ def facts(store: Store) -> dict[str, Any]:
     reviewed = results(store.latest_reviews(), tasks=store.picked())
     return {
         "meta": store.meta(),
-        "verified_with": [as_overrides(json.loads(made)) for made in store.settings("verdicts")],
+        "verified_with": [as_overrides(json.loads(made)) for made in store.settings("findings")],
         "total": total,
         "tasks": {task: tallies[task] for task in in_order(tallies)},
         "reasons": [reason for reason in Rejection if total[reason]],

@@ -19,7 +19,7 @@ from reground.errors import DataError, RunError
 from reground.grounding.sample import Sample, digest
 from reground.io import whole
 
-VERSION = "2"
+VERSION = "3"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -33,7 +33,7 @@ CREATE TABLE calls (
   attempts INTEGER NOT NULL, error TEXT, sizes TEXT NOT NULL, settings TEXT NOT NULL,
   at REAL NOT NULL,
   UNIQUE (sample, stage, number, model, prompt_sha256));
-CREATE TABLE verdicts (
+CREATE TABLE findings (
   call INTEGER PRIMARY KEY REFERENCES calls(id), ok INTEGER NOT NULL, reason TEXT,
   detail TEXT NOT NULL, think TEXT, boxes TEXT NOT NULL, iou REAL,
   settings TEXT NOT NULL);

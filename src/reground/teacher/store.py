@@ -108,7 +108,7 @@ class Store(Database):
               FROM calls GROUP BY stage, model, prompt_sha256 ORDER BY stage, min(id)"""
         )
 
-    def settings(self, what: Literal["chains", "verdicts", "picks"]) -> Mapping[str, int]:
+    def settings(self, what: Literal["chains", "findings", "picks"]) -> Mapping[str, int]:
         """The settings by which there are such rows, and how many each made."""
         chains = "calls WHERE stage = 'ask' AND state = 'answered'"
         return self._tally("settings", chains if what == "chains" else what)
@@ -136,7 +136,7 @@ class Store(Database):
 
     def set_finding(self, finding: Finding) -> None:
         """Store what verification found, in place of what it found earlier in the same call."""
-        self._put("verdicts", to_columns(finding))
+        self._put("findings", to_columns(finding))
 
     def set_pick(self, pick: Pick) -> None:
         """Store the pick of a sample, in place of an earlier one."""
@@ -172,8 +172,8 @@ class Store(Database):
     def _entries(self, page: Sequence[Sample]) -> Iterator[Entry]:
         ids = [sample.id for sample in page]
         within = f"sample IN ({', '.join('?' * len(ids))})"
-        verdicts = f"SELECT verdicts.* FROM verdicts JOIN calls ON calls.id = call WHERE {within}"
-        findings = {row["call"]: from_columns(Finding, row) for row in self._rows(verdicts, ids)}
+        query = f"SELECT findings.* FROM findings JOIN calls ON calls.id = call WHERE {within}"
+        findings = {row["call"]: from_columns(Finding, row) for row in self._rows(query, ids)}
         answered = f"SELECT * FROM calls WHERE {within} AND stage = 'ask' AND state = 'answered'"
         chains: dict[str, list[Chain]] = {each: [] for each in ids}
         for row in self._rows(f"{answered} ORDER BY number, id", ids):

@@ -186,5 +186,5 @@ def left_out(source: Path) -> Iterator[Counter[tuple[str, str]]]:
     counts: Counter[tuple[str, str]] = Counter()
     yield counts
     for what in sorted({what for what, _ in counts}):
-        told = ", ".join(f"{counts[key]} of {key[1]}" for key in sorted(counts) if key[0] == what)
-        _LOG.warning("%s: left out %s: %s", source, what, told)
+        listed = ", ".join(f"{counts[key]} of {key[1]}" for key in sorted(counts) if key[0] == what)
+        _LOG.warning("%s: left out %s: %s", source, what, listed)

@@ -61,14 +61,16 @@ async def think_rethink(
         return Prediction(sample, call, sizes, num_tokens, "length")
     found = result(sample)
     if problem := problem_of(read_call(call), offered=protocol.plan.functions):
-        told = refusal_text(problem)
+        tool_said = refusal_text(problem)
     else:
-        told = tool_text({FIRST_TOOL: found}, codec=protocol.codec, size=sizes[sample.target_image])
-    last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + told)
+        tool_said = tool_text(
+            {FIRST_TOOL: found}, codec=protocol.codec, size=sizes[sample.target_image]
+        )
+    last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + tool_said)
     num_tokens += last.num_tokens or 0
     failed = problem is None and found is None
     ended = "tool_failed" if failed and last.finish == "stop" else last.finish
-    return Prediction(sample, call + told + last.text, sizes, num_tokens, ended)
+    return Prediction(sample, call + tool_said + last.text, sizes, num_tokens, ended)
 
 
 def _call(first: Reply) -> str | None:

@@ -55,7 +55,7 @@ class PairedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RunAnswer:
     """One run's answer to the sample of an example."""
 
     name: str
@@ -68,7 +68,7 @@ class Contrast:
     """A sample that some runs hit and others did not, drawn once."""
 
     drawn: gallery.Example
-    replies: tuple[Reply, ...]
+    replies: tuple[RunAnswer, ...]
 
 
 def write_comparison(runs: Sequence[Run], *, out: Path) -> str:
@@ -116,7 +116,7 @@ def tool_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 def contrasts(runs: Sequence[Run], *, count: int = _NUM_EXAMPLES) -> list[Contrast]:
     """At most ``count`` samples that some runs hit, each set of those runs in turn."""
     ended = partial(outcome, hit=HITS[runs[0].info.hit])
-    replies: dict[str, tuple[Reply, ...]] = {}
+    replies: dict[str, tuple[RunAnswer, ...]] = {}
     kinds: dict[str, tuple[bool, ...]] = {}
     for index in answered_by_all(runs):
         scores = [run.scores[index] for run in runs]
@@ -125,7 +125,7 @@ def contrasts(runs: Sequence[Run], *, count: int = _NUM_EXAMPLES) -> list[Contra
             name = scores[0].sample.id
             kinds[name] = hits
             replies[name] = tuple(
-                Reply(run.name, ended(score), score)
+                RunAnswer(run.name, ended(score), score)
                 for run, score in zip(runs, scores, strict=True)
             )
     differing = [own[0].score for own in replies.values()]

@@ -20,7 +20,7 @@ CLEAR = 0.1  # of mean IoU: a lead that is no accident
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FrameFit:
     """The mean IoU of all answers if their numbers were of ``frame``, corners swapped or not."""
 
     frame: FrameKind
@@ -36,7 +36,7 @@ class Reading:
 
 def diagnose(
     predictions: Sequence[Prediction], protocol_for: Callable[[Sample], AnswerProtocol]
-) -> list[Reading]:
+) -> list[FrameFit]:
     """Every reading of the first box of each answer, best first; the declared one on a tie.
 
     An answer without a box that can be read, and a sample without a true box, count 0.
@@ -53,7 +53,7 @@ def diagnose(
                 if found and row.sample.boxes
             )
             declared = frame is own_frame and not swapped
-            readings.append(Reading(frame, swapped, declared, total / max(1, len(asked))))
+            readings.append(FrameFit(frame, swapped, declared, total / max(1, len(asked))))
     return sorted(readings, key=lambda own: (-own.mean_iou, not own.declared))
 
 
@@ -64,7 +64,7 @@ def _numbers(row: Prediction, protocol_for: Callable[[Sample], AnswerProtocol]) 
     return plain.read(row.text, _ENDLESS).boxes
 
 
-def describe(readings: Sequence[Reading]) -> str:
+def describe(readings: Sequence[FrameFit]) -> str:
     """A line for every reading, then the verdict."""
     lines = [
         f"  {own.mean_iou:.3f}  {own.name}{'  <- declared' if own.declared else ''}"
@@ -73,7 +73,7 @@ def describe(readings: Sequence[Reading]) -> str:
     return "\n".join([*lines, verdict(readings)])
 
 
-def verdict(readings: Sequence[Reading]) -> str:
+def verdict(readings: Sequence[FrameFit]) -> str:
     """What the readings say, in one sentence."""
     best, declared = readings[0], next(own for own in readings if own.declared)
     if best.mean_iou - declared.mean_iou > CLEAR:

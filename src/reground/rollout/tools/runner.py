@@ -22,10 +22,10 @@ from threading import Thread
 from reground.errors import DataError, UserError
 from reground.grounding.sample import Detection
 from reground.rollout.tools.tool import (
-    Reply,
     Request,
     Tool,
     ToolError,
+    ToolResult,
     clean,
     from_rows,
     reason,
@@ -61,7 +61,7 @@ class ToolRunner:
         self._busy = threading.Lock()
         self._logged: set[str] = set()
 
-    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+    def ask(self, requests: Sequence[Request]) -> list[ToolResult]:
         """A reply to each request, in that order; the same question is asked once. Never raises."""
         self.counts["asked"] += len(requests)
         keys = self._keys(requests)
@@ -72,13 +72,13 @@ class ToolRunner:
         replies = self._cached(firsts)
         replies |= self._asked({key: firsts[key] for key in firsts if key not in replies})
         return [
-            key if isinstance(key, Reply) else _moved(replies[key], request)
+            key if isinstance(key, ToolResult) else _moved(replies[key], request)
             for key, request in zip(keys, requests, strict=True)
         ]
 
-    def _keys(self, requests: Sequence[Request]) -> list[str | Reply]:
+    def _keys(self, requests: Sequence[Request]) -> list[str | ToolResult]:
         """What makes two requests the same; a reply where the image cannot be read."""
-        known: dict[tuple[int, int, str], str | Reply] = {}
+        known: dict[tuple[int, int, str], str | ToolResult] = {}
         keys = []
         for request in requests:
             own = (id(request.sample), id(request.shown), request.expression)
@@ -87,7 +87,7 @@ class ToolRunner:
             keys.append(known[own])
         return keys
 
-    def _key(self, request: Request) -> str | Reply:
+    def _key(self, request: Request) -> str | ToolResult:
         try:
             image = request.image()
             pixels = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
@@ -96,17 +96,17 @@ class ToolRunner:
         except Exception as error:  # whatever an image file or a tool comes up with
             return self._failed(error)
 
-    def _cached(self, firsts: dict[str, Request]) -> dict[str, Reply]:
+    def _cached(self, firsts: dict[str, Request]) -> dict[str, ToolResult]:
         replies = {}
         for key, text in (self._cache.get(list(firsts)) if self._cache else {}).items():
             with suppress(ValueError, RecursionError):  # what is broken is asked again
                 if (found := from_rows(json.loads(text), firsts[key].sample)) is not None:
-                    replies[key] = Reply(found)
+                    replies[key] = ToolResult(found)
         self.counts["cached"] += len(replies)
         return replies
 
-    def _asked(self, firsts: dict[str, Request]) -> dict[str, Reply]:
-        replies: dict[str, Reply] = {}
+    def _asked(self, firsts: dict[str, Request]) -> dict[str, ToolResult]:
+        replies: dict[str, ToolResult] = {}
         keys = list(firsts)
         for start in range(0, len(keys), self.batch_size):
             batch = {key: firsts[key] for key in keys[start : start + self.batch_size]}
@@ -119,9 +119,9 @@ class ToolRunner:
         late = [key for key in keys if key not in replies]
         self.counts["late"] += len(late)
         problem = f"no result within {self._timeout_s:g} s"
-        return replies | {key: Reply(problem=problem) for key in late}
+        return replies | {key: ToolResult(problem=problem) for key in late}
 
-    def _batch(self, batch: dict[str, Request]) -> dict[str, Reply] | None:
+    def _batch(self, batch: dict[str, Request]) -> dict[str, ToolResult] | None:
         """Replies by key; None where none came in time."""
         call: Future[_Found] = Future()
         # A daemon: one that hangs keeps no program alive.
@@ -145,18 +145,18 @@ class ToolRunner:
                 except BaseException as error:  # a tool may even call sys.exit
                     call.set_exception(error)
 
-    def _reply(self, request: Request, found: object) -> Reply:
+    def _reply(self, request: Request, found: object) -> ToolResult:
         if isinstance(found, ToolError):
             return self._failed(found)
         dropped: Counter[str] = Counter()
         try:
-            reply = Reply(clean(found, request.sample, dropped))
+            reply = ToolResult(clean(found, request.sample, dropped))
         except Exception as error:  # of whatever is in the place of a detection
             return self._failed(error)
         self.counts.update({f"dropped_{why}": count for why, count in dropped.items()})
         return reply
 
-    def _failed(self, error: BaseException) -> Reply:
+    def _failed(self, error: BaseException) -> ToolResult:
         """The reply that says why there is no answer; the same reason is logged once."""
         self.counts["failed"] += 1
         own = isinstance(error, ToolError | UserError)
@@ -164,9 +164,9 @@ class ToolRunner:
         if problem not in self._logged and len(self._logged) < 100:
             self._logged.add(problem)
             _LOG.warning("tool %s: %s", self.tool.name, problem, exc_info=None if own else error)
-        return Reply(problem=problem)
+        return ToolResult(problem=problem)
 
-    def _keep(self, replies: dict[str, Reply]) -> None:
+    def _keep(self, replies: dict[str, ToolResult]) -> None:
         if self._cache:
             good = {key: each.detections for key, each in replies.items() if each.problem is None}
             self._cache.put({key: json.dumps(to_rows(found)) for key, found in good.items()})
@@ -232,7 +232,7 @@ class Cache:
             _LOG.warning("%s: %s; answers of tools are kept no longer", self.path, error)
 
 
-def _moved(reply: Reply, request: Request) -> Reply:
+def _moved(reply: ToolResult, request: Request) -> ToolResult:
     """The reply to the same question about the same image, in this request's sample."""
     image = request.sample.target_image
     return replace(reply, detections=tuple(replace(each, image=image) for each in reply.detections))

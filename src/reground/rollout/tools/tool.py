@@ -69,7 +69,7 @@ class Tool(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ToolResult:
     """What a rollout gets to read: boxes that can be used as they are, or why there are none."""
 
     detections: tuple[Detection, ...] = ()

@@ -158,9 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return _text(script.read_text(encoding="utf-8"), "text/javascript")
             case ("GET", ["results"]):
                 return self._results()
-            case ("GET", ["items", index]):
-                return _json(session.item(_number(index)))
-            case ("POST", ["items", index]):
+            case ("GET", ["samples", index]):
+                return _json(session.sample(_number(index)))
+            case ("POST", ["samples", index]):
                 return self._decided(_number(index))
             case ("GET", ["images", index, number]):
                 return self._image(_number(index), _number(number), query)

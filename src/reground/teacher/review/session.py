@@ -89,7 +89,7 @@ class Session:
         judged = [own[sample_id].decision for sample_id in self.queue if sample_id in own]
         return Decisions.of(self.reviewer, judged)
 
-    def item(self, index: int) -> dict[str, Any]:
+    def sample(self, index: int) -> dict[str, Any]:
         """What the page shows of one chain, as JSON; raises ``OutdatedError`` if it has none."""
         with Store.open(self.path) as store:
             entry = store.entry(self.queue[index])

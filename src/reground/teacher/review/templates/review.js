@@ -8,34 +8,34 @@ const picks = {
   rule: "picked by the rule",
   only: "the only chain that was verified",
 };
-const made = []; // items decided here, the last one last
-let item = null; // the one that is shown; null while another is on its way
-let asked = 0; // counts requests for items, so that a late reply replaces nothing newer
+const made = []; // samples decided here, the last one last
+let sample = null; // the one that is shown; null while another is on its way
+let asked = 0; // counts requests for samples, so that a late reply replaces nothing newer
 
 // ---- showing. Texts are a model's: they go into textContent alone.
 
 async function show(index) {
   const number = ++asked;
-  item = null;
+  sample = null;
   hideForms();
   history.replaceState(null, "", `#${index + 1}`);
   at("position").textContent = index + 1;
   const found = await load(index);
   if (number !== asked) return;
   if (!found) {
-    item = { index, images: [] };
+    sample = { index, images: [] };
     at("pictures").replaceChildren();
     for (const id of ["task", "iou", "question", "think", "answer", "tags"]) at(id).textContent = "";
     at("badge").hidden = at("own-reason").hidden = true;
     return;
   }
-  item = found;
-  at("task").textContent = item.task;
-  at("iou").textContent = item.iou === null ? "" : `IoU ${item.iou.toFixed(2)}`;
-  at("question").textContent = item.question;
-  at("answer").textContent = item.answer;
-  at("tags").textContent = `${item.id} · ${item.model} · ${picks[item.pick]}`;
-  showPictures(item.images);
+  sample = found;
+  at("task").textContent = sample.task;
+  at("iou").textContent = sample.iou === null ? "" : `IoU ${sample.iou.toFixed(2)}`;
+  at("question").textContent = sample.question;
+  at("answer").textContent = sample.answer;
+  at("tags").textContent = `${sample.id} · ${sample.model} · ${picks[sample.pick]}`;
+  showPictures(sample.images);
   showDecision();
   window.scrollTo(0, 0);
   page.dataset.shown = index + 1;
@@ -43,19 +43,19 @@ async function show(index) {
 }
 
 async function prefetch(index) {
-  const reply = index < total ? await fetch(`items/${index}`).catch(() => null) : null;
+  const reply = index < total ? await fetch(`samples/${index}`).catch(() => null) : null;
   if (!reply?.ok) return;
   const { images } = await reply.json();
   images.forEach((_, number) => (new Image().src = address(index, number)));
 }
 
 async function load(index) {
-  const reply = await request(`items/${index}`);
+  const reply = await request(`samples/${index}`);
   return reply?.ok ? reply.json() : null;
 }
 
 function showDecision() {
-  const own = item.own;
+  const own = sample.own;
   at("badge").hidden = own === null;
   at("own-reason").hidden = own?.decision !== "reject" || !own.text;
   at("own-reason").textContent = own?.text ?? "";
@@ -66,7 +66,7 @@ function showDecision() {
   at("badge").textContent = done[own.decision];
 }
 
-const reasoning = () => (item.own?.decision === "edit" ? item.own.text : item.think);
+const reasoning = () => (sample.own?.decision === "edit" ? sample.own.text : sample.think);
 
 function showPictures(images) {
   const columns = images.length > 9 ? 4 : Math.min(images.length, 3);
@@ -76,12 +76,12 @@ function showPictures(images) {
 }
 
 function picture(image, number) {
-  const several = item.images.length > 1;
+  const several = sample.images.length > 1;
   const label = several ? `image ${number + 1}${image.is_target ? ", asked for" : ""}` : "image";
   const figure = make("figure", { class: several && image.is_target ? "picture asked" : "picture" });
   const button = make("button", { type: "button", "aria-label": `${label}: show or hide boxes` });
   const drawing = draw("svg", { viewBox: `0 0 ${image.width} ${image.height}` });
-  const source = address(item.index, number);
+  const source = address(sample.index, number);
   const size = { width: image.width, height: image.height, preserveAspectRatio: "none" };
   const pixels = draw("image", { href: source, ...size, class: image.is_crisp ? "crisp" : "" });
   const problem = make("p", { class: "problem", role: "alert" });
@@ -148,13 +148,13 @@ async function request(path, options) {
 }
 
 async function decide(decision, text = null) {
-  const { index, call } = item;
-  const before = item;
-  item = null; // nothing else is decided before this is stored
+  const { index, call } = sample;
+  const before = sample;
+  sample = null; // nothing else is decided before this is stored
   const body = JSON.stringify({ call, decision, text });
   const headers = { "Content-Type": "application/json" };
-  const reply = await request(`items/${index}`, { method: "POST", headers, body });
-  item = before;
+  const reply = await request(`samples/${index}`, { method: "POST", headers, body });
+  sample = before;
   if (reply?.status === 409) {
     const why = at("status").textContent;
     say(""); // until the chain is there: who reads why may decide
@@ -167,7 +167,7 @@ async function decide(decision, text = null) {
   at("progress").value = total - left;
   if (decision === "undo") {
     made.splice(0, made.length, ...made.filter((each) => each !== index));
-    item.own = null;
+    sample.own = null;
     showDecision();
     say(`${index + 1} of ${total}: taken back`);
     return;
@@ -181,11 +181,11 @@ async function decide(decision, text = null) {
 }
 
 async function undo() {
-  if (item.own === null || item.own === undefined) {
+  if (sample.own === null || sample.own === undefined) {
     if (!made.length) return say("nothing to take back");
     await show(made.at(-1));
   }
-  if (item?.own) await decide("undo");
+  if (sample?.own) await decide("undo");
 }
 
 function leave(where) {
@@ -212,16 +212,16 @@ function hideForms() {
 const isOpen = () => Object.values(forms).some((form) => !form.hidden);
 
 function move(step) {
-  const index = item.index + step;
+  const index = sample.index + step;
   if (index < 0) return say("this is the first chain");
   if (index >= total) return leave("results");
-  return show(index).then(() => item?.call && say(`${index + 1} of ${total}`));
+  return show(index).then(() => sample?.call && say(`${index + 1} of ${total}`));
 }
 
-const judgeable = (action) => () => (item.call ? action() : say("no chain is shown", true));
+const judgeable = (action) => () => (sample.call ? action() : say("no chain is shown", true));
 const actions = {
   a: judgeable(() => decide("accept")),
-  r: judgeable(() => openForm("reject", item.own?.decision === "reject" ? item.own.text ?? "" : "")),
+  r: judgeable(() => openForm("reject", sample.own?.decision === "reject" ? sample.own.text ?? "" : "")),
   e: judgeable(() => openForm("edit", reasoning())),
   u: undo,
   b: toggleBoxes,
@@ -233,7 +233,7 @@ const actions = {
 function act(key) {
   if (!Object.hasOwn(actions, key) || at("help").open) return false;
   if (isOpen()) say("store or cancel the open text first");
-  else if (item !== null) actions[key]();
+  else if (sample !== null) actions[key]();
   return true;
 }
 
@@ -255,7 +255,7 @@ for (const button of document.querySelectorAll(".cancel")) button.addEventListen
 for (const [name, form] of Object.entries(forms))
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (item !== null) decide(name, at(`${name}-text`).value);
+    if (sample !== null) decide(name, at(`${name}-text`).value);
   });
 at("boxes").addEventListener("click", toggleBoxes);
 at("help-button").addEventListener("click", () => at("help").showModal());
