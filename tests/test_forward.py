@@ -168,7 +168,7 @@ def test_temperature_and_banned_ids_are_those_of_the_definition(qwen3: Pair) -> 
 
 
 def test_logits_in_chunks_change_nothing(qwen3: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "CHUNK", 4)
+    monkeypatch.setattr(forward, "LOGITS", 4 * qwen3.checkpoint.model.lm_head.out_features)
     check_equal(qwen3, make_groups(qwen3.checkpoint, (1, 3)))
 
 

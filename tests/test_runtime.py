@@ -80,7 +80,7 @@ def test_policy_reference_and_trainee_compute_alike(autocast: Checkpoint) -> Non
     module = LogProbs(autocast.model, temperature=0.9, banned_ids=chat.banned_ids)
     reference = reference_copy(module, runtime_of(autocast.model).autocast)
     prompter = Prompter.of(autocast)
-    prompts = [prompter.prompt(synth.sample("referring", seed=3, index=i)) for i in range(4)]
+    prompts = [prompter.prompt(synth.sample("referring", seed=3, index=i)) for i in range(16)]
     groups = policy.generate(prompts, n=4, sampling=Sampling(temperature=0.9, max_tokens=40))
     packed = [
         TrainGroup(prompt, tuple(TrainSequence(c.ids, (1.0,) * len(c.ids)) for c in group))

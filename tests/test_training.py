@@ -113,7 +113,7 @@ def test_grpo_raises_the_reward(world: World) -> None:
         "rl",
         f"data=[{{mix: {{{json.dumps(str(world.one))}: 1.0}}}}]",
         "steps=24",
-        "batch_size=2",
+        "batch_size=4",
         "rollout.group_size=16",
         "optim.final=1.0",
     )

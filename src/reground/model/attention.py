@@ -30,10 +30,11 @@ NAME = "group_shared"
 class SharedCache:
     """Keys and values of decoding groups: the prompt once, and each suffix so far.
 
-    Used with ``GroupLayout``: the first forward holds prompts only and fills ``prompt``; each later
-    one holds the next T tokens of every suffix, [B, G * T], written after ``length`` into
-    ``suffix``. Suffixes of unlike lengths are on the right of the first of these forwards, with
-    ``starts`` [B, G] pads on their left.
+    Used with ``GroupLayout``: the first forward holds prompts only and fills ``prompt`` with keys
+    [B, H, D, P] and values [B, H, P, D], as later products read them; each later one holds the next
+    T tokens of every suffix, [B, G * T], written after ``length`` into ``suffix``. Suffixes of
+    unlike lengths are on the right of the first of these forwards, with ``starts`` [B, G] pads on
+    their left.
     """
 
     capacity: int
@@ -92,7 +93,10 @@ def group_shared_attention(
         out = _go_on(module.layer_idx, query, key, value, layout, cache, scale)  # type: ignore[arg-type]
         return out.transpose(1, 2), None
     if cache is not None:
-        cache.prompt[module.layer_idx] = (key, value)  # type: ignore[index]
+        cache.prompt[module.layer_idx] = (  # type: ignore[index]
+            key.transpose(2, 3).contiguous(),
+            value.contiguous(),
+        )
     return kernel(query.device)(query, key, value, layout, scale).transpose(1, 2), None
 
 
@@ -121,7 +125,7 @@ def _go_on(
     own_key, own_value = cache.append(layer, *new)
     prompt_key, prompt_value = cache.prompt[layer]
     q = query.reshape(batch, kv_heads, -1, *by_suffix, dim) * scale  # [B, K, R, G, T, D]
-    on_prompt = (q.flatten(2, 4) @ prompt_key.transpose(2, 3)).view(*q.shape[:5], -1)
+    on_prompt = (q.flatten(2, 4) @ prompt_key).view(*q.shape[:5], -1)
     on_prompt.masked_fill_(~layout.prompt_mask[:, None, None, None, None, :], float("-inf"))
     grouped = q.transpose(2, 3).flatten(3, 4)  # [B, K, G, R * T, D]
     on_own = (grouped @ own_key.transpose(3, 4)).unflatten(3, (-1, num_new)).transpose(2, 3)

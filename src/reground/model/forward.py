@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -20,7 +21,7 @@ from reground.model.sharing import GroupLayout
 from reground.model.vision import dummy_vision, encode_images
 
 ALL = slice(None)
-CHUNK = 2048  # answer positions whose logits exist at one time
+LOGITS = 2**28  # at most so many exist at one time: a gibibyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,12 @@ def shared_logprobs(
     """
     hidden = shared_hidden(model, batch)
     wanted, targets = hidden[batch.scored], batch.suffix_ids[batch.scored]
-    is_chunked = torch.is_grad_enabled() and len(wanted) > CHUNK
+    most = max(1, LOGITS // model.lm_head.out_features)
+    is_chunked = torch.is_grad_enabled() and len(wanted) > most
     score = partial(_logprobs, model, temperature=temperature, banned_ids=banned_ids)
     chunks = [
         checkpoint(score, *chunk, use_reentrant=False) if is_chunked else score(*chunk)
-        for chunk in zip(wanted.split(CHUNK), targets.split(CHUNK), strict=True)
+        for chunk in zip(wanted.split(most), targets.split(most), strict=True)
     ]
     return torch.cat(chunks) if chunks else hidden.new_zeros(0)
 
@@ -209,4 +211,4 @@ def _logprobs(
     model: Any, states: Tensor, ids: Tensor, *, temperature: float, banned_ids: Sequence[int]
 ) -> Tensor:
     scores = mask_banned(logits(model, states) / temperature, banned_ids)
-    return scores.gather(-1, ids[:, None])[:, 0] - scores.logsumexp(-1)
+    return -F.cross_entropy(scores, ids, reduction="none")

@@ -244,7 +244,7 @@ def _ids(prefix: Prefix | None) -> tuple[int, ...]:
 
 def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:
     """Probabilities, those outside the smallest set that holds ``top_p`` at zero."""
-    probs = logprobs.double().exp()
+    probs = logprobs.exp()
     if top_p >= 1:
         return probs
     ranked, order = probs.sort(dim=-1, descending=True)
@@ -255,6 +255,6 @@ def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:
 
 def _inverse_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     """The token at which the cumulative probability passes ``uniforms`` [B, n] of the total."""
-    cumulative = probs.cumsum(-1)
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
     wanted = uniforms[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, wanted, right=True)[..., 0].clamp(max=probs.shape[-1] - 1)

@@ -117,23 +117,23 @@ class Reinforcement:
         if sampling is None:
             return drawn, drawn
         rank, ranks = place()
-        verdicts = self._verdicts(drawn, sampling)
-        while (missing := size - sum(verdicts.values())) > 0:
-            if len(verdicts) >= sampling.max_draws * size:
+        known = self._wanted(drawn, sampling)
+        while (missing := size - sum(known.values())) > 0:
+            if len(known) >= sampling.max_draws * size:
                 raise TrainingError(
-                    f"step {step}: {size - missing} of {len(verdicts)} groups have rewards that "
+                    f"step {step}: {size - missing} of {len(known)} groups have rewards that "
                     f"differ by more than {sampling.threshold:g}, expected {size}; start from a "
                     "model that is sometimes right and sometimes wrong, draw easier or harder "
                     "data, or raise algorithm.dynamic_sampling.max_draws"
                 )
-            count = min(2 * missing, sampling.max_draws * size - len(verdicts))
-            begin = len(verdicts)
+            count = min(2 * missing, sampling.max_draws * size - len(known))
+            begin = len(known)
             more = range(begin, begin + count)
             own = [self._item(step, number) for number in more if number % ranks == rank]
             again = self._rolled(own)
             drawn += again
-            verdicts |= self._verdicts(again, sampling)
-        accepted = set(sorted(item for item, ok in verdicts.items() if ok)[:size])
+            known |= self._wanted(again, sampling)
+        accepted = set(sorted(item for item, ok in known.items() if ok)[:size])
         return [group for group in drawn if group.item in accepted], drawn
 
     def _item(self, step: int, number: int) -> int:
@@ -141,9 +141,7 @@ class Reinforcement:
         round_, offset = divmod(number, self._config.batch_size)
         return (step - 1 + round_ * self._config.steps) * self._config.batch_size + offset
 
-    def _verdicts(
-        self, groups: Sequence[ScoredGroup], sampling: DynamicSampling
-    ) -> dict[int, bool]:
+    def _wanted(self, groups: Sequence[ScoredGroup], sampling: DynamicSampling) -> dict[int, bool]:
         """Whether each group of all ranks is wanted, by item."""
         return dict(gathered([(group.item, wanted(group.members, sampling)) for group in groups]))
 
