@@ -12,13 +12,13 @@ def command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs and reports go.")] = Path(
         "runs/demo"
     ),
-    samples: Annotated[int, typer.Option(help="Held-out scenes behind each figure.")] = 200,
+    samples: Annotated[int, typer.Option(help="Held-out scenes behind each figure.")] = 400,
 ) -> None:
-    """Train and compare: base, CoT-SFT, GRPO, GRPO with the difficulty weight, more SFT.
+    """Train and compare: base, CoT-SFT, GRPO, more SFT.
 
-    All arms start from the shipped tiny model; the last three continue the same CoT-SFT model, the
-    last one for the wall-clock time that GRPO took. Then the shipped tiny_refiner checks the boxes
-    of a detector that is wrong half the time. Repeats replace the folder's earlier demo.
+    CoT-SFT starts from the shipped tiny model; GRPO and more SFT continue the same CoT-SFT model,
+    for the same wall-clock time, and answer the same scenes. Then the shipped tiny_refiner checks
+    the boxes of a detector that is wrong half the time. Repeats replace the folder's earlier demo.
 
     \b
     Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from reground.data.show import draw
 from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.question import Question, ToolUse
 from reground.evaluation.records import SampleScore, read_scores
+from reground.evaluation.reporting.compare import compare
+from reground.evaluation.reporting.pairing import read_runs
 from reground.evaluation.reporting.report import comparison_markdown
 from reground.evaluation.scoring.refinement import ToolOutcome, refined
 from reground.grounding.boxes import Box
@@ -26,6 +29,7 @@ from reground.training.settings import TrainConfig
 _DATA, _SEED = "synth:diff", 1_000_007
 _REFINED = "synth:referring"
 _KEPT = ("n", "acc@0.5", "acc@0.5_stderr", "mean_iou", "mean_iou_stderr")
+_GRPO = "grpo"
 
 
 def run(out: Path, *, samples: int) -> None:
@@ -35,13 +39,19 @@ def run(out: Path, *, samples: int) -> None:
             shutil.rmtree(again)
     begin = time.perf_counter()
     reports = _all_arms(out, samples)
+    gains = [_gain(out, over) for over in ("cot_sft", "more_sft")]
     seconds = round(time.perf_counter() - begin)
     arms = {name: {key: report[key] for key in _KEPT} for name, report in reports.items()}
     result = result_header(command="make demo", config={"data": _DATA, "n": samples}, seed=_SEED)
-    write_json(out / "demo.json", result | {"seconds": seconds, "arms": arms})
+    write_json(out / "demo.json", result | {"seconds": seconds, "arms": arms, "gains": gains})
     typer.echo(f"\nheld-out scenes of {_DATA}, seed {_SEED}:\n\n{comparison_markdown(reports)}")
+    for gain in gains:
+        typer.echo(
+            f"GRPO - {gain['over']}: {100 * gain['acc@0.5']:+.1f} points of Acc@0.5 on the same "
+            f"scenes, 95 % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
+        )
     typer.echo(f"{seconds} seconds; the figures: {out / 'demo.json'}")
-    typer.echo(f"report with pictures and curves: {out / 'grpo_difficulty' / 'report.html'}")
+    typer.echo(f"report with pictures and curves: {out / _GRPO / 'report.html'}")
     _refined(out / "refiner")
 
 
@@ -65,16 +75,20 @@ def _all_arms(out: Path, samples: int) -> dict[str, dict[str, Any]]:
     sft = _config("demo_sft.yaml")
     sft_seconds = trained("cot_sft", "CoT-SFT", sft)
     start = f"model={out / 'cot_sft'}"
-    plain = _config("demo_grpo.yaml", start, "algorithm.difficulty=none")
-    weighted = _config("demo_grpo.yaml", start, "algorithm.difficulty=exp")
-    seconds = max(
-        trained("grpo", "+ GRPO", plain),
-        trained("grpo_difficulty", "+ GRPO with difficulty weight", weighted),
-    )
+    grpo = _config("demo_grpo.yaml", start)
+    seconds = trained(_GRPO, "+ GRPO", grpo)
     steps = max(1, round(sft.steps * seconds / sft_seconds))
-    more = _config("demo_sft.yaml", start, f"steps={steps}", f"seed={plain.seed}")
+    more = _config("demo_sft.yaml", start, f"steps={steps}", f"seed={grpo.seed}")
     trained("more_sft", "+ SFT for the same time", more)
     return reports
+
+
+def _gain(out: Path, over: str) -> dict[str, Any]:
+    """How much more GRPO's model hits than another arm's, scene by scene."""
+    pair = compare(read_runs([out / over, out / _GRPO])).pairs[0]
+    found = pair.overall.accuracy
+    low, high = found.interval or (math.nan, math.nan)
+    return {"over": over, "acc@0.5": found.difference.value, "low": low, "high": high}
 
 
 def _config(name: str, *overrides: str) -> TrainConfig:
