@@ -85,11 +85,26 @@ def _ablation(name: str, *, with_start: bool) -> str:
 
 def demo() -> str:
     """What ``make demo`` printed."""
-    rows = read("demo")["arms"]
-    return table(
+    found = read("demo")
+    arms = table(
         ["arm", "Acc@0.5 (%)", "mean IoU (%)", "n"],
-        ([name, percent(own), percent(own, "mean_iou"), own["n"]] for name, own in rows.items()),
+        (
+            [name, percent(own), percent(own, "mean_iou"), own["n"]]
+            for name, own in found["arms"].items()
+        ),
     )
+    gains = table(
+        ["GRPO against", "points of Acc@0.5, same scenes", "95 % interval"],
+        (
+            [
+                own["over"],
+                f"{100 * own['acc@0.5']:+.1f}",
+                f"{100 * own['low']:+.1f} to {100 * own['high']:+.1f}",
+            ]
+            for own in found["gains"]
+        ),
+    )
+    return f"{arms}\n{gains}"
 
 
 def speed() -> str:
