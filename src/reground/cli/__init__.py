@@ -22,6 +22,7 @@ _VERBS = (
     "benchmarks",
     "tool",
     "teach",
+    "headroom",
     "train",
     "export",
     "eval",
@@ -40,6 +41,7 @@ Examples:
   reground benchmarks mig_bench
   reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
   reground teach ask teach.yaml teacher.url=http://127.0.0.1:8000/v1
+  reground headroom configs/bccd/grpo.yaml model=runs/photos
   reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
   reground export runs/photos --out models/photos
   reground eval --model runs/photos --data test.jsonl --out results/photos

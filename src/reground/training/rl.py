@@ -113,7 +113,7 @@ class Reinforcement:
         and accepted in the global order of draws: the same ones on any number of ranks.
         """
         sampling, size = self._algorithm.dynamic_sampling, self._config.batch_size
-        drawn = self._rolled(items)
+        drawn = self.rolled(items)
         if sampling is None:
             return drawn, drawn
         rank, ranks = place()
@@ -130,7 +130,7 @@ class Reinforcement:
             begin = len(known)
             more = range(begin, begin + count)
             own = [self._item(step, number) for number in more if number % ranks == rank]
-            again = self._rolled(own)
+            again = self.rolled(own)
             drawn += again
             known |= self._wanted(again, sampling)
         accepted = set(sorted(item for item, ok in known.items() if ok)[:size])
@@ -145,7 +145,8 @@ class Reinforcement:
         """Whether each group of all ranks is wanted, by item."""
         return dict(gathered([(group.item, wanted(group.members, sampling)) for group in groups]))
 
-    def _rolled(self, items: Sequence[int]) -> list[ScoredGroup]:
+    def rolled(self, items: Sequence[int]) -> list[ScoredGroup]:
+        """The items' prompts with their scored trajectories, by the weights of now."""
         samples = [self._draws.sample(item) for item in items]
         prompts = self._prompter.each(samples)
         rolled = roll_out(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -90,21 +91,62 @@ def _train(
             f"{config.batch_size / accelerator.num_processes:.2g} for each; expected at least 1 "
             "(a prompt and all its rollouts stay on one rank)"
         )
+    parts = assembled(config, runtime, ranks=accelerator.num_processes)
+    method, checkpoint = parts.method, parts.checkpoint
+    validator = None
+    if config.validation:
+        validator = Validator(
+            parts.prompter, parts.held_out, config.validation, parts.environment, parts.policy
+        )
+    # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
+    run = RunDir(out)
+    if accelerator.is_main_process:
+        run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
+        asked = _asked(parts.prompter.protocols, parts.rows)
+        _note(run, asked | dataclasses.asdict(_provenance(config, parts.draws, checkpoint, asked)))
+    accelerator.wait_for_everyone()
+    if config.track:
+        accelerator.init_trackers("reground", config=None)
+    Trainer(config, method, checkpoint, run, accelerator, validator).train()
+    parts.policy.close()
+    accelerator.end_training()
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A config's parts, ready to run: its model is loaded and tuned, its rows are known."""
+
+    checkpoint: Checkpoint
+    draws: Draws
+    held_out: Sequence[Sample]
+    prompter: Prompter
+    environment: PlannedEnvironment
+    policy: TrainedPolicy
+    method: Method
+
+    @property
+    def rows(self) -> list[Sample]:
+        """What is trained on, as far as it is known, and what is held out."""
+        return [*self.draws.known(), *self.held_out]
+
+
+def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assembled:
+    """Put the parts of a run together; the model comes last, after all that can be refused."""
     if config.method == "rl":  # a user's own may not be there: said before a model is loaded
         Rewards(config.rewards)
         algorithm_of(config.algorithm)
     protocols = Protocols.of(answering(config), config=config.protocol)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     held_out = validation_samples(config.validation) if config.validation else ()
-    rows = [*draws.known(), *held_out]
-    tools = _tools(protocols, rows, config)
+    tools = _tools(protocols, [*draws.known(), *held_out], config)
     torch.manual_seed(config.seed)  # adapters start from random weights
-    sharded = config.sharding == "full" and accelerator.num_processes > 1
+    sharded = config.sharding == "full" and ranks > 1
     # Sharded, every layer goes to the devices on its own.
     at_first = dataclasses.replace(runtime, device=torch.device("cpu")) if sharded else runtime
     checkpoint = starting_checkpoint(config, at_first)
     runtime.of(checkpoint.model)
-    policy = _policy(checkpoint, config, accelerator.device)
+    policy = _policy(checkpoint, config, runtime.device)
     set_tuning(checkpoint, config.tuning)
     if config.tuning.vision == config.tuning.merger == "frozen":
         _keep_features(checkpoint, config.vision_cache)
@@ -119,22 +161,7 @@ def _train(
     if sharded:
         for module in {method.module, method.reference or method.module}:
             shard(module, checkpoint.model)
-    validator = None
-    if config.validation:
-        validator = Validator(prompter, held_out, config.validation, environment, policy)
-    # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
-    run = RunDir(out)
-    if accelerator.is_main_process:
-        run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
-        asked = _asked(protocols, rows)
-        _note(run, asked | dataclasses.asdict(_provenance(config, draws, checkpoint, asked)))
-    accelerator.wait_for_everyone()
-    if config.track:
-        accelerator.init_trackers("reground", config=None)
-    Trainer(config, method, checkpoint, run, accelerator, validator).train()
-    policy.close()
-    accelerator.end_training()
-    return run
+    return Assembled(checkpoint, draws, held_out, prompter, environment, policy, method)
 
 
 def _asked(protocols: Protocols, rows: Sequence[Sample]) -> dict[str, Any]:
