@@ -74,13 +74,13 @@ def test_the_verb_shows_every_task_and_keeps_what_teaches(tmp_path: Path) -> Non
     asked = ["headroom", str(config), "--prompts", "12", "--keep", str(kept)]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
-    lines = done.output.splitlines()
+    lines = done.stdout.splitlines()
     counts = {line.split("|")[1].strip(): line.split("|") for line in lines if line.startswith("|")}
     assert int(counts["all"][2]) == 12 == int(counts["referring"][2]) + int(counts["diff"][2])
     share = float(counts["all"][7].split("±")[0]) / 100
     rows = list(open_dataset(str(kept)))
     assert len(rows) == round(12 * share) > 0
-    assert CliRunner().invoke(app, asked).output == done.output  # the same prompts and samples
+    assert CliRunner().invoke(app, asked).stdout == done.stdout  # the same prompts and samples
 
 
 def test_what_does_not_sample_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,9 @@ def same_weights(first: Path, second: Path) -> bool:
 
 def assert_same_bytes(found: RunDir, want: RunDir) -> None:
     """A run that was disturbed left what an undisturbed one did."""
-    assert found.metrics.read_text() == want.metrics.read_text()
+    rows, wanted = (run.metrics.read_text().splitlines() for run in (found, want))
+    unlike = [pair for pair in zip_longest(rows, wanted) if pair[0] != pair[1]]
+    assert not unlike, f"{len(unlike)} of {len(wanted)} rows differ, the first: {unlike[0]}"
     if want.rollouts.exists():
         assert found.rollouts.read_text() == want.rollouts.read_text()
     weights = [checkpoints(run)[-1].model / "model.safetensors" for run in (found, want)]

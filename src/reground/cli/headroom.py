@@ -33,6 +33,7 @@ def command(
       reground headroom grpo.yaml model=runs/cot_sft
       reground headroom grpo.yaml --prompts 1000 --keep teachable.jsonl
     """
+    from rich.console import Console
     from rich.progress import track
 
     from reground.config import load
@@ -42,7 +43,12 @@ def command(
     from reground.training.settings import TrainConfig
 
     settings = load(TrainConfig, config, overrides or [])
-    rooms = track(headroom(settings, num_prompts=prompts), total=prompts, description="headroom")
+    rooms = track(
+        headroom(settings, num_prompts=prompts),
+        total=prompts,
+        description="headroom",
+        console=Console(stderr=True),
+    )
     found = Headroom(tuple(rooms), settings.rollout.group_size)
     typer.echo(markdown_table([_head(found), *_rows(found)]), nl=False)
     typer.echo(found.verdict)
