@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ class Model(nn.Module):
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((found - expected).detach().abs().max() / expected.abs().max())
 
 
 @exact
@@ -89,3 +90,18 @@ def test_where_it_does_not_help_or_runs_elsewhere_nothing_changes(
     model.device = torch.device("cpu")
     speed_up(model)
     assert type(model.last) is nn.Linear
+
+
+@exact
+def test_threads_leave_the_precision_alone_too() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    model = Model(bias=False)
+    speed_up(model)
+
+    def work(_: int) -> None:
+        for _ in range(300):
+            model(torch.randn(4, 48)).sum().backward()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert torch.backends.mkldnn.matmul.fp32_precision == before

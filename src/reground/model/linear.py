@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 _ROUNDING = 1e-5  # of float32 sums of some hundred terms; bfloat16 would give 1e-2
 _CPUINFO = Path("/proc/cpuinfo")
+_LOCK = Lock()
 
 
 def speed_up(model: Any) -> None:
@@ -68,13 +70,15 @@ class _Product(torch.autograd.Function):
 
 @contextmanager
 def _onednn() -> Iterator[None]:
+    """One thread at a time: the precision is the process's, and each restores what it found."""
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
+    with _LOCK:
+        before = matmul.fp32_precision
+        matmul.fp32_precision = "bf16"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = before
 
 
 @cache
