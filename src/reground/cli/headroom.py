@@ -63,6 +63,7 @@ def _head(found: Headroom) -> list[str]:
 
 def _rows(found: Headroom) -> list[list[str]]:
     """A row a task and one for all, each mean beside its standard error, clustered by image."""
+    from reground.evaluation.reporting.pages import estimate
     from reground.evaluation.scoring.metrics import clustered_mean
 
     rows = []
@@ -71,7 +72,7 @@ def _rows(found: Headroom) -> list[list[str]]:
         cells = []
         for field in ("accuracy", "best", "mean_iou", "parsed", "teaches"):
             mean = clustered_mean([float(getattr(room, field)) for room in own.prompts], clusters)
-            error = f" ± {100 * mean.stderr:.1f}" if mean.stderr is not None else ""
-            cells.append(f"{100 * own.mean(field):.1f}{error}")
+            row = {field: mean.value, f"{field}_stderr": mean.stderr}
+            cells.append(estimate(row, field))
         rows.append([name, str(len(own.prompts)), *cells, f"{own.mean('spread'):.2f}"])
     return rows

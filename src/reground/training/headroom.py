@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from reground.errors import ConfigError
 from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
-from reground.training.algorithms.parts import DynamicSampling, spread, wanted
+from reground.training.algorithms.parts import DynamicSampling, mean_iou, spread, wanted
 from reground.training.rewards import Scored
 from reground.training.rl import Reinforcement
 from reground.training.run import assembled, runtime_for
@@ -42,7 +42,7 @@ class PromptRoom:
             group[0].trajectory.sample,
             sum(hits) / len(group),
             max(hits),
-            sum(own.iou for own in group) / len(group),
+            mean_iou(group),
             sum(own.answer.status is Status.OK for own in group) / len(group),
             spread(group),
             wanted(group, DynamicSampling()),

@@ -120,15 +120,11 @@ class Assembled:
     checkpoint: Checkpoint
     draws: Draws
     held_out: Sequence[Sample]
+    rows: Sequence[Sample]  # what is trained on, as far as it is known, and what is held out
     prompter: Prompter
     environment: PlannedEnvironment
     policy: TrainedPolicy
     method: Method
-
-    @property
-    def rows(self) -> list[Sample]:
-        """What is trained on, as far as it is known, and what is held out."""
-        return [*self.draws.known(), *self.held_out]
 
 
 def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assembled:
@@ -139,7 +135,8 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
     protocols = Protocols.of(answering(config), config=config.protocol)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     held_out = validation_samples(config.validation) if config.validation else ()
-    tools = _tools(protocols, [*draws.known(), *held_out], config)
+    rows = [*draws.known(), *held_out]
+    tools = _tools(protocols, rows, config)
     torch.manual_seed(config.seed)  # adapters start from random weights
     sharded = config.sharding == "full" and ranks > 1
     # Sharded, every layer goes to the devices on its own.
@@ -161,7 +158,7 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
     if sharded:
         for module in {method.module, method.reference or method.module}:
             shard(module, checkpoint.model)
-    return Assembled(checkpoint, draws, held_out, prompter, environment, policy, method)
+    return Assembled(checkpoint, draws, held_out, rows, prompter, environment, policy, method)
 
 
 def _asked(protocols: Protocols, rows: Sequence[Sample]) -> dict[str, Any]:
