@@ -30,6 +30,7 @@ from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
 from reground.rollout.environment import PlannedEnvironment
+from reground.rollout.policy import Sampling
 from scripted import ScriptedPolicy
 
 ASKED = Question(model="tiny", data="synth:attribute@1-2", limit=5, max_tokens=64)
@@ -52,7 +53,7 @@ def answers(
     policy = ScriptedPolicy(prompter.checkpoint.chat, lambda prompt, number: text)
     found: list[Prediction] = []
     model = LocalModel(
-        prompter, policy, PlannedEnvironment(prompter), weights=None, max_tokens=40, blank=blank
+        prompter, policy, PlannedEnvironment(prompter), None, Sampling(max_tokens=40), blank=blank
     )
     model.answer(samples, add=found.append)
     return found

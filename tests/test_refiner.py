@@ -33,6 +33,7 @@ from reground.protocols.protocol import AnswerProtocol, get_protocol
 from reground.protocols.rethink import Verdict, settled, verdict, with_rethink
 from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.episode import RolloutStatus, Trajectory
+from reground.rollout.policy import Sampling
 from reground.rollout.tools.tool import Request
 from reground.runs import RunDir
 from reground.teacher.rethink import chains
@@ -214,7 +215,7 @@ def test_the_pizza_is_corrected_under_think_rethink(tmp_path: Path, tokenizer: A
     )
     found: list[Prediction] = []
     environment = PlannedEnvironment(prompter)
-    model = LocalModel(prompter, policy, environment, weights=None, max_tokens=512)
+    model = LocalModel(prompter, policy, environment, None, Sampling(max_tokens=512))
     model.answer([sample], add=found.append)
     shown = Box(*facts["tool_boxes_xyxy"][0], size.pixels).to(size.frame(own.codec.frame))
     assert str([round(edge) for edge in shown.xyxy]) in told[0]

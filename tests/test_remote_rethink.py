@@ -26,6 +26,7 @@ from reground.model.prompting import Prompter
 from reground.protocols.calls import CALL, CALL_END
 from reground.rollout.endpoint import Endpoint
 from reground.rollout.environment import PlannedEnvironment
+from reground.rollout.policy import Sampling
 from reground.tinyworld import models as tiny
 from reground.tinyworld import scenes as synth
 from scripted import ScriptedPolicy
@@ -133,7 +134,7 @@ def in_process(prompter: Prompter) -> dict[str, Prediction]:
     for name, (first, then) in SAID.items():
         policy = ScriptedPolicy(chat, lambda *_, t=first: t, lambda *_, t=then: t)
         environment = PlannedEnvironment(prompter)
-        model = LocalModel(prompter, policy, environment, None, LIMIT)
+        model = LocalModel(prompter, policy, environment, None, Sampling(max_tokens=LIMIT))
         model.answer([asked(name)], add=lambda row: found.update({row.sample.id: row}))
     return found
 

@@ -23,6 +23,8 @@ def command(
     protocol: own.ProtocolOption = None,
     prompt: own.PromptOption = None,
     max_tokens: own.MaxTokensOption = 256,
+    samples: own.SamplesOption = 1,
+    temperature: own.TemperatureOption = None,
     device: own.DeviceOption = None,
     dtype: own.DTypeOption = None,
     engine: own.EngineOption = "transformers",
@@ -32,11 +34,13 @@ def command(
     concurrency: own.ConcurrencyOption = 8,
     timeout: own.TimeoutOption = 300.0,
 ) -> None:
-    """Evaluate a model: greedy answers, their scores, and a report to look at.
+    """Evaluate a model: its answers, their scores, and a report to look at.
 
     Writes predictions.jsonl, scores.jsonl and report.{json,md,html} into DIR, and with --tool its
     boxes (tool_results.jsonl), which another run may name as its --tool. The same command goes
-    on where a killed one stopped, and asks again what got no answer.
+    on where a killed one stopped, and asks again what got no answer. Answers are greedy; with
+    --samples the report also says how good one sampled answer is, the best of K, and their vote,
+    which is what the other figures are of.
 
     \b
     Examples:
@@ -47,6 +51,7 @@ def command(
       reground eval --model runs/refiner --data synth:diff --limit 200 --tool oracle:weak \\
         --out results/refined
       reground eval --model runs/photos --data bccd/test.jsonl --shard 1/2 --out results/part1
+      reground eval --model runs/photos --data bccd/test.jsonl --samples 8 --out results/best_of_8
       reground eval --model Qwen/Qwen3-VL-2B-Instruct --data mig_bench --out results/mig_bench
     """
     from reground.evaluation.evaluate import evaluate
@@ -69,6 +74,8 @@ def command(
         tool=ToolUse(spec=tool) if tool else None,
         prompt=prompt,
         max_tokens=max_tokens,
+        draws=samples,
+        temperature=temperature if temperature is not None else float(samples > 1),
         blank=blank,
         endpoint=server,
         processor=processor,

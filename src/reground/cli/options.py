@@ -67,6 +67,20 @@ LimitOption = Annotated[int | None, typer.Option(help="How many samples; needed 
 ShardOption = Annotated[
     str | None, typer.Option(metavar="I/N", help="Ask one part of N; then `reground merge`.")
 ]
+SamplesOption = Annotated[
+    int,
+    typer.Option(
+        "--samples",
+        min=1,
+        max=256,
+        metavar="K",
+        help="Sample K answers to each question: their mean, the best, and their vote.",
+    ),
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=10.0, help="Of sampling; default: 1 with --samples, else 0."),
+]
 PromptOption = Annotated[
     str | None, typer.Option(help="A prompt profile, or the path of a .txt file.")
 ]

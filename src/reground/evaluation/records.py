@@ -53,11 +53,21 @@ _Move = Callable[[str], str]  # a relative path, seen from another folder
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """One answer of several that were sampled for the same question."""
+
+    text: str
+    num_tokens: int | None
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a model wrote for one sample, or the ``error`` because of which it wrote nothing.
 
     ``sizes`` holds one entry per image of the sample: the size at which it was encoded.
-    ``num_tokens`` is None where nobody counted them. ``finish`` is "length" where the answer was
+    ``num_tokens`` is None where nobody counted them. Where several answers were sampled, ``others``
+    are all but the first. ``finish`` is "length" where the answer was
     cut off at the token limit; "no_call" where the model never asked for the detector's result that
     was there, "tool_failed" where it asked and there was none. Raises ``DataError`` where sizes or
     finish are missing although there is no error.
@@ -71,6 +81,7 @@ class Prediction:
     num_tokens: int | None = None
     finish: Finish | None = None
     error: str | None = None
+    others: tuple[Draw, ...] = ()
 
     def __post_init__(self) -> None:
         if self.error is None and self.finish is None:
@@ -90,9 +101,10 @@ class SampleScore:
     """What one prediction is worth, with all that a report shows of it.
 
     ``predicted`` are the parsed boxes in original pixels of the sample's target image;
-    ``named_image`` is the image that the answer names, if it names one. Where ``error`` is set the
-    sample was never answered: it is unscored, ``status`` and ``iou`` are None, and no mean counts
-    it. Raises ``DataError`` for a row that is neither scored nor unscored.
+    ``named_image`` is the image that the answer names, if it names one. Where several answers were
+    sampled, ``draws`` are the IoU of each, and the row is that of the one they vote for. Where
+    ``error`` is set the sample was never answered: it is unscored, ``status`` and ``iou`` are None,
+    and no mean counts it. Raises ``DataError`` for a row that is neither scored nor unscored.
     """
 
     __pydantic_config__ = _STRICT
@@ -110,6 +122,7 @@ class SampleScore:
     think: str | None = None
     rethink: str | None = None
     error: str | None = None
+    draws: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         is_unscored = self.error is not None
@@ -167,6 +180,7 @@ class RunInfo:
     tool: str | None = None
     tool_sha256: str | None = None
     temperature: float
+    draws: int = 1  # sampled answers to each question
     max_new_tokens: int
     min_pixels: int | None = None
     max_pixels: int | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from reground.errors import DataError
 from reground.evaluation.predicting.question import Add, Question, images_of
-from reground.evaluation.records import Finish, Prediction
+from reground.evaluation.records import Draw, Finish, Prediction
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.load import fingerprint
@@ -16,7 +17,7 @@ from reground.model.runtime import Runtime, named_place, place_of
 from reground.protocols.choice import Protocols
 from reground.rollout.engine.policy import EnginePolicy
 from reground.rollout.environment import PlannedEnvironment, Start
-from reground.rollout.episode import RolloutStatus, roll_out
+from reground.rollout.episode import RolloutStatus, Trajectory, roll_out
 from reground.rollout.opening import opened
 from reground.rollout.policy import Policy, Sampling
 
@@ -41,7 +42,9 @@ class LocalModel:
     policy: Policy
     environment: PlannedEnvironment
     weights: str | None
-    max_tokens: int
+    sampling: Sampling
+    draws: int = 1
+    seed: int = 0
     blank: bool = False
 
     @classmethod
@@ -55,7 +58,9 @@ class LocalModel:
             policy,
             PlannedEnvironment(prompter),
             fingerprint(question.model),
-            question.max_tokens,
+            Sampling(temperature=question.temperature, max_tokens=question.max_tokens),
+            question.draws,
+            question.seed,
             question.blank,
         )
 
@@ -72,7 +77,7 @@ class LocalModel:
         return named_place(Runtime.resolve().device, model.dtype) if in_vllm else place_of(model)
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
-        """Greedy answers in the order of ``samples``.
+        """Answers in the order of ``samples``; sampled ones depend on seed and sample alone.
 
         A sample whose image cannot be read becomes a prediction with an error, not an exception.
         """
@@ -87,20 +92,35 @@ class LocalModel:
             for sample, prompt in zip(samples, asked, strict=True)
             if not isinstance(prompt, str)
         ]
-        sampling = Sampling(max_tokens=self.max_tokens)
-        rolled = iter(roll_out(self.policy, self.environment, starts, n=1, sampling=sampling))
+        rolled = iter(
+            roll_out(
+                self.policy,
+                self.environment,
+                starts,
+                n=self.draws,
+                sampling=self.sampling,
+                keys=[self._key(start.sample) for start in starts],
+            )
+        )
         for prompt, sample in zip(asked, samples, strict=True):
             if isinstance(prompt, str):
                 yield Prediction(sample, error=prompt)
                 continue
-            (rollout,) = next(rolled)
+            first, *others = map(self._draw, next(rolled))
             yield Prediction(
                 sample,
-                text=self.prompter.text(rollout.ids),
+                text=first.text,
                 sizes=tuple(image.size for image in prompt.images),
-                num_tokens=rollout.num_sampled,
-                finish=_FINISH[rollout.status],
+                num_tokens=first.num_tokens,
+                finish=first.finish,
+                others=tuple(others),
             )
+
+    def _draw(self, rollout: Trajectory) -> Draw:
+        return Draw(self.prompter.text(rollout.ids), rollout.num_sampled, _FINISH[rollout.status])
+
+    def _key(self, sample: Sample) -> int:
+        return int.from_bytes(sha256(f"{self.seed} {sample.id}".encode()).digest()[:7])
 
     def _prompt_or_error(self, sample: Sample) -> Prompt | str:
         """The sample's prompt, or why one of its images cannot be used."""

@@ -11,6 +11,7 @@ from PIL import Image
 from reground.data import benchmarks
 from reground.data.benchmarks import Benchmark
 from reground.data.images import load
+from reground.errors import ConfigError
 from reground.evaluation.predicting.shards import Shard
 from reground.evaluation.records import Prediction
 from reground.grounding.names import ProtocolName
@@ -45,12 +46,21 @@ class Question:
     tool: ToolUse | None = None
     prompt: str | None = None
     max_tokens: int = 256
+    draws: int = 1
+    temperature: float = 0.0
     blank: bool = False
     endpoint: Endpoint | None = None
     processor: str | None = None
     device: str | None = None
     dtype: str | None = None
     engine: Literal["transformers", "vllm"] = "transformers"
+
+    def __post_init__(self) -> None:
+        if self.draws > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"found {self.draws} samples at temperature 0, which are all alike; expected "
+                "--temperature above 0, or no --samples"
+            )
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -91,4 +101,4 @@ class Answerer(Protocol):
         """``device`` and ``dtype`` of a model in this process; nothing for another."""
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
-        """Answer every sample, in any order; greedy."""
+        """Answer every sample, in any order."""

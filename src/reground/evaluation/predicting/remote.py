@@ -14,7 +14,7 @@ from PIL import Image
 from reground.errors import ConfigError, DataError, EndpointError
 from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.predicting.rethink import think_rethink
-from reground.evaluation.records import Prediction
+from reground.evaluation.records import Draw, Prediction
 from reground.grounding.boxes import FrameKind
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
@@ -22,7 +22,7 @@ from reground.patience import Patience
 from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol
-from reground.rollout.endpoint import Client, Endpoint, NoReply, check_plain
+from reground.rollout.endpoint import Client, Endpoint, NoReply, Reply, check_plain
 
 if TYPE_CHECKING:
     from reground.model.load import Resizer
@@ -41,6 +41,8 @@ class RemoteModel:
     calls: bool  # whether some protocol has more than one turn
     resizer: Resizer | None
     max_tokens: int
+    draws: int = 1
+    temperature: float = 0.0
     blank: bool = False
     weights: None = None  # a server does not tell
 
@@ -68,6 +70,8 @@ class RemoteModel:
             any(protocol.plan.functions for protocol in used),
             _resizer(question.processor) if question.processor else None,
             question.max_tokens,
+            question.draws,
+            question.temperature,
             question.blank,
         )
 
@@ -82,7 +86,7 @@ class RemoteModel:
         return {}
 
     def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
-        """Greedy answers, several at a time, each handed on as it comes.
+        """Answers, several questions at a time, each handed on as it comes.
 
         A question without a reply becomes a prediction with the reason; after many of them in a
         row, raises ``EndpointError``.
@@ -115,15 +119,20 @@ class RemoteModel:
             protocol = self.protocols.of_sample(sample)
             text = protocol.user_text(sample, sizes)
             check_plain(text)
-            ask = partial(client.ask, images, text, temperature=0.0)
-            if protocol.plan.functions:
-                return await think_rethink(
+            ask = partial(client.ask, images, text, temperature=self.temperature)
+            first, *others = [
+                await think_rethink(
                     ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens
                 )
-            reply = await ask(max_tokens=self.max_tokens)
+                if protocol.plan.functions
+                else _draw(await ask(max_tokens=self.max_tokens))
+                for _ in range(self.draws)
+            ]
         except (DataError, NoReply) as error:
             return Prediction(sample, error=str(error))
-        return Prediction(sample, reply.text, sizes, reply.num_tokens, reply.finish)
+        return Prediction(
+            sample, first.text, sizes, first.num_tokens, first.finish, others=tuple(others)
+        )
 
     def _images(self, sample: Sample) -> tuple[list[Image.Image], tuple[EncodedSize, ...]]:
         """The images to send, and their sizes before and after."""
@@ -131,6 +140,10 @@ class RemoteModel:
         sent = [self.resizer(image) if self.resizer else image for image in shown]
         sizes = [EncodedSize(*old.size, *new.size) for old, new in zip(shown, sent, strict=True)]
         return sent, tuple(sizes)
+
+
+def _draw(reply: Reply) -> Draw:
+    return Draw(reply.text, reply.num_tokens, reply.finish)
 
 
 def _check_can(protocol: AnswerProtocol) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from reground.evaluation.records import Finish, Prediction
+from reground.evaluation.records import Draw, Finish
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.calls import (
@@ -45,7 +45,7 @@ async def think_rethink(
     *,
     protocol: AnswerProtocol,
     max_tokens: int,
-) -> Prediction:
+) -> Draw:
     """The whole turn of the assistant; ``max_tokens`` limits what is sampled in both its parts.
 
     The detector's result are the sample's ``tool_results``. Raises ``NoReply`` as ``ask`` does, and
@@ -56,9 +56,9 @@ async def think_rethink(
     call = _call(first)
     if call is None:
         ended: Finish = "no_call" if first.finish == "stop" else "length"
-        return Prediction(sample, first.text, sizes, num_tokens, ended)
+        return Draw(first.text, num_tokens, ended)
     if num_tokens >= max_tokens:
-        return Prediction(sample, call, sizes, num_tokens, "length")
+        return Draw(call, num_tokens, "length")
     found = result(sample)
     if problem := problem_of(read_call(call), offered=protocol.plan.functions):
         tool_said = refusal_text(problem)
@@ -70,7 +70,7 @@ async def think_rethink(
     num_tokens += last.num_tokens or 0
     failed = problem is None and found is None
     ended = "tool_failed" if failed and last.finish == "stop" else last.finish
-    return Prediction(sample, call + tool_said + last.text, sizes, num_tokens, ended)
+    return Draw(call + tool_said + last.text, num_tokens, ended)
 
 
 def _call(first: Reply) -> str | None:

@@ -41,6 +41,7 @@ from reground.evaluation.scoring.metrics import (
     summarise,
 )
 from reground.evaluation.scoring.refinement import ToolOutcome
+from reground.evaluation.scoring.sampled import Sampled
 
 if TYPE_CHECKING:
     from reground.evaluation.reporting.curves import Curve
@@ -126,7 +127,8 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     standard error (mean over tasks), ``tasks`` and ``strata`` (the same keys for each),
     ``refinement`` (those of :class:`ToolFigures`, of all and of each task, null without a
     detector's boxes; the best of several boxes counts), ``refinement_top1`` (the same of the first
-    box, of all alone), and ``run``.
+    box, of all alone), ``sampled`` (those of :meth:`Sampled.to_json`, of all and of each task, null
+    where one answer was asked for), and ``run``.
     ``acc@0.5_interval``, of tasks too, ``mean_iou_interval`` and ``macro@0.5_interval`` are the
     ends of 95 % intervals. The order of ``scores`` changes nothing.
     """
@@ -149,14 +151,21 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
             | {
                 "acc@0.5_interval": _ends(accuracy.tasks.get(name)),
                 "refinement": tools.tasks.get(name),
+                "sampled": _sampled([own for own in scores if own.sample.task == name], hit),
             }
             for name, summary in by_task(scores, hit).items()
         },
         "strata": {name: summary.to_json() for name, summary in by_stratum(scores, hit).items()},
         "refinement": tools.overall,
+        "sampled": _sampled(scores, hit),
         "refinement_top1": tool_figures(scores, "top-1").overall,
         "run": dataclasses.asdict(run),
     }
+
+
+def _sampled(scores: Sequence[SampleScore], hit: Hit) -> dict[str, Any] | None:
+    found = Sampled.of(scores, hit)
+    return found.to_json() if found else None
 
 
 def _intervals(scores: Sequence[SampleScore], hit: Hit) -> tuple[Intervals, Intervals]:

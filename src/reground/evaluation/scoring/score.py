@@ -11,6 +11,7 @@ from reground.errors import DataError
 from reground.evaluation.records import (
     PREDICTIONS,
     RUN,
+    Draw,
     Prediction,
     RunInfo,
     SampleScore,
@@ -23,6 +24,7 @@ from reground.evaluation.scoring.diagnose import describe, diagnose
 from reground.evaluation.scoring.logs import read_log
 from reground.evaluation.scoring.peers import get_peer
 from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Task
+from reground.evaluation.scoring.sampled import vote
 from reground.grounding.answers import Status
 from reground.grounding.answers import score as overlap
 from reground.grounding.sample import digest
@@ -121,6 +123,11 @@ def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
     sample = prediction.sample
     if prediction.error is not None:
         return SampleScore(sample, error=prediction.error)
+    if prediction.others:
+        raise DataError(
+            f"sample {sample.id!r} has {len(prediction.others) + 1} sampled answers, but "
+            f"{peer.name} scores one; use --scorer reground"
+        )
     if len(sample.targets) != 1:
         raise DataError(
             f"sample {sample.id!r} has {len(sample.targets)} true boxes, but {peer.name} scores "
@@ -144,22 +151,31 @@ def score_prediction(prediction: Prediction, protocol: AnswerProtocol) -> Sample
     """One prediction's score; the answer is read as ``protocol`` writes it.
 
     An answer that names another image than the sample's target scores IoU 0, however its box lies.
+    Of several answers, the one they vote for counts.
     """
     sample = prediction.sample
-    if prediction.error is not None:
+    if prediction.error is not None or prediction.finish is None:
         return SampleScore(sample, error=prediction.error)
-    answer = protocol.read(prediction.text, prediction.sizes[sample.target_image])
+    drawn = (
+        Draw(prediction.text, prediction.num_tokens, prediction.finish),
+        *prediction.others,
+    )
+    answers = [protocol.read(own.text, prediction.sizes[sample.target_image]) for own in drawn]
+    ious = tuple(overlap(answer, sample) for answer in answers)
+    place = vote(answers)
+    chosen, answer = drawn[place], answers[place]
     return SampleScore(
         sample,
         status=answer.status,
-        iou=overlap(answer, sample),
+        iou=ious[place],
         predicted=tuple(box.xyxy for box in answer.boxes),
         named_image=answer.image_index,
         well_formed=answer.well_formed,
         num_clipped=answer.num_clipped,
-        num_tokens=prediction.num_tokens,
-        finish=prediction.finish,
-        text=prediction.text,
+        num_tokens=chosen.num_tokens,
+        finish=chosen.finish,
+        text=chosen.text,
         think=answer.think,
         rethink=answer.rethink,
+        draws=ious if prediction.others else (),
     )
