@@ -25,6 +25,7 @@ from reground.model import attention, internvl, qwen
 from reground.model.adapter import ModelAdapter, adapt
 from reground.model.chat import Chat
 from reground.model.linear import speed_up
+from reground.model.norm import speed_up_norms
 from reground.model.parts import full_state
 from reground.model.runtime import Runtime
 from reground.plugins import installed
@@ -144,6 +145,7 @@ def prepare(model: Any, chat: Chat, *, runtime: Runtime = Runtime()) -> Checkpoi
     model.config.get_text_config()._attn_implementation = attention.NAME
     adapt(model, chat.adapter)
     speed_up(model)
+    speed_up_norms(model)
     return Checkpoint(runtime.of(model.eval()), chat, Answering(family=model.config.model_type))
 
 
