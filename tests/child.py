@@ -46,9 +46,11 @@ def jobs(plan: str) -> None:
         print(f"done {job['out']}", file=sys.stderr, flush=True)
 
 
-def _really_sharded(module: nn.Module, model: nn.Module) -> None:
-    """Weights that were not sharded would train just as well."""
-    shard(module, model)
+def _really_sharded(module: nn.Module, model: nn.Module, *, from_first: bool) -> None:
+    """Weights that were not sharded, or that every rank has loaded, would train just as well."""
+    loaded = not next(module.parameters()).is_meta
+    assert loaded == (not from_first or torch.distributed.get_rank() == 0)
+    shard(module, model, from_first=from_first)
     parameters = [each for name, each in module.named_parameters() if "visual." not in name]
     assert all(isinstance(parameter, DTensor) for parameter in parameters)
     own = sum(parameter.to_local().numel() for parameter in parameters)  # type: ignore[attr-defined]

@@ -84,6 +84,13 @@ JOBS: dict[str, Callable[[World], TrainConfig]] = {
     "sft-sharded": lambda world: world.config(
         "sft", *SHARDED, "batch_size=3", world.validation(every=2)
     ),
+    "sft-from-first": lambda world: world.config("sft", *SHARDED, "batch_size=3"),
+    "sft-from-first-lora": lambda world: world.config(
+        "sft", *SHARDED, "batch_size=3", LORA, "tuning.vision=frozen", "tuning.merger=frozen"
+    ),
+    "dense-from-first": lambda world: world.config(
+        "dense", *SHARDED, 'data=[{mix: {"synth:listing@2-3": 1.0}}]'
+    ),
     "grpo-sharded": lambda world: world.config("rl", *SHARDED),
     "lora-sharded": lambda world: world.config("rl", *SHARDED, LORA),
     "refiner-sharded": lambda world: world.refiner(*SHARDED),

@@ -139,9 +139,7 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
     tools = _tools(protocols, rows, config)
     torch.manual_seed(config.seed)  # adapters start from random weights
     sharded = config.sharding == "full" and ranks > 1
-    # Sharded, every layer goes to the devices on its own.
-    at_first = dataclasses.replace(runtime, device=torch.device("cpu")) if sharded else runtime
-    checkpoint = starting_checkpoint(config, at_first)
+    checkpoint = starting_checkpoint(config, _unspread(config, runtime) if sharded else runtime)
     runtime.of(checkpoint.model)
     policy = _policy(checkpoint, config, runtime.device)
     set_tuning(checkpoint, config.tuning)
@@ -157,8 +155,22 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
     method = _method(prompter, draws, environment, policy, config)
     if sharded:
         for module in {method.module, method.reference or method.module}:
-            shard(module, checkpoint.model)
+            shard(module, checkpoint.model, from_first=not _samples(config))
     return Assembled(checkpoint, draws, held_out, rows, prompter, environment, policy, method)
+
+
+def _unspread(config: TrainConfig, runtime: Runtime) -> Runtime:
+    """Where a rank's weights are before they are spread: every layer goes to the device on its own.
+
+    Each rank loads them to sample with them, otherwise the first rank alone.
+    """
+    loads = _samples(config) or torch.distributed.get_rank() == 0
+    return dataclasses.replace(runtime, device=torch.device("cpu" if loads else "meta"))
+
+
+def _samples(config: TrainConfig) -> bool:
+    """Whether the ranks of a run sample, for training or validation."""
+    return config.method == "rl" or config.validation is not None
 
 
 def _asked(protocols: Protocols, rows: Sequence[Sample]) -> dict[str, Any]:
@@ -315,7 +327,7 @@ def _policy(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -
             timeout_s=there.timeout_s,
         )
         return EnginePolicy(checkpoint, server, UNKNOWN)
-    if config.sharding == "full" and (config.method == "rl" or config.validation):
+    if config.sharding == "full" and _samples(config):
         copied = dataclasses.replace(checkpoint, model=replica(checkpoint.model, device))
         return ReplicaPolicy(copied, source=checkpoint.model)
     return TransformersPolicy(checkpoint)
