@@ -20,13 +20,19 @@ from reground.evaluation.records import SampleScore, read_run, read_scores
 from reground.evaluation.reporting.report import write_json_report
 from reground.evaluation.scoring.metrics import HITS
 from reground.evaluation.scoring.refinement import refinement
-from reground.evaluation.scoring.score import Scorer, diagnose_log, score_log
+from reground.evaluation.scoring.score import OURS, diagnose_log, score_log
 from reground.grounding.boxes import Box, Frame, iou
 from reground.grounding.refinement_reward import reward
 
 RUNS = Path("runs/scorers")
-OURS = "reground"
-REC_SCORERS = ("vlm_r1", "vlm_r1_tolerant", "vlm_r1_reward", "vg_refiner", "lmms_eval_grounding")
+REC_SCORERS = (
+    "vlm_r1",
+    "vlm_r1_baseline",
+    "vlm_r1_reward",
+    "vg_refiner",
+    "vg_refiner_precomputed",
+    "lmms_eval_grounding",
+)
 KEPT = ("n", "acc@0.3", "acc@0.5", "acc@0.5_stderr", "acc@0.7", "mean_iou", "macro@0.5", "status")
 
 
@@ -37,29 +43,29 @@ def main() -> None:
     asked = command_line.parse_args()
     figures: dict[str, Any] = {}
     for folder in sorted((asked.stored / "mig_bench/outputs").iterdir()):
-        peers = [Scorer("mig_bench", migician_y_scale=folder.name == "migician")]
+        peers = ["migician" if folder.name == "migician" else "mig_bench"]
         figures[folder.name] = _compared(folder, "mig_bench_outputs", peers)
     for log in sorted((asked.stored / "rec_logs").glob("*.json")):
-        figures[log.stem] = _compared(log, "vlm_r1_log", [Scorer(name) for name in REC_SCORERS])
+        figures[log.stem] = _compared(log, "vlm_r1_log", REC_SCORERS)
     result = {"files": figures, "pizza": _pizza(asked.stored / "samples/annotations.json")}
     publish(result, out=asked.out, config={"stored": "mig_bench/outputs, rec_logs, samples"})
 
 
-def _compared(path: Path, format_name: str, peers: Sequence[Scorer]) -> dict[str, Any]:
+def _compared(path: Path, format_name: str, peers: Sequence[str]) -> dict[str, Any]:
     """The figures of every scorer, and for each peer what became of the answers it differs on."""
     rows: dict[str, Any] = {}
     ours: list[SampleScore] = []
-    for scorer in (Scorer(), *peers):
-        out = RUNS / path.stem / scorer.name
+    for scorer in (OURS, *peers):
+        out = RUNS / path.stem / scorer
         score_log(path, format_name=format_name, out=out, scorer=scorer)
         report = write_json_report(out)
         own = {key: report[key] for key in KEPT} | {"hit": report["run"]["hit"]}
         own["tasks"] = {name: row["acc@0.5"] for name, row in report["tasks"].items()}
-        if scorer.name == OURS:
+        if scorer == OURS:
             ours = list(read_scores(out))
         else:
             own |= _differences(ours, list(read_scores(out)), hit=read_run(out).hit)
-        rows[scorer.name] = own
+        rows[read_run(out).scorer] = own
     verdict = diagnose_log(path, format_name=format_name).splitlines()[-1]
     print(path.stem, {name: round(100 * row["acc@0.5"], 2) for name, row in rows.items()}, verdict)
     return {"scorers": rows, "recorded boxes": verdict}

@@ -27,7 +27,7 @@ from reground.evaluation.reporting.compare_pages import contrasts, write_compari
 from reground.evaluation.reporting.pairing import Run, read_runs
 from reground.evaluation.reporting.report import build_report
 from reground.evaluation.reporting.table import make_table, to_csv, to_latex, to_markdown
-from reground.evaluation.scoring.score import Scorer, score_log
+from reground.evaluation.scoring.score import score_log
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target, digest
@@ -396,8 +396,7 @@ def test_examples_show_every_combination_of_hits() -> None:
 
 @pytest.mark.skipif(not OUTPUTS.is_dir(), reason="needs the real data in ../shared/data")
 def test_the_averages_of_mig_bench_stand_in_the_table(tmp_path: Path) -> None:
-    for model, stretched in (("migician", True), ("qwen2_vl", False)):
-        scorer = Scorer("mig_bench", migician_y_scale=stretched)
+    for model, scorer in (("migician", "migician"), ("qwen2_vl", "mig_bench")):
         score_log(
             OUTPUTS / model, format_name="mig_bench_outputs", out=tmp_path / model, scorer=scorer
         )
@@ -433,6 +432,7 @@ def test_runs_with_a_detectors_boxes_show_what_they_made_of_them(tmp_path: Path)
 
 def test_a_run_whose_y_was_stretched_is_named() -> None:
     one, other = run("one", [0.9]), run("other", [0.2])
-    other = replace(other, info=replace(other.info, migician_y_scale=True))
+    one = replace(one, info=replace(one.info, scorer="mig_bench"))
+    other = replace(other, info=replace(other.info, scorer="migician"))
     assert "Of other, y was stretched first" in make_table(compare([one, other])).note
     assert "stretched" not in make_table(compare([one, one])).note

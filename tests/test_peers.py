@@ -14,10 +14,9 @@ from reground.cli import app
 from reground.errors import ConfigError, DataError
 from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.reporting.report import write_json_report
-from reground.evaluation.scoring.peers import PEERS, get_peer
+from reground.evaluation.scoring.peers import PEERS
 from reground.evaluation.scoring.peers.peer import NO_BOX, Quad, Task
-from reground.evaluation.scoring.peers.vlm_r1 import VLM_R1_BASELINE
-from reground.evaluation.scoring.score import Scorer, diagnose_log, score_log
+from reground.evaluation.scoring.score import diagnose_log, score_log
 from reground.grounding.refinement_reward import reward
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
@@ -40,18 +39,32 @@ OTHER = '{"bbox_2d": [0, 0, 9, 9]}'
         ("mig_bench", "[0.1, 0.2, 0.3, 0.4]", NO_BOX),
         ("mig_bench", "<box>1 2 3 4</box>", (1, 2, 3, 4)),
         ("mig_bench", "(1,2),( 3,4)", NO_BOX),
+        ("mig_bench", "(1,2), (3, 4)", (1, 2, 3, 4)),
         ("vlm_r1", f"<think>{OTHER}</think><answer>[{JSON}]</answer>", (64, 48, 320, 240)),
         ("vlm_r1", f"<answer>[{OTHER}, {JSON}]</answer>", (64, 48, 320, 240)),  # the last one
         ("vlm_r1", "<answer>[64, 48, 320, 240]</answer>", NO_BOX),  # no braces
         ("vlm_r1", '<answer>{"bbox_2d": [64.5, 48, 320, 240]}</answer>', NO_BOX),
         ("vlm_r1", JSON + "</answer>", NO_BOX),
-        ("vlm_r1_tolerant", f"{JSON} or <answer>{OTHER}</answer> no [1.5, 2, 3, 4]", (0, 0, 9, 9)),
+        ("vlm_r1", f"<answer>\n{JSON}</answer>", NO_BOX),  # not on one line
+        ("vlm_r1_baseline", "so [ 64, -48 ,320, 240] or [0, 0, 9, 9]", (64, -48, 320, 240)),
+        ("vlm_r1_baseline", "[64.0, 48, 320, 240]", NO_BOX),
+        ("migician", "(270,597),(330,900)", (270, 627, 330, 990)),
+        ("univg_r1_zero_shot", "<think>( 100, 200 ) , (300,400)</think>", (0.1, 0.2, 0.3, 0.4)),
+        ("univg_r1_zero_shot", "(10.5,20),(30,40)", None),
+        (
+            "vg_refiner_precomputed",
+            f"<answer>{OTHER}</answer><answer>[{JSON}]</answer>",
+            TASK.truth,
+        ),
+        ("vg_refiner_precomputed", JSON, None),
+        ("vg_refiner_precomputed", f"<answer>[{JSON}, 3]</answer>", None),  # one bad item
+        ("vg_refiner", f"[{JSON}, 3]", TASK.truth),
         ("vlm_r1_reward", f"<answer>[{OTHER}, {JSON}]</answer>", (0, 0, 9, 9)),  # the first one
         ("vlm_r1_reward", "<answer>[64, 48, 320, 240]</answer>", (64, 48, 320, 240)),
         ("vg_refiner", f"<think>{OTHER}</think><answer>{JSON}</answer>", (0, 0, 9, 9)),
         ("vg_refiner", f"[{OTHER}, {JSON}]", (64, 48, 320, 240)),  # the best of one JSON value
         ("vg_refiner", f"```json\n[{JSON}]\n```", (64, 48, 320, 240)),
-        ("vg_refiner", "(64,48),(320,240)", NO_BOX),
+        ("vg_refiner", "(64,48),(320,240)", None),
         ("lmms_eval_bbox_rec", "[0.1, 0.1, 0.5, 0.5]", (0.1, 0.1, 0.5, 0.5)),
         ("lmms_eval_bbox_rec", "none", NO_BOX),
         ("lmms_eval_grounding", f"[{OTHER}, {JSON}]", (64, 48, 320, 240)),
@@ -61,26 +74,26 @@ OTHER = '{"bbox_2d": [0, 0, 9, 9]}'
         ("vlmevalkit_refcoco", "1 object: [100 100 500 500]", (64, 48, 320, 240)),
         ("vlmevalkit_refcoco", "2 or 3: x 500, 500", (1.28, 1.44, 320, 240)),  # any four numbers
         ("vlmevalkit_refcoco", "[1100, 100, 500, 500]", (500, 100, 640, 480)),
-        ("vlmevalkit_refcoco", "three", NO_BOX),
+        ("vlmevalkit_refcoco", "three", None),
     ],
 )
-def test_what_each_reads(name: str, text: str, box: Quad) -> None:
-    assert PEERS[name].read(text, TASK) == pytest.approx(box)
+def test_what_each_reads(name: str, text: str, box: Quad | None) -> None:
+    found = PEERS[name].judge(text, TASK).box
+    assert (found is None) == (box is None)
+    assert found is None or found == pytest.approx(box)
 
 
 def test_a_perfect_answer_in_pixels_is_misread_by_vlmevalkit() -> None:
-    _, overlap = PEERS["vlmevalkit_refcoco"].score(
-        "[250, 200, 500, 400]", Task((250, 200, 500, 400), 640, 480)
-    )
-    assert overlap < 0.15
+    task = Task((250, 200, 500, 400), 640, 480)
+    iou = PEERS["vlmevalkit_refcoco"].judge("[250, 200, 500, 400]", task).iou
+    assert iou is not None and iou < 0.15
 
 
 def test_vlm_r1_counts_pixels_inclusively() -> None:
     task = Task((0, 0, 10, 10), 640, 480)
-    assert VLM_R1_BASELINE.score("[0, 0, 10, 10]", task) == ((0, 0, 10, 10), 1.0)
-    _, overlap = VLM_R1_BASELINE.score("[0, 0, 5, 10]", task)
-    assert overlap == 0.5
-    assert VLM_R1_BASELINE.score("[0, 0, 1, 10]", task)[1] == 0  # one pixel wide: no intersection
+    ious = {10: 1.0, 5: 0.5, 1: 0.0}  # one pixel wide: no intersection
+    for right, iou in ious.items():
+        assert PEERS["vlm_r1_baseline"].judge(f"[0, 0, {right}, 10]", task).iou == iou
 
 
 @pytest.mark.parametrize(
@@ -120,7 +133,7 @@ def stored(model: str) -> list[tuple[str, list[dict[str, Any]], dict[str, Any]]]
     return [(rows[0]["task"], rows, totals[rows[0]["task"]]) for *rows, totals in files]
 
 
-def scored(tmp_path: Path, source: Path, format_name: str, scorer: Scorer) -> list[SampleScore]:
+def scored(tmp_path: Path, source: Path, format_name: str, scorer: str) -> list[SampleScore]:
     score_log(source, format_name=format_name, out=tmp_path, scorer=scorer)
     return list(read_scores(tmp_path))
 
@@ -131,7 +144,7 @@ MACRO = {"migician": 63.37, "qwen2_vl": 30.02}
 @needs_shared
 @pytest.mark.parametrize("model", MACRO)
 def test_mig_bench_reproduces_every_stored_box_iou_and_total(tmp_path: Path, model: str) -> None:
-    scorer = Scorer("mig_bench", migician_y_scale=model == "migician")
+    scorer = "migician" if model == "migician" else "mig_bench"
     scores = scored(tmp_path, OUTPUTS / model, "mig_bench_outputs", scorer)
     assert len(scores) == 4276
     by_id = {score.sample.id: score for score in scores}
@@ -146,7 +159,7 @@ def test_mig_bench_reproduces_every_stored_box_iou_and_total(tmp_path: Path, mod
             assert sum(iou >= threshold for iou in ious) == totals[f"IOU@{threshold}"]
     report = write_json_report(tmp_path)
     assert round(100 * report["macro@0.5"], 2) == MACRO[model]
-    assert report["run"]["scorer"] == "mig_bench" and report["run"]["hit"] == ">="
+    assert report["run"]["scorer"] == scorer and report["run"]["hit"] == ">="
     unmeasured = ("length", "well_formed", "clipped", "truncated")
     assert [report[name] for name in unmeasured] == [None] * 4  # rather than 0
 
@@ -156,24 +169,13 @@ def test_mig_bench_reproduces_every_stored_box_iou_and_total(tmp_path: Path, mod
     "name", [path.name for path in sorted(LOGS.glob("*.json")) if "baseline" not in path.name]
 )
 def test_vlm_r1_reproduces_every_recorded_box_and_accuracy(tmp_path: Path, name: str) -> None:
-    scores = scored(tmp_path, LOGS / name, "vlm_r1_log", Scorer("vlm_r1"))
     log = json.loads((LOGS / name).read_text())
+    scorer = "vlm_r1_baseline" if "sft" in name else "vlm_r1"
+    scores = scored(tmp_path, LOGS / name, "vlm_r1_log", scorer)
     for row, score in zip(log["results"], scores, strict=True):
         assert list(score.predicted[0]) == row["extracted_answer"]
         assert (score.iou or 0.0) > 0.5 or not row["correct"]
     assert 100 * write_json_report(tmp_path)["acc@0.5"] == pytest.approx(log["accuracy"], abs=1e-9)
-
-
-@needs_shared
-@pytest.mark.parametrize(("name", "accuracy"), [("vlm_r1", 32.65), ("vlm_r1_tolerant", 85.80)])
-def test_an_untrained_model_is_as_good_as_its_reader(
-    tmp_path: Path, name: str, accuracy: float
-) -> None:
-    log = LOGS / "vlmr1_7b_untrained_refcoco_val.json"
-    scores = scored(tmp_path, log, "vlm_r1_log", Scorer(name))
-    assert len(scores) == 2000
-    assert len({score.cluster for score in scores}) < 1500  # several questions about one photo
-    assert round(100 * write_json_report(tmp_path)["acc@0.5"], 2) == accuracy
 
 
 @needs_shared
@@ -193,23 +195,10 @@ def test_the_help_names_every_scorer() -> None:
 # ---- choosing a scorer -------------------------------------------------------------------------
 
 
-def test_vlm_r1s_script_is_chosen_by_the_run() -> None:
-    assert get_peer("vlm_r1", ["[1, 2, 3, 4]"]) is VLM_R1_BASELINE
-    assert get_peer("vlm_r1", ["[1, 2, 3, 4]", "<answer></answer>"]) is PEERS["vlm_r1"]
-
-
-@pytest.mark.parametrize(
-    ("scorer", "message"),
-    [
-        (Scorer("mig_bnech"), "did you mean 'mig_bench'"),
-        (Scorer("vlm_r1", migician_y_scale=True), "an option of mig_bench, not of vlm_r1"),
-        (Scorer(migician_y_scale=True), "an option of mig_bench, not of reground"),
-    ],
-)
-def test_a_wrong_scorer_is_explained(tmp_path: Path, scorer: Scorer, message: str) -> None:
+def test_a_wrong_scorer_is_explained(tmp_path: Path) -> None:
     (tmp_path / "log.json").write_text('{"results": []}')
-    with pytest.raises(ConfigError, match=message):
-        score_log(tmp_path / "log.json", format_name="vlm_r1_log", out=tmp_path, scorer=scorer)
+    with pytest.raises(ConfigError, match="did you mean 'mig_bench'"):
+        score_log(tmp_path / "log.json", format_name="vlm_r1_log", out=tmp_path, scorer="mig_bnech")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import Draw, Prediction, read_predictions, write_predictions
 from reground.evaluation.reporting.report import build_report
 from reground.evaluation.scoring.sampled import vote
-from reground.evaluation.scoring.score import Scorer, score_folder, score_prediction
+from reground.evaluation.scoring.score import score_folder, score_prediction
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
@@ -112,7 +112,7 @@ def test_a_peers_scorer_reads_one_answer_alone(tmp_path: Path) -> None:
     asked = sample("a")
     write_predictions(tmp_path, [prediction(asked, RIGHT, RIGHT)], run=run_of([asked]))
     with pytest.raises(DataError, match=r"2 sampled answers.*--scorer reground"):
-        score_folder(tmp_path, out=tmp_path / "out", scorer=Scorer("vg_refiner"))
+        score_folder(tmp_path, out=tmp_path / "out", scorer="vg_refiner")
 
 
 def test_samples_depend_on_seed_and_question_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from reground.evaluation.records import (
     write_predictions,
     write_scores,
 )
-from reground.evaluation.scoring.score import Scorer, score_folder, score_prediction
+from reground.evaluation.scoring.score import score_folder, score_prediction
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
@@ -290,7 +290,7 @@ def test_a_peers_scores_do_not_replace_how_predictions_were_made(tmp_path: Path)
     write_predictions(tmp_path, [predicted("<answer>(100,250),(500,750)</answer>")], run=RUN)
     assert score_folder(tmp_path, out=tmp_path) == 1
     with pytest.raises(DataError, match="by another scorer; choose another --out"):
-        score_folder(tmp_path, out=tmp_path, scorer=Scorer("vlm_r1"))
+        score_folder(tmp_path, out=tmp_path, scorer="vlm_r1")
     assert read_run(tmp_path) == RUN
-    score_folder(tmp_path, out=tmp_path / "vlm_r1", scorer=Scorer("vlm_r1"))
-    assert read_run(tmp_path / "vlm_r1").scorer.startswith("vlm_r1")
+    score_folder(tmp_path, out=tmp_path / "vlm_r1", scorer="vlm_r1")
+    assert read_run(tmp_path / "vlm_r1").scorer == "vlm_r1"

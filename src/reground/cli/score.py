@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,21 +23,25 @@ def command(
     format_name: Annotated[
         str,
         typer.Option(
-            "--format", metavar="F", help="predictions, mig_bench_outputs (a folder) or vlm_r1_log."
+            "--format",
+            metavar="F",
+            help="predictions, cases (a JSONL), mig_bench_outputs (a folder) or vlm_r1_log.",
         ),
     ] = "predictions",
     scorer: Annotated[
         str,
         typer.Option(
             metavar="S",
-            help="reground, or whose rules to follow: mig_bench, vlm_r1, vlm_r1_tolerant, "
-            "vlm_r1_reward, vg_refiner, lmms_eval_bbox_rec, lmms_eval_grounding or "
-            "vlmevalkit_refcoco.",
+            help="reground, or whose rules to follow: mig_bench, migician, univg_r1_zero_shot, "
+            "univg_r1_reward, univg_r1_reward_bare, vlm_r1, vlm_r1_over_lines, vlm_r1_baseline, "
+            "vlm_r1_reward, vg_refiner, vg_refiner_precomputed, vg_refiner_reward, "
+            "lmms_eval_bbox_rec, lmms_eval_grounding or vlmevalkit_refcoco.",
         ),
     ] = "reground",
-    migician_y_scale: Annotated[
-        bool, typer.Option("--migician-y-scale", help="Stretch y as mig_bench does for Migician.")
-    ] = False,
+    family: Annotated[
+        str | None,
+        typer.Option(help="With cases and scorer reground: how the texts write boxes."),
+    ] = None,
     diagnose: Annotated[
         bool,
         typer.Option("--diagnose", help="Show the mean IoU in every frame and corner order too."),
@@ -55,16 +60,31 @@ def command(
     Examples:
       reground score results/first --out results/first
       reground score --format mig_bench_outputs --scorer mig_bench outputs/qwen2_vl --out qwen2_vl
+      reground score --format cases --scorer vlm_r1 answers.jsonl --out results/answers
+      reground score --format cases --family qwen2_5_vl answers.jsonl --out results/answers
+
+    A row of cases is {"text": ..., "width": ..., "height": ..., "truth": [x1, y1, x2, y2]} in
+    pixels, with "tool": [x1, y1, x2, y2] or null for rewards that need a detector's box. DIR gets
+    scores.jsonl, in the same order, with predicted (in the scorer's own unit), iou and hit, of
+    rewards also reward, format and tool_iou, and the means in report.json.
     """
+    from reground.errors import ConfigError
     from reground.evaluation.reporting.report import write_json_report
     from reground.evaluation.scoring import score
 
-    rules = score.Scorer(scorer, migician_y_scale)
+    if format_name == "cases":
+        from reground.evaluation.scoring.cases import score_cases
+
+        means = score_cases(predictions, out=out, scorer=scorer, family=family)
+        typer.echo(f"{out / 'scores.jsonl'}: {means.pop('n')} scored; " + _spelt(means))
+        return
+    if family:
+        raise ConfigError("--family is for --format cases; other answers say whose they are")
     if format_name == "predictions":
-        count = score.score_folder(predictions, out=out, scorer=rules)
+        count = score.score_folder(predictions, out=out, scorer=scorer)
         found = score.diagnose_folder(predictions) if diagnose else None
     else:
-        count = score.score_log(predictions, format_name=format_name, out=out, scorer=rules)
+        count = score.score_log(predictions, format_name=format_name, out=out, scorer=scorer)
         found = score.diagnose_log(predictions, format_name=format_name) if diagnose else None
     if found:
         typer.echo(found)
@@ -76,3 +96,7 @@ def command(
         f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "
         f"next: reground report {out}"
     )
+
+
+def _spelt(means: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if value is not None)

@@ -185,7 +185,6 @@ class RunInfo:
     min_pixels: int | None = None
     max_pixels: int | None = None
     scorer: str = "reground"
-    migician_y_scale: bool = False
     hit: Literal[">", ">="] = ">"
     made: Provenance | None = None
 

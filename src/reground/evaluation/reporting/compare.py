@@ -14,9 +14,10 @@ import numpy as np
 
 from reground.data.benchmarks import in_order
 from reground.errors import DataError
-from reground.evaluation.reporting.pairing import Run
+from reground.evaluation.reporting.pairing import Run, rule_of
 from reground.evaluation.scoring.bootstrap import Interval, intervals
 from reground.evaluation.scoring.metrics import HITS, Estimate, clustered_mean, is_hit, macro_mean
+from reground.evaluation.scoring.peers.mig_bench import MIGICIAN
 from reground.evaluation.scoring.refinement import Refinement, refinement_of
 from reground.grounding.boxes import FloatArray
 
@@ -116,10 +117,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
         n=len(kept),
         left_out=len(runs[0].scores) - len(kept),
         tasks={task: tasks.count(task) for task in in_order(tasks)},
-        scorer=runs[0].info.scorer,
+        scorer=rule_of(runs[0].info),
         hit=runs[0].info.hit,
         truth_sha256=runs[0].truth_sha256,
-        y_scaled=tuple(run.name for run in runs if run.info.migician_y_scale),
+        y_scaled=tuple(run.name for run in runs if run.info.scorer == MIGICIAN.name),
         rows=tuple(_row(run, side, tasks, kept) for run, side in zip(runs, sides, strict=True)),
         pairs=tuple(
             _pair((runs[0].name, run.name), sides[0], side, tasks, clusters)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reground.data.benchmarks import MIG_BENCH_COLUMNS
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.evaluation.records import Prediction
+from reground.evaluation.scoring.peers.vlm_r1 import VLM_R1, VLM_R1_OVER_LINES
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
 
 NOT_RECORDED = "not recorded"
+_OVER_LINES = {VLM_R1.name: VLM_R1_OVER_LINES.name}  # such logs hold answers of several lines
 _COCO_SIDE = 640  # no side of a COCO image is longer
 
 
@@ -28,12 +30,14 @@ _COCO_SIDE = 640  # no side of a COCO image is longer
 class Log:
     """Stored answers as predictions, and the family in whose form they are written.
 
-    ``recorded`` are the boxes that the project itself read, as answers of four numbers.
+    ``recorded`` are the boxes that the project itself read, as answers of four numbers. ``scorers``
+    says by which state of a scorer, where there are several.
     """
 
     predictions: tuple[Prediction, ...]
     family: str
     recorded: tuple[Prediction, ...]
+    scorers: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_log(path: Path, *, format_name: str) -> Log:
@@ -42,7 +46,7 @@ def read_log(path: Path, *, format_name: str) -> Log:
     ``mig_bench_outputs`` is a folder of one model's ten files, ``vlm_r1_log`` one file.
     """
     if format_name not in FORMATS:
-        hint = did_you_mean(format_name, ["predictions", *FORMATS])
+        hint = did_you_mean(format_name, ["predictions", "cases", *FORMATS])
         raise ConfigError(f"unknown format {format_name!r}; {hint}")
     try:
         return FORMATS[format_name](path)
@@ -96,7 +100,8 @@ def _vlm_r1_log(path: Path) -> Log:
     predictions = [_prediction(sample, row["model_output"]) for sample, row in pairs]
     recorded = [_prediction(sample, str(row["extracted_answer"])) for sample, row in pairs]
     thinks = any("<answer>" in row["model_output"] for row in rows)
-    return Log(tuple(predictions), "vlm_r1" if thinks else "qwen2_5_vl", tuple(recorded))
+    family = "vlm_r1" if thinks else "qwen2_5_vl"
+    return Log(tuple(predictions), family, tuple(recorded), _OVER_LINES)
 
 
 def _sample(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from reground.errors import DataError
@@ -36,15 +36,7 @@ OURS = "reground"
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """Whose rules score: our own, or those of a peer by its name."""
-
-    name: str = OURS
-    migician_y_scale: bool = False
-
-
-def score_folder(predictions: Path, *, out: Path, scorer: Scorer = Scorer()) -> int:
+def score_folder(predictions: Path, *, out: Path, scorer: str = OURS) -> int:
     """Score the predictions of a folder into ``out`` (scores.jsonl, run.json); returns how many.
 
     Raises ``DataError`` for a missing or malformed file, ``ConfigError`` for an unknown family or
@@ -53,7 +45,7 @@ def score_folder(predictions: Path, *, out: Path, scorer: Scorer = Scorer()) -> 
     return _score(read_predictions(predictions), read_run(predictions), out=out, scorer=scorer)
 
 
-def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Scorer()) -> int:
+def score_log(path: Path, *, format_name: str, out: Path, scorer: str = OURS) -> int:
     """Score answers that another project stored, as :func:`score_folder` does predictions."""
     log = read_log(path, format_name=format_name)
     run = RunInfo(
@@ -70,7 +62,7 @@ def score_log(path: Path, *, format_name: str, out: Path, scorer: Scorer = Score
         max_new_tokens=0,
     )
     run = with_provenance(run)
-    return _score(log.predictions, run, out=out, scorer=scorer)
+    return _score(log.predictions, run, out=out, scorer=log.scorers.get(scorer, scorer))
 
 
 def diagnose_folder(predictions: Path) -> str:
@@ -88,21 +80,14 @@ def diagnose_log(path: Path, *, format_name: str) -> str:
     return f"answers\n{answers}\nrecorded boxes\n{recorded}"
 
 
-def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: Scorer) -> int:
+def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: str) -> int:
     get_family(run.family)
-    if scorer == Scorer():
+    if scorer == OURS:
         _check_folder(out, run)
         scores = (score_prediction(row, run.protocol_for(row.sample)) for row in rows)
         return write_scores(out, scores, run=run)
-    rows = list(rows)
-    texts = [row.text for row in rows]
-    peer = get_peer(scorer.name, texts, migician_y_scale=scorer.migician_y_scale)
-    run = replace(
-        run,
-        scorer=peer.name,
-        migician_y_scale=scorer.migician_y_scale,
-        hit=">" if peer.strict else ">=",
-    )
+    peer = get_peer(scorer)
+    run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
     _check_folder(out, run)
     return write_scores(out, (_by_peer(row, peer) for row in rows), run=run)
 
@@ -119,7 +104,7 @@ def _check_folder(out: Path, run: RunInfo) -> None:
 
 
 def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
-    """One prediction's score by a peer's rules; a box that it does not find is four zeros there."""
+    """One prediction's score by a peer's rules; what gives a reward alone is scored by that."""
     sample = prediction.sample
     if prediction.error is not None:
         return SampleScore(sample, error=prediction.error)
@@ -134,13 +119,22 @@ def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
             "one; use --scorer reground"
         )
     image = sample.images[sample.target_image]
-    task = Task(sample.boxes[0].xyxy, image.width, image.height)
-    box, iou = peer.score(prediction.text, task)
+    if peer.needs_tool and sample.tool_results is None:
+        raise DataError(
+            f"sample {sample.id!r} has no boxes of a tool, against which {peer.name} measures; "
+            "score predictions that have them, or choose another --scorer"
+        )
+    tool = sample.detections
+    first = tool[0].box.xyxy if tool else None
+    task = Task(sample.boxes[0].xyxy, image.width, image.height, first)
+    verdict = peer.judge(prediction.text, task)
+    x1, y1, x2, y2 = peer.in_pixels(verdict.box or NO_BOX, task)[:4]
+    iou = verdict.reward if verdict.iou is None else verdict.iou
     return SampleScore(
         sample,
-        status=Status.UNPARSABLE if box == NO_BOX else Status.OK,
-        iou=iou,
-        predicted=(box,),
+        status=Status.OK if verdict.found or iou else Status.UNPARSABLE,
+        iou=iou or 0.0,
+        predicted=((x1, y1, x2, y2),),
         num_tokens=prediction.num_tokens,
         finish=prediction.finish,
         text=prediction.text,

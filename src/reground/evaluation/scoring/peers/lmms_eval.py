@@ -7,14 +7,21 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou, plain_iou
-
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
-_LIST = re.compile(rf"\[\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER}\s*\]")
-_LOOSE = re.compile(
-    rf"\[?\s*{_NUMBER}\s*[,\s]\s*{_NUMBER}\s*[,\s]\s*{_NUMBER}\s*[,\s]\s*{_NUMBER}\s*\]?"
+from reground.evaluation.scoring.peers.peer import (
+    NO_BOX,
+    Peer,
+    Quad,
+    Task,
+    judged,
+    ordered_iou,
+    plain_iou,
 )
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL | re.IGNORECASE)
+
+_NUMBER = r"(-?(?<!\d)\d++(?:\.\d++)?)"  # never tried twice: linear in a text's length
+_LIST = re.compile(rf"\[\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER},\s*{_NUMBER}\s*\]")
+_GAP = r"(?:\s*+,\s*+|\s++)"
+_LOOSE = re.compile(_GAP.join([_NUMBER] * 4))
+_FENCE = re.compile(r"```(?:json)?", re.IGNORECASE)
 _KEYS = ("bbox_2d", "bbox", "box", "coordinates", "coord", "location", "position")
 
 
@@ -31,8 +38,7 @@ def unit_iou(box: Quad, task: Task) -> float:
     1.0
     """
     x1, y1, x2, y2 = task.truth
-    truth = (x1 / task.width, y1 / task.height, x2 / task.width, y2 / task.height)
-    return plain_iou(box, Task(truth, 1, 1))
+    return plain_iou(box, (x1 / task.width, y1 / task.height, x2 / task.width, y2 / task.height))
 
 
 def read_grounding(text: str, task: Task) -> Quad:
@@ -52,8 +58,9 @@ def _boxes(text: str) -> list[Quad]:
 def _json(text: str) -> Any:
     """The fenced block, the text, or what lies between its outer brackets, as JSON."""
     text = text.strip()
-    fenced = _FENCE.search(text)
-    pieces = [fenced[1]] if fenced else []
+    fence = _FENCE.search(text)
+    closed = text.find("```", fence.end()) if fence else -1
+    pieces = [text[fence.end() : closed].strip()] if fence and closed >= 0 else []
     pieces += [text, *(text[text.find(a) : text.rfind(b) + 1] for a, b in ("[]", "{}"))]
     for piece in pieces:
         try:
@@ -97,5 +104,7 @@ def _from_thousand(box: Quad, task: Task) -> Quad:
     return (x1 * task.width, y1 * task.height, x2 * task.width, y2 * task.height)
 
 
-LMMS_EVAL_BBOX_REC = Peer("lmms_eval_bbox_rec", read_bbox_rec, unit_iou, strict=False)
-LMMS_EVAL_GROUNDING = Peer("lmms_eval_grounding", read_grounding, ordered_iou, strict=False)
+LMMS_EVAL_BBOX_REC = Peer(
+    "lmms_eval_bbox_rec", judged(read_bbox_rec, unit_iou), strict=False, unit=1
+)
+LMMS_EVAL_GROUNDING = Peer("lmms_eval_grounding", judged(read_grounding, ordered_iou), strict=False)

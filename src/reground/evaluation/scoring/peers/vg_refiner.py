@@ -1,53 +1,109 @@
-"""VG-Refiner's evaluation under PiTER (VoyageWang/VG-Refiner).
+"""VG-Refiner's two evaluation scripts and its reward (VoyageWang/VG-Refiner 4ad7751).
 
-It reads otherwise than their reward (:mod:`reground.grounding.refinement_reward`): the first JSON
-with a box anywhere in the text, a tool's box quoted in the reasoning included.
+One script reads the first JSON with a box anywhere, a tool's box quoted in the reasoning included;
+the other, for models that are shown the tool's boxes, the last answer block. The reward is that of
+:mod:`reground.grounding.refinement_reward`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task
-from reground.grounding.refinement_reward import quads
+import numpy as np
 
-_ARRAY = re.compile(r"\[.*?\]", re.DOTALL)
-_OBJECT = re.compile(r'\{[^{}]*"bbox_2d"[^{}]*\}')
+from reground.evaluation.scoring.peers.peer import Peer, Task, Verdict, measured
+from reground.grounding.refinement_reward import answer_blocks, answered, boxes_in, overlaps
+from reground.grounding.refinement_reward import reward as published
+
+_OBJECT = re.compile(r"\{[^{}]*\}")
+_UNREADABLE = (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError)
+_NOTHING = Verdict(None, 0.0)
 
 
-def read(text: str, task: Task) -> Quad:
-    """The best, by the truth, of the boxes in the first JSON that holds one; zeros without one.
+def first_json(text: str, task: Task) -> Verdict:
+    """The best, by the truth, of the boxes in the first JSON that holds one.
 
     The text as a whole is tried first, then arrays up to their first bracket, then flat objects.
+
+    >>> text = '[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [0, 0, 9, 9]}]'
+    >>> first_json(text, Task((0, 0, 9, 9), 9, 9)).box
+    (0, 0, 9, 9)
     """
-    boxes = list(quads(_first_json(text)))
-    return max(boxes, key=lambda box: iou(box, task), default=NO_BOX)
+    data = _first_json(text)
+    items = [data] if isinstance(data, dict) else data
+    boxes = [item["bbox_2d"] for item in items if isinstance(item, dict) and "bbox_2d" in item]
+    quads = [box for box in boxes if isinstance(box, list) and len(box) == 4]
+    try:
+        found = _ious(quads, task) if quads else None
+    except _UNREADABLE:
+        return _NOTHING
+    if found is None:
+        return _NOTHING
+    return Verdict(tuple(quads[int(np.argmax(found))]), measured(lambda: float(np.max(found))))
 
 
-def iou(box: Quad, task: Task) -> float:
-    """Continuous IoU with 1e-6 added to the union."""
-    truth = task.truth
-    width = min(box[2], truth[2]) - max(box[0], truth[0])
-    height = min(box[3], truth[3]) - max(box[1], truth[1])
-    inter = max(0, width) * max(0, height)
-    union = _area(box) + _area(truth) - inter
-    return inter / (union + 1e-6)
+def last_answer(text: str, task: Task) -> Verdict:
+    """The boxes of the last answer block: the first is told, the best counts.
+
+    >>> text = '<answer>[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [0, 0, 9, 9]}]</answer>'
+    >>> found = last_answer(text, Task((0, 0, 9, 9), 9, 9))
+    >>> found.box, round(found.iou, 6)
+    ((1, 2, 3, 4), 1.0)
+    """
+    *_, content = "", *answer_blocks(text)
+    try:
+        boxes = boxes_in(content) if content.strip() else []
+        found = _ious(boxes, task) if boxes else None
+    except _UNREADABLE:
+        return _NOTHING
+    if found is None or not found.size:
+        return _NOTHING
+    return Verdict(tuple(boxes[0]), measured(lambda: float(np.max(found))))
+
+
+def refinement(text: str, task: Task) -> Verdict:
+    """Their reward; without a tool's box the tool was wrong. A box is told where there is one."""
+    tool = [task.tool] if task.tool else []
+    found = published(text, truth=[task.truth], tool=tool)
+    boxes = answered(text) or []
+    alone = len(boxes) == 1 and isinstance(boxes[0], list) and len(boxes[0]) == 4
+    return Verdict(
+        tuple(boxes[0]) if alone else None,
+        found.model_iou,
+        reward=found.overall,
+        form=found.format,
+        tool_iou=found.tool_iou,
+    )
+
+
+def _ious(boxes: Sequence[Any], task: Task) -> Any:
+    return overlaps(boxes, [task.truth], pixel=0, more=1e-6)
 
 
 def _first_json(text: str) -> Any:
     whole = _loaded(text.strip())
     if isinstance(whole, list | dict):
         return whole
-    for found in _ARRAY.finditer(text):
-        data = _loaded(found[0])
+    for array in _arrays(text):
+        data = _loaded(array)
         if isinstance(data, list) and data and isinstance(data[0], dict) and "bbox_2d" in data[0]:
             return data
-    for found in _OBJECT.finditer(text):
-        if (data := _loaded(found[0])) is not None:
+    for found in _OBJECT.findall(text):
+        data = _loaded(found) if '"bbox_2d"' in found else None
+        if isinstance(data, dict) and "bbox_2d" in data:
             return data
     return []
+
+
+def _arrays(text: str) -> Iterator[str]:
+    """From each bracket to the next that closes, one after the other."""
+    begin = text.find("[")
+    while begin >= 0 and (end := text.find("]", begin)) >= 0:
+        yield text[begin : end + 1]
+        begin = text.find("[", end)
 
 
 def _loaded(text: str) -> Any:
@@ -57,8 +113,6 @@ def _loaded(text: str) -> Any:
         return None
 
 
-def _area(box: Quad) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-VG_REFINER = Peer("vg_refiner", read, iou, strict=True)
+VG_REFINER = Peer("vg_refiner", first_json, strict=True)
+VG_REFINER_PRECOMPUTED = Peer("vg_refiner_precomputed", last_answer, strict=True)
+VG_REFINER_REWARD = Peer("vg_refiner_reward", refinement, strict=False, needs_tool=True)

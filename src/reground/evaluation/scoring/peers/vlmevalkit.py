@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Quad, Task, ordered_iou
+from reground.evaluation.scoring.peers.peer import Peer, Quad, Task, judged, ordered_iou
 
-_NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d++(?:\.\d++)?|\.\d++)(?:[eE][-+]?\d+)?"
 _GAP = r"(?:\s*,\s*|\s+)"
 _LIST = re.compile(rf"\[\s*({_NUMBER}){_GAP}({_NUMBER}){_GAP}({_NUMBER}){_GAP}({_NUMBER})\s*\]")
 
 
-def read(text: str, task: Task) -> Quad:
-    """The first bracketed list of four numbers, else the first four numbers; zeros for fewer.
+def read(text: str, task: Task) -> Quad | None:
+    """The first bracketed list of four numbers, else the first four numbers; none of fewer.
 
     Numbers up to 1.5 are taken as 0-1, up to 1000 as 0-1000 and larger ones as pixels; the box is
     clipped to the image and its corners put in order.
@@ -23,7 +23,7 @@ def read(text: str, task: Task) -> Quad:
     found = _LIST.search(text)
     numbers = list(found.groups()) if found else re.findall(_NUMBER, text)
     if len(numbers) < 4:
-        return NO_BOX
+        return None
     x1, y1, x2, y2 = map(float, numbers[:4])
     largest = max(map(abs, (x1, y1, x2, y2)))
     xs = sorted(_pixel(value, largest, task.width) for value in (x1, x2))
@@ -31,7 +31,7 @@ def read(text: str, task: Task) -> Quad:
     return (xs[0], ys[0], xs[1], ys[1])
 
 
-def _pixel(value: float, largest: float, side: int) -> float:
+def _pixel(value: float, largest: float, side: float) -> float:
     if largest <= 1.5:
         value = value * side
     elif largest <= 1000:
@@ -39,4 +39,4 @@ def _pixel(value: float, largest: float, side: int) -> float:
     return min(max(value, 0.0), side)
 
 
-VLMEVALKIT_REFCOCO = Peer("vlmevalkit_refcoco", read, ordered_iou, strict=False)
+VLMEVALKIT_REFCOCO = Peer("vlmevalkit_refcoco", judged(read, ordered_iou), strict=False)
