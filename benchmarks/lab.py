@@ -2,14 +2,13 @@
 
 An experiment is a folder of configs; each is an arm. What an arm gives with one seed is a row of
 docs/results/rl.json, made once: trained (resumed where it was killed), its FLOPs counted, held-out
-scenes answered greedily and with 8 samples. The table then compares arms seed by seed.
+scenes answered greedily and with 8 samples. Arms are then compared seed by seed; the tables are in
+docs/results.md (scripts/figures.py).
 
     python benchmarks/lab.py ablation --seeds 0 1 2
     python benchmarks/lab.py lab --arms rloo gspo --seeds 0
-    python benchmarks/lab.py lab --arms
 
-Two of these may run side by side, with OMP_NUM_THREADS=1 and other seeds. Without an arm it only
-prints the table.
+Two of these may run side by side, with OMP_NUM_THREADS=1 and other seeds.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ EXPERIMENTS = {
 
 
 def main() -> None:
-    """Make the rows that are missing, and print the table."""
+    """Make the rows that are missing."""
     command_line = parser(__doc__)
     command_line.add_argument("experiment", choices=EXPERIMENTS)
     command_line.add_argument("--arms", nargs="*", help="default: every config of the folder")
@@ -74,7 +73,6 @@ def main() -> None:
         for seed in asked.seeds:
             if not made(asked.experiment, arm, seed):
                 keep(asked.experiment, row(asked.experiment, own.configs / f"{arm}.yaml", seed))
-    print(table(asked.experiment))
 
 
 def row(experiment: str, path: Path, seed: int) -> dict[str, Any]:
@@ -171,7 +169,7 @@ def macro(hits: Mapping[str, str]) -> float:
     return statistics.fmean(map(share, hits.values()))
 
 
-# ---- the file and its table --------------------------------------------------------------------
+# ---- the file ----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -258,40 +256,6 @@ def difference(
         "seeds_low": None if half is None else mean - half,
         "seeds_high": None if half is None else mean + half,
     }
-
-
-def table(experiment: str) -> str:
-    """The arms as a Markdown table, best first; figures are percent."""
-    arms = arms_of(experiment)
-    gains = differences(arms, EXPERIMENTS[experiment].over[:2])
-    lines = [
-        "| arm | seeds | n | Acc@0.5 | one sample | best of 8 | vote of 8 | PFLOPs | seconds |"
-        + "".join(f" over {other} |" for other in EXPERIMENTS[experiment].over[:2]),
-        "|---" * (9 + 2) + "|",
-    ]
-    for arm, rows in sorted(arms.items(), key=lambda item: -mean_of(item[1], "acc@0.5")):
-        cells = [arm, str(len(rows)), str(sum(own["n"] for own in rows))]
-        cells.append(f"{100 * mean_of(rows, 'acc@0.5'):.1f}")
-        cells += [
-            f"{100 * statistics.fmean(own['sampled'][name] for own in rows):.1f}"
-            for name in ("one", "best", "vote")
-        ]
-        cells += [f"{mean_of(rows, 'flops') / 1e15:.2f}", f"{mean_of(rows, 'seconds'):.0f}"]
-        for other in EXPERIMENTS[experiment].over[:2]:
-            own = [each for each in gains if (each["arm"], each["over"]) == (arm, other)]
-            cells.append(spelt(own[0]) if own else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    """The mean of a figure over seeds."""
-    return statistics.fmean(own[name] for own in rows)
-
-
-def spelt(gain: Mapping[str, Any]) -> str:
-    """``+4.2 (+1.0 to +7.3)``, over scenes."""
-    return f"{100 * gain['gain']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
 
 
 if __name__ == "__main__":

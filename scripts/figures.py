@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tables.models import bccd, demo, speed, table4, table5, tasks, tiny
+from tables.models import bccd, demo, speed, tasks, tiny
 from tables.refining import refiner, refiner_photos, refiner_photos_probes, refiner_probes
+from tables.rl import curves, table4, table5
 from tables.scaling import growth, recipes, vllm, vs_trl
 from tables.scored import (
     benchmarks,
@@ -75,6 +76,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         tasks,
         tiny,
         bccd,
+        curves,
         table4,
         table5,
         demo,

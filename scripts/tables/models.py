@@ -1,4 +1,4 @@
-"""Tables of docs/results.md: the shipped model, blood cells, ablations, the demo, speed."""
+"""Tables of docs/results.md: the shipped model, blood cells, the demo, speed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ from reground.tinyworld import scenes as synth
 from tables.common import over_seeds, percent, ratio, read, table
 
 _CLASSES = {"WBC": "white cell", "Platelets": "platelet", "RBC": "leftmost red cell"}
-_ARMS = {
-    "tiny": "shipped model, no training",
-    "pure_rl": "GRPO without cold start",
-    "box_sft": "SFT on coordinates alone",
-    "cot_sft": "CoT-SFT",
-    "more_sft": "CoT-SFT, then more SFT",
-    "grpo": "CoT-SFT, then GRPO (phi = none)",
-    "grpo_exp": "CoT-SFT, then GRPO with phi = exp",
-    "grpo_log": "CoT-SFT, then GRPO with phi = log",
-    "grpo_square": "CoT-SFT, then GRPO with phi = square",
-}
 
 
 def tiny() -> str:
@@ -61,26 +50,6 @@ def bccd() -> str:
     rows.append(["+ GRPO less constant box", *(percent(leads[name]) for name in classes)])
     counts = [result["before"][name]["n"] for name in classes]
     return table(["Acc@0.5 (%)", *_CLASSES.values()], [*rows, ["n (test photos)", *counts]])
-
-
-def table4() -> str:
-    """UniVG-R1's Table 4 in miniature."""
-    return _ablation("table 4", with_start=True)
-
-
-def table5() -> str:
-    """UniVG-R1's Table 5 in miniature."""
-    return _ablation("table 5", with_start=False)
-
-
-def _ablation(name: str, *, with_start: bool) -> str:
-    result = read("ablation")
-    rows = {"tiny": result["arms"]["tiny"]["macro"]} if with_start else {}
-    rows |= result[name]
-    return table(
-        ["arm", "mean Acc@0.5 over tasks (%)", "n"],
-        ([_ARMS[arm], percent(own), own["n"]] for arm, own in rows.items()),
-    )
 
 
 def demo() -> str:
