@@ -48,15 +48,19 @@ CURVES = ("reward/iou", "difficulty/easy", "difficulty/medium", "difficulty/hard
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """A folder of configs, and the arms that all others are compared with."""
+    """A folder of configs, and the arms that all others are compared with.
+
+    All arms that go on from another get the FLOPs of ``budget``, whatever steps their configs say.
+    """
 
     configs: Path
     over: tuple[str, ...]
+    budget: str | None = None
 
 
 EXPERIMENTS = {
     "ablation": Experiment(Path("configs/tiny/ablation"), ("cot_sft", "more_sft", "grpo")),
-    "lab": Experiment(Path("configs/lab"), ("start", "more_sft", "grpo")),
+    "lab": Experiment(Path("configs/lab"), ("start", "more_sft", "grpo"), budget="grpo"),
 }
 
 
@@ -104,11 +108,24 @@ def row(experiment: str, path: Path, seed: int) -> dict[str, Any]:
 
 def run_of(experiment: str, path: Path, seed: int) -> Path:
     """The trained run of a config with one seed; the run it goes on from is trained first."""
-    config, changes = load(TrainConfig, path), [f"seed={100 + seed}"]
-    if config.model.startswith("runs/"):
-        start = run_of(experiment, path.with_name(f"{Path(config.model).name}.yaml"), seed)
-        changes.append(f"model={start}")
+    changes = started(experiment, path, seed)
+    own = EXPERIMENTS[experiment]
+    if own.budget not in (None, path.stem) and len(changes) > 1:
+        like = own.configs / f"{own.budget}.yaml"
+        budget = load(TrainConfig, like, started(experiment, like, seed))
+        config = load(TrainConfig, path, changes)
+        changes.append(f"steps={round(budget.steps * counted(budget) / counted(config))}")
     return trained(path, Path("runs") / experiment / f"{path.stem}-{seed}", *changes)
+
+
+def started(experiment: str, path: Path, seed: int) -> list[str]:
+    """What a seed changes in a config: its seed, and the run from which it goes on, if any."""
+    config = load(TrainConfig, path)
+    changes = [f"seed={100 + seed}"]
+    if config.model.startswith("runs/"):
+        start = path.with_name(f"{Path(config.model).name}.yaml")
+        changes.append(f"model={run_of(experiment, start, seed)}")
+    return changes
 
 
 def answered(run: Path, task: str, seed: int, *, samples: int = 1) -> list[SampleScore]:
