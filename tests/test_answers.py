@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import answer_tables
 from answer_tables import BOX, NO_ANSWER, OK, OUT_OF_BOUNDS, RETHINK
 from answer_tables_baselines import BASELINES
+from answer_tables_others import OTHERS
 from made import PROTOCOLS, overlap
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box
@@ -46,6 +47,7 @@ TABLES = {
     "vlm_r1": answer_tables.THINK_JSON,
     "vg_refiner": answer_tables.RETHINK,
     **BASELINES,
+    **OTHERS,
 }
 CASES = [(name, *row) for name, table in TABLES.items() for row in table]
 

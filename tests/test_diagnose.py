@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reground.evaluation.records import Prediction
-from reground.evaluation.scoring.diagnose import diagnose, verdict
+from reground.evaluation.scoring.diagnose import TRIED, diagnose, verdict
 from reground.grounding.boxes import Box, FrameKind
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
@@ -29,10 +29,10 @@ def answered(kind: FrameKind, *, swapped: bool) -> list[Prediction]:
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-@pytest.mark.parametrize("kind", FrameKind)
+@pytest.mark.parametrize("kind", TRIED)
 def test_the_true_reading_is_found(kind: FrameKind, swapped: bool) -> None:
     readings = diagnose(answered(kind, swapped=swapped), lambda _: get_protocol("qwen3_vl"))
-    assert len(readings) == 2 * len(FrameKind)
+    assert len(readings) == 2 * len(TRIED)
     assert (readings[0].frame, readings[0].swapped) == (kind, swapped)
     assert readings[0].mean_iou == pytest.approx(1)
     right = kind is FrameKind.THOUSAND and not swapped

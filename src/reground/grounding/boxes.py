@@ -26,6 +26,10 @@ class FrameKind(StrEnum):
     THOUSAND = "thousand"  # 0-1000 of each side
     UNIT = "unit"  # 0-1 of each side
     SQUARE = "square"  # 0-1 of the longer side, the image in the middle of a padded square
+    OF_999 = "of_999"  # 0-999 of each side, 999 being its end
+    OF_1024 = "of_1024"  # 1024ths of each side
+    BINS = "bins"  # 1000 bins of each side, a number being the middle of its bin
+    PATCHES = "patches"  # 32 patches of each side, a number being the middle of its patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ class Frame:
 
 THOUSAND = Frame(FrameKind.THOUSAND, 1000, 1000)
 UNIT = Frame(FrameKind.UNIT, 1, 1)
+OF_999 = Frame(FrameKind.OF_999, 999, 999)
+OF_1024 = Frame(FrameKind.OF_1024, 1024, 1024)
+BINS = Frame(FrameKind.BINS, 1000, 1000, left=-0.5, upper=-0.5)
+PATCHES = Frame(FrameKind.PATCHES, 32, 32, left=-0.5, upper=-0.5)
 
 
 @dataclass(frozen=True, slots=True)

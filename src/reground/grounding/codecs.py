@@ -12,8 +12,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reground.errors import DataError
-from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame, FrameKind
-from reground.grounding.grammars import Grammar, spell
+from reground.grounding.boxes import (
+    BINS,
+    OF_999,
+    OF_1024,
+    PATCHES,
+    THOUSAND,
+    UNIT,
+    Box,
+    Frame,
+    FrameKind,
+)
+from reground.grounding.grammars import LARGEST, Grammar, spell
 
 FORM_TAG = re.compile(r"<(/?)(think|rethink|answer|function|tool)>")
 
@@ -53,6 +63,14 @@ class EncodedSize:
                 return UNIT
             case FrameKind.SQUARE:
                 return Frame.square(self.width, self.height)
+            case FrameKind.OF_999:
+                return OF_999
+            case FrameKind.OF_1024:
+                return OF_1024
+            case FrameKind.BINS:
+                return BINS
+            case FrameKind.PATCHES:
+                return PATCHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +112,8 @@ class Codec:
         frame, scale = size.frame(self.frame), 10**self.decimals
         x1, y1, x2, y2 = (scale * edge for edge in inside.to(frame).xyxy)
         right, lower = scale * (frame.left + frame.width), scale * (frame.upper + frame.height)
-        if self.grammar is Grammar.THREE_DIGITS:
-            right, lower = min(right, 999), min(lower, 999)
+        if (most := LARGEST.get(self.grammar)) is not None:
+            right, lower = min(right, most), min(lower, most)
         x1, x2 = _round_edges(x1, x2, scale * frame.left, right)
         y1, y2 = _round_edges(y1, y2, scale * frame.upper, lower)
         return [x1, y1, x2, y2]

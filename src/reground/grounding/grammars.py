@@ -28,6 +28,14 @@ class Grammar(StrEnum):
     SEMICOLONS = "semicolons"  # [x1,y1,x2,y2;...]
     THREE_DIGITS = "three_digits"  # [[x1,y1,x2,y2;...]], numbers 000 to 999
     BOX_NUMBERS = "box_numbers"  # <box>x1 y1 x2 y2</box>, one box a line
+    BBOX_NUMBERS = "bbox_numbers"  # <bbox>x1 y1 x2 y2</bbox>, one box a line
+    BOX_BLOCK = "box_block"  # <|begin_of_box|>[[x1, y1, x2, y2], ...]<|end_of_box|>
+    DET_LIST = "det_list"  # <|ref|>label<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>
+    LOC_ROWS = "loc_rows"  # <loc0250><loc0100><loc0750><loc0500> label ; ..., y before x
+    LOC_BINS = "loc_bins"  # label<loc_100><loc_250><loc_500><loc_750>label<loc_...
+    PATCH_PAIRS = "patch_pairs"  # <object><patch_index_0044><patch_index_0863></object>
+    JSON_ROWS = "json_rows"  # [{"box_2d": [y1, x1, y2, x2], ...}, ...], y before x
+    JSON_SIDES = "json_sides"  # {"objects": [{"x_min": x1, "y_min": y1, ...}, ...]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +50,16 @@ class Reading:
 # ---- writing -----------------------------------------------------------------------------------
 
 
+_XYXY, _YXYX = (0, 1, 2, 3), (1, 0, 3, 2)
+
+
 @dataclass(frozen=True, slots=True)
 class _Spelling:
     box: str
     between: str = "\n"
     around: str = "{}"
+    order: tuple[int, ...] = _XYXY
+    digits: int = 0
 
 
 _SPELLINGS = {
@@ -56,9 +69,23 @@ _SPELLINGS = {
     Grammar.BRACKETS: _Spelling("[{}, {}, {}, {}]"),
     Grammar.BRACKET_LIST: _Spelling("[{}, {}, {}, {}]", ", ", "<box>[{}]</box>"),
     Grammar.SEMICOLONS: _Spelling("{},{},{},{}", ";", "[{}]"),
-    Grammar.THREE_DIGITS: _Spelling("{},{},{},{}", ";", "[[{}]]"),
+    Grammar.THREE_DIGITS: _Spelling("{},{},{},{}", ";", "[[{}]]", digits=3),
     Grammar.BOX_NUMBERS: _Spelling("<box>{} {} {} {}</box>"),
+    Grammar.BBOX_NUMBERS: _Spelling("<bbox>{} {} {} {}</bbox>"),
+    Grammar.BOX_BLOCK: _Spelling("[{}, {}, {}, {}]", ", ", "<|begin_of_box|>[{}]<|end_of_box|>"),
+    Grammar.DET_LIST: _Spelling("[{}, {}, {}, {}]", ", ", "<|det|>[{}]<|/det|>"),
+    Grammar.LOC_ROWS: _Spelling("<loc{}><loc{}><loc{}><loc{}>", " ; ", order=_YXYX, digits=4),
+    Grammar.LOC_BINS: _Spelling("<loc_{}><loc_{}><loc_{}><loc_{}>", ""),
+    Grammar.PATCH_PAIRS: _Spelling("<object><patch_index_{}><patch_index_{}></object>", digits=4),
+    Grammar.JSON_ROWS: _Spelling('{{"box_2d": [{}, {}, {}, {}]}}', ", ", "[{}]", order=_YXYX),
+    Grammar.JSON_SIDES: _Spelling(
+        '{{"x_min": {}, "y_min": {}, "x_max": {}, "y_max": {}}}', ", ", '{{"objects": [{}]}}'
+    ),
 }
+LARGEST = {Grammar.THREE_DIGITS: 999, Grammar.LOC_ROWS: 1023}
+"""The largest number that a grammar can spell, where that is less than its frame's end."""
+_JSON = (Grammar.JSON, Grammar.JSON_ROWS, Grammar.JSON_SIDES)
+_GRID = 32  # patches of a side
 
 
 def spell(boxes: Sequence[Sequence[int]], grammar: Grammar, *, decimals: int = 0) -> str:
@@ -67,11 +94,14 @@ def spell(boxes: Sequence[Sequence[int]], grammar: Grammar, *, decimals: int = 0
     >>> spell([[100, 250, 500, 750]], Grammar.BRACKETS, decimals=3)
     '[0.100, 0.250, 0.500, 0.750]'
     """
-    if not boxes and grammar is not Grammar.JSON:
+    if not boxes and grammar not in _JSON:
         return NO_BOX
     spelling = _SPELLINGS[grammar]
-    width = 3 if grammar is Grammar.THREE_DIGITS else 0
-    texts = [[f"{n / 10**decimals:0{width}.{decimals}f}" for n in box] for box in boxes]
+    width = spelling.digits
+    if grammar is Grammar.PATCH_PAIRS:
+        boxes = [[box[1] * _GRID + box[0], box[3] * _GRID + box[2]] for box in boxes]
+    ordered = [[box[place] for place in spelling.order[: len(box)]] for box in boxes]
+    texts = [[f"{n / 10**decimals:0{width}.{decimals}f}" for n in box] for box in ordered]
     return spelling.around.format(spelling.between.join(spelling.box.format(*t) for t in texts))
 
 
@@ -85,6 +115,8 @@ _PAIR = rf"{_POINT}{_COMMA}{_POINT}"
 _LIST = rf"\[\s*+{_FOUR}\s*+\]"
 _SEMICOLONS = rf"\[\s*+{_FOUR}(?:\s*+;\s*+{_FOUR})*+\s*+\]"
 _OF_POINTS = rf"{_POINT}|\([^()]*+\Z"
+_LISTS = rf"\[\s*+{_LIST}(?:{_COMMA}{_LIST})*+\s*+\]"
+_PATCHES = r"<patch_index_[0-9]{4}><patch_index_[0-9]{4}>"
 _REF = r"<ref>[^<]*+</ref>"  # names the object; its boxes stand behind it
 
 
@@ -99,23 +131,38 @@ class _Listing:
     group: str
     silent: str = rf"{_REF}|</?+box>"
     remains: str = r"[\[\]]|</?+box"
+    order: tuple[int, ...] = _XYXY
+    size: int = 4  # numbers of a box
 
 
 _LISTINGS = {
     Grammar.BOX_TOKENS: _Listing(_PAIR, r"<\|box_(?:start|end)\|>", _OF_POINTS),
     Grammar.PAIRS: _Listing(_PAIR, r"(?!)", _OF_POINTS),
     Grammar.BRACKETS: _Listing(_LIST),
-    Grammar.BRACKET_LIST: _Listing(rf"\[\s*+{_LIST}(?:{_COMMA}{_LIST})*+\s*+\]"),
+    Grammar.BRACKET_LIST: _Listing(_LISTS),
     Grammar.SEMICOLONS: _Listing(_SEMICOLONS),
     Grammar.THREE_DIGITS: _Listing(rf"\[\s*+{_SEMICOLONS}\s*+\]"),
     Grammar.BOX_NUMBERS: _Listing(
         r"<box>\s*+" + r"\s++".join([_NUMBER] * 4) + r"\s*+</box>", silent=_REF
     ),
+    Grammar.BBOX_NUMBERS: _Listing(
+        r"<bbox>\s*+" + r"\s++".join([_NUMBER] * 4) + r"\s*+</bbox>", _REF, r"</?+bbox"
+    ),
+    Grammar.BOX_BLOCK: _Listing(rf"{_LISTS}|{_LIST}", r"<\|(?:begin|end)_of_box\|>"),
+    Grammar.DET_LIST: _Listing(_LISTS, r"<\|ref\|>[^<]*+<\|/ref\|>|<\|/?+(?:ref|det|grounding)\|>"),
+    Grammar.LOC_ROWS: _Listing(r"(?:<loc[0-9]{4}>){4}", r"(?<=>)[^<>;]*+(?:;|\Z)", r"<loc", _YXYX),
+    Grammar.LOC_BINS: _Listing(r"(?:<loc_[0-9]{1,3}>){4}", r"(?<![^<>])[^<>]++(?=<loc_)|</?+s>", r"<loc"),
+    Grammar.PATCH_PAIRS: _Listing(
+        rf"<object>{_PATCHES}(?:</delimiter_of_multi_objects/>{_PATCHES})*+</object>",
+        r"<grounding>|<phrase>[^<]*+</phrase>",
+        r"<patch|</?+object",
+        size=2,
+    ),
 }
+_BLOCK = ("<|begin_of_box|>", "<|end_of_box|>")
 _GAP = ";)"  # in place of a good box: it joins nothing, and closes an open point
 _NUMBER_SCAN = re.compile(_NUMBER)
 _LIST_SCAN = re.compile(_LIST)
-_KEY_SCAN = re.compile(r'"bbox_2d"\s*+:\s*+')
 _FENCE = re.compile(r"```(?:json)?+")
 _MAX_DIGITS = 64  # a longer number is no coordinate, and reading it takes more than linear time
 
@@ -126,8 +173,10 @@ def read(text: str, grammar: Grammar) -> Reading:
     Words may stand around the boxes, and then the reading is not strict. One bad or cut-off box
     spoils all: none is picked out or guessed at. Marks that decoding may leave out say nothing.
     """
-    if grammar is Grammar.JSON:
-        return _read_json(text)
+    if grammar in _JSON:
+        return _read_json(text, _KEYED[grammar])
+    if grammar is Grammar.BOX_BLOCK and _BLOCK[0] in text:  # what stands outside is no answer
+        text = text.rpartition(_BLOCK[0])[2].partition(_BLOCK[1])[0]
     return _read_listed(text, _LISTINGS[grammar])
 
 
@@ -140,33 +189,73 @@ def _read_listed(text: str, listing: _Listing) -> Reading:
     if not parts or re.search(listing.remains, re.sub(group, _GAP, text)):
         return Reading(None)
     numbers = [_number(part) for part in parts]
-    quads = [numbers[start : start + 4] for start in range(0, len(numbers), 4)]
+    found = [numbers[at : at + listing.size] for at in range(0, len(numbers), listing.size)]
+    quads = [[quad[place] for place in listing.order] for quad in map(_quad, found)]
     is_strict = re.fullmatch(rf"\s*+{group}(?:\s*+,?+\s*+{group})*+\s*+", text) is not None
     return Reading(quads, is_strict=is_strict)
 
 
-def _read_json(text: str) -> Reading:
+def _quad(numbers: list[float]) -> list[float]:
+    """Four numbers, of two patches too: whole patches where both are in one row or column."""
+    if len(numbers) == 4:
+        return numbers
+    (y1, x1), (y2, x2) = (divmod(number, _GRID) for number in numbers)
+    half = 0.5 if x1 == x2 or y1 == y2 else 0.0  # Kosmos-2's own rule
+    return [x1 - half, y1 - half, x2 + half, y2 + half]
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyed:
+    """How an item of JSON holds a box: in a list under a key, or in four keys."""
+
+    scan: re.Pattern[str]
+    keys: tuple[str, ...]
+    order: tuple[int, ...] = _XYXY
+
+    def numbers(self, item: dict[str, Any]) -> Any:
+        """The four numbers, or what is there in their place."""
+        if len(self.keys) == 4:
+            return [item.get(key) for key in self.keys]
+        return _ordered(item.get(self.keys[0]), self)
+
+
+_KEYED = {
+    Grammar.JSON: _Keyed(re.compile(r'"bbox_2d"\s*+:\s*+'), ("bbox_2d",)),
+    Grammar.JSON_ROWS: _Keyed(re.compile(r'"box_2d"\s*+:\s*+'), ("box_2d",), _YXYX),
+    Grammar.JSON_SIDES: _Keyed(re.compile(r"(?!)"), ("x_min", "y_min", "x_max", "y_max")),
+}
+
+
+def _read_json(text: str, keyed: _Keyed) -> Reading:
     fences = [*_FENCE.finditer(text)]
     is_fenced = len(fences) == 2  # one block; the boxes of several are found by the scan
     body = text[fences[0].end() : fences[1].start()] if is_fenced else text
     try:
         value = json.loads(body, parse_int=_number, parse_float=_number, parse_constant=_nan)
     except (ValueError, RecursionError):  # not JSON, or nested deeper than any answer
-        return Reading(_scan_quads(text))
+        return Reading(_scan_quads(text, keyed))
     is_whole = not is_fenced or (text.startswith("```") and text[fences[1].start() :] == "```")
-    return _items(value, is_strict=is_whole)
+    return _items(value, keyed, is_strict=is_whole)
 
 
-def _items(value: Any, *, is_strict: bool) -> Reading:
+def _items(value: Any, keyed: _Keyed, *, is_strict: bool) -> Reading:
+    if len(keyed.keys) == 4 and isinstance(value, dict) and "objects" in value:
+        value = value["objects"]
     items = [value] if isinstance(value, dict) or _is_quad(value) else value
     if not isinstance(items, list):
         return Reading(None)
-    values = [item.get("bbox_2d") if isinstance(item, dict) else item for item in items]
+    values = [
+        keyed.numbers(item) if isinstance(item, dict) else _ordered(item, keyed) for item in items
+    ]
     quads = [value for value in values if _is_quad(value)]
     if len(quads) < len(items):
         return Reading(None)
     images = {_image_index(item) for item in items}
     return Reading(quads, images.pop() if len(images) == 1 else None, is_strict)
+
+
+def _ordered(value: Any, keyed: _Keyed) -> Any:
+    return [value[place] for place in keyed.order] if _is_quad(value) else value
 
 
 def _is_quad(value: Any) -> TypeGuard[list[float]]:
@@ -181,15 +270,17 @@ def _image_index(item: Any) -> int | None:
     return None
 
 
-def _scan_quads(text: str) -> list[list[float]] | None:
-    keys = list(_KEY_SCAN.finditer(text))
+def _scan_quads(text: str, keyed: _Keyed) -> list[list[float]] | None:
+    keys = list(keyed.scan.finditer(text))
     if keys:
         matches = [_LIST_SCAN.match(text, key.end()) for key in keys]
     else:
         matches = list(_LIST_SCAN.finditer(text))
     quads = [[_number(n) for n in _NUMBER_SCAN.findall(match[0])] for match in matches if match]
     is_cut = not keys and text.rfind("[") > text.rfind("]")  # generation ended inside a list
-    return quads if quads and len(quads) == len(matches) and not is_cut else None
+    if not quads or len(quads) < len(matches) or is_cut:
+        return None
+    return [[quad[place] for place in keyed.order] for quad in quads]
 
 
 def _number(text: str) -> float:

@@ -76,7 +76,7 @@ FAMILIES = {
         Family("univg_r1", _PAIRS, {"direct": "univg_r1_direct", "think": "univg_r1"}, "think"),
         Family("vlm_r1", _INPUT_JSON, _QWEN_2_5, "think"),
         Family("vg_refiner", _INPUT_JSON, _QWEN_2_5, "think_rethink"),
-        Family(  # InternVL 2, 2.5, 3
+        Family(  # InternVL 2, 2.5, 3, 3.5
             "internvl",
             Codec(_THOUSAND, Grammar.BRACKET_LIST),
             {"direct": "internvl", "think": "univg_r1"},
@@ -94,6 +94,19 @@ FAMILIES = {
         Family(
             "grounding_gpt", Codec(FrameKind.SQUARE, Grammar.BRACKETS, 3), _only("grounding_gpt")
         ),
+        # Read here and asked behind servers, or their stored answers.
+        Family("gemini", Codec(_THOUSAND, Grammar.JSON_ROWS), _only("gemini")),
+        Family("paligemma", Codec(FrameKind.OF_1024, Grammar.LOC_ROWS), _only("paligemma")),
+        Family("florence_2", Codec(FrameKind.BINS, Grammar.LOC_BINS), _only("florence_2")),
+        Family("deepseek_vl2", Codec(FrameKind.OF_999, Grammar.DET_LIST), _only("deepseek_vl2")),
+        Family("moondream", Codec(FrameKind.UNIT, Grammar.JSON_SIDES, 3), _only("moondream")),
+        Family("kosmos_2", Codec(FrameKind.PATCHES, Grammar.PATCH_PAIRS), _only("kosmos_2")),
+        Family("glm_v", Codec(_THOUSAND, Grammar.BOX_BLOCK), _only("glm_v")),  # 4.1V to 4.6V
+        Family("seed", Codec(_THOUSAND, Grammar.BBOX_NUMBERS), _only("seed")),
+        Family("griffon", _UNIT, _only("griffon")),
+        # Asked for JSON in pixels of the picture, which is sent as it is.
+        Family("gpt", Codec(_PIXELS, Grammar.JSON), _only("pixels")),
+        Family("claude", Codec(_PIXELS, Grammar.JSON), _only("pixels")),
         # A detector's boxes, written down as an answer.
         Family("grounding_dino", Codec(_PIXELS, Grammar.JSON), _only("grounding_dino")),
     )
