@@ -151,7 +151,9 @@ _LISTINGS = {
     Grammar.BOX_BLOCK: _Listing(rf"{_LISTS}|{_LIST}", r"<\|(?:begin|end)_of_box\|>"),
     Grammar.DET_LIST: _Listing(_LISTS, r"<\|ref\|>[^<]*+<\|/ref\|>|<\|/?+(?:ref|det|grounding)\|>"),
     Grammar.LOC_ROWS: _Listing(r"(?:<loc[0-9]{4}>){4}", r"(?<=>)[^<>;]*+(?:;|\Z)", r"<loc", _YXYX),
-    Grammar.LOC_BINS: _Listing(r"(?:<loc_[0-9]{1,3}>){4}", r"(?<![^<>])[^<>]++(?=<loc_)|</?+s>", r"<loc"),
+    Grammar.LOC_BINS: _Listing(
+        r"(?:<loc_[0-9]{1,3}>){4}", r"(?<![^<>])[^<>]++(?=<loc_)|</?+s>", r"<loc"
+    ),
     Grammar.PATCH_PAIRS: _Listing(
         rf"<object>{_PATCHES}(?:</delimiter_of_multi_objects/>{_PATCHES})*+</object>",
         r"<grounding>|<phrase>[^<]*+</phrase>",
