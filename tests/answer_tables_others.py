@@ -172,7 +172,7 @@ GLM_V: Table = [
         "<think>At [[1,2,3,4]].</think>It is <|begin_of_box|>[[10,20,30,40]]<|end_of_box|>.",
         OK,
         [BOX],
-        True,
+        False,
     ),
     (
         "Not [[1,2,3,4]] but <|begin_of_box|>[[10,20,30,40],[50,60,70,80]]<|end_of_box|>",
