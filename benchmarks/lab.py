@@ -36,7 +36,7 @@ from reground.evaluation.records import SampleScore, read_scores
 from reground.evaluation.scoring.bootstrap import intervals
 from reground.evaluation.scoring.metrics import HIT_THRESHOLD, is_hit
 from reground.io import read_jsonl, write_json
-from reground.provenance import result_header
+from reground.provenance import commit, result_header
 from reground.training.settings import TrainConfig
 
 RESULTS = Path("docs/results/rl.json")
@@ -87,12 +87,11 @@ def row(experiment: str, path: Path, seed: int) -> dict[str, Any]:
     answers = {task: answered(run, task, seed) for task in tasks}
     drawn = {task: answered(run, task, seed, samples=SAMPLES) for task in tasks}
     hits = {task: bits(is_hit(own) for own in scores) for task, scores in answers.items()}
-    header = result_header(command="", config={}, seed=seed)
     return {
         "arm": path.stem,
         "seed": seed,
         "config": str(path),
-        "commit": header["commit"],
+        "commit": commit(),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "steps": config.steps,
         "seconds": round(training_seconds(run)),

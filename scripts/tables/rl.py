@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from tables.common import read, table
@@ -42,7 +42,7 @@ def curves() -> str:
         [
             [
                 label,
-                *(f"{_mean([own['curves'][name][part] for own in rows]):.2f}" for part in parts),
+                *(f"{fmean([own['curves'][name][part] for own in rows]):.2f}" for part in parts),
             ]
             for label, name in (
                 ("easy (mean IoU above 0.7)", "difficulty/easy"),
@@ -71,9 +71,9 @@ def _cells(arm: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         _ARMS[arm],
         str(len(rows)),
         str(sum(own["n"] for own in rows)),
-        f"{100 * _mean([own['acc@0.5'] for own in rows]):.1f}",
-        *(f"{100 * _mean([own[name] for own in sampled]):.1f}" for name in ("one", "best", "vote")),
-        f"{_mean([own['flops'] for own in rows]) / 1e15:.3f}",
+        f"{100 * fmean([own['acc@0.5'] for own in rows]):.1f}",
+        *(f"{100 * fmean([own[name] for own in sampled]):.1f}" for name in ("one", "best", "vote")),
+        f"{fmean([own['flops'] for own in rows]) / 1e15:.3f}",
     ]
 
 
@@ -84,7 +84,3 @@ def _gain(own: Mapping[str, Any] | None) -> str:
     seeds = ", ".join(f"{100 * gain:+.1f}" for gain in own["gains"])
     low, high = 100 * own["low"], 100 * own["high"]
     return f"{100 * own['gain']:+.1f} ({low:+.1f} to {high:+.1f}); seeds {seeds}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)

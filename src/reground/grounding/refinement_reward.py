@@ -20,7 +20,7 @@ Quad = tuple[float, ...]  # left, upper, right, lower in the text's numbers
 _TAG_GAPS = re.compile(r"(?:(?<!\s)\s++)?([<>/])\s*+")  # \s*([<>/])\s*, in linear time
 _TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer>")
 _MAX_OBJECTS = 120
-_UNREADABLE = (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError)
+UNREADABLE = (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def reward(
     1.0
     """
     text = _TAG_GAPS.sub(r"\1", text)
-    predicted = _last_answer(text) if boxes is None else boxes
+    predicted = last_boxes(text) if boxes is None else boxes
     model_iou = 0.0 if predicted is None else _set_iou(predicted, truth)
     tool_iou = _set_iou(tool, truth)
     right = 0.5 if tool_iou >= 0.5 else 1.0
@@ -111,14 +111,15 @@ def answered(text: str) -> list[Any] | None:
     >>> answered('<answer>[{"bbox_2d": [1, 2, 3, 4]}]</answer>'), answered("<answer>[3]</answer>")
     ([[1, 2, 3, 4]], None)
     """
-    return _last_answer(_TAG_GAPS.sub(r"\1", text))
+    return last_boxes(_TAG_GAPS.sub(r"\1", text))
 
 
-def _last_answer(text: str) -> list[Any] | None:
+def last_boxes(text: str) -> list[Any] | None:
+    """As :func:`answered`, of tags that are spelt exactly."""
     *_, content = "", *answer_blocks(text)
     try:
         return boxes_in(content) if content.strip() else []
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -131,7 +132,7 @@ def _set_iou(predicted: Sequence[Any], truth: Sequence[Quad]) -> float:
     try:
         found = overlaps(predicted, truth, pixel=1, more=0)
         rows, columns = linear_sum_assignment(1.0 - found)
-    except _UNREADABLE:
+    except UNREADABLE:
         return 0.0
     value = float(found[rows, columns].sum() / max(len(predicted), len(truth)))
     return value if math.isfinite(value) else 0.0

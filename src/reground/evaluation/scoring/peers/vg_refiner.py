@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from reground.evaluation.scoring.peers.peer import Peer, Task, Verdict, measured
-from reground.grounding.refinement_reward import answer_blocks, answered, boxes_in, overlaps
+from reground.grounding.refinement_reward import UNREADABLE, answered, last_boxes, overlaps
 from reground.grounding.refinement_reward import reward as published
 
 _OBJECT = re.compile(r"\{[^{}]*\}")
-_UNREADABLE = (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError)
 _NOTHING = Verdict(None, 0.0)
 
 
@@ -38,7 +37,7 @@ def first_json(text: str, task: Task) -> Verdict:
     quads = [box for box in boxes if isinstance(box, list) and len(box) == 4]
     try:
         found = _ious(quads, task) if quads else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return _NOTHING
     if found is None:
         return _NOTHING
@@ -53,13 +52,12 @@ def last_answer(text: str, task: Task) -> Verdict:
     >>> found.box, round(found.iou, 6)
     ((1, 2, 3, 4), 1.0)
     """
-    *_, content = "", *answer_blocks(text)
+    boxes = last_boxes(text)
     try:
-        boxes = boxes_in(content) if content.strip() else []
         found = _ious(boxes, task) if boxes else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return _NOTHING
-    if found is None or not found.size:
+    if not boxes or found is None or not found.size:
         return _NOTHING
     return Verdict(tuple(boxes[0]), measured(lambda: float(np.max(found))))
 
