@@ -28,6 +28,7 @@ MAX_PIXELS = 80_000_000  # below Pillow's own limit; a larger file is taken for 
 
 # EXIF orientations that turn the image by a quarter, so that its sides swap.
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})
+Edges = tuple[float, float, float, float]  # left, upper, right, lower
 _VIEW = re.compile(r"(?P<path>.*)#view=(\d+),(\d+),(\d+),(\d+),(h?v?)", re.DOTALL)
 
 
@@ -40,6 +41,37 @@ class ImageSize:
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """An image's sides as stored, before EXIF rotation, and its EXIF orientation (1: upright)."""
+
+    stored: ImageSize
+    orientation: int
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the upright image is the stored one turned by a quarter."""
+        return self.orientation in _QUARTER_TURNS
+
+    @property
+    def upright(self) -> ImageSize:
+        """The sides after EXIF rotation."""
+        width, height = self.stored.width, self.stored.height
+        return ImageSize(height, width) if self.is_turned else self.stored
+
+    def turned(self, xyxy: Edges) -> Edges:
+        """A box in pixels of the stored image in those of the upright one, for a quarter's turn.
+
+        >>> Header(ImageSize(320, 240), 6).turned((10, 20, 30, 60))  # clockwise
+        (180, 10, 220, 30)
+        """
+        x1, y1, x2, y2 = xyxy
+        width, height = self.stored.width, self.stored.height
+        across = (y1, y2) if self.orientation in (5, 8) else (height - y2, height - y1)
+        down = (x1, x2) if self.orientation in (5, 6) else (width - x2, width - x1)
+        return (across[0], down[0], across[1], down[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +174,15 @@ def size(path: str | Path) -> ImageSize:
     Reads the header alone, but for PNG files without EXIF before the pixels, where Pillow decodes
     to look behind them. Raises ``DataError`` as :func:`load` does, but for truncated pixels.
     """
+    return header(path).upright
+
+
+def header(path: str | Path) -> Header:
+    """What the header of an image says; raises ``DataError`` as :func:`size` does."""
     if source := source_of(str(path)):
-        return ImageSize(*source.render(str(path)).size)
+        return Header(ImageSize(*source.render(str(path)).size), 1)
     with _opened(str(path)) as image:
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
-    return ImageSize(height, width) if turned else ImageSize(width, height)
+        return Header(ImageSize(*image.size), image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def _load_file(path: str) -> Image.Image:

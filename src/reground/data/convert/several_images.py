@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import Images, box_in, left_out, plain, read_rows, reading
+from reground.data.convert.common import box_in, plain, read_rows, reading
 from reground.data.convert.mentions import QuestionImage, answered, asked_image
+from reground.data.convert.photos import Images
+from reground.data.convert.tally import Tally
 from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, UNIT, Frame
 from reground.grounding.names import ProtocolName
@@ -26,7 +28,11 @@ _LEAD = "This is a single image grounding task with simple reference. "
 
 
 def mig_bench(
-    source: Path, *, images: Path | None = None, allow_missing_images: bool = False
+    source: Path,
+    tally: Tally,
+    *,
+    images: Path | None = None,
+    allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """Samples of a MIG-Bench JSON, in its order; ids count within each task.
 
@@ -36,24 +42,28 @@ def mig_bench(
     which "assumed" (the task diff, as first published). ``images`` is the folder that the rows'
     paths start from, the JSON's own folder where it is not given.
     """
-    rows = read_rows(source, "task", "images", "question", "answer")
+    rows = [row for _, row in read_rows(source, tally, "task", "images", "question", "answer")]
     frame = _mig_bench_frame(rows, source)
     found = Images(images or source.parent, allow_missing_images)
     counts: Counter[str] = Counter()
     for row in rows:
         task = str(row["task"])
         name = f"{task}-{counts[task]:04d}"
-        with reading(f"{source}: {name}"):
+        counts[task] += 1
+        with tally.row(source, name):
             refs = found.refs(_listed(row["images"]))
             question = plain(row["question"])
             asked = asked_image(question, str(row.get("additional_info", "")), len(refs))
             targets = _listed_box(row["answer"], frame, refs, asked)
-        yield _sample(name, refs, question, targets, task, asked)
-        counts[task] += 1
+            yield _sample(name, refs, question, targets, task, asked)
 
 
 def mgrounding(
-    source: Path, *, images: Path | None = None, allow_missing_images: bool = False
+    source: Path,
+    tally: Tally,
+    *,
+    images: Path | None = None,
+    allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """One sample per question and answer of an MGrounding conversation; its ``type`` is the task.
 
@@ -61,25 +71,29 @@ def mgrounding(
     Answers without a box (captions of a given region, chat) ground nothing and are left out.
     """
     found = Images(images or source.parent, allow_missing_images)
-    with left_out(source) as counts:
-        for number, row in enumerate(read_rows(source, "images", "conversations", "type")):
-            task = str(row["type"])
-            name = f"{task}-{number:06d}"
-            with reading(f"{source}: {name}"):
-                refs = found.refs(row["images"])
-                exchanges = _exchanges(row["conversations"])
-            for turn, (question, answer) in enumerate(exchanges):
-                with reading(f"{source}: {name}-{turn}"):
-                    asked = asked_image(question, "", len(refs))
-                    targets = answered(answer, refs, default=asked.image)
+    for number, row in read_rows(source, tally, "images", "conversations", "type"):
+        task = str(row["type"])
+        name = f"{task}-{number:06d}"
+        exchanges: list[tuple[str, str]] = []
+        with tally.row(source, name):
+            refs = found.refs(row["images"])
+            exchanges = _exchanges(row["conversations"])
+        for turn, (question, answer) in enumerate(exchanges):
+            with tally.row(source, f"{name}-{turn}"):
+                asked = asked_image(question, "", len(refs))
+                targets = answered(answer, refs, default=asked.image)
                 if targets:
                     yield _sample(f"{name}-{turn}", refs, question, targets, task)
                 else:
-                    counts["answers without a box", task] += 1
+                    tally.note(f"answers of {task} without a box, left out", name)
 
 
 def univg_r1(
-    source: Path, *, images: Path | None = None, allow_missing_images: bool = False
+    source: Path,
+    tally: Tally,
+    *,
+    images: Path | None = None,
+    allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """Samples of UniVG-R1's stage 1 (chains of thought) or stage 2 (reinforcement) JSON.
 
@@ -90,11 +104,10 @@ def univg_r1(
     reference is simple, or whose answer is a box without a chain, get the protocol ``direct``.
     """
     found = Images(images or source.parent, allow_missing_images)
-    for number, row in enumerate(read_rows(source, "images", "question", "answer")):
+    for number, row in read_rows(source, tally, "images", "question", "answer"):
         name = f"{source.stem}-{number:06d}"
-        with reading(f"{source}: {name}"):
-            sample = _of_univg_r1(row, name, found.refs(row["images"]))
-        yield sample
+        with tally.row(source, name):
+            yield _of_univg_r1(row, name, found.refs(row["images"]))
 
 
 def _sample(
