@@ -20,8 +20,9 @@ def convert(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="voc, coco, refcoco, mig_bench, mgrounding, univg_r1, reason_seg, extracted, "
-            "video, vg_refiner or hub.",
+            help="auto; voc, coco, yolo, labelme, label_studio, cvat, via or csv for labelled "
+            "boxes; chat (ShareGPT and the like) or ms_swift for conversations; refcoco, "
+            "mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, vg_refiner or hub.",
         ),
     ],
     source: Annotated[
@@ -61,6 +62,12 @@ def convert(
             help="Share of a box inside its photo below which it is set aside (default: 0.25).",
         ),
     ] = None,
+    box_frame: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
+        ),
+    ] = None,
     split_by: Annotated[
         str | None,
         typer.Option(
@@ -82,6 +89,7 @@ def convert(
 
     \b
     Examples:
+      reground data convert auto my_photos --out all.jsonl
       reground data convert voc VOC2007 --split train --out train.jsonl
       reground data convert coco photos/coco.json --split-by 0.8,0.1,0.1 --out cells.jsonl
       reground data convert refcoco refcoco --images train2014 --split val --out val.jsonl
@@ -97,6 +105,7 @@ def convert(
         "flips": None if flips is None else flips.replace("none", ""),
         "origin": origin,
         "min_visible": min_visible,
+        "box_frame": box_frame,
         "allow_missing_images": allow_missing_images,
     }
     written, tally = write(

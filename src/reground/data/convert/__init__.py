@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert import boxes, hub, instructed, refcoco, several_images
+from reground.data.convert import boxes, chat, hub, instructed, refcoco, several_images
 from reground.data.convert.tally import Tally, Unusable
 from reground.data.soundness import Soundness
 from reground.errors import DataError, did_you_mean
@@ -16,6 +16,8 @@ from reground.grounding.sample import Sample
 
 FORMATS: Mapping[str, Callable[..., Iterator[Sample]]] = {
     **{name: partial(boxes.samples, name) for name in boxes.READERS},
+    "chat": chat.chat,
+    "ms_swift": chat.ms_swift,
     "refcoco": refcoco.convert,
     "mig_bench": several_images.mig_bench,
     "mgrounding": several_images.mgrounding,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert import coco, voc
+from reground.data.convert import coco, cvat, label_studio, labelme, table, voc, yolo
 from reground.data.convert.labelled import MIN_VISIBLE, Photo, Reading
 from reground.data.convert.photos import Images, pictures_below
 from reground.data.convert.questions import Asker, flips_of, read_questions
@@ -15,7 +15,16 @@ from reground.grounding.sample import Sample
 
 # The photos that a source describes, and all classes that it names.
 Reader = Callable[..., tuple[list[Photo], list[str]]]
-READERS: Mapping[str, Reader] = {"voc": voc.photos, "coco": coco.photos}
+READERS: Mapping[str, Reader] = {
+    "voc": voc.photos,
+    "coco": coco.photos,
+    "yolo": yolo.photos,
+    "labelme": labelme.labelme,
+    "label_studio": label_studio.photos,
+    "cvat": cvat.photos,
+    "via": labelme.via,
+    "csv": table.photos,
+}
 _ANNOTATIONS = frozenset({"annotations", "annotation", "labels", "json", "xml", "csv"})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import numbers, read_json, reading
+from reground.data.convert.common import bounds, numbers, read_json, reading
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.photos import Images, plain_name
 from reground.data.convert.tally import Tally, Unusable
@@ -179,5 +179,4 @@ def _edges(row: Row, tally: Tally, name: str) -> tuple[float, float, float, floa
     if len(flat) < 6 or len(flat) % 2:
         raise Unusable("annotation without a box", f"bbox {row.get('bbox')!r}, no polygon")
     tally.note("polygons without a box, their bounds taken", name)
-    xs, ys = ([float(value) for value in flat[start::2]] for start in (0, 1))
-    return (min(xs), min(ys), max(xs), max(ys))
+    return bounds(zip(flat[::2], flat[1::2], strict=True))

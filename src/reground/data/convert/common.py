@@ -6,7 +6,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,35 @@ def numbers(values: Any) -> tuple[float, float, float, float]:
     if not all(map(math.isfinite, (first, second, third, fourth))):
         raise Unusable("box without four numbers", f"{values!r}; expected four finite numbers")
     return (first, second, third, fourth)
+
+
+def bounds(points: Iterable[Sequence[Any]]) -> tuple[float, float, float, float]:
+    """Left, upper, right and lower edge of what ``points`` (x, y) surround.
+
+    >>> bounds([(3, 4), (1, 9)])
+    (1.0, 4.0, 3.0, 9.0)
+    """
+    listed = [(float(x), float(y)) for x, y in points]
+    if not listed:
+        raise Unusable("shape without points")
+    xs, ys = zip(*listed, strict=True)
+    return (min(xs), min(ys), max(xs), max(ys))
+
+
+def turned(
+    edges: Sequence[float], degrees: float, centre: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """The upright bounds of a box turned clockwise about ``centre``, all in pixels.
+
+    >>> [round(edge) for edge in turned((200, 100, 500, 200), 90, (200, 100))]
+    [100, 100, 200, 400]
+    """
+    x1, y1, x2, y2 = edges
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = [(x - centre[0], y - centre[1]) for x in (x1, x2) for y in (y1, y2)]
+    return bounds(
+        (centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos) for x, y in corners
+    )
 
 
 def box_in(frame: Frame, values: Any) -> Box:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from reground.data.convert.common import numbers, read_text
+from reground.data.convert.common import numbers, read_text, turned
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.photos import SUFFIXES
 from reground.data.convert.tally import Tally, Unusable
@@ -127,8 +127,8 @@ def _photo(tree: ET.Element, path: Path, source: Path, origin: int, tally: Tally
 
 def _marks(tree: ET.Element, path: Path, origin: int, tally: Tally) -> Iterator[Mark]:
     for item in tree.iter("object"):
-        if (turned := item.find("robndbox")) is not None:
-            edges: Sequence[object] = _bounds(turned)
+        if (element := item.find("robndbox")) is not None:
+            edges: Sequence[object] = _bounds(element)
             tally.note("rotated boxes, their upright bounds taken", path.name)
         else:
             texts = [item.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
@@ -151,13 +151,12 @@ def _from_origin(texts: Sequence[str | None], origin: int) -> Sequence[object]:
     )
 
 
-def _bounds(turned: ET.Element) -> Sequence[object]:
+def _bounds(element: ET.Element) -> Sequence[object]:
     """The upright bounds of roLabelImg's box: its middle, its sides, its angle in radians."""
-    cx, cy, width, height = numbers([turned.findtext(name) for name in ("cx", "cy", "w", "h")])
-    angle = float(turned.findtext("angle") or 0)
-    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-    across, down = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return (cx - across, cy - down, cx + across, cy + down)
+    cx, cy, width, height = numbers([element.findtext(name) for name in ("cx", "cy", "w", "h")])
+    angle = math.degrees(float(element.findtext("angle") or 0))
+    upright = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+    return turned(upright, angle, (cx, cy))
 
 
 def _label(item: ET.Element) -> str:

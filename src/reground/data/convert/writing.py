@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from reground.data.convert import convert
+from reground.data.convert.auto import recognised
 from reground.data.convert.tally import Tally
 from reground.data.images import split_view
 from reground.data.source import relative_to
@@ -17,6 +18,7 @@ from reground.errors import ConfigError
 from reground.grounding.sample import Sample
 from reground.io import json_line, locked, whole
 
+AUTO = "auto"  # the format that is found out
 PARTS = ("train", "val", "test")
 
 
@@ -32,6 +34,7 @@ def write(
 ) -> tuple[dict[Path, int], Tally]:
     """Convert ``source`` into ``out``; returns how many samples each file holds, and the counts.
 
+    The format "auto" is found out.
     ``split_by`` ("0.8,0.1,0.1") puts the photos by chance into ``out`` with .train, .val and .test
     before its ending, all samples of a photo into one. Paths of images are relative to the folder
     of ``out``. What was set aside is written beside it. Files are written whole or not at all.
@@ -45,6 +48,9 @@ def write(
         paths = [out.with_name(f"{out.stem}.{part}{out.suffix}") for part in names]
         part_of = _by_photo(shares, seed)
     tally = Tally(strict)
+    if name == AUTO:
+        name, source = recognised(source)
+        tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
     folder = out.parent.resolve()
     try:
