@@ -83,7 +83,10 @@ class Soundness:
 
     def _measured(self, path: str) -> ImageSize | Problem:
         """The sides of an image or of a view; its file is decoded once."""
-        file, view = split_view(path)
+        try:
+            file, view = split_view(path)
+        except DataError as error:
+            return Problem(Reason.CORRUPT_IMAGE, str(error))
         if file not in self._images:
             self._images[file] = _decoded(file)
         whole = self._images[file]
@@ -95,9 +98,9 @@ class Soundness:
 
 
 def _decoded(path: str) -> ImageSize | Problem:
-    if not exists(path):
-        return Problem(Reason.MISSING_IMAGE, path)
     try:
+        if not exists(path):
+            return Problem(Reason.MISSING_IMAGE, path)
         return ImageSize(*load(path).size)
     except DataError as error:
         return Problem(Reason.CORRUPT_IMAGE, str(error))

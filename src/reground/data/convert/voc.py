@@ -35,7 +35,7 @@ def photos(
     classes = sorted({_label(item) for tree in trees.values() for item in tree.iter("object")})
     if origin is None:
         origin = _origin(trees.values())
-        tally.note(f"pixels count from {origin} (--origin says otherwise)", source.name)
+        tally.note(f"pixels count from {origin} (--origin says otherwise)", str(source))
     chosen = trees if split is None else _chosen(source, split, trees, tally)
     read = []
     for path, tree in chosen.items():
