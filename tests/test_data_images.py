@@ -116,7 +116,7 @@ def test_missing_text_and_empty_files_are_data_errors(tmp_path: Path) -> None:
             load(str(tmp_path / name))
         with pytest.raises(DataError, match="not an image"):
             size(tmp_path / name)
-    with pytest.raises(DataError, match="cannot be decoded"):
+    with pytest.raises(DataError, match="not a regular file"):
         load(str(tmp_path))
 
 
@@ -132,10 +132,10 @@ def test_unknown_range_is_a_data_error(tmp_path: Path) -> None:
 def test_bombs_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two_tone().save(tmp_path / "image.png")
     monkeypatch.setattr(images, "MAX_PIXELS", 199)
-    with pytest.raises(DataError, match="million pixels"):
+    with pytest.raises(DataError, match="too many pixels"):
         load(str(tmp_path / "image.png"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow's own guard, at twice its limit
-    with pytest.raises(DataError, match="million pixels"):
+    with pytest.raises(DataError, match="too many pixels"):
         size(tmp_path / "image.png")
 
 
@@ -270,7 +270,7 @@ def test_significant_bits_of_a_png_count(tmp_path: Path) -> None:
         lambda path: os.mkfifo(path),
         lambda path: path.mkdir(),
         lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n"),
-        lambda path: path.write_bytes(b"P6 64 64 255\n" + bytes(3 * 64 * 64)),
+        lambda path: Image.new("RGB", (64, 64)).save(path, format="PCX"),
     ],
 )
 def test_only_files_of_known_formats_are_opened(tmp_path: Path, made: Any) -> None:

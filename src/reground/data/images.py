@@ -28,9 +28,10 @@ from reground.grounding.sample import ImageRef, is_file_path
 
 MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than this
 MAX_PIXELS = 80_000_000  # a larger file is taken for a bomb
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # what is ever decoded
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what is ever decoded
 
 _LIMIT = "REGROUND_MAX_IMAGE_PIXELS"
+_DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 
 # EXIF orientations that turn the image by a quarter, so that its sides swap.
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})
@@ -253,10 +254,10 @@ def _from_16_bit(image: Image.Image, path: str) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise DataError(f"{path}: 32-bit pixels have no known range; save it as 8 or 16 bit")
-    bits = _significant_bits(path) or max(8, int(values.max()).bit_length())
+    used = int(values.max()).bit_length()
+    bits = _significant_bits(path) or next(depth for depth in _DEPTHS if used <= depth)
     # PNG's sBIT counts the upper bits of samples that were scaled up; others fill the lower ones.
-    is_scaled = int(values.max()).bit_length() > bits
-    shift = 8 if is_scaled else bits - 8
+    shift = 8 if used > bits else bits - 8
     return Image.fromarray((values >> shift).astype(np.uint8)).convert("RGB")
 
 
