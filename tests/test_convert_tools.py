@@ -431,3 +431,18 @@ def test_every_format_is_named_in_the_help() -> None:
 
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["data", "convert", "--help"]).output
     assert all(name in shown for name in (*FORMATS, "auto"))
+
+
+def test_the_row_in_the_documentation_is_one() -> None:
+    from reground.grounding.sample import Sample as Row
+
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    row = Row.from_json(json.loads(page.split("```json\n")[1].split("```")[0]))
+    assert row.boxes[0].xyxy == (120, 200, 180, 280)
+    stated = {
+        name.strip("` ")
+        for line in page.splitlines()
+        if line.startswith("| `")
+        for name in line.split("|")[1].split(",")
+    }
+    assert set(Row.__dataclass_fields__) <= stated
