@@ -66,9 +66,9 @@ def test_boxes_are_those_of_the_target_image(tmp_path: Path, second: tuple[int, 
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"think": 5}, "think is 5, expected a text"),
-        ({"rethink": ["x"]}, "rethink is .*, expected a text"),
-        ({"difficulty": "hard"}, "difficulty is 'hard', expected a number"),
+        ({"think": 5}, "think is 5"),
+        ({"rethink": ["x"]}, "rethink is .*; expected a text"),
+        ({"difficulty": "hard"}, "difficulty is 'hard'; expected a number"),
     ],
 )
 def test_fields_of_a_wrong_type_are_refused(fields: dict[str, Any], problem: str) -> None:

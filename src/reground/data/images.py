@@ -188,6 +188,12 @@ def size(path: str | Path) -> ImageSize:
     return header(path).upright
 
 
+def sides(path: str) -> tuple[int, int]:
+    """Width and height of an image after EXIF rotation; raises as :func:`size` does."""
+    found = size(path)
+    return found.width, found.height
+
+
 def header(path: str | Path) -> Header:
     """What the header of an image says; raises ``DataError`` as :func:`size` does."""
     if source := source_of(str(path)):

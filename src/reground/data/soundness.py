@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DEGENERATE = "degenerate box"
     OUTSIDE = "box outside the image"
     SUSPECT_FRAME = "suspect frame"
+    PLACEHOLDER = "image placeholder in the question"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Soundness:
         if first := self._ids.get(sample.id):
             yield Problem(Reason.DUPLICATE_ID, f"{sample.id!r} stands in {first} too")
         self._ids.setdefault(sample.id, where)
+        if "<image>" in sample.question:
+            yield Problem(Reason.PLACEHOLDER, "images are listed apart; take <image> out")
         for image in sample.images:
             yield from self._image_problems(image)
         found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from reground.data.images import sides
 from reground.data.soundness import FACTOR, MAX_OVERHANG, Problem, Reason, Soundness
 from reground.data.source import save_dataset
 from reground.errors import DataError
-from reground.grounding.sample import Sample, relocated
+from reground.grounding.sample import Sample, read_row
 from reground.io import numbered_lines, parse_json
 
 # Boxes of a right file happen to look like 0-1000 throughout with at most this probability.
@@ -87,7 +88,7 @@ def _parsed(number: int, line: bytes, folder: Path) -> _Row:
     content: Any = line.decode("utf-8", errors="replace").rstrip("\n")
     try:
         content = parse_json(line)
-        return _Row(number, content, sample=relocated(Sample.from_json(content), folder))
+        return _Row(number, content, sample=read_row(content, folder, sides))
     except DataError as error:
         return _Row(number, content, problem=Problem(Reason.UNREADABLE, str(error)))
 
