@@ -101,7 +101,7 @@ def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerPro
         return LocalModel.load(question, protocols)
     if question.device or question.dtype or question.engine != "transformers":
         raise ConfigError("--device, --dtype and --engine are for a model in process, not a server")
-    from reground.evaluation.predicting.remote import RemoteModel  # openai
+    from reground.evaluation.predicting.remote import RemoteModel
 
     return RemoteModel.of(question, protocols, used)
 
@@ -118,7 +118,7 @@ def _run_info(
     run = RunInfo(
         model=question.model,
         weights=model.weights,
-        endpoint=question.endpoint.url if question.endpoint else None,
+        endpoint=str(question.endpoint.address) if question.endpoint else None,
         engine=None if question.endpoint else question.engine,
         family=protocols.family.name,
         protocol=protocols.usual,
