@@ -91,7 +91,8 @@ def _written(message: object, finish: object, thinks: bool) -> tuple[str, bool]:
     thoughts = next((each for each in found if each is not None), None)
     if thoughts is None and isinstance(message.get("content"), list):
         thoughts = _thoughts_among(message["content"])
-    if content is refusal is thoughts is None and not isinstance(finish, str):
+    is_message = "role" in message or "content" in message
+    if content is refusal is thoughts is None and not (is_message and isinstance(finish, str)):
         raise NoReply("the reply's message says nothing")
     text = (content or "") + (refusal or "")
     thought = (thoughts or "").strip()

@@ -33,7 +33,7 @@ _SAID = "<think>a</think>\nb\n"
 # What tokenizers and chat templates take for marks of their own: <|im_end|> and <|turn>, <image>
 # and </s>, [INST] and [gMASK].
 _MARK = re.compile(
-    r"<(?=[|\uff5c][^<>\s]*+>|[^<>\s]++[|\uff5c]>|/?+[^\W\d][\w.:\u2581-]*+/?+>|0x[0-9A-Fa-f]{2}>)"
+    r"<(?=[|\uff5c][^<>\s]*+>|[^<>\s|\uff5c]++[|\uff5c]>|/?+[^\W\d][\w.:\u2581-]*+/?+>|0x[0-9A-Fa-f]{2}>)"
     r"|\[(?=/?+[A-Za-z]?+[A-Z][A-Z_0-9]++\])"
 )
 

@@ -128,6 +128,11 @@ def without_keys(text: str) -> str:
     return (f"{scheme}{_HIDDEN}@" if at else "") + host + (f"?{_HIDDEN}" if mark else "")
 
 
+def shown(spec: str) -> str:
+    """A spec that may be an address over HTTP, without the keys in it."""
+    return without_keys(spec) if spec.startswith(("http://", "https://")) else spec
+
+
 def escaped(text: str) -> str:
     r"""The text without anything that a terminal would obey or not show.
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from reground.config import Count, NotNegative, Positive, Share, config
-from reground.errors import did_you_mean
+from reground.errors import ConfigError, did_you_mean
 from reground.grounding.names import ProtocolName
 from reground.model.parts import Training
 from reground.plugins import installed
-from reground.rollout.http import without_keys
+from reground.rollout.http import shown
 from reground.training.algorithms import AlgorithmSettings
 from reground.training.algorithms.clipped import Grpo
 from reground.training.rewards import Format, Iou, RefinementFormat, RefinementTerm, RewardSettings
@@ -185,11 +185,10 @@ class Tools:
 
 def _check_no_key(name: str, address: str) -> None:
     """Of an address over HTTP: the run's config.yaml would keep it."""
-    shown = without_keys(address)
-    if shown != address and address.startswith(("http://", "https://")):
-        raise ValueError(
-            f"{name}: {shown} holds what may be a key, and config.yaml would keep it; put a key of "
-            "a detector into the environment variable REGROUND_TOOL_KEY"
+    if shown(address) != address:
+        raise ConfigError(  # no ValueError, whose message would quote the setting
+            f"{name}: {shown(address)} holds what may be a key, and config.yaml would keep it; put "
+            "a key of a detector into the environment variable REGROUND_TOOL_KEY"
         )
 
 

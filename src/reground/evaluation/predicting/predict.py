@@ -24,6 +24,7 @@ from reground.evaluation.records import Prediction, RunInfo, with_provenance
 from reground.grounding.sample import Sample, digest
 from reground.protocols.choice import Answering, Protocols
 from reground.protocols.protocol import AnswerProtocol
+from reground.rollout.http import shown
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.results import TOOL_RESULTS
 
@@ -133,7 +134,7 @@ def _run_info(
         seed=question.seed,
         limit=question.limit,
         shard=str(question.shard) if question.shard else None,
-        tool=question.tool.spec if question.tool else None,
+        tool=shown(question.tool.spec) if question.tool else None,
         temperature=question.temperature,
         draws=question.draws,
         max_new_tokens=question.max_tokens,
