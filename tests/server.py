@@ -20,7 +20,8 @@ from PIL import Image
 class Response:
     """What is sent back; ``claimed`` is a Content-Length longer than the body.
 
-    ``endless`` is sent after the body, again and again, ``pause_s`` seconds apart.
+    ``endless`` is sent after the body, again and again, ``pause_s`` seconds apart. Status 0 is a
+    body without a head.
     """
 
     body: str | bytes
@@ -82,7 +83,7 @@ def serving(
 
     ``models`` answers who is served; without it the server does not know that address.
     ``question`` tells what a body asks; the ``headers`` of requests are added to that list.
-    ``port`` 0 is any free one. Below another path than ``only`` nothing is.
+    ``port`` 0 is any free one. ``only`` is the path of the API, if it has one.
     """
     bodies: list[Any] = []
     lock = threading.Lock()
@@ -105,12 +106,14 @@ def serving(
         def _send(self, response: Response) -> None:
             content = response.body
             content = content.encode() if isinstance(content, str) else content
-            self.send_response(response.status)
+            if response.status:
+                self.send_response(response.status)
             length = response.claimed or (10**12 if response.endless else len(content))
             headers = {"Content-Type": "application/json", "Content-Length": str(length)}
-            for name, value in (headers | response.headers).items():
+            for name, value in (headers | response.headers).items() if response.status else ():
                 self.send_header(name, value)
-            self.end_headers()
+            if response.status:
+                self.end_headers()
             with suppress(ConnectionError):  # of a client that has heard enough
                 self.wfile.write(content)
                 while response.endless:

@@ -129,6 +129,9 @@ RESPONSES: dict[str, Response] = {
     "endless": Response("", endless=b" " * 65_536),
     "too short": Response("{", claimed=4000),
     "no content": Response("", 204),
+    "no HTTP": Response("SSH-2.0-OpenSSH_9.6\r\n", 0),
+    "a hang-up": Response("", 0),
+    "an endless head": Response("HTTP/1.1 200 OK\r\n", 0, endless=b"X-A: b\r\n" * 999),
     "elsewhere": Response("", 302, {"Location": "http://127.0.0.1:9/"}),
     "nowhere": Response("", 307, {"Location": "http://[:::/"}),
     "in circles": Response("", 307, {"Location": "/v1/chat/completions"}),
@@ -320,10 +323,13 @@ def test_an_odd_reply_of_an_engine_is_one_error(name: str) -> None:
 def test_replies_that_drip_end_and_others_are_answered(photo: ImageRef, tmp_path: Path) -> None:
     names = ["a", "drips", "b", "drips its head"]
     save_dataset(tmp_path / "data.jsonl", rows(photo, names))
-    drip = Response("{", endless=b" ", pause_s=0.02)
+    drips = {
+        "drips": Response("{", endless=b" ", pause_s=0.02),
+        "drips its head": Response("HTTP/1.1 200 OK\r\n", 0, endless=b"A", pause_s=0.02),
+    }
 
     def respond(body: dict[str, Any], _: int) -> Response:
-        return drip if "drips" in names[number_of(body)] else says(HIT)
+        return drips.get(names[number_of(body)]) or says(HIT)
 
     with serving(respond) as (url, _):
         endpoint = {"timeout_s": 0.5, "retries": 1}
@@ -331,7 +337,7 @@ def test_replies_that_drip_end_and_others_are_answered(photo: ImageRef, tmp_path
         predict_folder(tmp_path / "out", asked)
         engine = _Http(url, 0.5)
         with pytest.raises(EngineError, match=r"no reply within 0\.5 s"):
-            engine.ask("POST", "/start", **{"messages": [{"content": [{"text": "cup 1."}]}]})
+            engine.ask("POST", "/start", messages=[{"content": [{"text": "cup 1."}]}])
     found = predictions(tmp_path / "out")
     assert [row.error for row in found.values()] == [None, "no reply within 0.5 s"] * 2
 

@@ -11,6 +11,7 @@ from reground.rollout.http import NoReply
 _CUT = ("length", "max_tokens", "model_length")  # as OpenAI, Anthropic and Mistral name it
 _BROKEN = ("abort", "error")  # of vLLM and SGLang: the server's fault and not the model's
 _MOST_TOKENS = 10**9
+REFUSED = {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 

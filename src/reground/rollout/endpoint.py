@@ -15,7 +15,7 @@ from PIL import Image
 
 from reground.data.images import data_url
 from reground.errors import EndpointError
-from reground.rollout.completions import Reply, num_read, read_reply, read_served
+from reground.rollout.completions import REFUSED, Reply, num_read, read_reply, read_served
 from reground.rollout.http import Address, JsonClient, NoReply
 
 _EXAMPLE = "http://127.0.0.1:8000/v1"
@@ -165,7 +165,8 @@ class Client:
         options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         if stop or so_far:
             options |= self._whole | ({"stop": [stop]} if stop else {})
-        return await self._asked(urls, text, so_far, options, stop=stop, thinks=thinks)
+        completion = await self._complete(urls, text, options, so_far=so_far)
+        return read_reply(completion, stop=stop, thinks=thinks)
 
     async def ask_once(
         self, urls: Sequence[str], text: str, *, temperature: float, max_tokens: int, seed: int
@@ -175,39 +176,20 @@ class Client:
         For callers that count and pace every request. Raises ``NoReply`` as :meth:`ask` does.
         """
         options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        return await self._asked(urls, text, "", options, thinks=True, retries=0)
-
-    async def _asked(
-        self,
-        urls: Sequence[str],
-        text: str,
-        so_far: str,
-        options: dict[str, Any],
-        *,
-        stop: str | None = None,
-        thinks: bool = False,
-        retries: int | None = None,
-    ) -> Reply:
-        try:
-            completion = await self._complete(urls, text, so_far, options, retries=retries)
-        except NoReply as error:
-            if error.code in _FILTERED:
-                return Reply("", 0, "stop")
-            raise
-        return read_reply(completion, stop=stop, thinks=thinks)
+        return read_reply(await self._complete(urls, text, options, retries=0), thinks=True)
 
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
         options = {"temperature": 0.0, "max_tokens": 1}
-        return num_read(await self._complete([], "?", said, options))
+        return num_read(await self._complete([], "?", options, so_far=said))
 
     async def _complete(
         self,
         urls: Sequence[str],
         text: str,
-        so_far: str,
         options: dict[str, Any],
         *,
+        so_far: str = "",
         retries: int | None = None,
     ) -> Any:
         """A completion; the server goes on from ``so_far``, which is the assistant's."""
@@ -222,6 +204,8 @@ class Client:
         try:
             found = await self._http.ask("POST", self._address.at(_CHAT), body, retries=retries)
         except NoReply as error:
+            if error.code in _FILTERED:
+                return REFUSED
             if error.status in _UNKNOWN and not self._is_known:
                 await self._look_around(str(error).rstrip("."), body)
             raise

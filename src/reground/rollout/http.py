@@ -284,15 +284,12 @@ def _place(request: httpx2.Request) -> tuple[str, str, str, int | None]:
 
 def _complaint(content: bytes) -> tuple[str, str | None]:
     """What an error's body says, and its code, as OpenAI's API and FastAPI write them."""
-    said, code = content[:2000].decode(errors="replace"), None
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
-        return said, None
-    if isinstance(found, dict):
-        error = found.get("error", found)
-        error = error if isinstance(error, dict) else {"message": error}
-        texts = [error.get(name) for name in ("message", "detail", "code")]
-        said = next((text for text in texts[:2] if isinstance(text, str)), said)
-        code = texts[2] if isinstance(texts[2], str) else None
-    return said, code
+        found = None
+    error = found.get("error", found) if isinstance(found, dict) else found
+    error = error if isinstance(error, dict) else {"message": error}
+    raw = content[:2000].decode(errors="replace")
+    said = next((error[n] for n in ("message", "detail") if isinstance(error.get(n), str)), raw)
+    return said, error["code"] if isinstance(error.get("code"), str) else None

@@ -53,7 +53,7 @@ async def think_rethink(
     for a first part that the server would read as something else than it is.
     """
     first = await ask(max_tokens=max_tokens, stop=CALL_END)
-    num_tokens = _num_tokens(first)
+    num_tokens = _counted(first)
     call = _call(first)
     if call is None:
         ended: Finish = "no_call" if first.finish == "stop" else "length"
@@ -68,8 +68,7 @@ async def think_rethink(
             {FIRST_TOOL: found}, codec=protocol.codec, size=sizes[sample.target_image]
         )
     last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + tool_said)
-    num_tokens += _num_tokens(last)
-    _check_whole(last)
+    num_tokens += _counted(last, whole=True)
     failed = problem is None and found is None
     ended = "tool_failed" if failed and last.finish == "stop" else last.finish
     return Draw(call + tool_said + last.text, num_tokens, ended)
@@ -89,19 +88,16 @@ def _call(first: Reply) -> str | None:
         is_call = first.text.endswith(CALL_END) or CALL_BEGIN in before
     if first.finish != "stop" or not is_call:
         return None
-    _check_whole(first)
+    _counted(first, whole=True)
     if found := _FOREIGN.search(before):
         raise NoReply(f"the model wrote {found[0]}, which a server takes for a special token")
     return before + CALL_END
 
 
-def _num_tokens(part: Reply) -> int:
+def _counted(part: Reply, *, whole: bool = False) -> int:
+    """The tokens of a part; what goes on has to be the ``whole`` of what was written."""
+    if whole and part.is_apart:
+        raise NoReply("the thoughts were taken out of the reply; serve without a reasoning parser")
     if part.num_tokens is None:
         raise NoReply("the reply does not say how many tokens it has ('usage')")
     return part.num_tokens
-
-
-def _check_whole(part: Reply) -> None:
-    """What goes on has to be just what was written."""
-    if part.is_apart:
-        raise NoReply("the thoughts were taken out of the reply; serve without a reasoning parser")
