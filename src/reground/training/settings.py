@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from reground.config import Count, NotNegative, Positive, Share, config
-from reground.errors import did_you_mean
+from reground.errors import ConfigError, did_you_mean
 from reground.grounding.names import ProtocolName
 from reground.model.parts import Training
 from reground.plugins import installed
+from reground.rollout.http import shown
 from reground.training.algorithms import AlgorithmSettings
 from reground.training.algorithms.clipped import Grpo
 from reground.training.rewards import Format, Iou, RefinementFormat, RefinementTerm, RewardSettings
@@ -137,6 +138,9 @@ class VllmServer:
     url: str
     timeout_s: Positive = 600.0
 
+    def __post_init__(self) -> None:
+        _check_no_key("url", self.url)
+
 
 @config
 class EngineSettings:
@@ -173,6 +177,19 @@ class Tools:
     max_calls: Count = 1
     timeout_s: Positive = 60.0
     cache: str | None = None
+
+    def __post_init__(self) -> None:
+        for spec in self.specs:
+            _check_no_key("specs", spec)
+
+
+def _check_no_key(name: str, address: str) -> None:
+    """Of an address over HTTP: the run's config.yaml would keep it."""
+    if shown(address) != address:
+        raise ConfigError(  # no ValueError, whose message would quote the setting
+            f"{name}: {shown(address)} holds what may be a key, and config.yaml would keep it; put "
+            "a key of a detector into the environment variable REGROUND_TOOL_KEY"
+        )
 
 
 @config

@@ -24,6 +24,7 @@ from reground.evaluation.records import Prediction, RunInfo, with_provenance
 from reground.grounding.sample import Sample, digest
 from reground.protocols.choice import Answering, Protocols
 from reground.protocols.protocol import AnswerProtocol
+from reground.rollout.http import shown
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.results import TOOL_RESULTS
 
@@ -101,7 +102,7 @@ def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerPro
         return LocalModel.load(question, protocols)
     if question.device or question.dtype or question.engine != "transformers":
         raise ConfigError("--device, --dtype and --engine are for a model in process, not a server")
-    from reground.evaluation.predicting.remote import RemoteModel  # openai
+    from reground.evaluation.predicting.remote import RemoteModel
 
     return RemoteModel.of(question, protocols, used)
 
@@ -118,7 +119,7 @@ def _run_info(
     run = RunInfo(
         model=question.model,
         weights=model.weights,
-        endpoint=question.endpoint.url if question.endpoint else None,
+        endpoint=str(question.endpoint.address) if question.endpoint else None,
         engine=None if question.endpoint else question.engine,
         family=protocols.family.name,
         protocol=protocols.usual,
@@ -133,7 +134,7 @@ def _run_info(
         seed=question.seed,
         limit=question.limit,
         shard=str(question.shard) if question.shard else None,
-        tool=question.tool.spec if question.tool else None,
+        tool=shown(question.tool.spec) if question.tool else None,
         temperature=question.temperature,
         draws=question.draws,
         max_new_tokens=question.max_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,15 @@ from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.predicting.rethink import think_rethink
 from reground.evaluation.records import Draw, Prediction
 from reground.grounding.boxes import FrameKind
-from reground.grounding.codecs import EncodedSize
+from reground.grounding.codecs import EncodedSize, Form
 from reground.grounding.sample import Sample
 from reground.patience import Patience
 from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol
-from reground.rollout.endpoint import Client, Endpoint, NoReply, Reply, check_plain
+from reground.rollout.completions import Reply
+from reground.rollout.endpoint import Client, Endpoint, without_marks
+from reground.rollout.http import NoReply
 
 if TYPE_CHECKING:
     from reground.model.load import Resizer
@@ -117,9 +119,10 @@ class RemoteModel:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
             protocol = self.protocols.of_sample(sample)
-            text = protocol.user_text(sample, sizes)
-            check_plain(text)
-            ask = partial(client.ask, images, text, temperature=self.temperature)
+            plain = replace(sample, question=without_marks(sample.question))
+            text = protocol.user_text(plain, sizes)
+            thinks = protocol.form is not Form.DIRECT
+            ask = partial(client.ask, images, text, temperature=self.temperature, thinks=thinks)
             first, *others = [
                 await think_rethink(
                     ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens
