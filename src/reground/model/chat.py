@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,11 +24,13 @@ _SLOT = "\ue000reground\ue001"
 class Prompt:
     """A rendered conversation, ending where the assistant begins.
 
-    ``ids`` hold one image token for every merged patch of ``images``, in order.
+    ``ids`` hold one image token for every merged patch of ``images``, in order. ``shown`` are
+    the pictures themselves, where they are not those of the sample's files and may be looked at.
     """
 
     ids: tuple[int, ...]
     images: tuple[EncodedImage, ...]
+    shown: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
 
 class Chat:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -19,6 +19,7 @@ from reground.grounding.answers import Answer
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
+from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol, Piece
 
@@ -56,7 +57,7 @@ class Prompter:
         ``images`` are RGB images to be shown in place of the samples' own. Raises ``DataError`` for
         what the model's context does not hold: nothing is ever cut off a prompt.
         """
-        chat = self.checkpoint.chat
+        chat, shown = self.checkpoint.chat, tuple(images or ())
         images = images or [load(image) for image in samples[0].images]
         encoded = chat.encode_images(images)
         pictured = sum(map(chat.num_tokens, encoded))
@@ -66,7 +67,8 @@ class Prompter:
         prompts = chat.prompts(encoded, texts)
         for sample, prompt in zip(samples, prompts, strict=True):
             self._check_length(sample, len(prompt.ids), pictured)
-        return prompts
+        looks = any(Function.ZOOM in self.protocol(each).plan.functions for each in samples)
+        return [replace(prompt, shown=shown) for prompt in prompts] if looks and shown else prompts
 
     def _check_length(self, sample: Sample, length: int, pictured: int) -> None:
         context = self.checkpoint.context

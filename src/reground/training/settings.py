@@ -238,7 +238,7 @@ class TrainConfig:
     protocol: ProtocolName | None = None
     prompt: str | Mapping[ProtocolName, str] | None = None
     data: tuple[Phase, ...]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     steps: Count = 100
     batch_size: Count = 16
     micro_batch_tokens: Count = 16_384
@@ -276,7 +276,7 @@ class TrainConfig:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         ends = [phase.until for phase in self.data]
-        if not ends or ends != sorted(ends) or ends[-1] != 1.0:
+        if not ends or ends != sorted({*ends}) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")
 
     def _check_rewards(self) -> None:
