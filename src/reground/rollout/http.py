@@ -129,8 +129,8 @@ def without_keys(text: str) -> str:
 
 
 def shown(spec: str) -> str:
-    """A spec that may be an address over HTTP, without the keys in it."""
-    return without_keys(spec) if spec.startswith(("http://", "https://")) else spec
+    """A spec that may be an address, without the keys in it."""
+    return without_keys(spec) if "://" in spec else spec
 
 
 def escaped(text: str) -> str:

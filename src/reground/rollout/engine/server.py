@@ -44,7 +44,7 @@ class Server:
     def __init__(self, chat: Chat, url: str, *, device: torch.device, timeout_s: float) -> None:
         check_pictures(chat)
         self._chat = chat
-        self._http = _Http(url.removesuffix("/v1"), timeout_s)
+        self._http = _Http(url.rstrip("/").removesuffix("/v1"), timeout_s)
         check_version(self._http.fact("/version", "version", str))
         self._http.ask("POST", "/reset_prefix_cache")
         self._several = torch.distributed.is_initialized()
