@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from reground import io
 from reground.errors import DataError, did_you_mean
@@ -55,6 +55,18 @@ class Detection:
     score: float | None = None
 
 
+SpanKind = Literal["phrase", "box"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters ``start`` to ``end`` of a question: a phrase to find, or a box that it names."""
+
+    start: int
+    end: int
+    kind: SpanKind
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one or more images.
@@ -64,7 +76,9 @@ class Sample:
     by which reports split; ``rethink`` is what the chain says once it has seen a detector's boxes;
     ``tool_results`` are the boxes that a detector gave, the surest first;
     None where no detector was asked, which is not the same as an empty list. ``protocol`` is the
-    one that the row is asked under, where it is not that of its run.
+    one that the row is asked under, where it is not that of its run. ``spans`` are what the
+    question marks, in order: models may have special tokens around it, which a prompt then puts
+    there.
     """
 
     id: str
@@ -79,6 +93,7 @@ class Sample:
     tool_results: tuple[Detection, ...] | None = None
     rethink: str | None = None
     protocol: ProtocolName | None = None
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         if self.protocol is not None and self.protocol not in PROTOCOLS:
@@ -93,6 +108,13 @@ class Sample:
             raise DataError(
                 f"sample {self.id!r}: difficulty is {self.difficulty!r}, expected a number from 0 "
                 "to 1"
+            )
+        edges = [edge for span in self.spans for edge in (span.start, span.end)]
+        if edges != sorted(edges) or not all(0 <= edge <= len(self.question) for edge in edges):
+            raise DataError(
+                f"sample {self.id!r}: spans {[list(astuple(span)) for span in self.spans]} of a "
+                f"question of {len(self.question)} characters; expected [start, end, kind] in "
+                "order, inside it"
             )
         marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
         indices = [self.target_image, *(mark.image for mark in marks)]
@@ -142,6 +164,7 @@ class Sample:
             "difficulty": self.difficulty,
             "strata": dict(self.strata) or None,
             "protocol": self.protocol,
+            "spans": [list(astuple(span)) for span in self.spans] or None,
             "tool_results": None
             if self.tool_results is None
             else [_mark_to_json(each) for each in self.tool_results],
@@ -176,6 +199,7 @@ class Sample:
                 difficulty=row.get("difficulty"),
                 strata=dict(row.get("strata", {})),
                 protocol=row.get("protocol"),
+                spans=tuple(_span_from_json(each) for each in row.get("spans", [])),
                 tool_results=None
                 if tools is None
                 else tuple(_detection_from_json(each, images) for each in tools),
@@ -246,7 +270,8 @@ def digest(samples: Iterable[Sample]) -> str:
 
 
 def _line(sample: Sample) -> bytes:
-    own = [] if sample.protocol is None else [sample.protocol]
+    own: list[Any] = [] if sample.protocol is None else [sample.protocol]
+    own += [list(astuple(span)) for span in sample.spans]
     return json.dumps([*asked(sample).values(), *own]).encode()
 
 
@@ -254,6 +279,13 @@ def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:
     row = {"image": mark.image, "box": [float(edge) for edge in mark.box.xyxy]}
     own = {"label": mark.label, "score": mark.score} if isinstance(mark, Detection) else {}
     return row | {key: value for key, value in own.items() if value is not None}
+
+
+def _span_from_json(row: Any) -> Span:
+    start, end, kind = row
+    if kind not in get_args(SpanKind):
+        raise DataError(f"unknown kind of span {kind!r}; {did_you_mean(kind, get_args(SpanKind))}")
+    return Span(int(start), int(end), kind)
 
 
 def _detection_from_json(row: Any, images: tuple[ImageRef, ...]) -> Detection:

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,13 +15,14 @@ from typing import Any
 from reground.data.images import ImageSize, size
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.sample import ImageRef
+from reground.grounding.sample import ImageRef, Span, SpanKind
 from reground.io import at, parse_json, read_jsonl
 
 NOMINAL = ImageSize(1000, 1000)
 
 _LOG = logging.getLogger(__name__)
-_MARKUP = re.compile(r"<image>|<\|(?:object_ref|box|quad)_(?:start|end)\|>")
+_MARKUP = re.compile(r"<image>|<\|(object_ref|box|quad)_(start|end)\|>")
+_KINDS: Mapping[str | None, SpanKind] = {"object_ref": "phrase", "box": "box"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,35 @@ def plain(text: str) -> str:
     >>> plain("<image>\\n<image>\\nFind <|object_ref_start|>the cat<|object_ref_end|>.")
     'Find the cat.'
     """
-    return " ".join(_MARKUP.sub("", text).split())
+    return marked(text)[0]
+
+
+def marked(text: str) -> tuple[str, tuple[Span, ...]]:
+    """The text that :func:`plain` gives, and what its special tokens mark in it.
+
+    >>> marked("<image>Find  <|object_ref_start|> the cat<|object_ref_end|>.")
+    ('Find the cat.', (Span(start=5, end=12, kind='phrase'),))
+    """
+    out, opened, end = "", None, 0
+    spans: list[Span] = []
+    for mark in _MARKUP.finditer(text):
+        out = _continued(out, text[end : mark.start()])
+        end = mark.end()
+        kind = _KINDS.get(mark[1])
+        if mark[2] == "start" and kind:
+            opened = Span(len(out), len(out), kind)
+        elif opened and mark[2] == "end" and kind == opened.kind:
+            inside = out[opened.start :]
+            start, stop = len(out) - len(inside.lstrip()), len(out.rstrip())
+            spans += [Span(start, stop, kind)] if start < stop else []
+            opened = None
+    return _continued(out, text[end:]).rstrip(), tuple(spans)
+
+
+def _continued(before: str, text: str) -> str:
+    """Both, with single spaces for white space and none at the beginning."""
+    words = " ".join(f"|{text}|".split())[1:-1]
+    return before + (words.lstrip() if not before or before.endswith(" ") else words)
 
 
 def numbers(values: Any) -> tuple[float, float, float, float]:

@@ -22,6 +22,7 @@ from reground.patience import Patience
 from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol
+from reground.protocols.wording import text_of
 from reground.rollout.endpoint import Client, Endpoint, NoReply, Reply, check_plain
 
 if TYPE_CHECKING:
@@ -117,8 +118,11 @@ class RemoteModel:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
             protocol = self.protocols.of_sample(sample)
-            text = protocol.user_text(sample, sizes)
-            check_plain(text)
+            turn = protocol.user_turn(sample, sizes)
+            for segment in turn:
+                if not segment.is_special:
+                    check_plain(segment.text)
+            text = text_of(turn)
             ask = partial(client.ask, images, text, temperature=self.temperature)
             first, *others = [
                 await think_rethink(

@@ -19,7 +19,6 @@ from reground.protocols.calls import (
     problem_of,
     read_call,
     refusal_text,
-    tool_text,
 )
 from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.endpoint import NoReply, Reply
@@ -63,9 +62,7 @@ async def think_rethink(
     if problem := problem_of(read_call(call), offered=protocol.plan.functions):
         tool_said = refusal_text(problem)
     else:
-        tool_said = tool_text(
-            {FIRST_TOOL: found}, codec=protocol.codec, size=sizes[sample.target_image]
-        )
+        tool_said = protocol.tool_text({FIRST_TOOL: found}, sizes[sample.target_image])
     last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + tool_said)
     num_tokens += last.num_tokens or 0
     failed = problem is None and found is None
