@@ -14,18 +14,21 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from files import box, photo, write
 from reground.data.convert import FORMATS, convert
 from reground.data.convert.appearance import colour_word, describe, place, size_word
+from reground.data.convert.common import marked, plain
 from reground.data.convert.mentions import asked_image, mentions
 from reground.data.convert.questions import QuestionRule, select
 from reground.data.convert.tally import Tally
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, Box, Frame
-from reground.grounding.sample import Sample
+from reground.grounding.sample import Sample, Span
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 QUESTIONS = Path(__file__).parents[1] / "configs/bccd/questions.yaml"
@@ -417,7 +420,9 @@ def test_mig_bench_reads_its_frame_from_the_version(tmp_path: Path) -> None:
     assert tiny.boxes == (box(0, 0, 0.2, 0.1),)  # small integers are still 0-1000
     assert (tiny.id, same.id) == ("object_tracking-0000", "object_tracking-0001")
     assert sample.target_image == 1
-    assert "(139,305),(495,743)" in sample.question and "<|" not in sample.question
+    (span,) = sample.spans
+    assert (sample.question[span.start : span.end], span.kind) == ("(139,305),(495,743)", "box")
+    assert "<|" not in sample.question
     mixed = write(tmp_path / "mixed.json", [mig_row([0.1, 0.2, 0.5, 0.75]), mig_row([1, 2, 3, 4])])
     with pytest.raises(DataError, match="float, int"):
         list(convert("mig_bench", mixed))
@@ -526,6 +531,7 @@ def test_mgrounding_gives_one_sample_per_exchange(tmp_path: Path) -> None:
     tally = Tally()
     statue, dog, third = convert("mgrounding", write(tmp_path / "m.json", [row]), tally=tally)
     assert statue.question == "Give a statue."
+    assert statue.spans == (Span(5, 13, "phrase"),) and not dog.spans
     assert (statue.task, statue.id, statue.target_image) == ("gg_train", "gg_train-000000-0", 1)
     assert statue.boxes == (box(20, 20, 100, 100),)
     assert [target.image for target in dog.targets] == [0, 2]
@@ -539,6 +545,21 @@ def test_mgrounding_refuses_turns_out_of_order(tmp_path: Path) -> None:
     source = write(tmp_path / "m.json", [conversation("a", "b", "c")])
     with pytest.raises(DataError, match="expected 'human' and 'gpt' by turns"):
         list(convert("mgrounding", source, allow_missing_images=True))
+
+
+MARKS = [f"<|{kind}_{end}|>" for kind in ("object_ref", "box", "quad") for end in ("start", "end")]
+
+
+@given(st.lists(st.sampled_from([*MARKS, "<image>", " ", "a", "b\n", "c  "]), max_size=12))
+def test_marks_leave_the_text_as_it_was_and_hold_words(pieces: list[str]) -> None:
+    bare = "".join(piece for piece in pieces if piece not in [*MARKS, "<image>"])
+    text, spans = marked("".join(pieces))
+    assert text == " ".join(bare.split()) == plain("".join(pieces))
+    edges = [edge for span in spans for edge in (span.start, span.end)]
+    assert edges == sorted(edges)
+    for span in spans:
+        inside = text[span.start : span.end]
+        assert inside and inside == inside.strip()
 
 
 # --- UniVG-R1 -----------------------------------------------------------------------------------
@@ -582,6 +603,9 @@ def test_univg_numbers_and_single_images(tmp_path: Path) -> None:
     lead = "This is a single image grounding task with simple reference. left man"
     rewarded = univg(tmp_path, images=[name], question=lead, answer=[100, 200, 500, 750])
     assert [rewarded.question, rewarded.protocol] == ["left man", "direct"]
+    ref = lead.replace("left man", "<|object_ref_start|>left man<|object_ref_end|>")
+    told = univg(tmp_path, images=[name], question=f"<image>\n{ref}", answer=[1, 2, 500, 750])
+    assert (told.question, told.spans) == ("left man", (Span(0, 8, "phrase"),))
     assert [two.protocol, one.protocol] == [None, "direct"]
     with pytest.raises(DataError, match="no box"):
         univg(tmp_path, images=[name], question="left man", answer="none")

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target, read_jsonl, write_jsonl
+from reground.grounding.sample import (
+    Detection,
+    ImageRef,
+    Sample,
+    Span,
+    Target,
+    digest,
+    read_jsonl,
+    write_jsonl,
+)
 
 IMAGES = (ImageRef("a.jpg", 640, 480), ImageRef("synth:count/0/7/1", 112, 112))
 
@@ -46,10 +55,14 @@ def samples(draw: st.DrawFn) -> Sample:
         edges = draw(st.lists(st.floats(-10, 5000), min_size=4, max_size=4))
         return Target(index, Box(edges[0], edges[1], edges[2], edges[3], images[index].frame))
 
+    question = draw(st.text())
+    edges = sorted(draw(st.lists(st.integers(0, len(question)), min_size=4, max_size=4)))
+    spans = (Span(*edges[:2], "phrase"), Span(*edges[2:], "box"))
     return Sample(
         id=draw(st.text(min_size=1)),
         images=images,
-        question=draw(st.text()),
+        question=question,
+        spans=draw(st.sampled_from([(), spans])),
         targets=tuple(target() for _ in range(draw(st.integers(0, 2)))),
         task=draw(st.text()),
         target_image=draw(st.integers(0, len(images) - 1)),
@@ -192,3 +205,21 @@ def test_a_box_in_another_frame_is_refused(field: str) -> None:
     thousand = kind(1, Box(1, 2, 30, 40, IMAGES[0].frame))
     with pytest.raises(DataError, match=r"a box of images\[1\] is in .*convert it with \.to\(\)"):
         sample(**{field: (thousand,)})
+
+
+@pytest.mark.parametrize(
+    "spans", [[(3, 2)], [(0, 99)], [(-1, 2)], [(4, 6), (0, 2)], [(0, 3), (2, 5)]]
+)
+def test_spans_lie_in_the_question_in_order(spans: list[tuple[int, int]]) -> None:
+    with pytest.raises(DataError, match=r"spans .* expected \[start, end, kind\] in order, inside"):
+        sample(spans=tuple(Span(*edges, "phrase") for edges in spans))
+
+
+def test_a_row_says_what_its_question_marks() -> None:
+    row = sample(spans=(Span(4, 7, "phrase"),)).to_json()
+    assert row["spans"] == [[4, 7, "phrase"]] and "spans" not in sample().to_json()
+    assert digest([Sample.from_json(row)]) != digest([sample()])
+    with pytest.raises(DataError, match="unknown kind of span 'phrases'; did you mean 'phrase'"):
+        Sample.from_json(row | {"spans": [[4, 7, "phrases"]]})
+    with pytest.raises(DataError, match="spans is 4; expected"):
+        Sample.from_json(row | {"spans": [4]})

@@ -78,6 +78,7 @@ def _details(entry: Benchmark) -> str:
         "samples": f"{_number(entry)} ({entry.counted})",
         "tasks": columns,
         "truth": first,
+        "scorer": entry.scorer and f"{entry.scorer}, its authors' own, is reported beside ours",
         "protocol": own,
         "note": entry.note,
         "licence": entry.licence,

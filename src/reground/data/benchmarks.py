@@ -63,6 +63,8 @@ class Benchmark:
     split: str | None = None
     hub: str | None = None
     truth: Literal["all", "first"] = "all"
+    scorer: str | None = None
+    download: str | None = None
     tasks: Mapping[str, int] = field(default_factory=dict)
     protocols: Mapping[str, ProtocolName] = field(default_factory=dict)
     sha256: str | None = None
@@ -175,6 +177,8 @@ def how_to_get(benchmark: Benchmark) -> str:
     """
     folder = data_folder()
     text = f"{benchmark.get} The data folder is {folder} (REGROUND_DATA names another)."
+    if benchmark.download:
+        text += f" Download: `cd {folder} && {benchmark.download}`."
     if benchmark.hub is None:
         return text
     is_downloaded = benchmark.reader == "jsonl"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from reground import io
 from reground.errors import DataError, did_you_mean
@@ -60,6 +60,18 @@ class Detection:
     score: float | None = None
 
 
+SpanKind = Literal["phrase", "box"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters ``start`` to ``end`` of a question: a phrase to find, or a box that it names."""
+
+    start: int
+    end: int
+    kind: SpanKind
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one or more images.
@@ -69,7 +81,9 @@ class Sample:
     by which reports split; ``rethink`` is what the chain says once it has seen a detector's boxes;
     ``tool_results`` are the boxes that a detector gave, the surest first;
     None where no detector was asked, which is not the same as an empty list. ``protocol`` is the
-    one that the row is asked under, where it is not that of its run.
+    one that the row is asked under, where it is not that of its run. ``spans`` are what the
+    question marks, in order: models may have special tokens around it, which a prompt then puts
+    there.
     """
 
     id: str
@@ -84,11 +98,19 @@ class Sample:
     tool_results: tuple[Detection, ...] | None = None
     rethink: str | None = None
     protocol: ProtocolName | None = None
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         if self.protocol is not None and self.protocol not in PROTOCOLS:
             hint = did_you_mean(str(self.protocol), PROTOCOLS)
             raise DataError(f"sample {self.id!r}: unknown protocol {self.protocol!r}; {hint}")
+        edges = [edge for span in self.spans for edge in (span.start, span.end)]
+        if edges != sorted(edges) or not all(0 <= edge <= len(self.question) for edge in edges):
+            raise DataError(
+                f"sample {self.id!r}: spans {[list(astuple(span)) for span in self.spans]} of a "
+                f"question of {len(self.question)} characters; expected [start, end, kind] in "
+                "order, inside it"
+            )
         marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
         indices = [self.target_image, *(mark.image for mark in marks)]
         wrong = [index for index in indices if not 0 <= index < len(self.images)]
@@ -137,6 +159,7 @@ class Sample:
             "difficulty": self.difficulty,
             "strata": dict(self.strata) or None,
             "protocol": self.protocol,
+            "spans": [list(astuple(span)) for span in self.spans] or None,
             "tool_results": None
             if self.tool_results is None
             else [_mark_to_json(each) for each in self.tool_results],
@@ -175,6 +198,7 @@ class Sample:
             difficulty=fields.share(row, "difficulty"),
             strata={str(name): str(group) for name, group in strata.items()},
             protocol=row.get("protocol"),
+            spans=tuple(map(_span_from_json, row.get("spans") or ())),
             tool_results=None
             if tools is None
             else tuple(_detection_from_json(each, images) for each in tools),
@@ -251,7 +275,8 @@ def digest(samples: Iterable[Sample]) -> str:
 
 
 def _line(sample: Sample) -> bytes:
-    own = [] if sample.protocol is None else [sample.protocol]
+    own: list[Any] = [] if sample.protocol is None else [sample.protocol]
+    own += [list(astuple(span)) for span in sample.spans]
     return json.dumps([*asked(sample).values(), *own]).encode()
 
 
@@ -270,6 +295,15 @@ def _image_from_json(row: fields.Row, measure: Measure | None) -> ImageRef:
             raise DataError(f"field {name!r} is missing")
     sides = (fields.whole(row[name], name, at_least=1) for name in ("width", "height"))
     return ImageRef(path, *sides)
+
+
+def _span_from_json(row: Any) -> Span:
+    if not isinstance(row, list) or len(row) != 3:
+        raise fields.wrong("spans", row, "[start, end, kind]")
+    start, end, kind = row
+    if kind not in get_args(SpanKind):
+        raise DataError(f"unknown kind of span {kind!r}; {did_you_mean(kind, get_args(SpanKind))}")
+    return Span(fields.whole(start, "spans"), fields.whole(end, "spans"), kind)
 
 
 def _detection_from_json(row: fields.Row, images: tuple[ImageRef, ...]) -> Detection:

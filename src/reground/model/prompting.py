@@ -26,10 +26,18 @@ from reground.protocols.protocol import AnswerProtocol, Piece
 
 @dataclass(frozen=True, slots=True)
 class Prompter:
-    """A checkpoint and the protocols under which it is asked, chosen sample by sample."""
+    """A checkpoint and the protocols under which it is asked, chosen sample by sample.
+
+    Raises ``ConfigError`` where a prompt holds a special token that the checkpoint does not have.
+    """
 
     checkpoint: Checkpoint
     protocols: Protocols
+
+    def __post_init__(self) -> None:
+        for protocol in self.protocols.made:
+            for token in protocol.profile.special_tokens:
+                self.checkpoint.chat.special_id(token)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Prompter:
@@ -63,8 +71,8 @@ class Prompter:
         pictured = sum(map(chat.num_tokens, encoded))
         self._check_length(samples[0], pictured, pictured)
         sizes = [image.size for image in encoded]
-        texts = [self.protocol(sample).user_text(sample, sizes) for sample in samples]
-        prompts = chat.prompts(encoded, texts)
+        turns = [self.protocol(sample).user_turn(sample, sizes) for sample in samples]
+        prompts = chat.prompts(encoded, turns)
         for sample, prompt in zip(samples, prompts, strict=True):
             self._check_length(sample, len(prompt.ids), pictured)
         looks = any(Function.ZOOM in self.protocol(each).plan.functions for each in samples)

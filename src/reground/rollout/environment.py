@@ -29,7 +29,6 @@ from reground.protocols.calls import (
     problem_of,
     read_call,
     refusal_text,
-    tool_text,
 )
 from reground.protocols.protocol import Plan
 from reground.rollout.tools.results import Precomputed
@@ -165,7 +164,7 @@ class PlannedEnvironment:
     def _results(self, start: Start) -> Observation:
         found = self._found(start.sample)
         size = start.prompt.images[start.sample.target_image].size
-        text = tool_text(found, codec=self.prompter.protocol(start.sample).codec, size=size)
+        text = self.prompter.protocol(start.sample).tool_text(found, size)
         return Observation(self._ids(text), failed=None in found.values())
 
     def _part(self, found: EncodedImage | str) -> Observation:

@@ -6,7 +6,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 from reground.data.convert.tally import Tally, Unusable
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
+from reground.grounding.sample import Span, SpanKind
 from reground.io import at, parse_json
 
-_MARKUP = re.compile(r"<image>|<\|(?:object_ref|box|quad)_(?:start|end)\|>")
+_MARKUP = re.compile(r"<image>|<\|(object_ref|box|quad)_(start|end)\|>")
+_KINDS: Mapping[str | None, SpanKind] = {"object_ref": "phrase", "box": "box"}
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -121,7 +123,35 @@ def plain(text: str) -> str:
     >>> plain("<image>\\n<image>\\nFind <|object_ref_start|>the cat<|object_ref_end|>.")
     'Find the cat.'
     """
-    return " ".join(_MARKUP.sub("", text).split())
+    return marked(text)[0]
+
+
+def marked(text: str) -> tuple[str, tuple[Span, ...]]:
+    """The text that :func:`plain` gives, and what its special tokens mark in it.
+
+    >>> marked("<image>Find  <|object_ref_start|> the cat<|object_ref_end|>.")
+    ('Find the cat.', (Span(start=5, end=12, kind='phrase'),))
+    """
+    out, opened, end = "", None, 0
+    spans: list[Span] = []
+    for mark in _MARKUP.finditer(text):
+        out = _continued(out, text[end : mark.start()])
+        end = mark.end()
+        kind = _KINDS.get(mark[1])
+        if mark[2] == "start" and kind:
+            opened = Span(len(out), len(out), kind)
+        elif opened and mark[2] == "end" and kind == opened.kind:
+            inside = out[opened.start :]
+            start, stop = len(out) - len(inside.lstrip()), len(out.rstrip())
+            spans += [Span(start, stop, kind)] if start < stop else []
+            opened = None
+    return _continued(out, text[end:]).rstrip(), tuple(spans)
+
+
+def _continued(before: str, text: str) -> str:
+    """Both, with single spaces for white space and none at the beginning."""
+    words = " ".join(f"|{text}|".split())[1:-1]
+    return before + (words.lstrip() if not before or before.endswith(" ") else words)
 
 
 def numbers(values: Any) -> tuple[float, float, float, float]:

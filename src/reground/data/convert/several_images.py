@@ -6,17 +6,18 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import box_in, plain, read_rows, reading
+from reground.data.convert.common import box_in, marked, plain, read_rows, reading
 from reground.data.convert.mentions import QuestionImage, answered, asked_image
 from reground.data.convert.photos import Images
 from reground.data.convert.tally import Tally
 from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, UNIT, Frame
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import ImageRef, Sample, Span, Target
 
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 # The request for the answer's form is the prompt profile's business, not the question's.
@@ -52,10 +53,10 @@ def mig_bench(
         counts[task] += 1
         with tally.row(source, name):
             refs = found.refs(_listed(row["images"]))
-            question = plain(row["question"])
+            question, spans = marked(row["question"])
             asked = asked_image(question, str(row.get("additional_info", "")), len(refs))
             targets = _listed_box(row["answer"], frame, refs, asked)
-            yield _sample(name, refs, question, targets, task, asked)
+            yield _sample(name, refs, question, targets, task, asked, spans=spans)
 
 
 def mgrounding(
@@ -78,12 +79,13 @@ def mgrounding(
         with tally.row(source, name):
             refs = found.refs(row["images"])
             exchanges = _exchanges(row["conversations"])
-        for turn, (question, answer) in enumerate(exchanges):
+        for turn, (text, answer) in enumerate(exchanges):
             with tally.row(source, f"{name}-{turn}"):
+                question, spans = marked(text)
                 asked = asked_image(question, "", len(refs))
-                targets = answered(answer, refs, default=asked.image)
+                targets = answered(plain(answer), refs, default=asked.image)
                 if targets:
-                    yield _sample(f"{name}-{turn}", refs, question, targets, task)
+                    yield _sample(f"{name}-{turn}", refs, question, targets, task, spans=spans)
                 else:
                     tally.note(f"answers of {task} without a box, left out", name)
 
@@ -120,11 +122,9 @@ def _sample(
     *,
     think: str | None = None,
     protocol: ProtocolName | None = None,
+    spans: tuple[Span, ...] = (),
 ) -> Sample:
     """A sample about the image of its first target; ``asked`` says how that image was found."""
-    strata = {"images": str(len(images))}
-    if asked:
-        strata["target"] = "named" if asked.named else "assumed"
     return Sample(
         id=name,
         images=images,
@@ -133,8 +133,9 @@ def _sample(
         task=task,
         target_image=targets[0].image,
         think=think,
-        strata=strata,
+        strata={"target": asked.stratum} if asked else {},
         protocol=protocol,
+        spans=spans,
     )
 
 
@@ -172,17 +173,20 @@ def _exchanges(turns: Any) -> list[tuple[str, str]]:
     speakers = [turn.get("from") for turn in turns if isinstance(turn, dict)]
     if speakers != ["human", "gpt"] * (len(turns) // 2) or not turns:
         raise DataError(f"turns by {speakers}; expected 'human' and 'gpt' by turns")
-    texts = [plain(str(turn["value"])) for turn in turns]
+    texts = [str(turn["value"]) for turn in turns]
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _of_univg_r1(row: dict[str, Any], name: str, refs: tuple[ImageRef, ...]) -> Sample:
-    asked_as = plain(_FORM.sub("", str(row["question"])))
-    question, answer = asked_as.removeprefix(_LEAD), row["answer"]
+    asked_as, spans = marked(_FORM.sub("", str(row["question"])))
+    answer, is_bare = row["answer"], asked_as.startswith(_LEAD)
+    if is_bare:
+        lead = len(_LEAD)
+        spans = tuple(replace(each, start=each.start - lead, end=each.end - lead) for each in spans)
+    question = asked_as.removeprefix(_LEAD)
     chain = _THINK.search(answer) if isinstance(answer, str) else None
     think = plain(chain.group(1)) if chain else ""
     asked = asked_image(question, think, len(refs))
-    is_bare = question != asked_as
     if isinstance(answer, str):
         is_bare = is_bare or not chain
         targets = answered(plain(_THINK.sub("", answer)), refs, default=asked.image)
@@ -200,4 +204,5 @@ def _of_univg_r1(row: dict[str, Any], name: str, refs: tuple[ImageRef, ...]) -> 
         asked,
         think=think or None,
         protocol="direct" if is_bare else None,
+        spans=spans,
     )

@@ -140,6 +140,7 @@ def _run_info(
         max_new_tokens=question.max_tokens,
         min_pixels=fewest,
         max_pixels=most,
+        authors_scorer=question.authors_scorer or (benchmark.scorer if benchmark else None),
         hit=benchmark.hit if benchmark else ">",
     )
     return with_provenance(run, model.place)

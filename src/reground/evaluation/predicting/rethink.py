@@ -19,7 +19,6 @@ from reground.protocols.calls import (
     problem_of,
     read_call,
     refusal_text,
-    tool_text,
 )
 from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.completions import Reply
@@ -64,9 +63,7 @@ async def think_rethink(
     if problem := problem_of(read_call(call), offered=protocol.plan.functions):
         tool_said = refusal_text(problem)
     else:
-        tool_said = tool_text(
-            {FIRST_TOOL: found}, codec=protocol.codec, size=sizes[sample.target_image]
-        )
+        tool_said = protocol.tool_text({FIRST_TOOL: found}, sizes[sample.target_image])
     last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + tool_said)
     num_tokens += _counted(last, whole=True)
     failed = problem is None and found is None
