@@ -22,7 +22,7 @@ from typing import Any, Literal
 from reground.data.convert import FORMATS, convert, options_of
 from reground.errors import DataError, did_you_mean
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import Sample, read_jsonl
+from reground.grounding.sample import Sample, Target, read_jsonl
 from reground.io import parse_yaml
 from reground.plugins import installed
 
@@ -253,4 +253,9 @@ def _with_first_box(samples: Sequence[Sample], name: str) -> list[Sample]:
         _LOG.warning(
             "%s: %d rows have several boxes; the first counts, as published", name, several
         )
-    return [replace(sample, targets=sample.targets[:1]) for sample in samples]
+    return [replace(sample, targets=_asked(sample)[:1]) for sample in samples]
+
+
+def _asked(sample: Sample) -> tuple[Target, ...]:
+    """The targets in the image that is asked about."""
+    return tuple(each for each in sample.targets if each.image == sample.target_image)

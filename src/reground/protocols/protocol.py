@@ -110,7 +110,7 @@ class AnswerProtocol:
         """
         size, boxes, tool = sizes[sample.target_image], sample.boxes, None
         if Function.RESULT in self.plan.functions and sample.tool_results is not None:
-            tool = self.tool_text({FIRST_TOOL: sample.tool_results}, size)
+            tool = self.tool_text({FIRST_TOOL: sample.detections}, size)
             boxes = settled(sample)
         text = self.render(boxes, size=size, think=sample.think, rethink=sample.rethink, tool=tool)
         if tool is None:

@@ -38,7 +38,7 @@ def authors_scores(scores: Sequence[SampleScore], run: RunInfo) -> AuthorsScores
     if run.authors_scorer is None or run.scorer != OURS or run.draws > 1:
         return None
     peer = get_peer(run.authors_scorer)
-    kept = [score for score in scores if len(score.sample.targets) == 1]
+    kept = [score for score in scores if len(score.sample.boxes) == 1]
     made = tuple(score if score.error else peer_score(score, peer) for score in kept)
     return AuthorsScores(
         peer.name, ">" if peer.strict else ">=", made, left_out=len(scores) - len(kept)

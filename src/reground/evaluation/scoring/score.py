@@ -113,21 +113,22 @@ def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
             f"sample {sample.id!r} has {len(prediction.others) + 1} sampled answers, but "
             f"{peer.name} scores one; use --scorer reground"
         )
-    if len(sample.targets) != 1:
-        raise DataError(
-            f"sample {sample.id!r} has {len(sample.targets)} true boxes, but {peer.name} scores "
-            "one; use --scorer reground"
-        )
     return peer_score(prediction, peer)
 
 
 def peer_score(answer: Prediction | SampleScore, peer: Peer) -> SampleScore:
     """What a peer's rules make of an answer to a sample with one true box.
 
-    What gives a reward alone is scored by that. Raises ``DataError`` where the rules need a tool's
-    boxes and the sample has none.
+    What gives a reward alone is scored by that. Raises ``DataError`` where the image that is asked
+    about has another number of true boxes, and where the rules need a tool's boxes and there is
+    none.
     """
     sample = answer.sample
+    if len(sample.boxes) != 1:
+        raise DataError(
+            f"sample {sample.id!r} has {len(sample.boxes)} true boxes in the image that is asked "
+            f"about, but {peer.name} scores one; use --scorer reground"
+        )
     image = sample.images[sample.target_image]
     if peer.needs_tool and sample.tool_results is None:
         raise DataError(
