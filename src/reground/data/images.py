@@ -13,7 +13,8 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +187,33 @@ def size(path: str | Path) -> ImageSize:
     to look behind them. Raises ``DataError`` as :func:`load` does, but for truncated pixels.
     """
     return header(path).upright
+
+
+def check(image: ImageRef) -> None:
+    """Look at an image's header; raises ``DataError`` as :func:`load` does, but for its pixels."""
+    file, view = split_view(image.path)
+    if source_of(file):
+        return
+    with _opened(file) as opened:
+        stored = opened.size
+    recorded = (image.width, image.height)
+    if view is None and recorded not in (stored, stored[::-1]):
+        found = ImageSize(*stored)
+        raise DataError(f"{file}: the file is {found}, recorded {ImageSize(*recorded)}")
+
+
+def unreadable(images: Iterable[ImageRef]) -> list[str]:
+    """What is wrong with images, by their headers; each is looked at once."""
+
+    def problem(image: ImageRef) -> str | None:
+        try:
+            check(image)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as workers:
+        return [found for found in workers.map(problem, dict.fromkeys(images)) if found]
 
 
 def sides(path: str) -> tuple[int, int]:

@@ -7,9 +7,10 @@ differ in wording, frame or parser.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from PIL import Image
 
@@ -22,6 +23,9 @@ from reground.model.load import Checkpoint
 from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol, Piece
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,7 @@ class Prompter:
 
     def each(self, samples: Sequence[Sample]) -> list[Prompt]:
         """A prompt for every sample, their images loaded and encoded side by side."""
-        with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
-            return list(workers.map(self.prompt, samples))
+        return side_by_side(self.prompt, samples)
 
     def prompts(
         self, samples: Sequence[Sample], *, images: Sequence[Image.Image] | None = None
@@ -99,3 +102,9 @@ class Prompter:
         """What a completion answers, its boxes in original pixels of the sample's target image."""
         size = prompt.images[sample.target_image].size
         return self.protocol(sample).read(self.text(ids), size)
+
+
+def side_by_side(make: Callable[[S], T], of: Sequence[S]) -> list[T]:
+    """What ``make`` makes of each, in order, in as many threads as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+        return list(workers.map(make, of))

@@ -43,7 +43,7 @@ class Sft:
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Prompts and gold answers of the items."""
         limit = self._config.sft.questions_per_image
-        groups = [self._group(self._draws.samples(item, limit)) for item in items]
+        groups = [self._draws.usable(item, self._group, limit) for item in items]
         micros = micro_batches(groups, self._prompter.checkpoint, self._config)
         total = sum(sum(own.weights) for group in groups for own in group.sequences)
         return StepBatch(micros, total)
