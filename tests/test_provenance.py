@@ -89,7 +89,7 @@ def test_a_training_names_how_its_rows_are_asked(
             by,
         )
         assert list(found["prompts"]) == [protocol]
-        assert found["prompts"][protocol].keys() == {"name", "sha256", "chosen_by"}
+        assert found["prompts"][protocol].keys() == {"name", "sha256", "chosen_by", "wording"}
     assert usual["digest"] != own["digest"]
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from files import read_rows
+from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, RunError, TrainingError
+from reground.grounding.sample import ImageRef
 from reground.runs import RunDir
 from reground.training.checkpoint import checkpoints
 from reground.training.rl import Reinforcement
@@ -107,6 +109,31 @@ def test_resume_with_another_config_names_the_keys(
     with pytest.raises(RunError, match=r"seed: 0 -> 3; algorithm\.kl: 0\.04 -> 0\.5"):
         train(config, whole["grpo"].path, resume=True)
     assert whole["grpo"].metrics.read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_other_rows(world: World, tmp_path: Path) -> None:
+    rows = list(open_dataset(str(world.four)))
+    data = tmp_path / "rows.jsonl"
+    save_dataset(data, rows)
+    config = world.config("sft", f"data=[{{mix: {{{json.dumps(str(data))}: 1.0}}}}]", "steps=2")
+    run = train(config, tmp_path / "run")
+    before = run.metrics.read_bytes()
+    save_dataset(data, [dataclasses.replace(row, think="another") for row in rows])
+    with pytest.raises(RunError, match=r"rows\.jsonl holds other rows.*--data-changed"):
+        train(config, run.path, resume=True)
+    assert run.metrics.read_bytes() == before
+    train(config, run.path, resume=True, data_changed=True)
+    assert "files" in (run.path / "resumed.jsonl").read_text()
+
+
+def test_photos_that_are_gone_are_named_before_a_run_begins(world: World, tmp_path: Path) -> None:
+    rows = list(open_dataset(str(world.four)))
+    gone = ImageRef(str(tmp_path / "gone.png"), 112, 112)
+    save_dataset(tmp_path / "rows.jsonl", [dataclasses.replace(r, images=(gone,)) for r in rows])
+    mix = f"data=[{{mix: {{{json.dumps(str(tmp_path / 'rows.jsonl'))}: 1.0}}}}]"
+    with pytest.raises(DataError, match=r"1 of 1 photos cannot be used: .*gone\.png: no such"):
+        train(world.config("sft", mix), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_occupied_folder_is_refused(world: World, whole: Mapping[str, RunDir]) -> None:

@@ -20,6 +20,9 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Delete the run in DIR first.")] = False,
+    data_changed: Annotated[
+        bool, typer.Option("--data-changed", help="With --resume: go on although rows differ.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu or cuda; as runtime.device=DEVICE.")
     ] = None,
@@ -49,7 +52,8 @@ def command(
         return
     from reground.training.run import train
 
-    run = train(settings, out or Path(settings.out), resume=resume, clean=clean)
+    place = out or Path(settings.out)
+    run = train(settings, place, resume=resume, clean=clean, data_changed=data_changed)
     typer.echo(
         f"{run.path}: done; next: reground eval --model {run.path} --data ... --out ..., "
         f"or reground train CONFIG model={run.path}"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from reground.data.schemes import is_endless
 from reground.data.source import open_dataset
 from reground.errors import DataError, TrainingError
-from reground.grounding.sample import ImageRef, Sample
+from reground.grounding.sample import ImageRef, Sample, content
 from reground.training.settings import Phase
 
 T = TypeVar("T")
@@ -54,6 +54,13 @@ class Draws:
         """All rows of the files that are drawn from."""
         for spec in self._rows:
             yield from self._sources[spec]
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """How many rows each file holds, and their digest."""
+        return {
+            spec: {"rows": len(self._sources[spec]), "sha256": content(self._sources[spec])}
+            for spec in self._rows
+        }
 
     def known(self) -> Iterator[Sample]:
         """All rows of the files, and the first sample of every endless source."""

@@ -16,7 +16,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from reground.config import differing_keys, dump
 from reground.data.images import unreadable
-from reground.errors import ConfigError, DataError
+from reground.errors import ConfigError, DataError, RunError
 from reground.grounding.sample import Sample, digest
 from reground.io import append_jsonl, write_json
 from reground.model.load import Checkpoint, answering_of, fingerprint, load
@@ -50,10 +50,18 @@ from reground.training.sharding import shard
 from reground.training.validation import Validator, validation_samples
 
 
-def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool = False) -> RunDir:
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    clean: bool = False,
+    data_changed: bool = False,
+) -> RunDir:
     """Run ``config`` into the folder ``out``; ``load(out)`` gives the trained model.
 
-    Raises ``UserError`` subclasses for everything that the user can mend.
+    A run goes on with the rows that it began with, unless ``data_changed`` says otherwise. Raises
+    ``UserError`` subclasses for everything that the user can mend.
     """
     runtime = runtime_for(config)  # first: a device may not be there
     accelerator = Accelerator(
@@ -67,7 +75,28 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, clean: bool =
     )
     with room_in(out), together(out, timeout_s=config.collective_timeout_s):
         runtime = dataclasses.replace(runtime, device=accelerator.device)
+        if resume and not data_changed:
+            _check_data(config, out)
         return _train(config, out, accelerator, runtime, resume=resume, clean=clean)
+
+
+def _check_data(config: TrainConfig, out: Path) -> None:
+    """Raise ``RunError`` where a run's rows are not those that it began with."""
+    made = out / "made.json"
+    if not made.exists():
+        return
+    before = json.loads(made.read_text(encoding="utf-8")).get("files", {})
+    for spec, now in _draws(config).files().items():
+        if (known := before.get(spec, now)) != now:
+            counts = f"{known['rows']} rows then, {now['rows']} now"
+            raise RunError(
+                f"{out}: {spec} holds other rows than when the run began ({counts}); put the file "
+                "back, start anew, or go on with these: --data-changed"
+            )
+
+
+def _draws(config: TrainConfig) -> Draws:
+    return Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
 
 
 def runtime_for(config: TrainConfig) -> Runtime:
@@ -104,7 +133,8 @@ def _train(
     if accelerator.is_main_process:
         run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
         asked = _asked(parts.prompter.protocols, parts.rows)
-        _note(run, asked | dataclasses.asdict(_provenance(config, parts.draws, checkpoint, asked)))
+        made = dataclasses.asdict(_provenance(config, parts.draws, checkpoint, asked))
+        _note(run, asked | made | {"files": parts.draws.files()})
     accelerator.wait_for_everyone()
     if config.track:
         accelerator.init_trackers("reground", config=None)
@@ -134,7 +164,7 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
         Rewards(config.rewards)
         algorithm_of(config.algorithm)
     protocols = Protocols.of(answering(config), config=config.protocol)
-    draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
+    draws = _draws(config)
     held_out = validation_samples(config.validation) if config.validation else ()
     rows = [*draws.known(), *held_out]
     _check_photos(rows)
