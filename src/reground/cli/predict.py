@@ -13,7 +13,9 @@ from reground.cli.options import (
     DTypeOption,
     EngineOption,
     FamilyOption,
+    MaxPixelsOption,
     MaxTokensOption,
+    MinPixelsOption,
     ProtocolOption,
     ToolOption,
 )
@@ -48,6 +50,8 @@ def command(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     engine: EngineOption = "transformers",
+    min_pixels: MinPixelsOption = None,
+    max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Point at what TEXT describes: prints JSON in pixels of the image and draws the boxes.
 
@@ -70,7 +74,14 @@ def command(
     from reground.api import Grounder
 
     grounder = Grounder.from_pretrained(
-        model, family=family, protocol=protocol, device=device, dtype=dtype, engine=engine
+        model,
+        family=family,
+        protocol=protocol,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
     )
     asked = tool or (_boxes(tool_box) if tool_box else None)
     if asked and protocol is None and not grounder.protocol.shows_tool:
