@@ -7,7 +7,8 @@ or of another model is one sentence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +48,7 @@ class Folder:
 
     name: str
     source: str
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes] = field(repr=False)
 
     @classmethod
     def open(cls, path: str) -> Folder:
@@ -57,7 +58,8 @@ class Folder:
         one asks for code of its own.
         """
         source = resolve(path)
-        found = reading(lambda: dict(_read(source)), path)
+        of = _of_folder if Path(source).is_dir() else _of_hub
+        found = reading(lambda: of(source), path)
         folder = cls(path, source, found)
         for name in _SETTINGS:
             if name != SIDE_FILE:  # whose reader says more
@@ -201,11 +203,18 @@ def first_line(error: Exception) -> str:
     return " ".join(line.strip() for line in lines[:2])[:300]
 
 
-def _read(source: str) -> Iterator[tuple[str, bytes]]:
-    for name in (*_SETTINGS, *_VOCABULARY):
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        if found is not None:
-            yield name, Path(found).read_bytes()
+def _of_folder(source: str) -> dict[str, bytes]:
+    paths = {name: Path(source) / name for name in (*_SETTINGS, *_VOCABULARY)}
+    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+
+
+@cache  # each file is a request
+def _of_hub(source: str) -> dict[str, bytes]:
+    found = {
+        name: cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        for name in (*_SETTINGS, *_VOCABULARY)
+    }
+    return {name: Path(path).read_bytes() for name, path in found.items() if path is not None}
 
 
 def _keys(value: Any) -> Iterator[str]:

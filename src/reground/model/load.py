@@ -200,7 +200,7 @@ def _adapted(folder: Folder) -> tuple[ModelAdapter, Any]:
     # Packages first: what they import may make their type known to transformers.
     known = {name: entry.load() for name, entry in installed("models").items()} | _ADAPTERS
     named = folder.settings(CONFIG).get("model_type")
-    if named not in known:
+    if not isinstance(named, str) or named not in known:
         raise ModelError(
             f"{folder.name}: model type {named!r} is not known; expected one of {', '.join(known)}"
         )

@@ -66,8 +66,10 @@ def read_model(folder: Folder, runtime: Runtime) -> Any:
         )
     if unused := sorted(found["unexpected_keys"]):
         _LOG.warning(
-            "%s: %d weights are left out, which the model has no place for, %s first",
-            *(folder.name, len(unused), unused[0]),
+            "%s: %d weights are left out, for which the model has no place; the first is %s",
+            folder.name,
+            len(unused),
+            unused[0],
         )
     return model
 
