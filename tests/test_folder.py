@@ -5,8 +5,10 @@ theirs runs.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from files import write
 from reground.api import Grounder
 from reground.cli import app
 from reground.errors import ModelError, RunError, UserError
+from reground.evaluation.records import read_run
 from reground.model.load import load, save
 from reground.tinyworld import models as tiny
 from reground.training.export import export
@@ -313,6 +316,24 @@ def test_weights_in_shards_are_those_in_one_file(folder: Path, whole_folder: Pat
     in_shards(folder)
     states = [load(str(each)).model.state_dict() for each in (folder, whole_folder)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_hub_id_is_evaluated_and_told_by_its_commit(whole_folder: Path, tmp_path: Path) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    there = tmp_path / "hub/models--owner--name"
+    shutil.copytree(whole_folder, there / "snapshots" / commit)
+    (there / "refs").mkdir()
+    (there / "refs/main").write_text(commit)
+    words = ["--data", "synth:referring", "--limit", "1", "--max-tokens", "2", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "reground", "eval", "--model", "owner/name", *words, "--out", "out"],
+        env=os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / "out").weights == commit
 
 
 # ---- templates ---------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ class Folder:
 
     def read(self, kind: Any, **options: Any) -> Any:
         """What ``kind.from_pretrained`` makes of it, by transformers' own code alone."""
-        return read(kind, self.source, self.name, **options)
+        options["trust_remote_code"] = False
+        return reading(lambda: kind.from_pretrained(self.source, **options), self.name)
 
     def check_weights(self) -> None:
         """Raise ``ModelError`` for weights that are missing, cut or pickled.
@@ -178,10 +179,12 @@ def resolve(path: str) -> str:
     return str(whole[max(whole)]) if whole else path
 
 
-def read(kind: Any, source: str, name: str, **options: Any) -> Any:
-    """``kind.from_pretrained(source)``; raises ``ModelError`` that names it as ``name``."""
-    own = {"trust_remote_code": False} | options
-    return reading(lambda: kind.from_pretrained(source, **own), name)
+def commit_of(source: str, name: str) -> str | None:
+    """The commit of a hub id, by the folder of its cache; None of a folder."""
+    if Path(source).is_dir():
+        return None
+    found = reading(lambda: cached_file(source, CONFIG), name)
+    return Path(found).parent.name if found else None
 
 
 def reading(make: Callable[[], T], name: str) -> T:

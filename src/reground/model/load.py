@@ -21,7 +21,7 @@ from reground.io import parse_json, whole, write_json
 from reground.model import attention, internvl, qwen
 from reground.model.adapter import ModelAdapter, adapt
 from reground.model.chat import Chat
-from reground.model.folder import CONFIG, Folder, first_line, read, reading, resolve
+from reground.model.folder import CONFIG, Folder, commit_of, first_line, reading, resolve
 from reground.model.folder import SIDE_FILE as SIDE_FILE
 from reground.model.linear import speed_up
 from reground.model.norm import speed_up_norms
@@ -128,8 +128,7 @@ def fingerprint(path: str) -> str | None:
     source = resolve(path)
     files = sorted(each for end in _WEIGHTS for each in Path(source).glob(end))
     if not files:
-        commit: str | None = read(AutoConfig, source, path)._commit_hash
-        return commit
+        return commit_of(source, path)
     total = hashlib.sha256()
     for each in files:
         with each.open("rb") as content:
