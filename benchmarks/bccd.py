@@ -90,8 +90,8 @@ def _trained(name: str, seed: int) -> Path:
 def _evaluated(model: str, name: str, *, blank: bool = False) -> dict[str, Any]:
     question = Question(model=model, data=_data("test"), max_tokens=64, blank=blank)
     report = evaluate(RUNS / "results" / name, question)
-    strata = {key: row for key, row in report["strata"].items() if key.startswith("class=")}
-    kept = {key: {name: row[name] for name in KEPT} for key, row in strata.items()}
+    classes = report["slices"]["class"]
+    kept = {f"class={key}": {name: row[name] for name in KEPT} for key, row in classes.items()}
     print(name, {key: round(row["acc@0.5"], 3) for key, row in kept.items()}, flush=True)
     return kept
 

@@ -48,7 +48,12 @@ def _report(out: Path, model: str, task: str, limit: int, blank: bool) -> dict[s
     asked = Question(model=model, data=data, seed=SEED, limit=limit, max_tokens=128, blank=blank)
     report = evaluate(out, asked)
     kept = {key: report[key] for key in KEPT}
-    strata = {name: {key: row[key] for key in KEPT[:4]} for name, row in report["strata"].items()}
+    strata = {
+        f"{name}={value}": {key: row[key] for key in KEPT[:4]}
+        for name, slices in report["slices"].items()
+        if name in ("kind", "distractor", "objects")
+        for value, row in slices.items()
+    }
     print(
         f"{out.name}: Acc@0.5 {report['acc@0.5']:.3f} ± {report['acc@0.5_stderr']:.3f}", flush=True
     )

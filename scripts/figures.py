@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tables.models import bccd, demo, speed, tasks, tiny
+from tables.published import prompts, published
 from tables.refining import refiner, refiner_photos, refiner_photos_probes, refiner_probes
 from tables.rl import curves, table4, table5
 from tables.scaling import growth, recipes, vllm, vs_trl
@@ -43,6 +44,7 @@ DOCUMENTS = (
             "teaching",
             "refining",
             "scale",
+            "published",
         )
     ),
 )
@@ -97,6 +99,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
         scoring,
         endpoint,
         benchmarks,
+        prompts,
+        published,
     )
 }
 

@@ -169,6 +169,43 @@ JSON: Table = [
     ('{"bbox_2d": [10, 20, 30, 1e308]}', OUT_OF_BOUNDS, [], True),
     ('{"bbox_2d": [-1e308, 20, 30, 1e308]}', OUT_OF_BOUNDS, [], True),
     ('{"bbox_2d": [30, 20, 10, 40]}', DEGENERATE, [], True),
+    # A repeated key: every box counts.
+    (
+        '{"object_name": "a", "bbox_2d": [10,20,30,40], "object_name": "b", '
+        '"bbox_2d": [50,60,70,80]}',
+        OK,
+        [BOX, OTHER],
+        False,
+    ),
+    ('[{"bbox_2d": [10,20,30,40], "bbox_2d": [50,60,70,80]}]', OK, [BOX, OTHER], False),
+    ('{"bbox_2d": [10,20,30,40], "bbox_2d": [10,20,30,40]}', OK, [BOX, BOX], False),
+    ('{"bbox_2d": [10,20,30,40], "bbox_2d": null}', UNPARSABLE, [], False),
+    ('{"bbox_2d": [10,20,30,40], "label": "a", "label": "b"}', OK, [BOX], False),
+    # Boxes further down.
+    ('{"objects": [{"bbox_2d": [10,20,30,40], "label": "dog"}]}', OK, [BOX], False),
+    ('{"bbox_2d": [[10,20,30,40], [50,60,70,80]]}', OK, [BOX, OTHER], False),
+    ('[{"bbox_2d": [[10,20,30,40]], "label": "dog"}]', OK, [BOX], False),
+    ('[[{"bbox_2d": [10,20,30,40]}], [{"bbox_2d": [50,60,70,80]}]]', OK, [BOX, OTHER], False),
+    ('{"image": {"objects": [[{"bbox_2d": [[[10,20,30,40]]]}]]}}', OK, [BOX], False),
+    ('{"bbox_2d": [10,20,30,40], "parts": [{"bbox_2d": [50,60,70,80]}]}', OK, [BOX, OTHER], False),
+    ('{"size": [9,9,9,9], "found": {"bbox_2d": [10,20,30,40]}}', OK, [BOX], False),
+    ("[[[10,20,30,40]]]", OK, [BOX], False),
+    ('{"a": ' * 40 + '{"bbox_2d": [10,20,30,40]}' + "}" * 40, OK, [BOX], False),
+    ('Here: {"bbox_2d": [[10,20,30,40], [50,60,70,80]]}.', OK, [BOX, OTHER], False),
+    ('{"objects": [{"bbox_2d": [10,20,30,40]}, {"label": "dog"}]}', UNPARSABLE, [], False),
+    ('{"objects": [{"bbox_2d": [10,20,30,40]}, {"bbox_2d": [50,60]}]}', UNPARSABLE, [], False),
+    ('{"bbox_2d": [[10,20,30,40], [50,60]]}', UNPARSABLE, [], False),
+    ('{"bbox_2d": [[10,20,30,40], []]}', UNPARSABLE, [], False),
+    ('{"boxes": [[10,20,30,40]]}', UNPARSABLE, [], False),
+    ('{"label": "sign [1,2,3,4]"}', UNPARSABLE, [], False),
+    # Without the last bracket the same; a box that is cut off is none.
+    ('{"objects": [{"bbox_2d": [10,20,30,40], "label": "dog"}]', OK, [BOX], False),
+    ('{"bbox_2d": [[10,20,30,40], [50,60,70,80]]', OK, [BOX, OTHER], False),
+    ('{"bbox_2d": [[10,20,30,40], [50,60,70,80]', OK, [BOX, OTHER], False),
+    ('{"bbox_2d": [[10,20,30,40], [50,60,70,8', UNPARSABLE, [], False),
+    ('{"bbox_2d": [[10,20,30,40]], "label": "do', OK, [BOX], False),
+    ('{"label": "sign [1,2,3,4]"', UNPARSABLE, [], False),
+    ("[[[10,20,30,40]]", OK, [BOX], False),
 ]
 
 RETHINK: Table = [

@@ -16,6 +16,8 @@ from answer_tables import (
     Table,
 )
 
+BAD = (UNPARSABLE, [], False)
+
 NOTHING: Table = [
     ("", NO_ANSWER, [], False),
     ("I cannot see it.", UNPARSABLE, [], False),
@@ -40,6 +42,7 @@ GEMINI: Table = [
         False,
     ),
     ("[]", OK, [], True),
+    ('{"box_2d": [[20, 10, 40, 30], [60, 50, 80, 70]]', OK, [BOX, OTHER], False),
     ('[{"bbox_2d": [20, 10, 40, 30]}]', UNPARSABLE, [], False),  # of another family
     ('[{"box_2d": [20, 10, 40, 30]}, {"box_2d": [60, 50', UNPARSABLE, [], False),  # cut off
     ('[{"box_2d": [20, 10, 40]}]', UNPARSABLE, [], False),
@@ -132,6 +135,20 @@ MOONDREAM: Table = [
         OUT_OF_BOUNDS,
         [],
         True,
+    ),
+    (
+        '{"x_min": 0.01, "y_min": 0.02, "x_max": 0.03, "y_max": 0.04, '
+        '"x_min": 0.05, "y_min": 0.06, "x_max": 0.07, "y_max": 0.08}',
+        OK,
+        [BOX, OTHER],
+        False,
+    ),
+    ('{"x_min": 0.01, "y_min": 0.02, "x_max": 0.03, "y_max": 0.04, "x_min": 0}', *BAD),
+    (
+        '{"found": {"objects": [{"x_min": 0.01, "y_min": 0.02, "x_max": 0.03, "y_max": 0.04}]}',
+        OK,
+        [BOX],
+        False,
     ),
 ]
 

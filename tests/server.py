@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,12 +18,18 @@ from PIL import Image
 
 @dataclass
 class Response:
-    """What is sent back; ``claimed`` is a Content-Length longer than the body."""
+    """What is sent back; ``claimed`` is a Content-Length longer than the body.
 
-    body: str
+    ``endless`` is sent after the body, again and again, ``pause_s`` seconds apart. Status 0 is a
+    body without a head.
+    """
+
+    body: str | bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     claimed: int | None = None
+    endless: bytes = b""
+    pause_s: float = 0.0
 
 
 def says(
@@ -70,19 +77,21 @@ def serving(
     question: Callable[[dict[str, Any]], str] = question,
     headers: list[dict[str, str]] | None = None,
     port: int = 0,
+    only: str = "",
 ) -> Iterator[tuple[str, list[Any]]]:
     """Serve ``respond(body, how often this question came before)``; the URL, and all bodies.
 
     ``models`` answers who is served; without it the server does not know that address.
     ``question`` tells what a body asks; the ``headers`` of requests are added to that list.
-    ``port`` 0 is any free one.
+    ``port`` 0 is any free one. ``only`` is the path of the API, if it has one.
     """
     bodies: list[Any] = []
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(models or Response("{}", 404))
+            known = self.path == f"{only}/models" if only else True
+            self._send(models if models and known else Response("{}", 404))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "null")
@@ -91,18 +100,25 @@ def serving(
                 bodies.append(body)
                 if headers is not None:
                     headers.append(dict(self.headers))
-            self._send(respond(body, before))
+            known = self.path == f"{only}/chat/completions" if only else True
+            self._send(respond(body, before) if known else Response("{}", 404))
 
         def _send(self, response: Response) -> None:
-            content = response.body.encode()
-            self.send_response(response.status)
-            length = response.claimed or len(content)
+            content = response.body
+            content = content.encode() if isinstance(content, str) else content
+            if response.status:
+                self.send_response(response.status)
+            length = response.claimed or (10**12 if response.endless else len(content))
             headers = {"Content-Type": "application/json", "Content-Length": str(length)}
-            for name, value in (headers | response.headers).items():
+            for name, value in (headers | response.headers).items() if response.status else ():
                 self.send_header(name, value)
-            self.end_headers()
+            if response.status:
+                self.end_headers()
             with suppress(ConnectionError):  # of a client that has heard enough
                 self.wfile.write(content)
+                while response.endless:
+                    self.wfile.write(response.endless)
+                    time.sleep(response.pause_s)
             self.close_connection = True
 
         def log_message(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 
 import pytest
@@ -35,6 +36,27 @@ def test_any_text_gets_a_status(protocol: AnswerProtocol, pieces: list[str] | st
     for box in answer.boxes:
         assert not box.is_degenerate
         assert (box.frame, box.overhang()) == (PHOTO.pixels, 0)
+
+
+QUADS = st.lists(st.integers(0, 99), min_size=4, max_size=4)
+CONTAINERS = st.recursive(
+    QUADS | st.sampled_from(["a [1,2,3,4] {", 7, None, True]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["bbox_2d", "label", "image", "objects"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(CONTAINERS) | st.dictionaries(st.just("bbox_2d"), CONTAINERS, min_size=1))
+def test_without_its_last_bracket_a_text_says_the_same(value: list[object]) -> None:
+    protocol = PROTOCOLS["gpt"]
+    text = json.dumps(value)
+    whole, cut = protocol.read(text, PHOTO), protocol.read(text[:-1], PHOTO)
+    ends_in_number = text[-2:-1].isdigit() and text[-1] == "]"  # a box that is cut off is none
+    assert ends_in_number or text == "[]" or (cut.status, cut.boxes) == (whole.status, whole.boxes)
+    assert not cut.well_formed
 
 
 def in_grammar(grammar: Grammar, name: ProtocolName = "direct") -> AnswerProtocol:

@@ -20,6 +20,7 @@ from reground.data.benchmarks import Benchmark, column, find, open_benchmark, ta
 from reground.data.convert import FORMATS
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
+from reground.evaluation.scoring.peers import get_peer
 from reground.grounding.sample import ImageRef, Sample
 from reground.protocols.families import FAMILIES
 
@@ -90,6 +91,7 @@ def test_every_row_of_the_table_is_sound(entry: Benchmark) -> None:
     assert not entry.name.startswith("synth:") and not entry.name.endswith(".jsonl")
     paths = [entry.source, *entry.files, entry.photos or "", entry.images or ""]
     assert not any(Path(path).is_absolute() or ".." in path for path in paths)
+    assert entry.scorer is None or get_peer(entry.scorer).strict is (entry.hit == ">")
     for family, protocol in entry.protocols.items():
         assert protocol in FAMILIES[family].prompts
 
@@ -109,6 +111,20 @@ def test_threshold_rules() -> None:
     assert {rules[name] for name in rules if name.startswith(("refcoco", "vg_refiner"))} == {">"}
     assert {rules[f"{name}_grounding"] for name in ("llmseg", "revos", "reasonvos")} == {">="}
     assert (rules["lisa_grounding_test"], rules["lisa_grounding_vlm_r1"]) == (">=", ">")
+
+
+def test_zero_shot_benchmarks_name_the_rule_that_made_their_figures() -> None:
+    named = {name: entry.scorer for name, entry in table().items() if entry.scorer}
+    assert named == {
+        **dict.fromkeys(("mig_bench", "mig_bench_first"), "mig_bench"),
+        **dict.fromkeys(
+            [
+                *("lisa_grounding_val", "lisa_grounding_test", "llmseg_grounding"),
+                *("revos_grounding", "reasonvos_grounding"),
+            ],
+            "univg_r1_zero_shot",
+        ),
+    }
 
 
 def test_mixed_hub_splits_are_not_offered() -> None:

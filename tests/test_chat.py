@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reground.errors import DataError, ModelError
+from reground.errors import ConfigError, DataError, ModelError
 from reground.grounding.codecs import EncodedSize
 from reground.model.chat import Chat, EncodedImage
 from reground.model.qwen import QwenVL
+from reground.protocols.prompts import load_profile
+from reground.protocols.wording import Segment
 from reground.tinyworld import models as tiny
 
 # The template of the Qwen2-VL checkpoints on the hub, in its use for one user turn.
@@ -239,3 +241,28 @@ def test_an_answer_of_our_own_is_written_with_the_box_tokens(chat: Chat) -> None
     assert chat.decode(chat.encode_answer(text)) == text
     assert box_start not in chat.encode(text)
     assert chat.encode_answer("plain <|im_end|>") == chat.encode("plain <|im_end|>")
+
+
+@settings(max_examples=25)
+@given(hostile_text)
+def test_a_prompt_s_own_special_tokens_are_the_only_ones(chat: Chat, text: str) -> None:
+    """The marked ones of the profile become ids; the same strings in a question do not."""
+    turn = load_profile("migician").turn(question=text, num_images=1)
+    ids = chat.turn_ids(turn)
+    assert [i for i in ids if i in special_ids(chat)] == ids_of(
+        chat, "<|box_start|>", "<|box_end|>"
+    )
+    assert chat.decode(ids) == "".join(segment.text for segment in turn)
+    plain = "".join(segment.text for segment in turn)
+    assert not special_ids(chat) & set(chat.turn_ids(plain))
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("<|nobody|>", "does not have"), ("<|image_pad|>", "stands for a piece of an image")],
+)
+def test_a_special_token_that_a_prompt_cannot_hold_is_refused(
+    chat: Chat, token: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        chat.turn_ids([Segment("a "), Segment(token, is_special=True)])

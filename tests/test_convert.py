@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 import pickle
 import re
@@ -15,17 +14,21 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from files import box, photo, write
 from reground.data.convert import FORMATS, convert
 from reground.data.convert.appearance import colour_word, describe, place, size_word
+from reground.data.convert.common import marked, plain
 from reground.data.convert.mentions import asked_image, mentions
 from reground.data.convert.questions import QuestionRule, select
+from reground.data.convert.tally import Tally
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, Box, Frame
-from reground.grounding.sample import Sample
+from reground.grounding.sample import Sample, Span
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 QUESTIONS = Path(__file__).parents[1] / "configs/bccd/questions.yaml"
@@ -115,21 +118,23 @@ LEFT, MIDDLE, RIGHT = box(10, 10, 30, 30), box(80, 10, 140, 60), box(150, 10, 18
     ("boxes", "rule", "expected"),
     [
         ([LEFT], QuestionRule.UNIQUE, [LEFT]),
-        ([LEFT, RIGHT], QuestionRule.UNIQUE, []),
+        ([LEFT, RIGHT], QuestionRule.UNIQUE, None),
         ([RIGHT, LEFT, MIDDLE], QuestionRule.LEFTMOST, [LEFT]),
         ([RIGHT, LEFT, MIDDLE], QuestionRule.RIGHTMOST, [RIGHT]),
         ([RIGHT, LEFT, MIDDLE], QuestionRule.HIGHEST, [LEFT]),
         ([RIGHT, LEFT, MIDDLE], QuestionRule.LOWEST, [MIDDLE]),
         ([RIGHT, LEFT, MIDDLE], QuestionRule.LARGEST, [MIDDLE]),
         ([RIGHT, LEFT], QuestionRule.ALL, [LEFT, RIGHT]),
-        ([LEFT], QuestionRule.LEFTMOST, []),
-        ([LEFT], QuestionRule.ALL, []),
-        ([LEFT, box(12, 60, 32, 80)], QuestionRule.LEFTMOST, []),  # nobody could say which
-        ([LEFT, box(80, 11, 100, 31)], QuestionRule.HIGHEST, []),
-        ([LEFT, box(50, 10, 70, 31)], QuestionRule.LARGEST, []),
+        ([LEFT], QuestionRule.LEFTMOST, None),
+        ([LEFT], QuestionRule.ALL, None),
+        ([LEFT, box(12, 60, 32, 80)], QuestionRule.LEFTMOST, None),  # nobody could say which
+        ([LEFT, box(80, 11, 100, 31)], QuestionRule.HIGHEST, None),
+        ([LEFT, box(50, 10, 70, 31)], QuestionRule.LARGEST, None),
+        ([], QuestionRule.ABSENT, []),
+        ([LEFT], QuestionRule.ABSENT, None),
     ],
 )
-def test_rules(boxes: list[Box], rule: QuestionRule, expected: list[Box]) -> None:
+def test_rules(boxes: list[Box], rule: QuestionRule, expected: list[Box] | None) -> None:
     assert select(boxes, rule) == expected
 
 
@@ -195,7 +200,9 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_voc_asks_unique_and_all_by_default(voc: Path) -> None:
-    all_of_them, unique = sorted(convert("voc", voc, split="train"), key=lambda each: each.id)
+    all_of_them, unique = sorted(
+        convert("voc", voc, split="train", origin=1), key=lambda each: each.id
+    )
     assert (unique.id, unique.question) == ("a-WBC-unique", "the WBC")
     assert unique.boxes == (box(0, 0, 36, 36),)  # VOC counts from 1 and includes the last pixel
     assert unique.think == "the WBC is medium and purple, at the top left."
@@ -208,7 +215,7 @@ def test_voc_asks_unique_and_all_by_default(voc: Path) -> None:
 def test_voc_takes_questions_and_refuses_unknown_names(voc: Path, tmp_path: Path) -> None:
     path = tmp_path / "questions.yaml"
     path.write_text(yaml.safe_dump({"RBC": {"leftmost": "the leftmost red blood cell"}}))
-    (sample,) = convert("voc", voc, questions=path)
+    (sample,) = convert("voc", voc, questions=path, origin=1)
     assert sample.question == "the leftmost red blood cell"
     assert sample.boxes == (box(50, 10, 80, 30),)
     for content, match in (
@@ -239,17 +246,16 @@ def test_voc_splits_and_missing_files(voc: Path) -> None:
     assert {sample.think for sample in kept} == {"the WBC is medium, at the top left.", None}
 
 
-def test_voc_leaves_out_empty_boxes_aloud(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_voc_leaves_out_empty_boxes_aloud(voc: Path) -> None:
     (voc / "Annotations" / "a.xml").write_text(
         voc_xml(("RBC", 51, 11, 80, 30), ("RBC", 60, 60, 60, 60), size=False)
     )
-    with caplog.at_level(logging.WARNING):
-        (sample,) = convert("voc", voc)
+    tally = Tally()
+    (sample,) = convert("voc", voc, tally=tally)
     assert sample.id == "a-RBC-unique"
-    assert "empty box of RBC" in caplog.text
+    assert tally.notes["empty boxes of RBC, left out"] == ["a.png"]
     (voc / "Annotations" / "a.xml").write_text(voc_xml(("RBC", 5, 5, 9, 9)).replace("200", "wide"))
-    with pytest.raises(DataError, match=r"a\.xml: a field has the wrong form"):
-        list(convert("voc", voc))
+    assert [sample.images[0].width for sample in convert("voc", voc)] == [200]  # the file's
     (voc / "Annotations" / "a.xml").write_text("<annotation>")
     with pytest.raises(DataError, match="broken XML"):
         list(convert("voc", voc))
@@ -284,7 +290,9 @@ def test_coco_refuses_unknown_categories(tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     tables = coco_tables()
     tables["annotations"][0]["category_id"] = 99
-    with pytest.raises(DataError, match="unknown category 99"):
+    with pytest.raises(
+        DataError, match=r"annotation 1 of a\.png: unknown category: category_id 99"
+    ):
         list(convert("coco", write(tmp_path / "instances.json", tables)))
 
 
@@ -359,7 +367,7 @@ def test_refcoco_mdetr(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="one split"):
         list(convert("refcoco", source, split="test"))
     del tables["annotations"][0]
-    with pytest.raises(DataError, match="image 1 has 0 boxes"):
+    with pytest.raises(DataError, match="image 1: not one caption and one box"):
         list(convert("refcoco", write(source, tables)))
 
 
@@ -380,7 +388,7 @@ def test_refcoco_rows(tmp_path: Path, suffix: str) -> None:
     assert [sample.id for sample in samples] == ["refcoco-testB-469-0", "refcoco-testB-469-1"]
     assert samples[0].boxes == (box(10, 20, 40, 60),)
     with pytest.raises(DataError, match="records no sizes"):
-        list(convert("refcoco", source, allow_missing_images=True))
+        list(convert("refcoco", source, images=tmp_path / "none", allow_missing_images=True))
 
 
 # --- MIG-Bench ----------------------------------------------------------------------------------
@@ -412,7 +420,9 @@ def test_mig_bench_reads_its_frame_from_the_version(tmp_path: Path) -> None:
     assert tiny.boxes == (box(0, 0, 0.2, 0.1),)  # small integers are still 0-1000
     assert (tiny.id, same.id) == ("object_tracking-0000", "object_tracking-0001")
     assert sample.target_image == 1
-    assert "(139,305),(495,743)" in sample.question and "<|" not in sample.question
+    (span,) = sample.spans
+    assert (sample.question[span.start : span.end], span.kind) == ("(139,305),(495,743)", "box")
+    assert "<|" not in sample.question
     mixed = write(tmp_path / "mixed.json", [mig_row([0.1, 0.2, 0.5, 0.75]), mig_row([1, 2, 3, 4])])
     with pytest.raises(DataError, match="float, int"):
         list(convert("mig_bench", mixed))
@@ -504,9 +514,7 @@ def conversation(*turns: str) -> dict[str, Any]:
     }
 
 
-def test_mgrounding_gives_one_sample_per_exchange(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_mgrounding_gives_one_sample_per_exchange(tmp_path: Path) -> None:
     for name in "abc":
         photo(tmp_path / "M" / f"{name}.png")
     row = conversation(
@@ -520,22 +528,38 @@ def test_mgrounding_gives_one_sample_per_exchange(
         "What is in <|box_start|>(1,2),(3,4)<|box_end|> of the first image?",
         "A cat.",
     )
-    with caplog.at_level(logging.WARNING):
-        statue, dog, third = convert("mgrounding", write(tmp_path / "m.json", [row]))
+    tally = Tally()
+    statue, dog, third = convert("mgrounding", write(tmp_path / "m.json", [row]), tally=tally)
     assert statue.question == "Give a statue."
+    assert statue.spans == (Span(5, 13, "phrase"),) and not dog.spans
     assert (statue.task, statue.id, statue.target_image) == ("gg_train", "gg_train-000000-0", 1)
     assert statue.boxes == (box(20, 20, 100, 100),)
     assert [target.image for target in dog.targets] == [0, 2]
     assert dog.boxes == (box(0, 0, 100, 50),) and dog.target_image == 0
     assert dog.boxes_in(2) == (box(100, 50, 200, 100),)
     assert (third.target_image, third.id) == (0, "gg_train-000000-2")
-    assert "left out answers without a box: 1 of gg_train" in caplog.text
+    assert tally.notes["answers of gg_train without a box, left out"] == ["gg_train-000000"]
 
 
 def test_mgrounding_refuses_turns_out_of_order(tmp_path: Path) -> None:
     source = write(tmp_path / "m.json", [conversation("a", "b", "c")])
     with pytest.raises(DataError, match="expected 'human' and 'gpt' by turns"):
         list(convert("mgrounding", source, allow_missing_images=True))
+
+
+MARKS = [f"<|{kind}_{end}|>" for kind in ("object_ref", "box", "quad") for end in ("start", "end")]
+
+
+@given(st.lists(st.sampled_from([*MARKS, "<image>", " ", "a", "b\n", "c  "]), max_size=12))
+def test_marks_leave_the_text_as_it_was_and_hold_words(pieces: list[str]) -> None:
+    bare = "".join(piece for piece in pieces if piece not in [*MARKS, "<image>"])
+    text, spans = marked("".join(pieces))
+    assert text == " ".join(bare.split()) == plain("".join(pieces))
+    edges = [edge for span in spans for edge in (span.start, span.end)]
+    assert edges == sorted(edges)
+    for span in spans:
+        inside = text[span.start : span.end]
+        assert inside and inside == inside.strip()
 
 
 # --- UniVG-R1 -----------------------------------------------------------------------------------
@@ -579,6 +603,9 @@ def test_univg_numbers_and_single_images(tmp_path: Path) -> None:
     lead = "This is a single image grounding task with simple reference. left man"
     rewarded = univg(tmp_path, images=[name], question=lead, answer=[100, 200, 500, 750])
     assert [rewarded.question, rewarded.protocol] == ["left man", "direct"]
+    ref = lead.replace("left man", "<|object_ref_start|>left man<|object_ref_end|>")
+    told = univg(tmp_path, images=[name], question=f"<image>\n{ref}", answer=[1, 2, 500, 750])
+    assert (told.question, told.spans) == ("left man", (Span(0, 8, "phrase"),))
     assert [two.protocol, one.protocol] == [None, "direct"]
     with pytest.raises(DataError, match="no box"):
         univg(tmp_path, images=[name], question="left man", answer="none")
@@ -633,12 +660,12 @@ VALID: dict[str, tuple[str, str, Any]] = {
     "mgrounding": (
         "mgrounding",
         "m.json",
-        [conversation("the cat", "(1,2),(3,4)") | {"images": ["a.png"]}],
+        [conversation("the cat", "(1,2),(30,40)") | {"images": ["a.png"]}],
     ),
     "univg": (
         "univg_r1",
         "u.json",
-        [{"images": ["a.png"], "question": "the cat", "answer": [1, 2, 3, 4]}],
+        [{"images": ["a.png"], "question": "the cat", "answer": [1, 2, 30, 40]}],
     ),
     "extracted": (
         "extracted",

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reground.data.images import load, unreadable
 from reground.data.source import save_dataset
-from reground.errors import DataError
+from reground.errors import DataError, TrainingError
 from reground.grounding.sample import ImageRef, Sample
 from reground.tinyworld import scenes as synth
 from reground.training.draw import Draws
@@ -187,3 +189,52 @@ def test_bad_data_stops_before_the_first_item(tmp_path: Path, spec: str, message
     good = Phase(mix={"synth:referring": 1.0}, until=0.5)
     with pytest.raises(DataError, match=message):
         Draws([good, Phase(mix={spec: 1.0})], seed=0, total=10)
+
+
+def photos(folder: Path, count: int) -> list[Sample]:
+    made = []
+    for number in range(count):
+        sample = synth.sample("referring", seed=9, index=number)
+        path = folder / f"{number}.png"
+        load(sample.images[0]).save(path)
+        ref = replace(sample.images[0], path=str(path))
+        made.append(replace(sample, id=f"row-{number}", images=(ref,)))
+    return made
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def test_a_photo_that_fails_is_left_out_and_the_next_row_takes_its_place(tmp_path: Path) -> None:
+    rows = photos(tmp_path, 40)
+    save_dataset(tmp_path / "rows.jsonl", rows)
+    cut(tmp_path / "7.png")
+
+    def drawn(draws: Draws) -> list[str]:
+        def ask(samples: list[Sample]) -> str:
+            load(samples[0].images[0])
+            return samples[0].id
+
+        return [draws.usable(item, ask, 1) for item in range(80)]
+
+    draws = Draws([Phase(mix={str(tmp_path / "rows.jsonl"): 1.0})], seed=0, total=80)
+    found = drawn(draws)
+    assert "row-7" not in found and [*draws.left_out] == ["row-7"]
+    again = Draws([Phase(mix={str(tmp_path / "rows.jsonl"): 1.0})], seed=0, total=80)
+    assert drawn(again) == found
+    for number in range(12):
+        cut(tmp_path / f"{number}.png")
+    with pytest.raises(TrainingError, match=r"of 40 rows cannot be used.*reground data validate"):
+        drawn(Draws([Phase(mix={str(tmp_path / "rows.jsonl"): 1.0})], seed=0, total=80))
+
+
+def test_photos_are_looked_at_by_their_headers(tmp_path: Path) -> None:
+    rows = photos(tmp_path, 4)
+    refs = [row.images[0] for row in rows]
+    assert unreadable(refs) == []
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").write_text("no picture")
+    wrong = [*refs[:3], replace(refs[3], width=999)]
+    gone, text, size = unreadable(wrong)
+    assert "no such image" in gone and "not an image" in text and "recorded 999 x" in size

@@ -193,8 +193,9 @@ def test_counts_wait_for_what_was_asked(prompter: Prompter) -> None:
     own = environment(prompter, Slow(log))
     threading.Timer(0.2, log.append, ["turn ends"]).start()  # after all rollouts have ended
     never_calls = says(prompter, first="nothing")
-    roll_out(never_calls, own, starts_of(prompter, [asked(0), asked(1)]), n=1, sampling=LIMIT)
-    assert own.counts()["calls"] == 2
+    starts = starts_of(prompter, [asked(number) for number in range(20)])  # more than one batch
+    roll_out(never_calls, own, starts, n=1, sampling=LIMIT)
+    assert own.counts()["calls"] == 20
     assert set(own.counts().values()) == {0}
 
 

@@ -60,6 +60,8 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.predicting.predict",
     "reground.evaluation.predicting.remote",
     "reground.evaluation.predicting.tools",
+    "reground.evaluation.reproducing.plan",
+    "reground.evaluation.reproducing.verdict",
     "reground.teacher.rethink",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,16 @@ from reground.evaluation.records import Finish, SampleScore
 from reground.evaluation.scoring.metrics import (
     Estimate,
     Outcome,
-    by_stratum,
     by_task,
     clustered_mean,
     macro_accuracy,
     outcome,
     summarise,
 )
+from reground.evaluation.scoring.slices import by_slice, slices_of
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import ImageRef, Sample, Span, Target
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 MIG_OUTPUTS = SHARED / "mig_bench" / "outputs"
@@ -129,7 +130,7 @@ def test_summary_counts_status_lengths_and_shares() -> None:
     }
 
 
-def test_tasks_and_strata_are_summarised_apart() -> None:
+def test_tasks_and_slices_are_summarised_apart() -> None:
     rows = [
         score(0.9, task="track", strata={"kind": "relation", "objects": "3"}),
         score(0.1, task="find", strata={"kind": "attribute", "objects": "3"}),
@@ -140,10 +141,65 @@ def test_tasks_and_strata_are_summarised_apart() -> None:
         ("find", 2, 1),
         ("track", 1, 0),
     ]
-    strata = by_stratum(rows)
-    assert list(strata) == ["kind=attribute", "kind=relation", "objects=3"]
-    assert strata["kind=relation"].estimates["acc@0.5"].value == 1.0
-    assert strata["objects=3"].estimates["acc@0.5"].value == 0.5
+    slices = by_slice(rows)
+    assert list(slices) == ["kind"]  # all have one box, phrase and image alike, and three objects
+    relation = slices["kind"]["relation"]
+    assert (list(slices["kind"]), relation.summary.n) == (["attribute", "relation"], 2)
+    assert relation.summary.estimates["acc@0.5"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"),
+    [
+        ((32, 31.9), "small (< 32²)"),
+        ((32, 32), "medium (< 96²)"),
+        ((96, 95.9), "medium (< 96²)"),
+        ((96, 96), "large"),
+    ],
+)
+def test_a_box_has_coco_s_size(sides: tuple[float, float], size: str) -> None:
+    image = ImageRef("a.png", 640, 480)
+    box = Target(0, Box(10, 20, 10 + sides[0], 20 + sides[1], image.frame))
+    sample = Sample("s", (image,), "the cup", (box,), "find")
+    assert slices_of(sample)["box"] == size
+    assert "box" not in slices_of(replace(sample, targets=()))
+    assert "box" not in slices_of(replace(sample, targets=(box, box)))
+
+
+@pytest.mark.parametrize(
+    ("question", "length"),
+    [
+        ("a b  c", "1 to 3 words"),
+        ("a b c d", "4 to 8 words"),
+        (" ".join("abcdefgh"), "4 to 8 words"),
+        (" ".join("abcdefghi"), "9 or more words"),
+        ("", "1 to 3 words"),
+    ],
+)
+def test_a_phrase_has_a_length(question: str, length: str) -> None:
+    image = ImageRef("a.png", 640, 480)
+    sample = Sample("s", (image, image), question, (), "find", strata={"images": "many"})
+    assert slices_of(sample) == {"phrase": length, "images": "2"}
+    marked = replace(
+        sample,
+        question=f"Please find all of {question}",
+        spans=(Span(19, 19 + len(question), "phrase"),),
+    )
+    assert slices_of(marked)["phrase"] == length
+
+
+def test_slices_come_in_their_order_with_intervals_and_without_the_unanswered() -> None:
+    rows = [
+        score(0.9 * (n % 3 > 0), image=f"{n}.png", strata={"objects": number, "x": "y"})
+        for n, number in enumerate(["10", "9", "none", "10", "9", "10"])
+    ]
+    rows.append(score(None, image="z.png", strata={"objects": "9"}))
+    slices = by_slice(rows)
+    assert list(slices) == ["objects"] and list(slices["objects"]) == ["9", "10", "none"]
+    nine, ten, none = slices["objects"].values()
+    assert (nine.summary.n, nine.summary.errors, ten.summary.n, none.summary.n) == (2, 1, 3, 1)
+    assert none.accuracy is None  # one image
+    assert ten.accuracy is not None and ten.accuracy.low <= 1 / 3 <= ten.accuracy.high
 
 
 def test_clustered_error_by_hand() -> None:

@@ -12,6 +12,7 @@ import pytest
 from files import box, photo, write
 from reground.data.convert import convert, hub
 from reground.data.convert.instructed import evenly
+from reground.data.convert.tally import Tally
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Sample
@@ -307,6 +308,7 @@ def test_hub_rows_of_refcoco_write_each_photo_once(
     samples = list(
         hub.samples(
             [row, row | {"question_id": "470"}],
+            Tally(strict=True),
             source=Path("lmms-lab/RefCOCOplus"),
             split="testA",
             images=out,
@@ -328,7 +330,9 @@ def test_hub_rows_of_vg_refiner(tmp_path: Path) -> None:
         "ann_id": 9,
     }
     out = tmp_path / "photos"
-    (sample,) = hub.samples([row], source=tmp_path / "refcoco_testA", split="", images=out)
+    (sample,) = hub.samples(
+        [row], Tally(strict=True), source=tmp_path / "refcoco_testA", split="", images=out
+    )
     assert [path.name for path in out.iterdir()] == ["7.jpg"]
     assert (sample.boxes, sample.tool_results) == ((box(1, 2, 3, 4),), ())
     assert sample.task == "refcoco_testA"
@@ -338,7 +342,11 @@ def test_hub_rows_of_vg_refiner(tmp_path: Path) -> None:
 def test_hub_rows_without_an_image_are_refused(tmp_path: Path, image: Any) -> None:
     row = {"image": image, "ground_truth": "[]", "question": "x", "image_id": 1, "ann_id": 1}
     with pytest.raises(DataError, match="row 0"):
-        list(hub.samples([row], source=tmp_path, split="", images=tmp_path / "photos"))
+        list(
+            hub.samples(
+                [row], Tally(strict=True), source=tmp_path, split="", images=tmp_path / "photos"
+            )
+        )
 
 
 def test_the_hub_needs_a_folder_for_photos_and_a_package(

@@ -31,7 +31,7 @@ from reground.model.chat import EncodedImage, Prompt
 from reground.protocols.calls import CALL
 from reground.protocols.protocol import AnswerProtocol, get_protocol
 from reground.protocols.rethink import Verdict, settled, verdict, with_rethink
-from reground.rollout.environment import PlannedEnvironment
+from reground.rollout.environment import Pending, PlannedEnvironment, Start
 from reground.rollout.episode import RolloutStatus, Trajectory
 from reground.rollout.policy import Sampling
 from reground.rollout.tools.tool import Request
@@ -103,6 +103,31 @@ def test_the_gold_chain_of_the_rethink_form_scores_the_maximum(tokenizer: Any) -
             assert found.terms["refinement_format"] == 1.0
             assert found.iou > 0.9
             assert found.reward == pytest.approx(best)
+
+
+def test_how_a_call_and_its_result_are_written_is_the_prompt_s(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    """Training's gold turn and a rollout's observation show the result as the prompt file says."""
+    path = tmp_path / "authors.txt"
+    path.write_text(
+        "$question\n[[call]]\n<function> get_extra_ref_result() </function>\n"
+        "[[tool]]\n\n<tool>\n$results_indented\n</tool>\n"
+    )
+    checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
+    prompter = prompter_of(checkpoint, "qwen3_vl", "think_rethink", prompt=str(path))
+    sample = with_rethink(scene(OFF))
+    prompt = prompter.prompt(sample)
+    before, shown, _ = prompter.gold(sample, prompt)
+    assert before.text.endswith("\n<function> get_extra_ref_result() </function>")
+    assert shown.text.startswith('\n<tool>\n{\n  "reftool_1": "[{\\"bbox_2d\\": [')
+    assert shown.text.endswith(']}]"\n}\n</tool>')
+    environment = PlannedEnvironment(prompter)
+    start = Start(sample, prompt)
+    environment.begin([start])
+    pending = Pending(start, tuple(checkpoint.chat.encode(before.text)))
+    (observed,) = environment.answer([pending])
+    assert prompter.text(observed.ids) == shown.text
 
 
 def said(text: str, sample: Sample, prompt: Prompt, protocol: AnswerProtocol) -> Trajectory:

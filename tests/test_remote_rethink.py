@@ -201,7 +201,7 @@ def test_the_requests_hold_the_turn_so_far(prompter: Prompter, data: Path, tmp_p
 
 
 FAULTS: dict[str, tuple[Response, str]] = {
-    "it is cut off": (Response('{"choices": [', claimed=4000), "APIConnectionError"),
+    "it is cut off": (Response('{"choices": [', claimed=4000), "RemoteProtocolError"),
     "500": (Response("oops", 500), "status 500"),
     "no count": (Response(says(FINAL).body.replace('"usage"', '"used"')), "how many tokens"),
 }

@@ -100,14 +100,37 @@ def test_report_json_has_the_fixed_keys(tmp_path: Path) -> None:
     assert report == returned == build_report(scores, run=run_for(scores))
     fixed = {"n", "acc@0.3", "acc@0.5", "acc@0.5_stderr", "acc@0.7", "mean_iou", "mean_iou_stderr"}
     fixed |= {"status", "errors", "images"}
-    assert fixed | {"tasks", "strata", "macro@0.5", "run"} <= report.keys()
-    for group in (*report["tasks"].values(), *report["strata"].values()):
-        assert fixed <= group.keys()
+    assert fixed | {"tasks", "slices", "authors", "macro@0.5", "run"} <= report.keys()
+    for group in (*report["tasks"].values(), *report["slices"]["kind"].values()):
+        assert fixed | {"acc@0.5_interval"} <= group.keys()
     assert (report["n"], report["errors"], report["status"]["unparsable"]) == (3, 1, 1)
     assert report["acc@0.5"] == pytest.approx(1 / 3)
     assert report["macro@0.5"] == pytest.approx(1 / 4)
-    assert report["strata"]["kind=relation"]["acc@0.5"] == 1
+    assert report["slices"]["kind"]["relation"]["acc@0.5"] == 1
+    for name in ("report.md", "report.html"):
+        assert "by kind" in (tmp_path / name).read_text("utf-8").lower()
     assert report["run"]["prompts"]["think"]["sha256"] == "0" * 64
+
+
+def test_the_authors_rule_is_told_beside_ours(tmp_path: Path) -> None:
+    """The first box anywhere, reasoning included, by UniVG-R1's zero-shot rule; ours is strict."""
+    found = replace(score("a", 0.0), text="<think>(125,167),(625,833) it is.</think>")
+    two = score("b", 0.9)
+    two = replace(two, sample=replace(two.sample, targets=two.sample.targets * 2))
+    scores = [found, replace(score("c", 0.9), text="no box"), two, score("d", None)]
+    run = run_for(scores, authors_scorer="univg_r1_zero_shot")
+    write_scores(tmp_path, scores, run=run)
+    report = write_report(tmp_path)
+    own = report["authors"]
+    assert (report["n"], report["acc@0.5"]) == (3, pytest.approx(2 / 3))
+    assert (own["n"], own["errors"], own["left_out"], own["acc@0.5"]) == (2, 1, 1, 0.5)
+    assert own["acc@0.5_interval"] == [0.0, 1.0]
+    assert own["mean_iou"] == pytest.approx(0.5, abs=0.01)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert "univg_r1_zero_shot" in text and "cannot score 1 more" in text
+    assert build_report(scores, run=replace(run, authors_scorer=None))["authors"] is None
+    assert build_report(scores, run=replace(run, scorer="mig_bench"))["authors"] is None
 
 
 def test_figures_that_people_read_have_intervals(tmp_path: Path) -> None:
@@ -143,11 +166,12 @@ def test_a_report_is_the_same_every_time(tmp_path: Path) -> None:
 
 def test_a_page_escapes_what_models_and_users_wrote(tmp_path: Path) -> None:
     hostile = score("a", 0.9, question=ATTACK, task=ATTACK, strata={ATTACK: ATTACK}, id=ATTACK)
+    other = score("c", 0.9, strata={ATTACK: "other"})
     named = Detection(0, Box(8, 8, 40, 40, FRAME), label=ATTACK)
     hostile = replace(hostile, sample=replace(hostile.sample, tool_results=(named,)))
     hostile = replace(hostile, text=ATTACK, think=ATTACK, rethink=ATTACK)
     failed = SampleScore(replace(score("b", 0.1).sample, task="other"), error=ATTACK)
-    scores = [hostile, failed]
+    scores = [hostile, failed, other]
     run = run_for(
         scores, model=ATTACK, data=ATTACK, prompts={"think": PromptUse(ATTACK, "", "flag")}
     )
@@ -206,13 +230,14 @@ def test_a_page_without_any_score_still_says_so(tmp_path: Path) -> None:
 
 
 def test_markdown_tables_survive_odd_names(tmp_path: Path) -> None:
-    scores = [score("a", 0.9, strata={"a|b": "c\nd"}), score("b", 0.1)]
+    scores = [score("a", 0.9, strata={"a|b": "c|\nd"}), score("b", 0.1, strata={"a|b": "e"})]
     write_scores(tmp_path, scores, run=run_for(scores))
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "**Acc@0.5 50.0 ± 50.0 %**" in text
-    row = next(line for line in text.splitlines() if "a\\|b=c d" in line)
-    assert row.replace("\\|", "").count("|") == 8
+    assert "## By a\\|b" in text
+    row = next(line for line in text.splitlines() if "c\\| d" in line)
+    assert row.replace("\\|", "").count("|") == 9
 
 
 def test_comparison_shows_figures_beside_their_errors() -> None:

@@ -15,7 +15,9 @@ from reground.data.convert.questions import read_questions
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.evaluation.records import SampleScore
+from reground.evaluation.scoring.peers import get_peer
 from reground.evaluation.scoring.refinement import figures, refined, refinement_of
+from reground.evaluation.scoring.score import peer_score
 from reground.grounding.answers import Answer, Status, score
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Detection, ImageRef, Sample
@@ -61,14 +63,33 @@ def test_boxes_are_those_of_the_target_image(tmp_path: Path, second: tuple[int, 
     protocol = get_protocol("univg_r1", "direct")
     (gold,) = protocol.gold(sample, sizes)
     assert score(protocol.read(gold.text, sizes[0]), sample) > 0.98
+    shown = tuple(Detection(target.image, target.box) for target in sample.targets)
+    rethinks = get_protocol("vg_refiner", "think_rethink")
+    own, told, _ = rethinks.gold(replace(sample, tool_results=shown), sizes)
+    assert own.is_own and not told.is_own and told.text.count("bbox_2d") == 1
+
+
+@pytest.mark.parametrize("image", [0, 1])
+def test_others_rules_score_the_box_of_the_target_image(tmp_path: Path, image: int) -> None:
+    """One box in the image that is asked about, and one elsewhere or none here."""
+    sample = boxes_in_two_images(tmp_path, (640, 480))
+    other = replace(sample, targets=tuple(each for each in sample.targets if each.image != image))
+    answer = SampleScore(sample, status=Status.OK, iou=0.0, text="(10,20),(300,400)")
+    peer = get_peer("mig_bench")
+    assert (peer_score(answer, peer).iou or 0) > 0.99
+    if image == 1:
+        assert (peer_score(replace(answer, sample=other), peer).iou or 0) > 0.99
+        return
+    with pytest.raises(DataError, match="has 0 true boxes in the image that is asked about"):
+        peer_score(replace(answer, sample=other), peer)
 
 
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"think": 5}, "think is 5, expected a text"),
-        ({"rethink": ["x"]}, "rethink is .*, expected a text"),
-        ({"difficulty": "hard"}, "difficulty is 'hard', expected a number"),
+        ({"think": 5}, "think is 5"),
+        ({"rethink": ["x"]}, "rethink is .*; expected a text"),
+        ({"difficulty": "hard"}, "difficulty is 'hard'; expected a number"),
     ],
 )
 def test_fields_of_a_wrong_type_are_refused(fields: dict[str, Any], problem: str) -> None:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target, read_jsonl, write_jsonl
+from reground.grounding.sample import (
+    Detection,
+    ImageRef,
+    Sample,
+    Span,
+    Target,
+    digest,
+    read_jsonl,
+    write_jsonl,
+)
 
 IMAGES = (ImageRef("a.jpg", 640, 480), ImageRef("synth:count/0/7/1", 112, 112))
 
@@ -46,10 +55,14 @@ def samples(draw: st.DrawFn) -> Sample:
         edges = draw(st.lists(st.floats(-10, 5000), min_size=4, max_size=4))
         return Target(index, Box(edges[0], edges[1], edges[2], edges[3], images[index].frame))
 
+    question = draw(st.text())
+    edges = sorted(draw(st.lists(st.integers(0, len(question)), min_size=4, max_size=4)))
+    spans = (Span(*edges[:2], "phrase"), Span(*edges[2:], "box"))
     return Sample(
         id=draw(st.text(min_size=1)),
         images=images,
-        question=draw(st.text()),
+        question=question,
+        spans=draw(st.sampled_from([(), spans])),
         targets=tuple(target() for _ in range(draw(st.integers(0, 2)))),
         task=draw(st.text()),
         target_image=draw(st.integers(0, len(images) - 1)),
@@ -110,11 +123,27 @@ def test_an_empty_file_is_an_empty_set(tmp_path: Path) -> None:
     [
         ({"target_image": 2}, "image index 2 with 2 images"),
         ({"targets": [{"image": 5, "box": [0, 0, 1, 1]}]}, "image 5, and there are 2"),
-        ({"targets": [{"image": 0, "box": [0, 0, 1]}]}, "wrong form"),
-        ({"targets": [{"image": 0, "box": [0, 0, 1, "wide"]}]}, "wrong form"),
+        ({"targets": [{"image": 0, "box": [0, 0, 1]}]}, r"box is \[0, 0, 1\]; expected four"),
+        ({"targets": [{"image": 0, "box": [0, 0, 1, "wide"]}]}, "expected four finite"),
         ({"targets": [{"box": [0, 0, 1, 1]}]}, "'image' is missing"),
         ({"images": [], "targets": []}, "every sample needs an image"),
-        ({"images": [{"path": "a.jpg", "width": 0, "height": 5}] * 2}, "positive sides"),
+        (
+            {"images": [{"path": "a.jpg", "width": 0, "height": 5}] * 2},
+            "width is 0; expected a whole",
+        ),
+        ({"images": [{"path": "a.jpg", "width": 320.9, "height": 5}] * 2}, r"width is 320\.9"),
+        ({"images": ["a.jpg"]}, r"images is \['a\.jpg'\]; expected a list of objects"),
+        (
+            {"targets": {"image": 0, "box": [0, 0, 1, 1]}},
+            "targets is .*; expected a list of objects",
+        ),
+        ({"targets": [[0, 0, 1, 1]]}, "targets is .*; expected a list of objects"),
+        ({"id": None}, "id is None; expected a text"),
+        ({"question": ["a"]}, "question is .*; expected a text"),
+        ({"target_image": 0.5}, r"target_image is 0\.5; expected a whole number"),
+        ({"difficulty": 7}, "difficulty is 7; expected a number from 0 to 1"),
+        ({"difficulty": True}, "difficulty is True; expected a number"),
+        ({"strata": ["a"]}, "strata is .*; expected an object"),
         ({"qestion": "?"}, "unknown field 'qestion'"),
         ({"question": ...}, "'question' is missing"),
     ],
@@ -176,3 +205,21 @@ def test_a_box_in_another_frame_is_refused(field: str) -> None:
     thousand = kind(1, Box(1, 2, 30, 40, IMAGES[0].frame))
     with pytest.raises(DataError, match=r"a box of images\[1\] is in .*convert it with \.to\(\)"):
         sample(**{field: (thousand,)})
+
+
+@pytest.mark.parametrize(
+    "spans", [[(3, 2)], [(0, 99)], [(-1, 2)], [(4, 6), (0, 2)], [(0, 3), (2, 5)]]
+)
+def test_spans_lie_in_the_question_in_order(spans: list[tuple[int, int]]) -> None:
+    with pytest.raises(DataError, match=r"spans .* expected \[start, end, kind\] in order, inside"):
+        sample(spans=tuple(Span(*edges, "phrase") for edges in spans))
+
+
+def test_a_row_says_what_its_question_marks() -> None:
+    row = sample(spans=(Span(4, 7, "phrase"),)).to_json()
+    assert row["spans"] == [[4, 7, "phrase"]] and "spans" not in sample().to_json()
+    assert digest([Sample.from_json(row)]) != digest([sample()])
+    with pytest.raises(DataError, match="unknown kind of span 'phrases'; did you mean 'phrase'"):
+        Sample.from_json(row | {"spans": [[4, 7, "phrases"]]})
+    with pytest.raises(DataError, match="spans is 4; expected"):
+        Sample.from_json(row | {"spans": [4]})

@@ -28,17 +28,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import server
+from reground import patience
 from reground.config import load
 from reground.data.images import load as load_image
 from reground.data.source import save_dataset
 from reground.errors import ConfigError, EndpointError, RunError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
-from reground.patience import GIVE_UP
-from reground.teacher import calling, limits, pictures
+from reground.patience import GIVE_UP, LONGEST_WAIT_S, pause_s
+from reground.teacher import calling, pictures
 from reground.teacher.ask import ask, open_store
 from reground.teacher.calling import SPENT, CallOutcome
-from reground.teacher.limits import LONGEST_WAIT_S, Pace, pause_s
+from reground.teacher.limits import Pace
 from reground.teacher.pictures import Pictures, sent_size
 from reground.teacher.rows import TeacherCall
 from reground.teacher.settings import TeachConfig
@@ -51,7 +52,7 @@ KEY = "sk-marker-5f3a9c"
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -262,13 +263,15 @@ def test_images_are_encoded_once_and_few_are_held(
 FAULTS: dict[str, tuple[Response, str]] = {
     "429": (Response("{}", 429, {"Retry-After": "0.02"}), "status 429"),
     "500": (Response("oops", 500), "status 500"),
-    "half an answer": (Response('{"choices": [', claimed=4000), "APIConnectionError"),
-    "invalid JSON": (Response('{"choices": [{"mess'), "JSONDecodeError"),
-    "HTML": (Response("<html>", headers={"Content-Type": "text/html"}), "no choices: <html>"),
+    "half an answer": (Response('{"choices": [', claimed=4000), "RemoteProtocolError"),
+    "invalid JSON": (Response('{"choices": [{"mess'), "is no JSON"),
+    "HTML": (
+        Response("<html>", headers={"Content-Type": "text/html"}),
+        "no JSON; it begins: <html>",
+    ),
     "400": (Response('{"error": {"message": "too long"}}', 400), "status 400: .*too long"),
-    "filtered": (says("", finish="content_filter", read=50, tokens=5), "ended with 'content_filt"),
+    "aborted": (says("", finish="abort", read=50, tokens=5), "ended with 'abort'"),
 }
-NEVER_PASS = ("400", "filtered")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -282,7 +285,7 @@ def test_faults_are_counted_and_tried_again_where_that_may_help(name: str, data:
     with serving(respond) as (url, bodies):
         done = asked(settings(data, url, *one_chain))
         (failed,) = [call for call in calls(data) if call.state == "failed"]
-        tries = 1 if name in NEVER_PASS else 4
+        tries = 1 if name == "400" else 4
         assert (failed.sample, failed.attempts, failed.text) == ("s2", tries, "")
         assert re.search(reason, failed.error or ""), failed.error
         assert (done.answered, done.left) == (3, 1)
@@ -292,7 +295,7 @@ def test_faults_are_counted_and_tried_again_where_that_may_help(name: str, data:
     assert len(bodies) == 3 + 5
     (call,) = [call for call in calls(data) if call.sample == "s2"]
     assert (call.state, call.error, call.attempts) == ("answered", None, 5)
-    billed = 1 + (4 * 50 if name == "filtered" else 0)
+    billed = 1 + (4 * 50 if name == "aborted" else 0)
     assert (call.prompt_tokens, call.cost) == (billed, pytest.approx(billed / 1e6))
 
 
@@ -337,7 +340,7 @@ def test_pauses_grow_and_differ_and_heed_the_server() -> None:
     draw = random.Random(0)
     first, fourth, late = ([pause_s(k, None, draw=draw) for _ in range(50)] for k in (0, 3, 2000))
     assert len(set(first)) == 50
-    base = limits._FIRST_PAUSE_S
+    base = patience._FIRST_PAUSE_S
     assert base / 2 <= min(first) and max(first) <= base
     assert 4 * base <= min(fourth) and max(fourth) <= 8 * base
     assert max(late) <= 60
@@ -405,7 +408,7 @@ def test_a_missing_name_is_asked_for_with_those_that_there_are(data: Path) -> No
 def test_a_wrong_address_is_soon_known(data: Path, waits: list[float]) -> None:
     with pytest.raises(EndpointError, match="see that the address is right"):
         asked(settings(data, "http://127.0.0.1:9/v1", "teacher.retries=8"))
-    assert waits == []  # nothing is tried again
+    assert len(waits) <= 1  # a second try, and no more
     with pytest.raises(EndpointError, match="expected an address such as http://127"):
         asked(settings(data, "127.0.0.1:8000/v1"))
 
@@ -431,11 +434,12 @@ def test_a_missing_image_fails_its_own_calls_alone(data: Path, tmp_path: Path) -
 
 
 def test_a_question_cannot_inject_special_tokens(data: Path) -> None:
-    data.write_text(data.read_text().replace("cup 1.", "cup<|im_end|>"))
+    data.write_text(data.read_text().replace("cup 1.", "cup 1.<|im_end|>"))
     with serving(lambda body, _: says(CHAIN)) as (url, bodies):
         done = asked(settings(data, url, "ask.n=1"))
-    assert (done.answered, len(bodies)) == (3, 3)
-    assert "<|im_end|>, which a server takes for" in next(iter(done.errors))
+    assert done.left == 0
+    (text,) = [text for text in map(server.question, bodies) if "cup 1." in text]
+    assert "cup 1.< |im_end|>" in text and "<|" not in text
 
 
 def test_a_prompt_without_the_truth_is_refused(data: Path) -> None:

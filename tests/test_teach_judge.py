@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from reground import patience
 from reground.config import load
 from reground.errors import ConfigError, EndpointError, RunError
 from reground.grounding.codecs import EncodedSize
 from reground.protocols.protocol import get_protocol
-from reground.teacher import embedded, limits
+from reground.teacher import embedded
 from reground.teacher.judge import JudgeOutcome, by_rule, decide, judge, orders, vote
 from reground.teacher.rows import Chain, Finding, Pick, TeacherCall
 from reground.teacher.settings import TeachConfig, changed
@@ -30,7 +31,7 @@ SAMPLES = [synth.sample("diff", seed=5, index=index) for index in range(4)]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.01)
 
 
 def made(number: int, *, words: int = 8, iou: float = 1.0) -> Chain:

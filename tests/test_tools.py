@@ -462,6 +462,7 @@ def test_samples_without_stored_boxes_are_named_with_the_column(photo: Path) -> 
         ("./no/such/folder", "expected precomputed"),
         ("http://", "no address of a detector"),
         ("http://me:secret@there/x", "REGROUND_TOOL_KEY"),
+        ("htp://me:secret@there/x", r"did you mean 'http://\(the key\)@there/x'\?"),
     ],
 )
 def test_a_tool_that_is_none_is_an_error_that_helps(spec: str, message: str) -> None:

@@ -24,8 +24,9 @@ from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
-from reground.rollout.tools import http
-from reground.rollout.tools.http import KEY, MAX_REPLY, HttpDetector
+from reground.rollout import http
+from reground.rollout.http import MAX_REPLY
+from reground.rollout.tools.http import KEY, HttpDetector
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.runner import ToolRunner
 from reground.rollout.tools.tool import Request, ToolResult
@@ -100,7 +101,7 @@ FAULTS: dict[str, tuple[Response, str]] = {
     "redirect": (Response("", 302, {"Location": "http://127.0.0.1:1/"}), "status 302"),
     "500": (Response("<html>oops</html>", 500), "status 500: html oops /html"),
     "HTML": (Response("<!DOCTYPE html><p>Welcome"), "no JSON; it begins: !DOCTYPE html"),
-    "nothing": (Response(""), "no JSON; it begins: no reason was given"),
+    "nothing": (Response(""), "no JSON; it begins: nothing"),
     "half": (Response('{"boxes": [', claimed=4000), "RemoteProtocolError"),
     "half JSON": (Response('{"boxes": ['), "no JSON"),
     "deep JSON": (Response(DEEP), "no JSON"),
@@ -113,7 +114,7 @@ FAULTS: dict[str, tuple[Response, str]] = {
     "bare": (says([1, 2, 3, 4]), "four numbers"),
     "a label": (says({"box": [1, 2, 3, 4], "label": 7}), "a label that is no text"),
     "a score": (says({"box": [1, 2, 3, 4], "score": "9"}), "a score that is no number"),
-    "compressed": (Response("{}", headers={"Content-Encoding": "gzip"}), "compressed"),
+    "no gzip": (Response("{}", headers={"Content-Encoding": "gzip"}), "DecodingError"),
     "10 MB": (Response('{"boxes": [], "x": "' + "a" * 10_000_000 + '"}'), "larger than 4 MB"),
     "10 MB of 500": (Response("a" * 10_000_000, 500), "larger than 4 MB"),
     "tags": (Response("</tool><answer><|im_end|>", 400), r"status 400: /tool answer \|im_end\|$"),
@@ -189,10 +190,10 @@ def test_retry_after_is_waited_for(
     def respond(_: dict[str, Any], before: int) -> Response:
         return Response("", 429, {"Retry-After": value}) if before == 0 else says()
 
-    reply, asked = ask(respond, sample, retries=1)
+    reply, asked = ask(respond, sample, retries=1, timeout_s=30)
     assert (reply, asked) == (ToolResult(), 2)
     (wait,) = waits
-    assert wait == 7.5 if form == "seconds" else 0 < wait <= 25
+    assert 7.5 <= wait <= 8.25 if form == "seconds" else 0 < wait <= 27.5
 
 
 def test_no_server_is_a_reply_too(sample: Sample) -> None:
@@ -249,7 +250,7 @@ def test_the_key_is_sent_and_never_shown(
         tool = HttpDetector(url=url)
         (reply,) = ToolRunner(tool, timeout_s=9, batch_size=1).ask([Request(sample, "x")])
     assert headers[0]["Authorization"] == "Bearer sk-very-secret"
-    assert reply.problem == "status 401: no such key: ***"
+    assert reply.problem == "status 401: no such key: (the key)"
     assert "secret" not in caplog.text + repr(tool) + tool.name + tool.settings
     monkeypatch.setenv(KEY, "sk-very\nsecret")
     with pytest.raises(ConfigError, match=KEY) as caught:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.runs import RunDir
 from reground.teacher.settings import TeachConfig
+from reground.tinyworld import scenes as synth
 from reground.training.algorithms.parts import EASY, HARD
 from reground.training.draw import Draws
 from reground.training.method import StepBatch
@@ -49,6 +50,20 @@ def test_sft_memorises_four_samples(world: World) -> None:
     assert losses[0] > 5
     assert losses[-1] < 0.3
     assert column(RunDir(world.taught), "sft/nll") == pytest.approx(losses, rel=1e-5)
+
+
+def test_rows_without_a_chain_are_named(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They teach an empty thought where their protocol thinks."""
+    sample = replace(synth.sample("referring", seed=1, index=0), think=None)
+    for protocol, said in (("think", 1), ("direct", 0)):
+        data = tmp_path / f"{protocol}.jsonl"
+        save_dataset(data, [replace(sample, protocol=protocol)])
+        mix = f"data=[{{mix: {{{json.dumps(str(data))}: 1.0}}}}]"
+        caplog.clear()
+        train(world.config("sft", mix, "steps=2"), tmp_path / protocol)
+        assert caplog.text.count("such rows teach an empty thought") == said
 
 
 def test_dense_targets_are_learnt(world: World, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ PROBLEMS: list[tuple[Reason, Callable[[Path], Row | str]]] = [
     (Reason.DEGENERATE, lambda f: boxed(f, 110, 20, 10, 80)),
     (Reason.OUTSIDE, lambda f: boxed(f, 10, 20, 210, 80)),
     (Reason.OUTSIDE, lambda f: boxed(f, -3, 20, 110, 80)),
+    (Reason.PLACEHOLDER, lambda f: row(f, question="<image>\nthe cat")),
     (Reason.SUSPECT_FRAME, lambda f: boxed(f, 0.1, 0.2, 0.55, 0.8)),
     (
         Reason.OUTSIDE,
@@ -214,3 +215,13 @@ def test_missing_and_empty_files_are_data_errors(tmp_path: Path) -> None:
         validate(tmp_path / "absent.jsonl")
     with pytest.raises(DataError, match="holds no row"):
         check(tmp_path, "")
+
+
+def test_sides_may_be_left_out_where_the_file_is_there(tmp_path: Path) -> None:
+    image(tmp_path, "photo.png")
+    report = check(tmp_path, row(tmp_path, images=[{"path": "photo.png"}]))
+    assert report.num_clean == 1
+    (sample,) = open_dataset(str(tmp_path / "data.jsonl"))
+    assert (sample.images[0].width, sample.images[0].height) == (200, 100)
+    report = check(tmp_path, row(tmp_path, images=[{"path": "none.png"}]))
+    assert report.reasons == {Reason.UNREADABLE: 1}

@@ -122,6 +122,20 @@ def test_a_rollout_looks_closer_and_answers_about_the_whole_image(prompter: Prom
     assert [box.xyxy for box in answer.boxes] == [pytest.approx((11.2, 22.4, 56, 112))]
 
 
+def test_it_looks_at_what_was_shown(prompter: Prompter) -> None:
+    """A picture in memory, or a grey one of `--blank`, and not the file that the sample names."""
+    sample = replace(start_of(prompter).sample, id="gone")
+    ref = sample.images[0]
+    sample = replace(sample, images=(replace(ref, path="/no/such/file.png"),))
+    red = Image.new("RGB", (ref.width, ref.height), "red")
+    (prompt,) = prompter.prompts([sample], images=[red])
+    zoom = Zoom(prompter.checkpoint.chat)
+    part = zoom.look(Start(sample, prompt), (250, 250, 500, 750), prompter.protocol(sample).codec)
+    assert isinstance(part, EncodedImage)
+    (expected,) = prompter.checkpoint.chat.encode_images([red.crop((28, 28, 56, 84))])
+    assert torch.equal(part.pixel_values, expected.pixel_values)
+
+
 NO_FUNCTION = "unknown function; known: get_extra_ref_result() and zoom_in(x1, y1, x2, y2)"
 WRONG = "wrong arguments; expected zoom_in(x1, y1, x2, y2)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -138,6 +139,24 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         delete(partial)
     sync_folder(path.parent)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Held by one process at a time; raises ``DataError`` where another is writing ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f".{path.name}.lock")
+    with own.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(
+                f"{path}: another process is writing it; wait for it, or write to another file"
+            ) from None
+        try:
+            yield
+        finally:
+            own.unlink(missing_ok=True)
 
 
 def delete(path: Path) -> None:

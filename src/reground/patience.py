@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 from reground.errors import UserError
 
+LONGEST_WAIT_S = 120.0  # however long a server asks to wait
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
 GIVE_UP = 20  # without an answer, one after another: then nothing can be expected
 
 
@@ -28,6 +31,21 @@ class Patience:
                 f"the last {GIVE_UP} {self.asked} got no answer, this one because: {problem}; "
                 f"see to {self.whom}, then run the same command again: answers so far are kept"
             )
+
+
+def pause_s(
+    attempt: int, retry_after_s: float | None, *, draw: random.Random | None = None
+) -> float:
+    """Seconds to wait after the refused ``attempt``, counted from 0.
+
+    As long as Retry-After says, up to two minutes, and a little longer; otherwise twice as long
+    each time, up to a minute, of which chance takes off up to a half: many that were refused
+    together do not come back together.
+    """
+    uniform = (draw or random).uniform
+    if retry_after_s is not None:
+        return min(retry_after_s, LONGEST_WAIT_S) * uniform(1.0, 1.1)
+    return min(_FIRST_PAUSE_S * 2.0 ** min(attempt, 30), _LONGEST_PAUSE_S) * uniform(0.5, 1.0)
 
 
 def retry_after_s(header: str) -> float | None:

@@ -20,6 +20,7 @@ _VERBS = (
     "predict",
     "data",
     "benchmarks",
+    "reproduce",
     "tool",
     "teach",
     "headroom",
@@ -39,6 +40,7 @@ Examples:
   reground predict photo.jpg "the cup left of the laptop"
   reground data convert voc VOC2007 --split train --out train.jsonl
   reground benchmarks mig_bench
+  reground reproduce univg_r1 --benchmark mig_bench --dry-run
   reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
   reground teach ask teach.yaml teacher.url=http://127.0.0.1:8000/v1
   reground headroom configs/bccd/grpo.yaml model=runs/photos

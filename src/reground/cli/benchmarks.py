@@ -85,6 +85,7 @@ def _details(entry: Benchmark) -> str:
         "samples": f"{_number(entry)} ({entry.counted})",
         "tasks": columns,
         "truth": first,
+        "scorer": entry.scorer and f"{entry.scorer}, its authors' own, is reported beside ours",
         "protocol": own,
         "pixels": _pixels(entry),
         "note": entry.note,

@@ -20,8 +20,9 @@ def convert(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="voc, coco, refcoco, mig_bench, mgrounding, univg_r1, reason_seg, extracted, "
-            "video, vg_refiner or hub.",
+            help="auto; voc, coco, yolo, labelme, label_studio, cvat, via or csv for labelled "
+            "boxes; chat (ShareGPT and the like) or ms_swift for conversations; refcoco, "
+            "mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, vg_refiner or hub.",
         ),
     ],
     source: Annotated[
@@ -42,31 +43,82 @@ def convert(
             metavar="N", min=0, help="Ask N random crops and flips of every image as well."
         ),
     ] = None,
+    flips: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="Flips that views may have: none, h, v or hv (default)."),
+    ] = None,
+    origin: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, max=1, help="What VOC calls the first pixel (default: found)."
+        ),
+    ] = None,
+    min_visible: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Share of a box inside its photo below which it is set aside (default: 0.25).",
+        ),
+    ] = None,
+    box_frame: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
+        ),
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARES", help="Write parts of the photos, as 0.8,0.1,0.1: train, val and test."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of --split-by.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first thing that cannot be converted.")
+    ] = False,
     allow_missing_images: Annotated[
         bool, typer.Option("--allow-missing-images", help="Keep rows whose images are not on disk.")
     ] = False,
 ) -> None:
     """Convert another format to ReGround's JSONL, one question a line.
 
+    What cannot be used goes to OUT.rejected.jsonl with its reason, and is counted; the rest is
+    converted. Exits with code 1 where nothing is left.
+
     \b
     Examples:
+      reground data convert auto my_photos --out all.jsonl
       reground data convert voc VOC2007 --split train --out train.jsonl
+      reground data convert coco photos/coco.json --split-by 0.8,0.1,0.1 --out cells.jsonl
       reground data convert refcoco refcoco --images train2014 --split val --out val.jsonl
       reground data convert hub lmms-lab/RefCOCO --split testA --images photos --out testA.jsonl
     """
-    from reground.data.convert import convert as samples_of
-    from reground.data.source import save_dataset
+    from reground.data.convert.writing import write
 
-    samples = samples_of(
-        format_name,
-        source,
-        images=images,
-        split=split,
-        questions=questions,
-        views=views,
-        allow_missing_images=allow_missing_images,
+    options = {
+        "images": images,
+        "split": split,
+        "questions": questions,
+        "views": views,
+        "flips": None if flips is None else flips.replace("none", ""),
+        "origin": origin,
+        "min_visible": min_visible,
+        "box_frame": box_frame,
+        "allow_missing_images": allow_missing_images,
+    }
+    written, tally = write(
+        format_name, source, out=out, split_by=split_by, seed=seed, strict=strict, **options
     )
-    typer.echo(f"{out}: {save_dataset(out, samples)} samples")
+    for path, count in written.items():
+        typer.echo(f"{path}: {count} samples")
+    for line in tally.table():
+        typer.echo(line)
+    if tally.aside:
+        typer.echo(f"set aside: {tally.rejected(out)}")
+    if not any(written.values()):
+        raise typer.Exit(1)
 
 
 @command.command()

@@ -95,7 +95,12 @@ TemperatureOption = Annotated[
     typer.Option(min=0.0, max=10.0, help="Of sampling; default: 1 with --samples, else 0."),
 ]
 PromptOption = Annotated[
-    str | None, typer.Option(help="A prompt profile, or the path of a .txt file.")
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The prompt: a text with $question and, for a tool, [[tool]] (docs/published.md), "
+        "or a profile's name.",
+    ),
 ]
 BlankOption = Annotated[
     bool, typer.Option("--blank", help="Grey images: what the model guesses without looking.")

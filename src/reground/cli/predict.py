@@ -16,6 +16,7 @@ from reground.cli.options import (
     MaxPixelsOption,
     MaxTokensOption,
     MinPixelsOption,
+    PromptOption,
     ProtocolOption,
     ToolOption,
 )
@@ -46,6 +47,7 @@ def command(
         ),
     ] = None,
     protocol: ProtocolOption = None,
+    prompt: PromptOption = None,
     max_tokens: MaxTokensOption = 256,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
@@ -65,18 +67,20 @@ def command(
     """
     import json
 
-    from reground.errors import DataError
+    from reground.errors import ConfigError, DataError
 
     *paths, text = images
     if not paths:
         raise DataError(f"found {text!r} alone; expected images first, then the text in quotes")
     _check_exist(paths)
     from reground.api import Grounder
+    from reground.protocols.published import wording_of
 
     grounder = Grounder.from_pretrained(
         model,
         family=family,
         protocol=protocol,
+        prompt=prompt,
         device=device,
         dtype=dtype,
         engine=engine,
@@ -85,10 +89,14 @@ def command(
     )
     asked = tool or (_boxes(tool_box) if tool_box else None)
     if asked and protocol is None and not grounder.protocol.shows_tool:
+        if prompt:
+            raise ConfigError(
+                f"prompt {prompt} shows no tool's boxes; say with --protocol what it is for"
+            )
         grounder = grounder.under("piter")
     grounding = grounder.ground(paths, text, target_image=image, tool=asked, max_tokens=max_tokens)
     _draw(grounding, paths, text, out)
-    answer = grounding.answer
+    answer, profile = grounding.answer, grounder.protocol.profile
     record = {
         "image": paths[grounding.image],
         "boxes": [[round(value, 1) for value in box.xyxy] for box in answer.boxes],
@@ -97,6 +105,7 @@ def command(
         "think": answer.think,
         "rethink": answer.rethink,
         "text": grounding.text,
+        "prompt": {"name": profile.name, "wording": wording_of(profile)},
         "picture": str(out),
     }
     record = {key: value for key, value in record.items() if value is not None}

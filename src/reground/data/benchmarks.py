@@ -23,7 +23,7 @@ from reground.data.convert import FORMATS, convert, options_of
 from reground.errors import DataError, did_you_mean
 from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import Sample, read_jsonl
+from reground.grounding.sample import Sample, Target, read_jsonl
 from reground.io import parse_yaml
 from reground.plugins import installed
 
@@ -64,6 +64,8 @@ class Benchmark:
     split: str | None = None
     hub: str | None = None
     truth: Literal["all", "first"] = "all"
+    scorer: str | None = None
+    download: str | None = None
     tasks: Mapping[str, int] = field(default_factory=dict)
     protocols: Mapping[str, ProtocolName] = field(default_factory=dict)
     pixels: PixelLimits = field(default_factory=PixelLimits)
@@ -177,6 +179,8 @@ def how_to_get(benchmark: Benchmark) -> str:
     """
     folder = data_folder()
     text = f"{benchmark.get} The data folder is {folder} (REGROUND_DATA names another)."
+    if benchmark.download:
+        text += f" Download: `cd {folder} && {benchmark.download}`."
     if benchmark.hub is None:
         return text
     is_downloaded = benchmark.reader == "jsonl"
@@ -252,4 +256,9 @@ def _with_first_box(samples: Sequence[Sample], name: str) -> list[Sample]:
         _LOG.warning(
             "%s: %d rows have several boxes; the first counts, as published", name, several
         )
-    return [replace(sample, targets=sample.targets[:1]) for sample in samples]
+    return [replace(sample, targets=_asked(sample)[:1]) for sample in samples]
+
+
+def _asked(sample: Sample) -> tuple[Target, ...]:
+    """The targets in the image that is asked about."""
+    return tuple(each for each in sample.targets if each.image == sample.target_image)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import stat
 import struct
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +28,15 @@ from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, is_file_path
 
 MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than this
-MAX_PIXELS = 80_000_000  # below Pillow's own limit; a larger file is taken for a bomb
+MAX_PIXELS = 80_000_000  # a larger file is taken for a bomb
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what is ever decoded
+
+_LIMIT = "REGROUND_MAX_IMAGE_PIXELS"
+_DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 
 # EXIF orientations that turn the image by a quarter, so that its sides swap.
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})
+Edges = tuple[float, float, float, float]  # left, upper, right, lower
 _VIEW = re.compile(r"(?P<path>.*)#view=(\d+),(\d+),(\d+),(\d+),(h?v?)", re.DOTALL)
 
 
@@ -40,6 +49,37 @@ class ImageSize:
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """An image's sides as stored, before EXIF rotation, and its EXIF orientation (1: upright)."""
+
+    stored: ImageSize
+    orientation: int
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the upright image is the stored one turned by a quarter."""
+        return self.orientation in _QUARTER_TURNS
+
+    @property
+    def upright(self) -> ImageSize:
+        """The sides after EXIF rotation."""
+        width, height = self.stored.width, self.stored.height
+        return ImageSize(height, width) if self.is_turned else self.stored
+
+    def turned(self, xyxy: Edges) -> Edges:
+        """A box in pixels of the stored image in those of the upright one, for a quarter's turn.
+
+        >>> Header(ImageSize(320, 240), 6).turned((10, 20, 30, 60))  # clockwise
+        (180, 10, 220, 30)
+        """
+        x1, y1, x2, y2 = xyxy
+        width, height = self.stored.width, self.stored.height
+        across = (y1, y2) if self.orientation in (5, 8) else (height - y2, height - y1)
+        down = (x1, x2) if self.orientation in (5, 6) else (width - x2, width - x1)
+        return (across[0], down[0], across[1], down[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +146,17 @@ def load(image: ImageRef | str) -> Image.Image:
 def split_view(path: str) -> tuple[str, View | None]:
     """A path and the view that it asks for, if any.
 
+    Raises ``DataError`` for a view that holds nothing.
+
     >>> split_view("a.jpg#view=0,0,64,48,h")[0]
     'a.jpg'
     """
     found = _VIEW.fullmatch(path)
     if found is None:
         return path, None
-    left, upper, right, lower = (int(found[number]) for number in range(2, 6))
+    left, upper, right, lower = (int(found[number][:9]) for number in range(2, 6))
+    if not (left < right and upper < lower):
+        raise DataError(f"{path}: a view without pixels; expected LEFT,UPPER,RIGHT,LOWER")
     return found["path"], View(left, upper, right, lower, "h" in found[6], "v" in found[6])
 
 
@@ -133,7 +177,7 @@ def exists(path: str) -> bool:
 
     What a source renders needs no file.
     """
-    return not is_file_path(path) or Path(split_view(path)[0]).is_file()
+    return not is_file_path(path) or os.path.isfile(split_view(path)[0])
 
 
 def size(path: str | Path) -> ImageSize:
@@ -142,12 +186,48 @@ def size(path: str | Path) -> ImageSize:
     Reads the header alone, but for PNG files without EXIF before the pixels, where Pillow decodes
     to look behind them. Raises ``DataError`` as :func:`load` does, but for truncated pixels.
     """
+    return header(path).upright
+
+
+def check(image: ImageRef) -> None:
+    """Look at an image's header; raises ``DataError`` as :func:`load` does, but for its pixels."""
+    file, view = split_view(image.path)
+    if source_of(file):
+        return
+    with _opened(file) as opened:
+        stored = opened.size
+    recorded = (image.width, image.height)
+    if view is None and recorded not in (stored, stored[::-1]):
+        found = ImageSize(*stored)
+        raise DataError(f"{file}: the file is {found}, recorded {ImageSize(*recorded)}")
+
+
+def unreadable(images: Iterable[ImageRef]) -> list[str]:
+    """What is wrong with images, by their headers; each is looked at once."""
+
+    def problem(image: ImageRef) -> str | None:
+        try:
+            check(image)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as workers:
+        return [found for found in workers.map(problem, dict.fromkeys(images)) if found]
+
+
+def sides(path: str) -> tuple[int, int]:
+    """Width and height of an image after EXIF rotation; raises as :func:`size` does."""
+    found = size(path)
+    return found.width, found.height
+
+
+def header(path: str | Path) -> Header:
+    """What the header of an image says; raises ``DataError`` as :func:`size` does."""
     if source := source_of(str(path)):
-        return ImageSize(*source.render(str(path)).size)
+        return Header(ImageSize(*source.render(str(path)).size), 1)
     with _opened(str(path)) as image:
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
-    return ImageSize(height, width) if turned else ImageSize(width, height)
+        return Header(ImageSize(*image.size), image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def _load_file(path: str) -> Image.Image:
@@ -157,21 +237,37 @@ def _load_file(path: str) -> Image.Image:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
+    """The one door for picture files: regular files of a short list of formats, of a known size."""
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DataError(f"{path}: not a regular file; expected an image file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=FORMATS)
+        with opened as image:
+            if image.width * image.height > max_pixels():
                 raise Image.DecompressionBombError
             yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise DataError(
-            f"{path}: more than {MAX_PIXELS // 1_000_000} million pixels; shrink the image first"
+            f"{path}: too many pixels, more than {max_pixels() // 1_000_000} million; shrink the "
+            f"image and its boxes, or set {_LIMIT}=PIXELS"
         ) from None
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; check the path or the images folder") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that Pillow can read; replace the file") from None
+        known = ", ".join(FORMATS)
+        raise DataError(f"{path}: not an image in {known}; replace the file") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); replace the file") from None
+        shown = f"{path[:100]}..." if len(path) > 200 else path
+        said = getattr(error, "strerror", None) or error
+        raise DataError(f"{shown}: cannot be decoded ({said}); replace the file") from None
+
+
+def max_pixels() -> int:
+    """How many pixels a picture may have: more is taken for a bomb, but where the owner says so."""
+    stated = os.environ.get(_LIMIT, "")
+    return int(stated) if stated.isdecimal() and int(stated) > 0 else MAX_PIXELS
 
 
 def _as_rgb(image: Image.Image, path: str) -> Image.Image:
@@ -187,8 +283,27 @@ def _as_rgb(image: Image.Image, path: str) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image, path: str) -> Image.Image:
-    # Pillow clips 16-bit grey at 255 when asked to convert; the upper byte is the picture.
+    """The upper eight of the bits in use: cameras and scanners keep 12 bits in 16."""
+    # Pillow clips 16-bit grey at 255 when asked to convert.
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise DataError(f"{path}: 32-bit pixels have no known range; save it as 8 or 16 bit")
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    used = int(values.max()).bit_length()
+    bits = _significant_bits(path) or next(depth for depth in _DEPTHS if used <= depth)
+    # PNG's sBIT counts the upper bits of samples that were scaled up; others fill the lower ones.
+    shift = 8 if used > bits else bits - 8
+    return Image.fromarray((values >> shift).astype(np.uint8)).convert("RGB")
+
+
+def _significant_bits(path: str) -> int | None:
+    """What a PNG's sBIT chunk says of its grey samples; None without one."""
+    with open(path, "rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return None
+        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+            (length,) = struct.unpack(">I", head[:4])
+            if head[4:] == b"sBIT" and length >= 1:
+                bits = file.read(1)[0]
+                return bits if 8 <= bits <= 16 else None
+            file.seek(length + 4, os.SEEK_CUR)
+    return None

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from reground.data.benchmarks import open_benchmark
+from reground.data.images import sides
 from reground.data.schemes import is_endless, source_of
 from reground.errors import ConfigError, DataError
 from reground.grounding.sample import Sample, read_jsonl, with_paths, write_jsonl
@@ -29,7 +30,7 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
         return source.open(spec, seed=seed, limit=limit)
     if not spec.endswith(".jsonl"):
         return open_benchmark(spec, limit=limit)
-    samples = list(islice(read_jsonl(Path(spec)), limit))
+    samples = list(islice(read_jsonl(Path(spec), measure=sides), limit))
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
     return samples

@@ -155,7 +155,8 @@ class RunInfo:
     files or a hub commit; an ``endpoint`` does not tell its own, and has no ``engine``. ``tool``
     was asked about every sample first; ``tool_sha256`` is the digest of the boxes that samples have
     of a tool (``results_digest``), of this one or of the one that filled the data. ``scorer`` read
-    the answers; Acc@t counts IoU ``hit`` t. ``made`` says with what code, libraries and precision.
+    the answers; Acc@t counts IoU ``hit`` t; ``authors_scorer`` is that of the benchmark's authors,
+    whose figures a report shows beside ours. ``made`` says with what code, libraries and precision.
     """
 
     __pydantic_config__ = _STRICT
@@ -185,6 +186,7 @@ class RunInfo:
     min_pixels: int | None = None
     max_pixels: int | None = None
     scorer: str = "reground"
+    authors_scorer: str | None = None
     hit: Literal[">", ">="] = ">"
     made: Provenance | None = None
 

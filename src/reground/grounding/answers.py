@@ -67,9 +67,11 @@ def parse(
     templates open the block in the prompt).
 
     How it is read: every box in the answer counts, and one bad or cut-off box spoils the answer; a
-    box is never picked out, guessed at, or turned the right way round. JSON that does not decode
-    is read by its ``"bbox_2d": [...]`` entries, and without any such key by its lists of four
-    numbers. An item's ``"image"`` counts from 0.
+    box is never picked out, guessed at, or turned the right way round. In JSON every box under the
+    key ``"bbox_2d"`` counts, also of a repeated key and in further lists and objects, which spoil
+    the form; brackets may be missing at its end. JSON that does not decode is read by its
+    ``"bbox_2d": [...]`` entries, and without any such key by its lists of four numbers. An item's
+    ``"image"`` counts from 0.
 
     >>> from reground.grounding.boxes import FrameKind
     >>> from reground.grounding.grammars import Grammar

@@ -165,6 +165,7 @@ _BLOCK = ("<|begin_of_box|>", "<|end_of_box|>")
 _GAP = ";)"  # in place of a good box: it joins nothing, and closes an open point
 _NUMBER_SCAN = re.compile(_NUMBER)
 _LIST_SCAN = re.compile(_LIST)
+_LIST_OR_LISTS = re.compile(rf"{_LIST}|{_LISTS}")
 _FENCE = re.compile(r"```(?:json)?+")
 _MAX_DIGITS = 64  # a longer number is no coordinate, and reading it takes more than linear time
 
@@ -208,17 +209,11 @@ def _quad(numbers: list[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class _Keyed:
-    """How an item of JSON holds a box: in a list under a key, or in four keys."""
+    """How an object of JSON holds a box: in a list under a key, or in four keys."""
 
     scan: re.Pattern[str]
     keys: tuple[str, ...]
     order: tuple[int, ...] = _XYXY
-
-    def numbers(self, item: dict[str, Any]) -> Any:
-        """The four numbers, or what is there in their place."""
-        if len(self.keys) == 4:
-            return [item.get(key) for key in self.keys]
-        return _ordered(item.get(self.keys[0]), self)
 
 
 _KEYED = {
@@ -226,6 +221,11 @@ _KEYED = {
     Grammar.JSON_ROWS: _Keyed(re.compile(r'"box_2d"\s*+:\s*+'), ("box_2d",), _YXYX),
     Grammar.JSON_SIDES: _Keyed(re.compile(r"(?!)"), ("x_min", "y_min", "x_max", "y_max")),
 }
+_Object = tuple[tuple[str, Any], ...]  # an object of JSON: its pairs, since a key may be repeated
+_Boxes = list[tuple[list[float], int | None]]  # quads and the images that they name
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+("?+)|[\[\]{}]', re.DOTALL)
+_CLOSING = {"[": "]", "{": "}"}
+_DEEPEST = 50  # no answer is nested deeper
 
 
 def _read_json(text: str, keyed: _Keyed) -> Reading:
@@ -233,31 +233,116 @@ def _read_json(text: str, keyed: _Keyed) -> Reading:
     is_fenced = len(fences) == 2  # one block; the boxes of several are found by the scan
     body = text[fences[0].end() : fences[1].start()] if is_fenced else text
     try:
-        value = json.loads(body, parse_int=_number, parse_float=_number, parse_constant=_nan)
-    except (ValueError, RecursionError):  # not JSON, or nested deeper than any answer
+        value, is_complete = _decoded(body)
+        boxes = _boxes(value, keyed)
+    except RecursionError:  # nested deeper than any answer
+        return Reading(_scan_quads(text, keyed))
+    except _Spoilt:
+        return Reading(None)
+    except ValueError:  # not JSON
         return Reading(_scan_quads(text, keyed))
     is_whole = not is_fenced or (text.startswith("```") and text[fences[1].start() :] == "```")
-    return _items(value, keyed, is_strict=is_whole)
+    is_plain = _is_plain(value, len(boxes), keyed)
+    is_strict = is_whole and is_complete and is_plain
+    images = {image for _, image in boxes}
+    image = images.pop() if len(images) == 1 else None
+    quads = [quad for quad, _ in boxes]
+    return Reading(quads if quads or is_plain else None, image, is_strict)
 
 
-def _items(value: Any, keyed: _Keyed, *, is_strict: bool) -> Reading:
-    if len(keyed.keys) == 4 and isinstance(value, dict) and "objects" in value:
-        value = value["objects"]
-    items = [value] if isinstance(value, dict) or _is_quad(value) else value
-    if not isinstance(items, list):
-        return Reading(None)
-    values = [
-        keyed.numbers(item) if isinstance(item, dict) else _ordered(item, keyed) for item in items
-    ]
-    quads = [value for value in values if _is_quad(value)]
-    if len(quads) < len(items):
-        return Reading(None)
-    images = {_image_index(item) for item in items}
-    return Reading(quads, images.pop() if len(images) == 1 else None, is_strict)
+def _decoded(text: str) -> tuple[Any, bool]:
+    """What JSON holds, and whether no bracket was missing at its end; raises ``ValueError``."""
+    read = json.JSONDecoder(
+        parse_int=_number, parse_float=_number, parse_constant=_nan, object_pairs_hook=tuple
+    ).decode
+    try:
+        return read(text), True
+    except ValueError:
+        return read(_closed(text)), False
 
 
-def _ordered(value: Any, keyed: _Keyed) -> Any:
-    return [value[place] for place in keyed.order] if _is_quad(value) else value
+def _closed(text: str) -> str:
+    """JSON with the brackets that are missing at its end; raises ``ValueError`` for a cut value."""
+    opened: list[str] = []
+    for found in _STRING_OR_BRACKET.finditer(text):
+        mark = found[0]
+        if mark in _CLOSING:
+            opened.append(mark)
+        elif mark in ("]", "}"):
+            if not opened or _CLOSING[opened.pop()] != mark:
+                raise ValueError
+        elif not found[1]:  # a string without end
+            raise ValueError
+    is_number_cut = opened[-1:] == ["["] and not text.rstrip().endswith(("]", "}", '"'))
+    if not opened or is_number_cut:
+        raise ValueError
+    return text + "".join(_CLOSING[mark] for mark in reversed(opened))
+
+
+class _Spoilt(Exception):
+    """Something stands where a box belongs."""
+
+
+def _boxes(value: Any, keyed: _Keyed, *, in_lists: bool = True, depth: int = 0) -> _Boxes:
+    """All boxes in a value: under the key wherever it is, and bare ones in lists alone."""
+    if depth > _DEEPEST:
+        raise RecursionError
+    if isinstance(value, tuple):
+        found = _held(value, keyed)
+        others = [inner for key, inner in value if key not in keyed.keys]
+        return found + [
+            box for inner in others for box in _boxes(inner, keyed, in_lists=False, depth=depth + 1)
+        ]
+    if _is_quad(value):
+        return [(_ordered(value, keyed), None)] if in_lists else []
+    if not isinstance(value, list):
+        return []
+    parts = [_boxes(item, keyed, in_lists=in_lists, depth=depth + 1) for item in value]
+    if any(parts) and not all(parts):
+        raise _Spoilt
+    return [box for part in parts for box in part]
+
+
+def _held(item: _Object, keyed: _Keyed) -> _Boxes:
+    """The boxes that an object holds itself, in all places of a repeated key."""
+    columns = [[value for key, value in item if key == wanted] for wanted in keyed.keys]
+    if len(columns) == 1:
+        quads = [quad for value in columns[0] for quad in _quads_in(value)]
+    else:
+        if len({len(column) for column in columns}) > 1:
+            raise _Spoilt
+        quads = [quad for row in zip(*columns, strict=True) for quad in _quads_in(list(row))]
+    images = {_image_index(value) for key, value in item if key == "image"}
+    image = images.pop() if len(images) == 1 else None
+    return [(_ordered(quad, keyed), image) for quad in quads]
+
+
+def _quads_in(value: Any) -> list[list[float]]:
+    """A box, or boxes in lists, and nothing else."""
+    if _is_quad(value):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise _Spoilt
+    return [quad for inner in value for quad in _quads_in(inner)]
+
+
+def _is_plain(value: Any, count: int, keyed: _Keyed) -> bool:
+    """Whether the value is a box, an object with one, or a list of these, with ``count`` in all."""
+    if isinstance(value, tuple) and len(keyed.keys) == 4 and "objects" in dict(value):
+        value = dict(value)["objects"]
+    items = value if isinstance(value, list) and not _is_quad(value) else [value]
+    return len(items) == count and all(_is_quad(item) or _is_item(item, keyed) for item in items)
+
+
+def _is_item(item: Any, keyed: _Keyed) -> bool:
+    if not isinstance(item, tuple) or len(dict(item)) < len(item):
+        return False
+    values = [dict(item).get(key) for key in keyed.keys]
+    return _is_quad(values[0] if len(values) == 1 else values)
+
+
+def _ordered(quad: list[float], keyed: _Keyed) -> list[float]:
+    return [quad[place] for place in keyed.order]
 
 
 def _is_quad(value: Any) -> TypeGuard[list[float]]:
@@ -265,8 +350,7 @@ def _is_quad(value: Any) -> TypeGuard[list[float]]:
     return is_four and all(isinstance(number, float) for number in value)
 
 
-def _image_index(item: Any) -> int | None:
-    image = item.get("image") if isinstance(item, dict) else None
+def _image_index(image: Any) -> int | None:
     if isinstance(image, float) and image.is_integer() and image >= 0:
         return int(image)
     return None
@@ -275,14 +359,19 @@ def _image_index(item: Any) -> int | None:
 def _scan_quads(text: str, keyed: _Keyed) -> list[list[float]] | None:
     keys = list(keyed.scan.finditer(text))
     if keys:
-        matches = [_LIST_SCAN.match(text, key.end()) for key in keys]
+        matches = [_LIST_OR_LISTS.match(text, key.end()) for key in keys]
     else:
         matches = list(_LIST_SCAN.finditer(text))
-    quads = [[_number(n) for n in _NUMBER_SCAN.findall(match[0])] for match in matches if match]
+    quads = [
+        [_number(n) for n in _NUMBER_SCAN.findall(part)]
+        for match in matches
+        if match
+        for part in _LIST_SCAN.findall(match[0])
+    ]
     is_cut = not keys and text.rfind("[") > text.rfind("]")  # generation ended inside a list
-    if not quads or len(quads) < len(matches) or is_cut:
+    if not quads or not all(matches) or is_cut:
         return None
-    return [[quad[place] for place in keyed.order] for quad in quads]
+    return [_ordered(quad, keyed) for quad in quads]
 
 
 def _number(text: str) -> float:

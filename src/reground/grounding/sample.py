@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from reground import io
 from reground.errors import DataError, did_you_mean
+from reground.grounding import fields
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.names import PROTOCOLS, ProtocolName
 from reground.plugins import installed
+
+Measure = Callable[[str], tuple[int, int]]
+"""Width and height of the image at a path; raises ``DataError``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,18 @@ class Detection:
     score: float | None = None
 
 
+SpanKind = Literal["phrase", "box"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters ``start`` to ``end`` of a question: a phrase to find, or a box that it names."""
+
+    start: int
+    end: int
+    kind: SpanKind
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one or more images.
@@ -64,7 +81,9 @@ class Sample:
     by which reports split; ``rethink`` is what the chain says once it has seen a detector's boxes;
     ``tool_results`` are the boxes that a detector gave, the surest first;
     None where no detector was asked, which is not the same as an empty list. ``protocol`` is the
-    one that the row is asked under, where it is not that of its run.
+    one that the row is asked under, where it is not that of its run. ``spans`` are what the
+    question marks, in order: models may have special tokens around it, which a prompt then puts
+    there.
     """
 
     id: str
@@ -79,20 +98,18 @@ class Sample:
     tool_results: tuple[Detection, ...] | None = None
     rethink: str | None = None
     protocol: ProtocolName | None = None
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         if self.protocol is not None and self.protocol not in PROTOCOLS:
             hint = did_you_mean(str(self.protocol), PROTOCOLS)
             raise DataError(f"sample {self.id!r}: unknown protocol {self.protocol!r}; {hint}")
-        for name in ("think", "rethink"):
-            if not isinstance(getattr(self, name), str | None):
-                raise DataError(
-                    f"sample {self.id!r}: {name} is {getattr(self, name)!r}, expected a text"
-                )
-        if not isinstance(self.difficulty, float | int | None):
+        edges = [edge for span in self.spans for edge in (span.start, span.end)]
+        if edges != sorted(edges) or not all(0 <= edge <= len(self.question) for edge in edges):
             raise DataError(
-                f"sample {self.id!r}: difficulty is {self.difficulty!r}, expected a number from 0 "
-                "to 1"
+                f"sample {self.id!r}: spans {[list(astuple(span)) for span in self.spans]} of a "
+                f"question of {len(self.question)} characters; expected [start, end, kind] in "
+                "order, inside it"
             )
         marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
         indices = [self.target_image, *(mark.image for mark in marks)]
@@ -142,6 +159,7 @@ class Sample:
             "difficulty": self.difficulty,
             "strata": dict(self.strata) or None,
             "protocol": self.protocol,
+            "spans": [list(astuple(span)) for span in self.spans] or None,
             "tool_results": None
             if self.tool_results is None
             else [_mark_to_json(each) for each in self.tool_results],
@@ -149,8 +167,11 @@ class Sample:
         return row | {key: value for key, value in optional.items() if value is not None}
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Sample:
-        """The inverse of :meth:`to_json`; raises ``DataError`` that names the bad field."""
+    def from_json(cls, row: Any, *, measure: Measure | None = None) -> Sample:
+        """The inverse of :meth:`to_json`; raises ``DataError`` that names the bad field.
+
+        ``measure`` gives width and height of images whose rows leave them out.
+        """
         if not isinstance(row, Mapping):
             raise DataError(
                 f"found {type(row).__name__}, expected an object with the fields of a row"
@@ -158,32 +179,30 @@ class Sample:
         known = {*cls.__dataclass_fields__}
         if unknown := sorted(set(row) - known):
             raise DataError(f"unknown field {unknown[0]!r}; a row has {', '.join(sorted(known))}")
-        try:
-            images = tuple(
-                ImageRef(str(image["path"]), int(image["width"]), int(image["height"]))
-                for image in row["images"]
-            )
-            tools = row.get("tool_results")
-            return cls(
-                id=str(row["id"]),
-                images=images,
-                question=str(row["question"]),
-                targets=tuple(_target_from_json(each, images) for each in row["targets"]),
-                task=str(row["task"]),
-                target_image=int(row.get("target_image", 0)),
-                think=row.get("think"),
-                rethink=row.get("rethink"),
-                difficulty=row.get("difficulty"),
-                strata=dict(row.get("strata", {})),
-                protocol=row.get("protocol"),
-                tool_results=None
-                if tools is None
-                else tuple(_detection_from_json(each, images) for each in tools),
-            )
-        except KeyError as error:
-            raise DataError(f"field {error.args[0]!r} is missing") from None
-        except (TypeError, ValueError, IndexError, OverflowError) as error:
-            raise DataError(f"a field has the wrong form: {error}") from None
+        images = tuple(_image_from_json(each, measure) for each in fields.objects(row, "images"))
+        strata = row.get("strata") or {}
+        if not isinstance(strata, Mapping):
+            raise fields.wrong("strata", strata, "an object of names and groups")
+        tools = None if row.get("tool_results") is None else fields.objects(row, "tool_results")
+        return cls(
+            id=fields.key(row, "id"),
+            images=images,
+            question=fields.text(row, "question"),
+            targets=tuple(
+                _target_from_json(each, images) for each in fields.objects(row, "targets")
+            ),
+            task=fields.text(row, "task"),
+            target_image=fields.whole(row.get("target_image", 0), "target_image"),
+            think=fields.optional_text(row, "think"),
+            rethink=fields.optional_text(row, "rethink"),
+            difficulty=fields.share(row, "difficulty"),
+            strata={str(name): str(group) for name, group in strata.items()},
+            protocol=row.get("protocol"),
+            spans=tuple(map(_span_from_json, row.get("spans") or ())),
+            tool_results=None
+            if tools is None
+            else tuple(_detection_from_json(each, images) for each in tools),
+        )
 
 
 def is_file_path(path: str) -> bool:
@@ -191,18 +210,24 @@ def is_file_path(path: str) -> bool:
     return path.partition(":")[0] not in installed("sources")
 
 
-def read_jsonl(path: Path) -> Iterator[Sample]:
+def read_jsonl(path: Path, *, measure: Measure | None = None) -> Iterator[Sample]:
     """Samples of a canonical JSONL; image paths are taken relative to the file's folder.
 
-    Raises ``DataError`` naming the file and line of the first row that is no sample.
+    ``measure`` gives the sides of images whose rows leave them out. Raises ``DataError`` naming the
+    file and line of the first row that is no sample.
     """
-    samples = io.read_jsonl(
+    return io.read_jsonl(
         path,
-        Sample.from_json,
+        lambda row: read_row(row, path.parent, measure),
         expected="a JSONL as `reground data convert` writes",
         advice="mend the row, or let `reground data validate` set such rows aside",
     )
-    return (relocated(sample, path.parent) for sample in samples)
+
+
+def read_row(row: Any, folder: Path, measure: Measure | None) -> Sample:
+    """The sample of a row of a JSONL in ``folder``; raises ``DataError``."""
+    own = None if measure is None else lambda path: measure(_below(folder, path))
+    return relocated(Sample.from_json(row, measure=own), folder)
 
 
 def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
@@ -212,7 +237,11 @@ def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
 
 def relocated(sample: Sample, folder: Path) -> Sample:
     """The sample with ``folder`` before the relative paths of its images."""
-    return with_paths(sample, lambda path: str(folder / path))
+    return with_paths(sample, partial(_below, folder))
+
+
+def _below(folder: Path, path: str) -> str:
+    return str(folder / path) if is_file_path(path) else path
 
 
 def with_paths(sample: Sample, change: Callable[[str], str]) -> Sample:
@@ -246,7 +275,8 @@ def digest(samples: Iterable[Sample]) -> str:
 
 
 def _line(sample: Sample) -> bytes:
-    own = [] if sample.protocol is None else [sample.protocol]
+    own: list[Any] = [] if sample.protocol is None else [sample.protocol]
+    own += [list(astuple(span)) for span in sample.spans]
     return json.dumps([*asked(sample).values(), *own]).encode()
 
 
@@ -256,20 +286,40 @@ def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:
     return row | {key: value for key, value in own.items() if value is not None}
 
 
-def _detection_from_json(row: Any, images: tuple[ImageRef, ...]) -> Detection:
+def _image_from_json(row: fields.Row, measure: Measure | None) -> ImageRef:
+    path = fields.text(row, "path")
+    if measure is not None and row.get("width") is None and row.get("height") is None:
+        return ImageRef(path, *measure(path))
+    for name in ("width", "height"):
+        if name not in row:
+            raise DataError(f"field {name!r} is missing")
+    sides = (fields.whole(row[name], name, at_least=1) for name in ("width", "height"))
+    return ImageRef(path, *sides)
+
+
+def _span_from_json(row: Any) -> Span:
+    if not isinstance(row, list) or len(row) != 3:
+        raise fields.wrong("spans", row, "[start, end, kind]")
+    start, end, kind = row
+    if kind not in get_args(SpanKind):
+        raise DataError(f"unknown kind of span {kind!r}; {did_you_mean(kind, get_args(SpanKind))}")
+    return Span(fields.whole(start, "spans"), fields.whole(end, "spans"), kind)
+
+
+def _detection_from_json(row: fields.Row, images: tuple[ImageRef, ...]) -> Detection:
     place = _target_from_json(row, images)
-    label, score = row.get("label"), row.get("score")
     return Detection(
         place.image,
         place.box,
-        label=None if label is None else str(label),
-        score=None if score is None else float(score),
+        label=fields.optional_text(row, "label"),
+        score=fields.number(row, "score"),
     )
 
 
-def _target_from_json(row: Any, images: tuple[ImageRef, ...]) -> Target:
-    image = int(row["image"])
-    if not 0 <= image < len(images):
+def _target_from_json(row: fields.Row, images: tuple[ImageRef, ...]) -> Target:
+    if "image" not in row:
+        raise DataError("field 'image' is missing")
+    image = fields.whole(row["image"], "image of a box")
+    if image >= len(images):
         raise DataError(f"a target is in image {image}, and there are {len(images)}; count from 0")
-    x1, y1, x2, y2 = (float(value) for value in row["box"])
-    return Target(image, Box(x1, y1, x2, y2, images[image].frame))
+    return Target(image, Box(*fields.edges(row, "box"), images[image].frame))

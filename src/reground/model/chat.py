@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from reground.data.images import MAX_ASPECT
-from reground.errors import DataError, ModelError
+from reground.errors import ConfigError, DataError, ModelError
 from reground.model.adapter import EncodedImage as EncodedImage
 from reground.model.adapter import ModelAdapter
+from reground.protocols.wording import Segment
 
 # Private-use characters: no template, tokenizer or user writes them.
 _SLOT = "\ue000reground\ue001"
@@ -24,11 +25,13 @@ _SLOT = "\ue000reground\ue001"
 class Prompt:
     """A rendered conversation, ending where the assistant begins.
 
-    ``ids`` hold one image token for every merged patch of ``images``, in order.
+    ``ids`` hold one image token for every merged patch of ``images``, in order. ``shown`` are
+    the pictures themselves, where they are not those of the sample's files and may be looked at.
     """
 
     ids: tuple[int, ...]
     images: tuple[EncodedImage, ...]
+    shown: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
 
 class Chat:
@@ -87,15 +90,44 @@ class Chat:
         """One user turn: the images in order, then ``text``, which cannot inject special tokens."""
         return self.prompts(self.encode_images(images), [text])[0]
 
-    def prompts(self, encoded: Sequence[EncodedImage], texts: Sequence[str]) -> list[Prompt]:
-        """A prompt for each text about the same images."""
+    def prompts(
+        self, encoded: Sequence[EncodedImage], turns: Sequence[str | Sequence[Segment]]
+    ) -> list[Prompt]:
+        """A prompt for each turn about the same images; a text holds no special tokens."""
         pieces = self._template(len(encoded)).split(_SLOT)
         before: list[int] = []
         for image, piece in zip(encoded, pieces[:-2], strict=True):
             before += [*self._ids(piece), *self.adapter.image_ids(self.tokenizer, image)]
         before += self._ids(pieces[-2])
         after = self._ids(pieces[-1])
-        return [Prompt((*before, *self.encode(text), *after), tuple(encoded)) for text in texts]
+        return [Prompt((*before, *self.turn_ids(turn), *after), tuple(encoded)) for turn in turns]
+
+    def turn_ids(self, turn: str | Sequence[Segment]) -> list[int]:
+        """Ids of a turn: special tokens are what it says to be one, and nothing else."""
+        segments = [Segment(turn)] if isinstance(turn, str) else turn
+        return [
+            id
+            for each in segments
+            for id in ([self.special_id(each.text)] if each.is_special else self.encode(each.text))
+        ]
+
+    def special_id(self, token: str) -> int:
+        """The id of a special token that a prompt may hold.
+
+        Raises ``ConfigError`` for one that the tokenizer does not have, and for those of images.
+        """
+        if token in self.adapter.banned:
+            raise ConfigError(
+                f"the prompt holds the special token {token}, which stands for a piece of an "
+                "image; take it out: the chat template puts images into the prompt"
+            )
+        known = self.tokenizer.get_added_vocab()
+        if token not in known:
+            raise ConfigError(
+                f"the prompt holds the special token {token}, which the model's tokenizer does "
+                "not have; use a prompt for this model, or write the token without its dollar sign"
+            )
+        return int(known[token])
 
     def image_ids(self, image: EncodedImage) -> list[int]:
         """Ids of one image outside a prompt, between the marks that the template puts around it."""

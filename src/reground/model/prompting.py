@@ -7,10 +7,11 @@ differ in wording, frame or parser.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import TypeVar
 
 from PIL import Image
 
@@ -20,16 +21,28 @@ from reground.grounding.answers import Answer
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.load import Checkpoint
+from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol, Piece
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompter:
-    """A checkpoint and the protocols under which it is asked, chosen sample by sample."""
+    """A checkpoint and the protocols under which it is asked, chosen sample by sample.
+
+    Raises ``ConfigError`` where a prompt holds a special token that the checkpoint does not have.
+    """
 
     checkpoint: Checkpoint
     protocols: Protocols
+
+    def __post_init__(self) -> None:
+        for protocol in self.protocols.made:
+            for token in protocol.profile.special_tokens:
+                self.checkpoint.chat.special_id(token)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Prompter:
@@ -46,8 +59,7 @@ class Prompter:
 
     def each(self, samples: Sequence[Sample]) -> list[Prompt]:
         """A prompt for every sample, their images loaded and encoded side by side."""
-        with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
-            return list(workers.map(self.prompt, samples))
+        return side_by_side(self.prompt, samples)
 
     def prompts(
         self, samples: Sequence[Sample], *, images: Sequence[Image.Image] | None = None
@@ -57,17 +69,18 @@ class Prompter:
         ``images`` are RGB images to be shown in place of the samples' own. Raises ``DataError`` for
         what the model's context does not hold: nothing is ever cut off a prompt.
         """
-        chat = self.checkpoint.chat
+        chat, shown = self.checkpoint.chat, tuple(images or ())
         images = images or [load(image) for image in samples[0].images]
         encoded = chat.encode_images(images)
         pictured = sum(map(chat.num_tokens, encoded))
         self._check_length(samples[0], pictured, pictured)
         sizes = [image.size for image in encoded]
-        texts = [self.protocol(sample).user_text(sample, sizes) for sample in samples]
-        prompts = chat.prompts(encoded, texts)
+        turns = [self.protocol(sample).user_turn(sample, sizes) for sample in samples]
+        prompts = chat.prompts(encoded, turns)
         for sample, prompt in zip(samples, prompts, strict=True):
             self._check_length(sample, len(prompt.ids), pictured)
-        return prompts
+        looks = any(Function.ZOOM in self.protocol(each).plan.functions for each in samples)
+        return [replace(prompt, shown=shown) for prompt in prompts] if looks and shown else prompts
 
     def _check_length(self, sample: Sample, length: int, pictured: int) -> None:
         context = self.checkpoint.context
@@ -91,3 +104,9 @@ class Prompter:
         """What a completion answers, its boxes in original pixels of the sample's target image."""
         size = prompt.images[sample.target_image].size
         return self.protocol(sample).read(self.text(ids), size)
+
+
+def side_by_side(make: Callable[[S], T], of: Sequence[S]) -> list[T]:
+    """What ``make`` makes of each, in order, in as many threads as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+        return list(workers.map(make, of))

@@ -11,6 +11,7 @@ from enum import StrEnum
 from reground.grounding.codecs import Codec, EncodedSize
 from reground.grounding.grammars import Grammar
 from reground.grounding.sample import Detection
+from reground.protocols.wording import Wording, text_of
 
 
 class Function(StrEnum):
@@ -32,6 +33,8 @@ CALL = f"{CALL_BEGIN}\n{SIGNATURES[Function.RESULT]}\n{CALL_END}"
 
 FIRST_TOOL = "reftool_1"  # what the first tool is called; the next is reftool_2
 OPENING, CLOSING = "\n<tool>", "</tool>\n"  # what surrounds all that a tool says
+SHOWN = Wording(f"{OPENING}$results{CLOSING}")
+"""How results are shown where a prompt says nothing else."""
 UNAVAILABLE = "unavailable"  # in the place of the boxes of a tool that gave no result
 
 _CALL = re.compile(r"(\w+)\s*\(([^()]*)\)")
@@ -71,9 +74,13 @@ def problem_of(call: Call | None, *, offered: Sequence[Function]) -> str | None:
 
 
 def tool_text(
-    found: Mapping[str, Sequence[Detection] | None], *, codec: Codec, size: EncodedSize
+    found: Mapping[str, Sequence[Detection] | None],
+    *,
+    codec: Codec,
+    size: EncodedSize,
+    shown: Wording = SHOWN,
 ) -> str:
-    """The results of one or several tools by their names, as ``codec`` writes boxes.
+    """The results of one or several tools by their names, as ``codec`` writes boxes, in ``shown``.
 
     Written as JSON of our own making, in which no ``<`` is left: neither a tag nor a special token
     can come out of a label. None is a tool that gave no result. Boxes are in original pixels of
@@ -91,7 +98,8 @@ def tool_text(
         name: UNAVAILABLE if boxes is None else _spelt(boxes, codec, size)
         for name, boxes in found.items()
     }
-    return f"{OPENING}{json.dumps(texts)}{CLOSING}"
+    values = {"results": json.dumps(texts), "results_indented": json.dumps(texts, indent=2)}
+    return text_of(shown.filled(values))
 
 
 def refusal_text(problem: str) -> str:

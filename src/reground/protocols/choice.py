@@ -12,6 +12,7 @@ from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample
 from reground.protocols.families import Family, get_family
 from reground.protocols.protocol import AnswerProtocol, make_protocol
+from reground.protocols.published import OURS, wording_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,11 +59,15 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class PromptUse:
-    """The prompt profile of one protocol: its name, the hash of its text, and who chose it."""
+    """The prompt profile of one protocol: its name, the hash of its text, and who chose it.
+
+    ``wording`` says whose it is: "as published (UniVG-R1)" or "our wording".
+    """
 
     name: str
     sha256: str
     chosen_by: Decider
+    wording: str = OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,11 @@ class Protocols:
         found = cls(own, usual, by, {usual: prompt} if prompt else {})
         found.get(usual)
         return found
+
+    @property
+    def made(self) -> list[AnswerProtocol]:
+        """The protocols that somebody has asked for so far."""
+        return [*self._made.values()]
 
     @property
     def family(self) -> Family:
@@ -157,7 +167,12 @@ class Protocols:
     def prompts_of(self, protocols: Iterable[AnswerProtocol]) -> dict[ProtocolName, PromptUse]:
         """The prompt of each protocol, for a report."""
         return {
-            each.name: PromptUse(each.profile.name, each.profile.sha256, self._chosen_by(each.name))
+            each.name: PromptUse(
+                each.profile.name,
+                each.profile.sha256,
+                self._chosen_by(each.name),
+                wording_of(each.profile),
+            )
             for each in protocols
         }
 

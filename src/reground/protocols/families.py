@@ -79,7 +79,7 @@ FAMILIES = {
         Family(  # InternVL 2, 2.5, 3, 3.5
             "internvl",
             Codec(_THOUSAND, Grammar.BRACKET_LIST),
-            {"direct": "internvl", "think": "univg_r1"},
+            {"direct": "internvl", "think": "internvl_think"},
         ),
         # Baselines of the two papers, read here and run elsewhere; only Migician loads here too.
         Family("migician", _BOX_TOKENS, _only("migician")),

@@ -11,7 +11,7 @@ Under each of them a policy may be offered ``zoom_in``, a closer look at a part 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reground.errors import ConfigError, DataError
@@ -19,11 +19,12 @@ from reground.grounding.answers import Answer, parse
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import Sample
-from reground.protocols.calls import CALL, CALL_END, FIRST_TOOL, Function, tool_text
+from reground.grounding.sample import Detection, Sample
+from reground.protocols.calls import CALL_END, FIRST_TOOL, Function, tool_text
 from reground.protocols.families import FORMS, Family, get_family
 from reground.protocols.prompts import PromptProfile, load_profile
 from reground.protocols.rethink import settled
+from reground.protocols.wording import Segment, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,10 @@ class AnswerProtocol:
         return self.profile.shows_tool or Function.RESULT in self.plan.functions
 
     def user_text(self, sample: Sample, sizes: Sequence[EncodedSize]) -> str:
+        """The same as :meth:`user_turn`, in which special tokens cannot be told from words."""
+        return text_of(self.user_turn(sample, sizes))
+
+    def user_turn(self, sample: Sample, sizes: Sequence[EncodedSize]) -> list[Segment]:
         """What is asked about ``sample``, whose images are encoded at ``sizes``.
 
         Where the profile shows a detector's result, its boxes in the target image are written as
@@ -85,8 +90,16 @@ class AnswerProtocol:
                 )
             boxes = [each.box for each in sample.detections]
             tool = self.codec.spell(boxes, size=sizes[sample.target_image])
-        num_images = len(sample.images)
-        return self.profile.render(question=sample.question, num_images=num_images, tool=tool)
+        return self.profile.turn(
+            question=sample.question,
+            num_images=len(sample.images),
+            spans=sample.spans,
+            tool=tool,
+        )
+
+    def tool_text(self, found: Mapping[str, Sequence[Detection] | None], size: EncodedSize) -> str:
+        """What a call for the tools' results gets, as the prompt shows it."""
+        return tool_text(found, codec=self.codec, size=size, shown=self.profile.tool)
 
     def gold(self, sample: Sample, sizes: Sequence[EncodedSize]) -> list[Piece]:
         """What answers the sample perfectly, in the frame of the encoded target image.
@@ -97,7 +110,7 @@ class AnswerProtocol:
         """
         size, boxes, tool = sizes[sample.target_image], sample.boxes, None
         if Function.RESULT in self.plan.functions and sample.tool_results is not None:
-            tool = tool_text({FIRST_TOOL: sample.tool_results}, codec=self.codec, size=size)
+            tool = self.tool_text({FIRST_TOOL: sample.detections}, size)
             boxes = settled(sample)
         text = self.render(boxes, size=size, think=sample.think, rethink=sample.rethink, tool=tool)
         if tool is None:
@@ -117,7 +130,7 @@ class AnswerProtocol:
         """The answer with ``boxes`` (original pixels of the image of ``size``).
 
         A form without a think or rethink block leaves that text out. ``tool`` is what a detector
-        says (:func:`reground.protocols.calls.tool_text`); the call for it comes first.
+        says (:meth:`tool_text`); the call for it comes first.
         Raises ``DataError`` for a box without area and for a chain that holds tags of the form.
 
         >>> size = EncodedSize(640, 480, 644, 476)
@@ -132,7 +145,7 @@ class AnswerProtocol:
             case Form.THINK:
                 return _block("think", think) + f"<answer>{answer}</answer>"
             case Form.THINK_RETHINK:
-                call = "\n" if tool is None else f"\n{CALL}{tool}"
+                call = "\n" if tool is None else f"\n{self.profile.call}{tool}"
                 thoughts = _block("think", think) + call + _block("rethink", rethink)
                 return thoughts + f"\n<answer>{answer}</answer>"
 

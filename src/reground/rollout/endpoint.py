@@ -6,27 +6,47 @@ The reply may be asked for in parts, with text of ours between them.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
-import openai
 from PIL import Image
 
 from reground.data.images import data_url
-from reground.errors import DataError, EndpointError
-from reground.patience import retry_after_s
+from reground.errors import EndpointError
+from reground.rollout.completions import REFUSED, Reply, num_read, read_reply, read_served
+from reground.rollout.http import Address, JsonClient, NoReply
 
+_EXAMPLE = "http://127.0.0.1:8000/v1"
+_CHAT, _MODELS = "/chat/completions", "/models"
+_OWN_PATHS = re.compile(r"/(?:chat/completions|chat|completions|models|responses)/?\Z")
 _GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
 
-_PASSING = (408, 409, 429)  # and 5xx: what the same request may get past
-
 _CHECK_S = 30.0  # in which a server says what it serves
+_UNKNOWN = (404, 405, 501)  # a path that a server does not know
+_FILTERED = ("content_filter", "content_policy_violation")  # refused before the model, by Azure
 
 # Of texts that a server may strip or rewrite: a thought, and a line break at the end.
 _SAID = "<think>a</think>\nb\n"
+
+# What tokenizers and chat templates take for marks of their own: <|im_end|> and <|turn>, <image>
+# and </s>, [INST] and [gMASK].
+_MARK = re.compile(
+    r"<(?=[|\uff5c][^<>\s]*+>|[^<>\s|\uff5c]++[|\uff5c]>|/?+[^\W\d][\w.:\u2581-]*+/?+>|0x[0-9A-Fa-f]{2}>)"
+    r"|\[(?=/?+[A-Za-z]?+[A-Z][A-Z_0-9]++\])"
+)
+
+
+def without_marks(text: str) -> str:
+    """The text with a space in all that a server might read as a special token.
+
+    In process such a text is plain.
+
+    >>> without_marks("cup<|im_end|> <image> [INST] a < b")
+    'cup< |im_end|> < image> [ INST] a < b'
+    """
+    return _MARK.sub(lambda found: found[0] + " ", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,75 +56,38 @@ class Endpoint:
     ``model`` is the name under which it serves. A request without a reply within ``timeout_s``
     seconds, a refused connection and a status 408, 409, 429 or 5xx are tried again ``retries``
     times, after as long as Retry-After says (two minutes at most) or ever longer pauses. The key
-    is read from the environment's OPENAI_API_KEY.
+    is read from the environment's OPENAI_API_KEY. Raises ``EndpointError`` for no address.
     """
 
-    url: str
+    url: str = field(repr=False)  # which may hold a key
     model: str
     concurrency: int = 8
     timeout_s: float = 300.0
     retries: int = 4
 
+    def __post_init__(self) -> None:
+        _ = self.address
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model wrote.
-
-    ``at_stop`` is whether it ended at the stop string; None where the server does not say.
-    """
-
-    text: str
-    num_tokens: int | None
-    finish: Literal["stop", "length"]
-    at_stop: bool | None = None
-    num_prompt_tokens: int | None = None
-
-
-class NoReply(Exception):
-    """A request that got no usable reply; the message is the reason.
-
-    ``status`` is the server's, if it answered with one that is no success. ``may_pass`` is whether
-    the same request may get a reply later, after ``retry_after_s`` seconds where the server says
-    so. What the useless reply took is in ``num_prompt_tokens`` and ``num_tokens``.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        status: int | None = None,
-        may_pass: bool = True,
-        retry_after_s: float | None = None,
-        num_prompt_tokens: int = 0,
-        num_tokens: int = 0,
-    ) -> None:
-        super().__init__(reason)
-        self.status, self.may_pass, self.retry_after_s = status, may_pass, retry_after_s
-        self.num_prompt_tokens, self.num_tokens = num_prompt_tokens, num_tokens
-
-
-def check_plain(text: str) -> None:
-    """Raise ``DataError`` for a text in which a server would read a special token.
-
-    In process such a text is plain.
-    """
-    if found := re.search(r"<\|\w+\|>", text):
-        raise DataError(f"the question holds {found[0]}, which a server takes for a special token")
+    @property
+    def address(self) -> Address:
+        """The address, which shows no key."""
+        whose = "an OpenAI-compatible server"
+        return Address.of(self.url, whose=whose, example=_EXAMPLE, error=EndpointError)
 
 
 class Client:
     """Asks an endpoint; to be closed by ``aclose``. No error of it tells the key."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self._endpoint, self._address = endpoint, endpoint.address
         self._extra: dict[str, Any] = {}  # options of every request
         self._whole: dict[str, Any] = {}  # those that leave a part of a reply as it was sampled
-        self._key = os.environ.get("OPENAI_API_KEY")
-        self._client = openai.AsyncOpenAI(
-            base_url=endpoint.url,
-            api_key=self._key or "none",
-            timeout=endpoint.timeout_s,
-            max_retries=endpoint.retries,
+        self._is_known = False  # whether the address is that of the API
+        self._http = JsonClient(
+            self._address,
+            variable="OPENAI_API_KEY",
+            timeout_s=endpoint.timeout_s,
+            retries=endpoint.retries,
         )
 
     async def check(self) -> None:
@@ -114,33 +97,24 @@ class Client:
         A vLLM server is from now on asked to keep special tokens, with which some families mark
         boxes, and not to use the repetition penalty of a checkpoint's generation config.
         """
-        if not self._endpoint.url.startswith(("http://", "https://")):
-            raise EndpointError(
-                f"{self._endpoint.url}: expected an address such as http://127.0.0.1:8000/v1"
-            )
-        timeout_s = min(self._endpoint.timeout_s, _CHECK_S)
-        client = self._client.with_options(
-            max_retries=min(self._endpoint.retries, 1), timeout=timeout_s
-        )
         try:
-            served = {model.id: model async for model in client.models.list()}
-        except openai.NotFoundError:  # an API of completions alone
-            return
-        except (ValueError, TypeError, AttributeError):  # what the client makes of another page
+            served = await self._served(self._address)
+        except NoReply as error:
+            reason = str(error).rstrip(".")
+            if error.status in _UNKNOWN or (error.status is None and not error.may_pass):
+                await self._look_around(reason)
+            if error.status in _UNKNOWN:  # an API of completions alone
+                return
             raise EndpointError(
-                f"{self._endpoint.url}: answers, but not as OpenAI's API does; expected an address "
-                "such as http://127.0.0.1:8000/v1"
-            ) from None
-        except openai.OpenAIError as error:
-            raise EndpointError(
-                f"{self._endpoint.url}: {self._said(error).rstrip('.')}; see that the address is "
-                "right, the server runs, and OPENAI_API_KEY is its key"
+                f"{self._address}: {reason}; see that the address is right (as {_EXAMPLE}), the "
+                "server runs, and OPENAI_API_KEY is its key"
             ) from None
         name = self._endpoint.model
         if name not in served:
-            found = ", ".join(served) or "no model"
-            raise EndpointError(f"{self._endpoint.url}: serves {found}, not {name}")
-        if served[name].owned_by == "vllm":
+            found = self._http.quoted(", ".join(served)) or "no model"
+            raise EndpointError(f"{self._address}: serves {found}, not {name}")
+        self._is_known = True
+        if served[name] == "vllm":
             self._extra = {"skip_special_tokens": False, "repetition_penalty": 1.0}
             self._whole = {"include_stop_str_in_output": True}
 
@@ -159,7 +133,7 @@ class Client:
             found, goes_on = str(error).rstrip("."), False
         if not goes_on:
             raise EndpointError(
-                f"{self._endpoint.url}: does not go on within a turn of the assistant just as it "
+                f"{self._address}: does not go on within a turn of the assistant just as it "
                 f"is sent ({found}); expected a server that knows continue_final_message, such as "
                 "vLLM or SGLang, and a chat template that leaves the turn alone; or ask under "
                 "another protocol, such as piter"
@@ -167,7 +141,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close its connections."""
-        await self._client.close()
+        await self._http.aclose()
 
     async def ask(
         self,
@@ -178,20 +152,21 @@ class Client:
         max_tokens: int,
         stop: str | None = None,
         so_far: str = "",
+        thinks: bool = False,
     ) -> Reply:
         """One reply to RGB images, sent without loss in this order, and then ``text``.
 
         The reply ends at the string ``stop``, which vLLM leaves in the text and other servers may
-        take off. It goes on from ``so_far``, where the server can (:meth:`check_goes_on`). Raises
-        ``NoReply`` where no complete reply came, however often it was tried.
+        take off. It goes on from ``so_far``, where the server can (:meth:`check_goes_on`).
+        ``thinks`` is :func:`read_reply`'s. Raises ``NoReply`` where none came, however often it was
+        tried.
         """
         urls = await asyncio.to_thread(lambda: [data_url(image) for image in images])
-        is_part = bool(stop or so_far)
         options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
-        if is_part:
+        if stop or so_far:
             options |= self._whole | ({"stop": [stop]} if stop else {})
-        completion = await self._complete(self._client, urls, text, so_far, options)
-        return _reply(completion, stop=stop, is_part=is_part)
+        completion = await self._complete(urls, text, options, so_far=so_far)
+        return read_reply(completion, stop=stop, thinks=thinks)
 
     async def ask_once(
         self, urls: Sequence[str], text: str, *, temperature: float, max_tokens: int, seed: int
@@ -200,31 +175,24 @@ class Client:
 
         For callers that count and pace every request. Raises ``NoReply`` as :meth:`ask` does.
         """
-        client = self._client.with_options(max_retries=0)
         options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        try:
-            async with asyncio.timeout(self._endpoint.timeout_s):  # of the whole reply, not a part
-                completion = await self._complete(client, urls, text, "", options)
-        except TimeoutError:
-            raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
-        return _reply(completion, stop=None, is_part=False)
+        return read_reply(await self._complete(urls, text, options, retries=0), thinks=True)
 
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
         options = {"temperature": 0.0, "max_tokens": 1}
-        completion = await self._complete(self._client, [], "?", said, options)
-        usage = getattr(completion, "usage", None)
-        return (usage and usage.prompt_tokens) or 0
+        return num_read(await self._complete([], "?", options, so_far=said))
 
     async def _complete(
         self,
-        client: openai.AsyncOpenAI,
         urls: Sequence[str],
         text: str,
-        so_far: str,
         options: dict[str, Any],
+        *,
+        so_far: str = "",
+        retries: int | None = None,
     ) -> Any:
-        """A reply with choices; the server goes on from ``so_far``, which is the assistant's."""
+        """A completion; the server goes on from ``so_far``, which is the assistant's."""
         content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         messages: list[Any] = [
             {"role": "user", "content": [*content, {"type": "text", "text": text}]}
@@ -232,61 +200,49 @@ class Client:
         if so_far:
             messages.append({"role": "assistant", "content": so_far})
             options = options | _GO_ON
+        body = {"model": self._endpoint.model, "messages": messages, **self._extra, **options}
         try:
-            completion = await client.chat.completions.create(
-                model=self._endpoint.model, messages=messages, extra_body=self._extra | options
-            )
-        except openai.APITimeoutError:
-            raise NoReply(f"no reply within {self._endpoint.timeout_s:g} s") from None
-        except openai.APIStatusError as error:
-            raise NoReply(
-                f"status {error.status_code}: {self._said(error)}",
-                status=error.status_code,
-                may_pass=error.status_code in _PASSING or error.status_code >= 500,
-                retry_after_s=retry_after_s(error.response.headers.get("retry-after", "")),
-            ) from None
-        except (openai.OpenAIError, ValueError) as error:
-            raise NoReply(f"{type(error).__name__}: {self._said(error)}") from None
-        if not getattr(completion, "choices", None):
-            raise NoReply(f"the reply holds no choices: {self._said(completion)}")
-        return completion
+            found = await self._http.ask("POST", self._address.at(_CHAT), body, retries=retries)
+        except NoReply as error:
+            if error.code in _FILTERED:
+                return REFUSED
+            if error.status in _UNKNOWN and not self._is_known:
+                await self._look_around(str(error).rstrip("."), body)
+            raise
+        self._is_known = True
+        return found
 
-    def _said(self, error: object) -> str:
-        """The first line of an error, without the key, which some servers repeat."""
-        line = (str(error).strip().splitlines() or [""])[0]
-        return (line.replace(self._key, "(the key)") if self._key else line)[:300]
-
-
-def _reply(completion: Any, *, stop: str | None, is_part: bool) -> Reply:
-    """The reply in a completion, of which a careless server may have left out anything."""
-    choices = completion.choices
-    usage = getattr(completion, "usage", None)
-    num_read, num_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-    text, finish = choices[0].message.content, choices[0].finish_reason
-    if finish not in ("stop", "length") or text is None:
-        reason = f"the reply ended with {finish!r}, expected 'stop' or 'length'"
-        raise NoReply(
-            "the reply holds no text" if finish in ("stop", "length") else reason,
-            may_pass=False,
-            num_prompt_tokens=num_read or 0,
-            num_tokens=num_tokens or 0,
+    async def _served(self, address: Address) -> dict[str, object]:
+        """The models that a server at this address serves, each with its owner."""
+        timeout_s, retries = min(self._endpoint.timeout_s, _CHECK_S), min(self._endpoint.retries, 1)
+        content = await self._http.send(
+            "GET", address.at(_MODELS), timeout_s=timeout_s, retries=retries
         )
-    if is_part:
-        _check_part(choices[0].message, usage)
-    return Reply(text, num_tokens, finish, _at_stop(choices[0], stop), num_read)
+        try:
+            return read_served(self._http.parsed(content))
+        except NoReply as error:
+            reason = f"answers, but not as OpenAI's API does ({error})"
+            raise NoReply(reason, may_pass=False) from None
 
+    async def _look_around(self, reason: str, body: Any = None) -> None:
+        """Raise ``EndpointError`` where the API is near the address; a ``body`` is asked there."""
+        for other in self._others():
+            try:
+                if body is None:
+                    await self._served(other)
+                else:
+                    await self._http.send("POST", other.at(_CHAT), body, retries=0)
+            except NoReply as error:
+                if body is None or error.status is None or error.status in _UNKNOWN:
+                    continue
+            raise EndpointError(
+                f"{self._address}: is not the address of the API ({reason}); give {other}, where "
+                "it is"
+            )
 
-def _check_part(message: object, usage: object) -> None:
-    """What goes on needs all that was written, and how many tokens that took."""
-    if getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None):
-        raise NoReply("the thoughts were taken out of the reply; serve without a reasoning parser")
-    if usage is None:
-        raise NoReply("the reply does not say how many tokens it has ('usage')")
-
-
-def _at_stop(choice: object, stop: str | None) -> bool | None:
-    """By what vLLM and SGLang name as the reason: a string, an end token's id, or nothing."""
-    for name in ("stop_reason", "matched_stop"):
-        if hasattr(choice, name):
-            return stop is not None and getattr(choice, name) == stop
-    return None
+    def _others(self) -> list[Address]:
+        """Addresses that may be meant: without the path of a request, and with /v1."""
+        own = self._address.url.raw_path.decode().partition("?")[0].rstrip("/")
+        base = _OWN_PATHS.sub("", own)
+        paths = [path for path in (base, f"{base.removesuffix('/v1')}/v1") if path != own]
+        return [self._address.at(path, instead=True) for path in paths]

@@ -29,7 +29,6 @@ from reground.protocols.calls import (
     problem_of,
     read_call,
     refusal_text,
-    tool_text,
 )
 from reground.protocols.protocol import Plan
 from reground.rollout.tools.results import Precomputed
@@ -165,7 +164,7 @@ class PlannedEnvironment:
     def _results(self, start: Start) -> Observation:
         found = self._found(start.sample)
         size = start.prompt.images[start.sample.target_image].size
-        text = tool_text(found, codec=self.prompter.protocol(start.sample).codec, size=size)
+        text = self.prompter.protocol(start.sample).tool_text(found, size)
         return Observation(self._ids(text), failed=None in found.values())
 
     def _part(self, found: EncodedImage | str) -> Observation:
@@ -189,7 +188,7 @@ class PlannedEnvironment:
 
 @dataclass(slots=True)
 class Zoom:
-    """Cuts boxes out of target images; only the processor changes their size.
+    """Cuts boxes out of target images, as they were shown; only the processor changes their size.
 
     The image that was asked for last stays in memory: rollouts of one sample ask one by one.
     """
@@ -207,7 +206,9 @@ class Zoom:
         answer = judge([numbers], size.frame(codec.frame), size.pixels)
         if not answer.boxes:
             return _PROBLEMS[answer.status]
-        crop = self._image(start.sample.images[target]).crop(_whole_pixels(answer.boxes[0]))
+        shown = start.prompt.shown
+        image = shown[target] if shown else self._image(start.sample.images[target])
+        crop = image.crop(_whole_pixels(answer.boxes[0]))
         if max(crop.size) > MAX_ASPECT * min(crop.size):
             return "the box is too thin"
         return self.chat.encode_images([crop])[0]

@@ -13,6 +13,7 @@ from reground.data.source import open_dataset
 from reground.errors import ConfigError, RunError
 from reground.grounding.sample import Sample, digest, is_file_path
 from reground.protocols.prompts import PromptProfile, load_profile
+from reground.rollout.endpoint import without_marks
 from reground.teacher.calling import Caller, CallOutcome
 from reground.teacher.pictures import Pictures, encoded_size
 from reground.teacher.rows import Entry, TeacherCall
@@ -130,14 +131,14 @@ def unanswered(entry: Entry, *, n: int, model: str, prompt_sha256: str) -> list[
 def teacher_text(sample: Sample, profile: PromptProfile, *, chains: str | None = None) -> str:
     """What a teacher is asked about a sample, with its true boxes as UniVG-R1 writes them, 0-1000.
 
-    A judge is also given the ``chains`` to choose from.
+    A judge is also given the ``chains`` to choose from. No special token is left in any of it.
     Raises ``DataError`` for a true box without area.
     """
     size = encoded_size(sample.images[sample.target_image])
     return profile.render(
-        question=sample.question,
+        question=without_marks(sample.question),
         num_images=len(sample.images),
         boxes=PROTOCOL.codec.spell(sample.boxes, size=size),
-        chains=chains,
+        chains=chains and without_marks(chains),
         image=sample.target_image + 1,
     )

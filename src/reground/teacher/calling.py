@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from reground.errors import DataError, EndpointError
-from reground.patience import Patience
-from reground.rollout.endpoint import NoReply
-from reground.teacher.limits import Budget, Pace, pause_s
+from reground.patience import Patience, pause_s
+from reground.rollout.http import NoReply
+from reground.teacher.limits import Budget, Pace
 from reground.teacher.rows import Stage, TeacherCall
 from reground.teacher.settings import Teacher
 from reground.teacher.store import Store

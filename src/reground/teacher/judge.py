@@ -215,6 +215,8 @@ def vote(text: str, num_chains: int) -> int | None:
     (1, 2, None)
     """
     text = text.rpartition("</think>")[2]
+    if "<think>" in text:  # cut off as it thought
+        return None
     found = _LETTER.fullmatch(text.strip()) or _NAMED.search(text[-_TAIL:])
     if found is None:
         return None

@@ -1,14 +1,10 @@
-"""How fast requests are sent, how long a refused one waits, and when the money is spent."""
+"""How fast requests are sent, and when the money is spent."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
-
-LONGEST_WAIT_S = 120.0  # however long a server asks to wait
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
 
 
 class Pace:
@@ -66,15 +62,3 @@ class Budget:
         self._calls += not is_answered
         self._money += reserved - paid
         self._settled.set()
-
-
-def pause_s(attempt: int, retry_after_s: float | None, *, draw: random.Random) -> float:
-    """Seconds to wait after the refused ``attempt``, counted from 0.
-
-    As long as Retry-After says, up to two minutes, and a little longer; otherwise twice as long
-    each time, up to a minute, of which chance takes off up to a half: many that were refused
-    together do not come back together.
-    """
-    if retry_after_s is not None:
-        return min(retry_after_s, LONGEST_WAIT_S) * draw.uniform(1.0, 1.1)
-    return min(_FIRST_PAUSE_S * 2.0 ** min(attempt, 30), _LONGEST_PAUSE_S) * draw.uniform(0.5, 1.0)

@@ -11,7 +11,9 @@ from functools import partial
 from reground.errors import ConfigError, EndpointError
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
-from reground.rollout.endpoint import Client, Endpoint, NoReply, Reply, check_plain
+from reground.rollout.completions import Reply
+from reground.rollout.endpoint import Client, Endpoint
+from reground.rollout.http import NoReply
 from reground.teacher import embedded
 from reground.teacher.pictures import Pictures
 from reground.teacher.settings import Teacher
@@ -98,7 +100,6 @@ async def _from_server(
     text: str,
 ) -> TeacherReply:
     """From the server; images that it finds too large are halved for the next try."""
-    check_plain(text)
     sent = await request.pictures.sent()
     begin = time.monotonic()
     try:
@@ -108,8 +109,9 @@ async def _from_server(
     except NoReply as error:
         if advice := _ADVICE.get(error.status or 0):
             raise EndpointError(
-                f"{endpoint.url}: {str(error).rstrip('.')}; {advice.format(model=endpoint.model)}, "
-                "then run the same command again: answers so far are kept"
+                f"{endpoint.address}: {str(error).rstrip('.')}; "
+                f"{advice.format(model=endpoint.model)}, then run the same command again: answers "
+                "so far are kept"
             ) from None
         if error.status == _TOO_LARGE and request.pictures.halve(sent):
             raise NoReply(str(error), status=_TOO_LARGE, retry_after_s=0.0) from None

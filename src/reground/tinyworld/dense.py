@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from reground.config import config, of
@@ -124,12 +125,16 @@ class Dense:
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Images of the items with the targets of their tokens."""
-        drawn = [self._draws.samples(item) for item in items]
-        views = [(rows, place) for rows in drawn for place in range(len(rows[0].images))]
-        images = self._chat.encode_images([load(rows[0].images[place]) for rows, place in views])
+        drawn = [self._draws.usable(item, self._loaded) for item in items]
+        views = [(rows, place) for rows, images in drawn for place in range(len(images))]
+        images = self._chat.encode_images([image for _, images in drawn for image in images])
         parts = [self._targets(*view, image) for view, image in zip(views, images, strict=True)]
         names, boxes, weights = (torch.cat(part) for part in zip(*parts, strict=True))
         return StepBatch([DenseBatch(images, names, boxes, weights)], float(len(names)))
+
+    @staticmethod
+    def _loaded(rows: list[Sample]) -> tuple[list[Sample], list[Image.Image]]:
+        return rows, [load(image) for image in rows[0].images]
 
     def loss(self, module: nn.Module, micro: DenseBatch, normaliser: float, tally: Tally) -> Tensor:
         """Cross-entropies and L1, summed over tokens, over the global number of tokens."""

@@ -6,14 +6,24 @@ the same samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from reground.data.schemes import is_endless
 from reground.data.source import open_dataset
+from reground.errors import DataError, TrainingError
 from reground.grounding.sample import ImageRef, Sample
 from reground.training.settings import Phase
+
+T = TypeVar("T")
+
+MOST_IN_A_ROW = 10  # rows that are tried in the place of one that cannot be used
+MOST_LEFT_OUT = 0.05  # of all rows, before a run stops
+
+_LOG = logging.getLogger(__name__)
 
 
 class Draws:
@@ -29,6 +39,7 @@ class Draws:
         specs = dict.fromkeys(spec for phase in phases for spec in phase.mix)
         self._sources = {spec: open_dataset(spec, seed=seed) for spec in specs}
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
+        self.left_out: dict[str, str] = {}
         self._rows = {
             spec: _rows_by_images(source)
             for spec, source in self._sources.items()
@@ -49,8 +60,38 @@ class Draws:
         yield from self.rows()
         yield from (source[0] for spec, source in self._sources.items() if spec not in self._rows)
 
-    def samples(self, item: int, limit: int | None = None) -> list[Sample]:
-        """Item ``item`` and the other rows of its file about the same images, at most ``limit``."""
+    def usable(self, item: int, ask: Callable[[list[Sample]], T], limit: int | None = None) -> T:
+        """What ``ask`` makes of :meth:`samples`, or of the next row where it raises ``DataError``.
+
+        A photo that cannot be decoded, or a prompt that is too long, is left out and named; the
+        same rows take their place in every run. Raises the error where that helps nothing, and
+        ``TrainingError`` where too many rows are left out.
+        """
+        for shift in range(MOST_IN_A_ROW):
+            samples = self.samples(item, limit, shift)
+            try:
+                return ask(samples)
+            except DataError as error:
+                problem = error
+                self._leave_out(samples[0], error)
+        raise problem
+
+    def _leave_out(self, sample: Sample, error: DataError) -> None:
+        if sample.id not in self.left_out:
+            self.left_out[sample.id] = str(error)
+            _LOG.warning("row %r is left out, the %dth: %s", sample.id, len(self.left_out), error)
+        rows = sum(len(self._sources[spec]) for spec in self._rows)
+        if len(self.left_out) > max(MOST_IN_A_ROW, MOST_LEFT_OUT * rows):
+            raise TrainingError(
+                f"{len(self.left_out)} of {rows} rows cannot be used, the last: {error}; run "
+                "`reground data validate` on the data, and train on what it calls good"
+            )
+
+    def samples(self, item: int, limit: int | None = None, shift: int = 0) -> list[Sample]:
+        """Item ``item`` and the other rows of its file about the same images, at most ``limit``.
+
+        With ``shift`` another row of the same file, so many after those of the whole run.
+        """
         share = item / self._total
         mix = next(each.mix for each in self._phases if share < each.until or each.until == 1.0)
         weights = np.array(list(mix.values()), dtype=np.float64)
@@ -60,7 +101,7 @@ class Draws:
         source = self._sources[spec]
         if spec not in self._rows:
             return [source[item]]
-        row = self._shuffled(spec, item)
+        row = self._shuffled(spec, item + shift * self._total)
         others = [other for other in self._rows[spec][source[row].images] if other != row]
         chosen = [row, *generator.permutation(others).tolist()]
         return [source[index] for index in chosen[:limit]]
@@ -69,11 +110,12 @@ class Draws:
         """The row of a file that item ``item`` is: each file has an order of its own."""
         size, number = len(self._sources[spec]), list(self._rows).index(spec)
         epoch, place = divmod(item, size)
-        if self._orders.get(spec, (None,))[0] != epoch:
+        known = self._orders.get(spec)
+        if known is None or known[0] != epoch:
             key = [self._seed ^ size ^ number << 32, epoch]
             generator = np.random.Generator(np.random.Philox(key=key))
-            self._orders[spec] = (epoch, generator.permutation(size))
-        return int(self._orders[spec][1][place])
+            known = self._orders[spec] = (epoch, generator.permutation(size))
+        return int(known[1][place])
 
 
 def _rows_by_images(source: Sequence[Sample]) -> dict[tuple[ImageRef, ...], list[int]]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from reground.errors import TrainingError
+from reground.grounding.sample import Sample
 from reground.model.parts import has_adapters, reference_copy, without_adapters
-from reground.model.prompting import Prompter
+from reground.model.prompting import Prompter, side_by_side
 from reground.model.runtime import runtime_of
 from reground.rollout.environment import PlannedEnvironment, Start
 from reground.rollout.episode import Trajectory, roll_out
@@ -147,12 +148,10 @@ class Reinforcement:
 
     def rolled(self, items: Sequence[int]) -> list[ScoredGroup]:
         """The items' prompts with their scored trajectories, by the weights of now."""
-        samples = [self._draws.sample(item) for item in items]
-        prompts = self._prompter.each(samples)
         rolled = roll_out(
             self._policy,
             self._environment,
-            [Start(sample, prompt) for sample, prompt in zip(samples, prompts, strict=True)],
+            side_by_side(lambda item: self._draws.usable(item, self._start, 1), items),
             n=self._settings.group_size,
             sampling=Sampling(
                 temperature=self._settings.temperature, max_tokens=self._settings.max_tokens
@@ -160,6 +159,9 @@ class Reinforcement:
             keys=[self._config.seed * 2**32 + item for item in items],
         )
         return [self._scored(item, group) for item, group in zip(items, rolled, strict=True)]
+
+    def _start(self, samples: Sequence[Sample]) -> Start:
+        return Start(samples[0], self._prompter.prompt(samples[0]))
 
     def _scored(self, item: int, group: Sequence[Trajectory]) -> ScoredGroup:
         protocol = self._prompter.protocol(group[0].sample)

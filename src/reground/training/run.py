@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from reground.config import differing_keys, dump
-from reground.errors import ConfigError
+from reground.data.images import unreadable
+from reground.errors import ConfigError, DataError
 from reground.grounding.codecs import PixelLimits
 from reground.grounding.sample import Sample, digest
 from reground.io import append_jsonl, write_json
@@ -138,6 +139,7 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     held_out = validation_samples(config.validation) if config.validation else ()
     rows = [*draws.known(), *held_out]
+    _check_photos(rows)
     tools = _tools(protocols, rows, config)
     torch.manual_seed(config.seed)  # adapters start from random weights
     sharded = config.sharding == "full" and ranks > 1
@@ -159,6 +161,17 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
         for module in {method.module, method.reference or method.module}:
             shard(module, checkpoint.model, from_first=not _samples(config))
     return Assembled(checkpoint, draws, held_out, rows, prompter, environment, policy, method)
+
+
+def _check_photos(rows: Sequence[Sample]) -> None:
+    """Raise ``DataError`` where photos are missing or no photos: now, and not at their turn."""
+    images = dict.fromkeys(image for row in rows for image in row.images)
+    if problems := unreadable(images):
+        raise DataError(
+            f"{len(problems)} of {len(images)} photos cannot be used: {'; '.join(problems[:3])}"
+            f"{'; ...' if len(problems) > 3 else ''}. `reground data validate FILE --out CLEAN` "
+            "leaves their rows out"
+        )
 
 
 def _unspread(config: TrainConfig, runtime: Runtime) -> Runtime:

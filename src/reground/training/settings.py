@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from reground.config import Count, NotNegative, Positive, Share, config
-from reground.errors import did_you_mean
+from reground.errors import ConfigError, did_you_mean
 from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
 from reground.model.parts import Training
 from reground.plugins import installed
+from reground.rollout.http import shown
 from reground.training.algorithms import AlgorithmSettings
 from reground.training.algorithms.clipped import Grpo
 from reground.training.rewards import Format, Iou, RefinementFormat, RefinementTerm, RewardSettings
@@ -138,6 +139,9 @@ class VllmServer:
     url: str
     timeout_s: Positive = 600.0
 
+    def __post_init__(self) -> None:
+        _check_no_key("url", self.url)
+
 
 @config
 class EngineSettings:
@@ -174,6 +178,19 @@ class Tools:
     max_calls: Count = 1
     timeout_s: Positive = 60.0
     cache: str | None = None
+
+    def __post_init__(self) -> None:
+        for spec in self.specs:
+            _check_no_key("specs", spec)
+
+
+def _check_no_key(name: str, address: str) -> None:
+    """Of an address over HTTP: the run's config.yaml would keep it."""
+    if shown(address) != address:
+        raise ConfigError(  # no ValueError, whose message would quote the setting
+            f"{name}: {shown(address)} holds what may be a key, and config.yaml would keep it; put "
+            "a key of a detector into the environment variable REGROUND_TOOL_KEY"
+        )
 
 
 @config
@@ -222,7 +239,7 @@ class TrainConfig:
     protocol: ProtocolName | None = None
     prompt: str | Mapping[ProtocolName, str] | None = None
     data: tuple[Phase, ...]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     steps: Count = 100
     batch_size: Count = 16
     micro_batch_tokens: Count = 16_384
@@ -259,7 +276,7 @@ class TrainConfig:
         self._check_rewards()
         PixelLimits(self.min_pixels, self.max_pixels)
         ends = [phase.until for phase in self.data]
-        if not ends or ends != sorted(ends) or ends[-1] != 1.0:
+        if not ends or ends != sorted({*ends}) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")
 
     def _check_rewards(self) -> None:

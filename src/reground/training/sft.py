@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from reground.grounding.codecs import Form
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.prompting import Prompter
@@ -18,6 +20,7 @@ from reground.training.packing import MicroBatch, TrainGroup, TrainSequence, mic
 from reground.training.settings import Supervised, TrainConfig
 from reground.training.tally import Tally
 
+_LOG = logging.getLogger(__name__)
 _DIGIT = re.compile(r"\s*\d\Z")
 
 
@@ -35,11 +38,12 @@ class Sft:
             prompter.checkpoint.model, temperature=1.0, banned_ids=self._chat.banned_ids
         )
         self._is_digit = digit_table(self._chat.tokenizer)
+        self._has_warned = False
 
     def batch(self, step: int, items: Sequence[int]) -> StepBatch:
         """Prompts and gold answers of the items."""
         limit = self._config.sft.questions_per_image
-        groups = [self._group(self._draws.samples(item, limit)) for item in items]
+        groups = [self._draws.usable(item, self._group, limit) for item in items]
         micros = micro_batches(groups, self._prompter.checkpoint, self._config)
         total = sum(sum(own.weights) for group in groups for own in group.sequences)
         return StepBatch(micros, total)
@@ -62,6 +66,7 @@ class Sft:
 
     def _gold(self, sample: Sample, prompt: Prompt, start: int) -> TrainSequence:
         """The prompt from ``start`` on and the gold answer; only our own words have weights."""
+        self._warn_of_empty_thoughts(sample)
         ids = list(prompt.ids[start:])
         weights = [0.0] * len(ids)
         for piece in self._prompter.gold(sample, prompt):
@@ -73,6 +78,18 @@ class Sft:
                 weights += [0.0] * len(own)
             ids += own
         return TrainSequence((*ids, self._chat.end_id), (*weights, 1.0), name=sample.id)
+
+    def _warn_of_empty_thoughts(self, sample: Sample) -> None:
+        protocol = self._prompter.protocol(sample)
+        if protocol.form is Form.DIRECT or sample.think or self._has_warned:
+            return
+        self._has_warned = True
+        _LOG.warning(
+            "sample %r has no chain, and its protocol %s thinks: such rows teach an empty thought; "
+            "give them a chain (reground teach), or the field protocol: direct",
+            sample.id,
+            protocol.name,
+        )
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert import hub, instructed, labelled, refcoco, several_images
+from reground.data.convert import boxes, chat, hub, instructed, refcoco, several_images
+from reground.data.convert.tally import Tally, Unusable
+from reground.data.soundness import Soundness
 from reground.errors import DataError, did_you_mean
 from reground.grounding.sample import Sample
 
 FORMATS: Mapping[str, Callable[..., Iterator[Sample]]] = {
-    "voc": labelled.voc,
-    "coco": labelled.coco,
+    **{name: partial(boxes.samples, name) for name in boxes.READERS},
+    "chat": chat.chat,
+    "ms_swift": chat.ms_swift,
     "refcoco": refcoco.convert,
     "mig_bench": several_images.mig_bench,
     "mgrounding": several_images.mgrounding,
@@ -25,20 +29,32 @@ FORMATS: Mapping[str, Callable[..., Iterator[Sample]]] = {
     "hub": hub.convert,
 }
 
+# Evaluation sets keep their rows as published, so that n is everybody's; `validate` names flaws.
+AS_PUBLISHED = frozenset(
+    {"refcoco", "mig_bench", "reason_seg", "extracted", "video", "vg_refiner", "hub"}
+)
+
 
 def options_of(name: str) -> list[str]:
     """The options that the format ``name`` reads; raises ``DataError`` for an unknown format."""
     if name not in FORMATS:
         raise DataError(f"unknown format {name!r}; {did_you_mean(name, FORMATS)}")
-    return list(inspect.signature(FORMATS[name]).parameters)[1:]
+    shared = list(inspect.signature(FORMATS[name]).parameters)[2:]
+    if reader := boxes.READERS.get(name):
+        shared[-1:] = list(inspect.signature(reader).parameters)[2:]  # in the place of **own
+    return shared
 
 
-def convert(name: str, source: Path, **options: Any) -> Iterator[Sample]:
+def convert(
+    name: str, source: Path, *, tally: Tally | None = None, **options: Any
+) -> Iterator[Sample]:
     """Samples of ``source`` by the converter ``name``, one after another.
 
     The options are those of `reground data convert`; None and False say that one is not given.
-    Raises ``DataError`` for an unknown format, for an option that this format does not read, for
-    the first row that cannot be converted, and where there is nothing to convert.
+    ``tally`` counts, and holds what was set aside; without one the first row that cannot be
+    converted is raised. No sample but an evaluation set's is one that `reground data validate` sets
+    aside, but for images that may be missing. Raises ``DataError`` for an unknown format, for an
+    option that this format does not read, and where there is nothing to convert.
     """
     known = options_of(name)
     given = {
@@ -47,13 +63,33 @@ def convert(name: str, source: Path, **options: Any) -> Iterator[Sample]:
     if unread := [key for key in given if key not in known]:
         flags = [f"--{key.replace('_', '-')}" for key in (unread[0], *known)]
         raise DataError(f"{flags[0]} means nothing to {name}; it reads {', '.join(flags[1:])}")
-    return _some(FORMATS[name](source, **given), source)
+    tally = tally or Tally(strict=True)
+    samples = FORMATS[name](source, tally, **given)
+    if name not in AS_PUBLISHED:
+        samples = _sound(samples, source, tally, may_lack=bool(given.get("allow_missing_images")))
+    return _some(samples, source, tally)
 
 
-def _some(samples: Iterator[Sample], source: Path) -> Iterator[Sample]:
+def _sound(
+    samples: Iterator[Sample], source: Path, tally: Tally, *, may_lack: bool
+) -> Iterator[Sample]:
+    """The samples that the validator passes."""
+    soundness = Soundness(may_lack=may_lack)
+    for sample in samples:
+        with tally.row(source, sample.id):
+            for problem in soundness.problems(sample):
+                raise Unusable(problem.reason, problem.detail)
+            yield soundness.finished(sample)
+
+
+def _some(samples: Iterator[Sample], source: Path, tally: Tally) -> Iterator[Sample]:
     empty = True
     for sample in samples:
         empty = False
         yield sample
-    if empty:
-        raise DataError(f"{source}: gave no sample; check the source, the split and the questions")
+    if empty and not tally.aside:
+        why = "; ".join(f"{len(places)} {kind}" for kind, places in tally.notes.items())
+        raise DataError(
+            f"{source}: gave no sample{f' ({why})' if why else ''}; check the source, the split "
+            "and the questions"
+        )

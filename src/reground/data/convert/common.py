@@ -1,85 +1,24 @@
-"""What the converters share: finding images, reading files and fields, counting what is left."""
+"""What the converters share: reading files and fields."""
 
 from __future__ import annotations
 
-import logging
+import codecs
+import json
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from reground.data.images import ImageSize, size
+from reground.data.convert.tally import Tally, Unusable
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.sample import ImageRef
-from reground.io import at, parse_json, read_jsonl
+from reground.grounding.sample import Span, SpanKind
+from reground.io import at, parse_json
 
-NOMINAL = ImageSize(1000, 1000)
-
-_LOG = logging.getLogger(__name__)
-_MARKUP = re.compile(r"<image>|<\|(?:object_ref|box|quad)_(?:start|end)\|>")
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """The images folder that a dataset's rows name files in.
-
-    With ``allow_missing`` an absent image whose size no annotation records gets the nominal size
-    1000 x 1000: boxes in 0-1000 or 0-1 keep their numbers, so that answers in 0-1000 are scored
-    exactly without the photos. None says that a format cannot do without: its boxes are in pixels,
-    and it records no sizes.
-    """
-
-    root: Path
-    allow_missing: bool | None = None
-    _known: dict[tuple[str, ImageSize | None], ImageRef] = field(default_factory=dict)
-
-    def path(self, name: str) -> Path:
-        """Where the image is expected."""
-        return self.root / name
-
-    def has(self, name: str) -> bool:
-        """Whether the image is on disk; raises ``DataError`` where it must be and is not."""
-        if self.path(name).is_file():
-            return True
-        if self.allow_missing:
-            return False
-        options = "--images names another"
-        if self.allow_missing is not None:
-            options += ", --allow-missing-images keeps rows without their images"
-        raise DataError(
-            f"{self.path(name)}: no such image; images are looked for in {self.root} "
-            f"(reground data convert: {options})"
-        )
-
-    def tail(self, path: str) -> str:
-        """The longest end of ``path`` that is an image here: some rows hold other machines' paths.
-
-        ``/their/disk/val/a.jpg`` is ``val/a.jpg`` where that exists, else ``a.jpg``; the whole
-        path, for :meth:`ref` to complain about, where neither does.
-        """
-        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-        tails = ["/".join(parts[start:]) for start in range(len(parts))]
-        return next((tail for tail in tails if self.path(tail).is_file()), "/".join(parts))
-
-    def ref(self, name: str, recorded: ImageSize | None = None) -> ImageRef:
-        """The image with its size: as the annotations ``recorded`` it, else as the file has it."""
-        key = (name, recorded)
-        if key not in self._known:
-            present = self.has(name)
-            sides = recorded or (size(self.path(name)) if present else NOMINAL)
-            self._known[key] = ImageRef(str(self.path(name)), sides.width, sides.height)
-        return self._known[key]
-
-    def refs(self, names: Any) -> tuple[ImageRef, ...]:
-        """The images of a row; raises ``DataError`` where ``names`` is no list of paths."""
-        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-            raise DataError(f"images {names!r}; expected a list of at least one path")
-        return tuple(self.ref(name) for name in names)
+_MARKUP = re.compile(r"<image>|<\|(object_ref|box|quad)_(start|end)\|>")
+_KINDS: Mapping[str | None, SpanKind] = {"object_ref": "phrase", "box": "box"}
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -93,10 +32,20 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: {error.strerror}; name the annotations to convert") from None
 
 
+_MARKS = (  # the longer first: UTF-32's mark begins as UTF-16's does
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
 def read_text(path: Path, *encodings: str) -> str:
-    """The text of a file in the first of ``encodings`` in which it is one; UTF-8 goes before."""
+    """The text of a file, by its byte order mark, in UTF-8, or in the first of ``encodings``."""
     content = read_bytes(path)
-    for encoding in ("utf-8", *encodings):
+    marked = next((name for mark, name in _MARKS if content.startswith(mark)), None)
+    for encoding in [marked] if marked else ["utf-8", *encodings]:
         try:
             return content.decode(encoding)
         except UnicodeDecodeError as error:
@@ -105,23 +54,51 @@ def read_text(path: Path, *encodings: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or the list of a JSONL's rows."""
-    if path.suffix == ".jsonl":
-        return list(read_jsonl(path, lambda row: row, expected="annotations to convert"))
+    """The content of a JSON file, or the list of the rows where each line is JSON of its own."""
+    text = read_text(path)
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if len(lines) > 1 and _is_json(lines[0][1]):
+        return [_row_of(path, number, line) for number, line in lines]
     with at(str(path), "name the annotations file"):
-        return parse_json(read_bytes(path))
+        value = parse_json(text.encode())
+    return [value] if path.suffix == ".jsonl" else value
 
 
-def read_rows(path: Path, *fields: str) -> list[dict[str, Any]]:
-    """The rows of a JSON list or JSONL; every row is an object that has ``fields``."""
+def _is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _row_of(path: Path, number: int, line: str) -> Any:
+    with at(f"{path}:{number}", "mend the row"):
+        return parse_json(line.encode())
+
+
+def read_rows(path: Path, tally: Tally, *fields: str) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a JSON list or JSONL that are objects with ``fields``, and their places from 0.
+
+    Others are set aside; where all are, the file is of another form, which is a ``DataError``.
+    """
     rows = read_json(path)
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: holds no rows; expected a list of objects")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or (missing := [name for name in fields if name not in row]):
-            lacks = "is no object" if not isinstance(row, dict) else f"has no {missing[0]!r}"
-            raise DataError(f"{path}: row {number} {lacks}; expected {', '.join(fields)}")
-    return rows
+    good = []
+    for number, row in enumerate(rows):
+        with tally.row(path, f"row {number + 1}"):
+            if lacks := _lacks(row, fields):
+                raise Unusable(f"row that {lacks}", f"expected {', '.join(fields)}")
+            good.append((number, row))
+    if not good:
+        raise DataError(f"{path}: row 1 {_lacks(rows[0], fields)}; expected {', '.join(fields)}")
+    return good
+
+
+def _lacks(row: Any, fields: Sequence[str]) -> str | None:
+    if not isinstance(row, dict):
+        return "is no object"
+    return next((f"has no {name!r}" for name in fields if name not in row), None)
 
 
 # ---- fields ------------------------------------------------------------------------------------
@@ -146,7 +123,35 @@ def plain(text: str) -> str:
     >>> plain("<image>\\n<image>\\nFind <|object_ref_start|>the cat<|object_ref_end|>.")
     'Find the cat.'
     """
-    return " ".join(_MARKUP.sub("", text).split())
+    return marked(text)[0]
+
+
+def marked(text: str) -> tuple[str, tuple[Span, ...]]:
+    """The text that :func:`plain` gives, and what its special tokens mark in it.
+
+    >>> marked("<image>Find  <|object_ref_start|> the cat<|object_ref_end|>.")
+    ('Find the cat.', (Span(start=5, end=12, kind='phrase'),))
+    """
+    out, opened, end = "", None, 0
+    spans: list[Span] = []
+    for mark in _MARKUP.finditer(text):
+        out = _continued(out, text[end : mark.start()])
+        end = mark.end()
+        kind = _KINDS.get(mark[1])
+        if mark[2] == "start" and kind:
+            opened = Span(len(out), len(out), kind)
+        elif opened and mark[2] == "end" and kind == opened.kind:
+            inside = out[opened.start :]
+            start, stop = len(out) - len(inside.lstrip()), len(out.rstrip())
+            spans += [Span(start, stop, kind)] if start < stop else []
+            opened = None
+    return _continued(out, text[end:]).rstrip(), tuple(spans)
+
+
+def _continued(before: str, text: str) -> str:
+    """Both, with single spaces for white space and none at the beginning."""
+    words = " ".join(f"|{text}|".split())[1:-1]
+    return before + (words.lstrip() if not before or before.endswith(" ") else words)
 
 
 def numbers(values: Any) -> tuple[float, float, float, float]:
@@ -156,8 +161,37 @@ def numbers(values: Any) -> tuple[float, float, float, float]:
     except (TypeError, ValueError):
         first = second = third = fourth = math.nan
     if not all(map(math.isfinite, (first, second, third, fourth))):
-        raise DataError(f"box {values!r}; expected a list of four finite numbers")
+        raise Unusable("box without four numbers", f"{values!r}; expected four finite numbers")
     return (first, second, third, fourth)
+
+
+def bounds(points: Iterable[Sequence[Any]]) -> tuple[float, float, float, float]:
+    """Left, upper, right and lower edge of what ``points`` (x, y) surround.
+
+    >>> bounds([(3, 4), (1, 9)])
+    (1.0, 4.0, 3.0, 9.0)
+    """
+    listed = [(float(x), float(y)) for x, y in points]
+    if not listed:
+        raise Unusable("shape without points")
+    xs, ys = zip(*listed, strict=True)
+    return (min(xs), min(ys), max(xs), max(ys))
+
+
+def turned(
+    edges: Sequence[float], degrees: float, centre: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """The upright bounds of a box turned clockwise about ``centre``, all in pixels.
+
+    >>> [round(edge) for edge in turned((200, 100, 500, 200), 90, (200, 100))]
+    [100, 100, 200, 400]
+    """
+    x1, y1, x2, y2 = edges
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = [(x - centre[0], y - centre[1]) for x in (x1, x2) for y in (y1, y2)]
+    return bounds(
+        (centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos) for x, y in corners
+    )
 
 
 def box_in(frame: Frame, values: Any) -> Box:
@@ -172,19 +206,3 @@ def instructions(row: dict[str, Any], name: str) -> list[str]:
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(f"{name} is {value!r}; expected at least one instruction")
     return list(texts)
-
-
-# ---- what no sample is made of -----------------------------------------------------------------
-
-
-@contextmanager
-def left_out(source: Path) -> Iterator[Counter[tuple[str, str]]]:
-    """Counts what ``source`` holds and no sample is made of, by (what, kind); at the end it warns.
-
-    A warning reads "left out answers without a box: 3 of caption, 1 of chat".
-    """
-    counts: Counter[tuple[str, str]] = Counter()
-    yield counts
-    for what in sorted({what for what, _ in counts}):
-        listed = ", ".join(f"{counts[key]} of {key[1]}" for key in sorted(counts) if key[0] == what)
-        _LOG.warning("%s: left out %s: %s", source, what, listed)

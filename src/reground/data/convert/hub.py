@@ -11,26 +11,29 @@ from typing import Any
 from PIL import Image
 
 from reground.data.convert import refcoco
-from reground.data.convert.common import Images, box_in, read_rows, reading
+from reground.data.convert.common import box_in, read_rows, reading
+from reground.data.convert.photos import Images
+from reground.data.convert.tally import Tally
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
 
 
-def vg_refiner(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
+def vg_refiner(source: Path, tally: Tally, *, images: Path | None = None) -> Iterator[Sample]:
     """Samples of VG-Refiner's rows in JSON or JSONL, with the name of a file as ``image``.
 
     The file must be there. The data set as its authors publish it holds the photos themselves:
     :func:`convert` reads that.
     """
     found = Images(images or source.parent)
-    for number, row in enumerate(read_rows(source, "image", "question", "ground_truth")):
-        image = found.ref(found.tail(str(row["image"])))
-        yield _of_vg_refiner(row, image, number=number, task=source.stem)
+    for number, row in read_rows(source, tally, "image", "question", "ground_truth"):
+        with tally.row(source, f"row {number}"):
+            image = found.ref(str(row["image"]))
+            yield _of_vg_refiner(row, image, number=number, task=source.stem)
 
 
 def convert(
-    source: Path, *, images: Path | None = None, split: str | None = None
+    source: Path, tally: Tally, *, images: Path | None = None, split: str | None = None
 ) -> Iterator[Sample]:
     """Samples of ``source``: a hub id as lmms-lab/RefCOCO, or the folder of a downloaded data set.
 
@@ -39,11 +42,12 @@ def convert(
     """
     if images is None:
         raise DataError(f"{source}: name the folder that the photos go to, with --images")
-    yield from samples(_rows(source, split), source=source, split=split or "", images=images)
+    rows = _rows(source, split)
+    yield from samples(rows, tally, source=source, split=split or "", images=images)
 
 
 def samples(
-    rows: Iterable[dict[str, Any]], *, source: Path, split: str, images: Path
+    rows: Iterable[dict[str, Any]], tally: Tally, *, source: Path, split: str, images: Path
 ) -> Iterator[Sample]:
     """The samples of rows whose ``image`` holds the bytes of an image file (see :func:`convert`).
 
@@ -51,16 +55,16 @@ def samples(
     """
     found = Images(images)
     for number, row in enumerate(rows):
-        with reading(f"{source}: row {number}"):
+        with tally.row(source, f"row {number}"):
             content = _content(row["image"])
             suffix = _suffix(content)
             refined = "ground_truth" in row
             file = f"{row['image_id']}.{suffix}" if refined else str(row["file_name"])
             image = _saved(content, refcoco.photo_name(Path(file).name), found)
-        if refined:
-            yield _of_vg_refiner(row, image, number=number, task=source.name)
-        else:
-            yield from refcoco.of_row(row, image, source=source, split=split)
+            if refined:
+                yield _of_vg_refiner(row, image, number=number, task=source.name)
+            else:
+                yield from refcoco.of_row(row, image, source=source, split=split)
 
 
 def _rows(source: Path, split: str | None) -> Iterable[dict[str, Any]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from reground.data.convert.common import (
-    Images,
     box_in,
     instructions,
     plain,
@@ -17,6 +16,8 @@ from reground.data.convert.common import (
     read_text,
     reading,
 )
+from reground.data.convert.photos import Images
+from reground.data.convert.tally import Tally
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
@@ -36,7 +37,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _SUFFIXES = (".jpg", ".png")
 
 
-def reason_seg(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
+def reason_seg(source: Path, tally: Tally, *, images: Path | None = None) -> Iterator[Sample]:
     """One sample per instruction of every ``NAME.json`` in a folder; the photo is ``NAME.jpg``.
 
     The box is the bounds of all polygons that are neither "ignore" nor "flag", in pixels, cut at
@@ -50,7 +51,7 @@ def reason_seg(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
         raise DataError(f"{source}: no JSON files; expected a folder such as ReasonSeg/val")
     found = Images(images or source)
     for path in files:
-        with reading(str(path)):
+        with tally.row(path, path.stem):
             # Some of their files are in the Windows code page.
             row = json.loads(read_text(path, "cp1252"))
             if not isinstance(row, dict):
@@ -59,12 +60,12 @@ def reason_seg(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
             query = "sentence" if row["is_sentence"] else "phrase"
             targets = _bounds(row["shapes"], image)
             questions = [plain(text) for text in instructions(row, "text")]
-        yield from _samples(
-            path.stem, image, questions, targets, task="reason_seg", strata={"query": query}
-        )
+            yield from _samples(
+                path.stem, image, questions, targets, task="reason_seg", strata={"query": query}
+            )
 
 
-def extracted(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
+def extracted(source: Path, tally: Tally, *, images: Path | None = None) -> Iterator[Sample]:
     """One sample per instruction of every row; the task is what the file is named after.
 
     Boxes are x1, y1, x2, y2 in pixels, one or several; an empty list says that nothing matches. A
@@ -72,25 +73,25 @@ def extracted(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
     below ``images`` (the file's own folder where it is not given), under as much of the recorded
     path as is there.
     """
-    rows = read_rows(source)
-    fields = next((each for each in _FIELDS if rows[0].keys() >= {*each}), None)
+    rows = read_rows(source, tally)
+    fields = next((each for each in _FIELDS if any(row.keys() >= {*each} for _, row in rows)), None)
     if fields is None:
         known = "; or ".join(map(", ".join, _FIELDS))
-        raise DataError(f"{source}: row 1 has the fields {', '.join(rows[0])}; expected {known}")
+        raise DataError(f"{source}: row 1 has the fields {', '.join(rows[0][1])}; expected {known}")
     found = Images(images or source.parent)
-    for number, row in enumerate(rows):
+    for number, row in rows:
         name = f"{source.stem}-{number:05d}"
-        with reading(f"{source}: {name}"):
+        with tally.row(source, name):
             photo, instruction, boxes = fields
-            image = found.ref(found.tail(str(row[photo])))
+            image = found.ref(str(row[photo]))
             questions = [_without_prompt(text) for text in instructions(row, instruction)]
             listed = row[boxes]
             with reading(boxes):
                 targets = _listed(listed, image)
-        yield from _samples(name, image, questions, targets, task=source.stem)
+            yield from _samples(name, image, questions, targets, task=source.stem)
 
 
-def video(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
+def video(source: Path, tally: Tally, *, images: Path | None = None) -> Iterator[Sample]:
     """Six frames and a question (ReVOS, ReasonVOS); the target is the box in the third frame.
 
     Rows hold a question, ``bbox_list`` (a box in pixels for every frame), and either ``video_id``
@@ -102,11 +103,10 @@ def video(source: Path, *, images: Path | None = None) -> Iterator[Sample]:
     frames lie below ``images``, the file's own folder where it is not given; frames are needed.
     """
     found = Images(images or source.parent)
-    for number, row in enumerate(read_rows(source, "question", "bbox_list")):
+    for number, row in read_rows(source, tally, "question", "bbox_list"):
         name = f"{source.stem}-{number:05d}"
-        with reading(f"{source}: {name}"):
-            sample = _of_video(row, name, source.stem, found)
-        yield sample
+        with tally.row(source, name):
+            yield _of_video(row, name, source.stem, found)
 
 
 def evenly(length: int, count: int) -> list[int]:
@@ -176,7 +176,7 @@ def _listed(value: Any, image: ImageRef) -> tuple[Target, ...]:
 
 def _of_video(row: dict[str, Any], name: str, task: str, found: Images) -> Sample:
     boxes = row["bbox_list"]
-    files = _paths(row["image_list"], found) if "image_list" in row else _frames(row, found)
+    files = _paths(row["image_list"]) if "image_list" in row else _frames(row, found)
     if not isinstance(boxes, list) or len(boxes) != len(files) or len(files) <= TARGET:
         count = len(boxes) if isinstance(boxes, list) else "no"
         raise DataError(
@@ -197,10 +197,10 @@ def _of_video(row: dict[str, Any], name: str, task: str, found: Images) -> Sampl
     )
 
 
-def _paths(paths: Any, found: Images) -> list[str]:
+def _paths(paths: Any) -> list[str]:
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise DataError(f"image_list is {paths!r}; expected a list of paths")
-    return [found.tail(path) for path in paths]
+    return paths
 
 
 def _frames(row: dict[str, Any], found: Images) -> list[str]:

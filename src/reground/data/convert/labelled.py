@@ -1,171 +1,225 @@
-"""Data sets of labelled boxes: Pascal VOC (an XML per image) and COCO instances (one JSON)."""
+"""From photos with labelled boxes, whatever their format, to samples: one way for all of them."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from reground.data.convert.common import Images, left_out, numbers, read_json, read_text, reading
-from reground.data.convert.questions import Asker, Labelled, read_questions
-from reground.data.images import ImageSize
+from reground.data.convert.common import numbers
+from reground.data.convert.photos import Images
+from reground.data.convert.questions import Asker, Labelled
+from reground.data.convert.tally import Tally, Unusable
+from reground.data.images import Edges, Header, ImageSize, header
 from reground.errors import DataError
-from reground.grounding.boxes import Box
+from reground.grounding.boxes import Box, Frame, as_array, iou_matrix
 from reground.grounding.sample import ImageRef, Sample
 
-
-def voc(
-    source: Path,
-    *,
-    images: Path | None = None,
-    split: str | None = None,
-    questions: Path | None = None,
-    views: int = 0,
-    allow_missing_images: bool = False,
-) -> Iterator[Sample]:
-    """Samples of a VOC folder (Annotations, ImageSets/Main, JPEGImages), by :class:`Asker`.
-
-    ``split`` names a list in ImageSets/Main; without it every annotated image is read. VOC counts
-    pixels from 1 and includes the last, so a box's left and upper edge lie one below the
-    recorded ``xmin`` and ``ymin``.
-    """
-    folder = source / "Annotations"
-    trees = {path.stem: _parse(path) for path in sorted(folder.glob("*.xml"))}
-    if not trees:
-        raise DataError(f"{folder}: no XML files; expected a Pascal VOC folder as source")
-    classes = sorted({_label(item) for tree in trees.values() for item in tree.iter("object")})
-    phrases = read_questions(questions, classes)
-    found = Images(images or source / "JPEGImages", allow_missing_images)
-    with left_out(source) as counts:
-        asker = Asker("voc", phrases, views, counts)
-        for name in _names(source, split, list(trees)):
-            if name not in trees:
-                raise DataError(f"{folder / name}.xml: no such file, but split {split!r} lists it")
-            with reading(f"{folder / name}.xml"):
-                image = _image(trees[name], name, found)
-                objects = list(_objects(trees[name], image))
-            yield from asker.samples(name, image, objects)
-
-
-def coco(
-    source: Path,
-    *,
-    images: Path | None = None,
-    questions: Path | None = None,
-    views: int = 0,
-    allow_missing_images: bool = False,
-) -> Iterator[Sample]:
-    """Samples of an instances JSON, by :class:`Asker`; ids start with the image's file name.
-
-    ``images`` is the folder of the files, the JSON's own folder where it is not given.
-    """
-    tables = read_instances(source)
-    phrases = read_questions(questions, sorted(set(tables.classes.values())))
-    found = Images(images or source.parent, allow_missing_images)
-    with left_out(source) as counts:
-        asker = Asker("coco", phrases, views, counts)
-        for key, image in tables.images.items():
-            with reading(f"{source}: image {key}"):
-                ref = image_ref(image, found)
-                objects = [_labelled(row, ref, tables) for row in tables.by_image.get(key, ())]
-            yield from asker.samples(Path(ref.path).stem, ref, objects)
-
-
-# ---- the tables of COCO ------------------------------------------------------------------------
+MIN_VISIBLE = 0.25  # of a box's area inside the image; with less the box is set aside
+ALIKE = 0.95  # boxes of one class with a larger IoU are named: one object boxed twice, perhaps
+_FAR = 1e-6  # of a pixel: less is rounding, not overhang
 
 
 @dataclass(frozen=True, slots=True)
-class Instances:
-    """The tables of a COCO file: each by id, the annotations by their image's id too."""
+class Mark:
+    """A labelled box as an annotation file holds it: left, upper, right, lower.
 
-    images: dict[Any, dict[str, Any]]
-    annotations: dict[Any, dict[str, Any]]
-    by_image: dict[Any, list[dict[str, Any]]]
-    classes: dict[Any, str]
+    They are pixels, or with ``shares`` shares of the image's sides. ``whole`` is False where the
+    box stands for several objects.
+    """
 
-
-def read_instances(path: Path) -> Instances:
-    """The tables of a COCO JSON; raises ``DataError`` where one is absent or has bad rows."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a COCO JSON with 'images' and 'annotations'")
-    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    with reading(f"{path}: a table of this COCO JSON"):
-        for row in content["annotations"]:
-            by_image[row["image_id"]].append(row)
-        return Instances(
-            {row["id"]: row for row in content["images"]},
-            {row["id"]: row for row in content["annotations"]},
-            by_image,
-            {row["id"]: str(row["name"]) for row in content.get("categories", ())},
-        )
+    label: str
+    edges: Sequence[object]
+    shares: bool = False
+    whole: bool = True
 
 
-def image_ref(image: dict[str, Any], found: Images) -> ImageRef:
-    """An image of a COCO table, with the size recorded there."""
-    return found.ref(
-        str(image["file_name"]), _recorded(image.get("width", 0), image.get("height", 0))
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo as an annotation file describes it.
+
+    ``name`` of the file is as stated, ``stem`` another that it may have. ``unsure`` are classes of
+    which not every object is boxed here: nothing is asked about them. ``checked`` are the classes
+    known to have all their boxes, where the file says so; None: all.
+    """
+
+    name: str
+    marks: tuple[Mark, ...]
+    recorded: ImageSize | None = None
+    stem: str | None = None
+    unsure: frozenset[str] = frozenset()
+    checked: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What turns the photos of one source into samples, and counts what it does."""
+
+    source: Path
+    found: Images
+    asker: Asker
+    tally: Tally
+    min_visible: float = MIN_VISIBLE
+
+    def samples(self, photos: Iterable[Photo]) -> Iterator[Sample]:
+        """The questions about each photo; a photo that cannot be used is set aside."""
+        listed = list(self._merged(photos))
+        names = sample_names([str(self._where(photo)) for photo in listed])
+        for photo, name in zip(listed, names, strict=True):
+            with self.tally.row(self.source, photo.name):
+                image, edges = self._upright(photo)
+                objects, unsure = self._objects(photo, image, edges)
+                self.tally.found["photos"] += 1
+                self.tally.found["boxes"] += len(objects)
+                if unsure & self.asker.questions.keys():
+                    self.tally.note("photos with classes not boxed throughout", photo.name)
+                asked = list(self.asker.samples(name, image, objects, unsure, photo.checked))
+                if not asked:
+                    self.tally.note("photos that gave no question", photo.name)
+                yield from asked
+
+    def _merged(self, photos: Iterable[Photo]) -> Iterator[Photo]:
+        """The photos; entries of one name are one photo, other names for its file are set aside."""
+        by_file: dict[Path | str, list[Photo]] = defaultdict(list)
+        for photo in photos:
+            with self.tally.row(self.source, photo.name):
+                by_file[self._where(photo)].append(photo)
+        for file, alike in by_file.items():
+            exact = [photo for photo in alike if self.found.path(photo.name) == file] or alike
+            others = sorted({photo.name for photo in alike} - {exact[0].name})
+            for name in others:
+                with self.tally.row(self.source, name):
+                    raise Unusable("missing image", f"{file} is already that of {exact[0].name!r}")
+            same = [photo for photo in alike if photo.name == exact[0].name]
+            if len(same) > 1:
+                self.tally.note("images that stand twice, put together", same[0].name)
+            yield replace(
+                same[0],
+                marks=tuple(mark for photo in same for mark in photo.marks),
+                unsure=frozenset().union(*(photo.unsure for photo in same)),
+            )
+
+    def _where(self, photo: Photo) -> Path | str:
+        found = self.found.find(photo.name, stem=photo.stem)
+        if found is None:
+            self.found.has(photo.name, stem=photo.stem)
+        return found or photo.name
+
+    def _upright(self, photo: Photo) -> tuple[ImageRef, list[Edges | None]]:
+        """The image, upright, and its marks' edges in its pixels; None for what are no numbers.
+
+        Where the stored and the upright sides differ, boxes are taken as drawn on the upright
+        photo, as today's tools show it, unless only the stored one holds them all.
+        """
+        path = self.found.find(photo.name, stem=photo.stem)
+        head = header(path) if path else None
+        recorded = photo.recorded
+        if path and head and head.is_turned and recorded in (None, head.stored, head.upright):
+            image = ImageRef(str(path), head.upright.width, head.upright.height)
+            edges = [self._edges(mark, image.frame) for mark in photo.marks]
+            return image, self._as_drawn(photo, head, edges)
+        image = self.found.ref(photo.name, recorded, stem=photo.stem)
+        return image, [self._edges(mark, image.frame) for mark in photo.marks]
+
+    def _as_drawn(
+        self, photo: Photo, head: Header, edges: list[Edges | None]
+    ) -> list[Edges | None]:
+        known = [each for each in edges if each]
+        if any(mark.shares for mark in photo.marks) or _fit(known, head.upright):
+            if photo.recorded == head.stored:
+                self.tally.note("photos with EXIF rotation, boxes drawn upright", photo.name)
+            return edges
+        if not _fit(known, head.stored):
+            raise Unusable(
+                "box outside the image", f"boxes fit neither {head.upright} nor {head.stored}"
+            )
+        self.tally.note("photos with EXIF rotation, boxes turned upright", photo.name)
+        return [each and head.turned(each) for each in edges]
+
+    def _edges(self, mark: Mark, frame: Frame) -> Edges | None:
+        try:
+            x1, y1, x2, y2 = numbers(mark.edges)
+        except DataError:
+            return None
+        scale = (frame.width, frame.height) if mark.shares else (1, 1)
+        return (x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1])
+
+    def _objects(
+        self, photo: Photo, image: ImageRef, edges: list[Edges | None]
+    ) -> tuple[list[Labelled], frozenset[str]]:
+        """The boxes that can be asked about, and the classes of which some cannot."""
+        kept: dict[Labelled, None] = {}
+        unsure = set(photo.unsure)
+        for mark, each in zip(photo.marks, edges, strict=True):
+            if not mark.whole:
+                unsure.add(mark.label)
+            found = len(self.tally.aside)
+            with self.tally.row(self.source, f"{photo.name}: {mark.label}"):
+                if box := self._box(mark, each, image, photo.name):
+                    twice = Labelled(mark.label, box)
+                    if twice in kept:
+                        self.tally.note("boxes that stand twice, counted once", photo.name)
+                    kept[twice] = None
+            if len(self.tally.aside) > found:
+                unsure.add(mark.label)
+        self._name_alike(list(kept), photo.name)
+        return list(kept), frozenset(unsure)
+
+    def _box(self, mark: Mark, edges: Edges | None, image: ImageRef, name: str) -> Box | None:
+        if edges is None:
+            raise Unusable("box without four numbers", f"{mark.edges!r}")
+        x1, y1, x2, y2 = edges
+        if x1 > x2 or y1 > y2:
+            self.tally.note("boxes with reversed corners, put in order", name)
+            x1, x2, y1, y2 = *sorted((x1, x2)), *sorted((y1, y2))
+        box = Box(x1, y1, x2, y2, image.frame)
+        if box.is_degenerate:
+            self.tally.note(f"empty boxes of {mark.label}, left out", name)
+            return None
+        inside = box.clipped()
+        if inside.is_degenerate or inside.area < self.min_visible * box.area:
+            shown = [round(value, 2) for value in box.xyxy]
+            raise Unusable("box outside the image", f"{shown} in {image.width} x {image.height}")
+        if max(abs(a - b) for a, b in zip(box.xyxy, inside.xyxy, strict=True)) > _FAR:
+            self.tally.note("boxes cut at the image's edge", name)
+        return inside
+
+    def _name_alike(self, objects: Sequence[Labelled], name: str) -> None:
+        by_label: dict[str, list[Box]] = defaultdict(list)
+        for each in objects:
+            by_label[each.label].append(each.box)
+        for boxes in by_label.values():
+            every = as_array(boxes)
+            if len(boxes) > 1 and (iou_matrix(every, every) > ALIKE).sum() > len(boxes):
+                self.tally.note("boxes of one class that nearly agree, kept", name)
+
+
+def _fit(edges: Iterable[Edges], size: ImageSize) -> bool:
+    """Whether all boxes lie in an image, give or take a pixel."""
+    return all(
+        min(each) >= -1
+        and max(each[0], each[2]) <= size.width + 1
+        and max(each[1], each[3]) <= size.height + 1
+        for each in edges
     )
 
 
-def box_xywh(values: Any, image: ImageRef) -> Box:
-    """A box recorded as left, upper, width and height in pixels."""
-    x, y, width, height = numbers(values)
-    return Box(x, y, x + width, y + height, image.frame)
+def sample_names(paths: Sequence[str]) -> list[str]:
+    """A name for each photo, unlike all others: what differs of the paths, without the ending.
 
-
-def _recorded(width: Any, height: Any) -> ImageSize | None:
-    size = ImageSize(int(width), int(height))
-    return size if size.width and size.height else None
-
-
-def _labelled(row: dict[str, Any], image: ImageRef, tables: Instances) -> Labelled:
-    label = tables.classes.get(row.get("category_id"))
-    with reading(f"annotation {row.get('id')} of {image.path}"):
-        if label is None:
-            raise DataError(f"unknown category {row.get('category_id')}")
-        box = box_xywh(row.get("bbox"), image)
-        return Labelled(label, box, crowd=bool(row.get("iscrowd", 0)))
-
-
-# ---- the files of VOC --------------------------------------------------------------------------
-
-
-def _parse(path: Path) -> ET.Element:
-    try:
-        return ET.parse(path).getroot()
-    except ET.ParseError as error:
-        raise DataError(f"{path}: broken XML ({error}); mend the file") from None
-
-
-def _names(source: Path, split: str | None, annotated: Sequence[str]) -> Sequence[str]:
-    if split is None:
-        return annotated
-    lists = source / "ImageSets" / "Main"
-    path = lists / f"{split}.txt"
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in lists.glob("*.txt"))) or "none"
-        raise DataError(f"{path}: no such split; {lists} has {known}")
-    # Class-wise lists hold "name -1" lines; the name is the first word.
-    return [line.split()[0] for line in read_text(path).splitlines() if line]
-
-
-def _image(tree: ET.Element, name: str, found: Images) -> ImageRef:
-    filename = tree.findtext("filename") or f"{name}.jpg"
-    width, height = (tree.findtext(f"size/{side}") or 0 for side in ("width", "height"))
-    return found.ref(filename, _recorded(width, height))
-
-
-def _objects(tree: ET.Element, image: ImageRef) -> Iterator[Labelled]:
-    for item in tree.iter("object"):
-        edges = [item.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
-        xmin, ymin, xmax, ymax = numbers(edges)
-        one = 1 if xmax > xmin and ymax > ymin else 0  # an empty box stays empty
-        yield Labelled(_label(item), Box(xmin - one, ymin - one, xmax, ymax, image.frame))
-
-
-def _label(item: ET.Element) -> str:
-    return (item.findtext("name") or "").strip()
+    >>> sample_names(["in/day/1.png", "in/night/1.png", "in/night/2.png", "in/night/2.jpg"])
+    ['day/1', 'night/1', 'night/2.png', 'night/2.jpg']
+    """
+    parents = [PurePosixPath(path).parent.parts for path in paths]
+    shared = 0
+    while (
+        parents
+        and all(len(each) > shared for each in parents)
+        and len({each[shared] for each in parents}) == 1
+    ):
+        shared += 1
+    whole = ["/".join(PurePosixPath(path).parts[shared:]) for path in paths]
+    bare = [str(PurePosixPath(name).with_suffix("")) for name in whole]
+    count = Counter(bare)
+    return [short if count[short] == 1 else name for short, name in zip(bare, whole, strict=True)]

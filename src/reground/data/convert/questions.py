@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,10 @@ MIN_SEEN = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One object of an image: its class, its box in pixels, and whether it is really a crowd."""
+    """One object of an image: its class and its box in pixels."""
 
     label: str
     box: Box
-    crowd: bool = False
 
 
 class QuestionRule(StrEnum):
@@ -51,6 +51,7 @@ class QuestionRule(StrEnum):
     LOWEST = "lowest"  # several: the one whose centre is furthest down
     LARGEST = "largest"  # several: the one of the largest area
     ALL = "all"  # several: all of them
+    ABSENT = "absent"  # none, and the class is known to be boxed throughout
 
 
 # How far a box's centre lies towards a side, as a share of the image's side.
@@ -61,6 +62,14 @@ _REACH: Mapping[QuestionRule, Callable[[Box], float]] = {
     QuestionRule.LOWEST: lambda box: box.cy / box.frame.height,
 }
 
+# Words that a flip makes untrue.
+_SIDES: Mapping[str, frozenset[str]] = {
+    "h": frozenset({"left", "right", "lefthand", "righthand", "leftward", "rightward"}),
+    "v": frozenset(
+        {"up", "down", "upper", "lower", "top", "bottom", "upward", "downward", "upside"}
+    ),
+}
+
 Questions = Mapping[str, Mapping[QuestionRule, str]]  # class name -> rule -> phrase
 
 
@@ -69,31 +78,56 @@ class Asker:
     """Makes the samples of one image after another.
 
     Every image is asked about as a whole and in ``views`` random views, each with what is true of
-    it: another cell may be the leftmost one there.
+    it: another cell may be the leftmost one there. ``flips`` are those that views may have: "h"
+    mirrors left and right, "v" turns upside down.
     """
 
     task: str
     questions: Questions
     views: int = 0
-    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    flips: str = "hv"
 
-    def samples(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
+    def samples(
+        self,
+        name: str,
+        image: ImageRef,
+        objects: Sequence[Labelled],
+        unsure: Collection[str] = (),
+        checked: Collection[str] | None = None,
+    ) -> Iterator[Sample]:
         """One sample per view, class and rule that applies; ids are ``name``-class-rule.
 
-        Objects with an empty box are left out and counted. A class of which the image holds a
-        crowd is not asked about: its members are not all boxed. Samples with one target carry a
-        chain in ``think``, with a colour if the image is on disk.
+        Nothing is asked about classes that are ``unsure``: not all of their objects are boxed.
+        That a class is absent is asked of ``checked`` ones alone; None: of all. Samples with one
+        target carry a chain in ``think``, with a colour if the image is on disk.
         """
-        yield from self._asked(name, image, objects)
-        for view in random_views(name, image, objects, self.views):
-            yield from self._asked(*view)
+        views = random_views(name, image, objects, self.views, self.flips)
+        for own, part, seen in chain([(name, image, objects)], views):
+            # What a view cuts may still be seen in part: absence is asked of whole images.
+            lacking = checked if part is image else frozenset()
+            yield from self._asked(own, part, seen, unsure, lacking)
 
-    def _asked(self, name: str, image: ImageRef, objects: Sequence[Labelled]) -> Iterator[Sample]:
+    def _asked(
+        self,
+        name: str,
+        image: ImageRef,
+        objects: Sequence[Labelled],
+        unsure: Collection[str],
+        checked: Collection[str] | None,
+    ) -> Iterator[Sample]:
         pixels: Image.Image | None = None
-        for label, boxes in self._by_class(objects, image.path).items():
+        present: dict[str, list[Box]] = {}
+        for each in objects:
+            present.setdefault(each.label, []).append(each.box)
+        lacking: dict[str, list[Box]] = {
+            label: []
+            for label in self.questions
+            if label not in present and (checked is None or label in checked)
+        }
+        for label, boxes in (present | lacking).items():
             for rule, phrase in self.questions.get(label, {}).items():
                 chosen = select(boxes, rule)
-                if not chosen:
+                if label in unsure or chosen is None:
                     continue
                 if len(chosen) == 1 and pixels is None and exists(image.path):
                     pixels = load(image.path)  # once per image, and only where a chain needs it
@@ -107,28 +141,18 @@ class Asker:
                     strata={"class": label, "rule": str(rule)},
                 )
 
-    def _by_class(self, objects: Iterable[Labelled], path: str) -> dict[str, list[Box]]:
-        groups: dict[str, list[Box]] = {}
-        crowded = set()
-        for each in objects:
-            if each.box.is_degenerate:
-                self.left_out[f"empty box of {each.label}", path] += 1
-                continue
-            groups.setdefault(each.label, []).append(each.box)
-            if each.crowd:
-                crowded.add(each.label)
-        return {label: boxes for label, boxes in groups.items() if label not in crowded}
 
-
-def select(boxes: Sequence[Box], rule: QuestionRule) -> list[Box]:
-    """The boxes that answer a question under ``rule``; none where it must not be asked.
+def select(boxes: Sequence[Box], rule: QuestionRule) -> list[Box] | None:
+    """The boxes that answer a question under ``rule``; None where it must not be asked.
 
     Several boxes come from left to right: an order that can be seen can be learned.
     """
+    if rule is QuestionRule.ABSENT:
+        return None if boxes else []
     if rule is QuestionRule.UNIQUE:
-        return list(boxes) if len(boxes) == 1 else []
+        return list(boxes) if len(boxes) == 1 else None
     if len(boxes) < 2:
-        return []
+        return None
     if rule is QuestionRule.ALL:
         return sorted(boxes, key=lambda box: (box.x1, box.y1))
     if rule is QuestionRule.LARGEST:
@@ -137,7 +161,22 @@ def select(boxes: Sequence[Box], rule: QuestionRule) -> list[Box]:
     else:
         first, second = sorted(boxes, key=_REACH[rule], reverse=True)[:2]
         clear = _REACH[rule](first) - _REACH[rule](second) >= _LEAD_SIDE
-    return [first] if clear else []
+    return [first] if clear else None
+
+
+def flips_of(questions: Questions, flips: str) -> str:
+    """The ``flips`` that leave every class and phrase true: "turn left" is no turn left mirrored.
+
+    A phrase of a rule that looks where objects are (leftmost ...) is asked anew in every view.
+
+    >>> flips_of({"arrow left": {QuestionRule.UNIQUE: "the arrow"}}, "hv")
+    'v'
+    """
+    texts = list(questions)
+    for rules in questions.values():
+        texts += [phrase for rule, phrase in rules.items() if rule not in _REACH]
+    words = set(re.findall(r"[a-z]+", " ".join(texts).lower()))
+    return "".join(flip for flip in flips if not words & _SIDES[flip])
 
 
 def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
@@ -182,7 +221,7 @@ def _known(name: str, names: Sequence[str], path: Path) -> str:
 
 
 def random_views(
-    name: str, image: ImageRef, objects: Sequence[Labelled], count: int
+    name: str, image: ImageRef, objects: Sequence[Labelled], count: int, flips: str = "hv"
 ) -> Iterator[tuple[str, ImageRef, list[Labelled]]]:
     """``count`` crops of an image, half of them mirrored, half upside down, and what each shows.
 
@@ -191,18 +230,25 @@ def random_views(
     """
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     for number in range(count):
-        view = _draw(image, generator)
+        view = _draw(image, generator, flips)
         part = ImageRef(view.path_of(image.path), view.right - view.left, view.lower - view.upper)
         yield f"{name}-view{number}", part, [*_seen(objects, view)]
 
 
-def _draw(image: ImageRef, generator: np.random.Generator) -> View:
+def _draw(image: ImageRef, generator: np.random.Generator, flips: str) -> View:
     share = generator.uniform(_MIN_SIDE, 1.0)
     width, height = max(1, round(image.width * share)), max(1, round(image.height * share))
     left = int(generator.integers(image.width - width + 1))
     upper = int(generator.integers(image.height - height + 1))
     mirrored, upside_down = (bool(flip) for flip in generator.random(2) < 0.5)
-    return View(left, upper, left + width, upper + height, mirrored, upside_down)
+    return View(
+        left,
+        upper,
+        left + width,
+        upper + height,
+        mirrored and "h" in flips,
+        upside_down and "v" in flips,
+    )
 
 
 def _seen(objects: Sequence[Labelled], view: View) -> Iterator[Labelled]:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import Images, read_bytes, read_json, read_rows, reading
-from reground.data.convert.labelled import Instances, box_xywh, image_ref, read_instances
+from reground.data.convert.coco import Instances, box_xywh, image_ref, read_instances
+from reground.data.convert.common import read_bytes, read_json, read_rows, reading
+from reground.data.convert.photos import Images
+from reground.data.convert.tally import Tally, Unusable
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef, Sample, Target
 
@@ -22,6 +24,7 @@ _COPY = re.compile(r"^(COCO_\w+?_\d{12})_\d+(\.\w+)$")
 
 def convert(
     source: Path,
+    tally: Tally,
     *,
     images: Path | None = None,
     split: str | None = None,
@@ -39,12 +42,12 @@ def convert(
     refs = _refs_file(source)
     found = Images(images or source.parent, allow_missing_images)
     if refs:
-        yield from _from_refs(refs, found, split)
+        yield from _from_refs(refs, found, split, tally)
         return
     if split:
         raise DataError(f"{source}: a file of this form holds one split; leave --split out")
     content = read_json(source)
-    yield from (_from_mdetr if isinstance(content, dict) else _from_rows)(source, found)
+    yield from (_from_mdetr if isinstance(content, dict) else _from_rows)(source, found, tally)
 
 
 def _refs_file(source: Path) -> Path | None:
@@ -57,24 +60,24 @@ def _refs_file(source: Path) -> Path | None:
     return files[0]
 
 
-def _from_refs(path: Path, found: Images, split: str | None) -> Iterator[Sample]:
+def _from_refs(path: Path, found: Images, split: str | None, tally: Tally) -> Iterator[Sample]:
     refs = _unpickle(path)
     known = sorted({str(ref["split"]) for ref in refs})
     if split and split not in known:
         raise DataError(f"{path}: no split {split!r}; it has {', '.join(known)}")
-    tables = read_instances(path.parent / "instances.json")
+    tables = read_instances(path.parent / "instances.json", tally)
     for ref in refs:
         if split in (None, ref["split"]):
-            with reading(f"{path}: ref {ref['ref_id']}"):
-                samples = _of_ref(ref, path, tables, found)
-            yield from samples
+            with tally.row(path, f"ref {ref['ref_id']}"):
+                yield from _of_ref(ref, path, tables, found)
 
 
 def _of_ref(ref: dict[str, Any], path: Path, tables: Instances, found: Images) -> list[Sample]:
-    if ref["image_id"] not in tables.images or ref["ann_id"] not in tables.annotations:
+    image_id, ann_id = str(ref["image_id"]), str(ref["ann_id"])
+    if image_id not in tables.images or ann_id not in tables.annotations:
         raise DataError("its image or annotation is not in instances.json")
-    image = image_ref(tables.images[ref["image_id"]], found)
-    xywh = tables.annotations[ref["ann_id"]]["bbox"]
+    image = image_ref(tables.images[image_id], found)
+    xywh = tables.annotations[ann_id]["bbox"]
     return [
         _sample(path, ref["split"], sentence["sent_id"], image, sentence["sent"], xywh)
         for sentence in ref["sentences"]
@@ -101,30 +104,28 @@ def _unpickle(path: Path) -> list[dict[str, Any]]:
     return refs
 
 
-def _from_mdetr(source: Path, found: Images) -> Iterator[Sample]:
-    tables = read_instances(source)
+def _from_mdetr(source: Path, found: Images, tally: Tally) -> Iterator[Sample]:
+    tables = read_instances(source, tally)
     split = next((name for name in _SPLITS if source.stem.endswith(f"_{name}")), "unknown")
     for key, row in tables.images.items():
         boxes = [annotation.get("bbox") for annotation in tables.by_image.get(key, ())]
-        if len(boxes) != 1 or "caption" not in row:
-            raise DataError(
-                f"{source}: image {key} has {len(boxes)} boxes; expected a caption and one box"
-            )
-        with reading(f"{source}: image {key}"):
-            sample = _sample(source, split, key, image_ref(row, found), row["caption"], boxes[0])
-        yield sample
+        with tally.row(source, f"image {key}"):
+            if len(boxes) != 1 or "caption" not in row:
+                raise Unusable("not one caption and one box", f"found {len(boxes)} boxes")
+            yield _sample(source, split, key, image_ref(row, found), row["caption"], boxes[0])
 
 
-def _from_rows(source: Path, found: Images) -> Iterator[Sample]:
+def _from_rows(source: Path, found: Images, tally: Tally) -> Iterator[Sample]:
     split = next((name for name in _SPLITS if source.stem.endswith(name)), "unknown")
-    for row in read_rows(source, "question_id", "answer", "bbox", "file_name"):
-        name = _photo(str(row["file_name"]), found)
-        if not found.has(name):
-            raise DataError(
-                f"{found.path(name)}: no such image, and this form records no sizes, without "
-                "which boxes in pixels mean nothing; name the images folder with --images"
-            )
-        yield from of_row(row, found.ref(name), source=source, split=split)
+    for _, row in read_rows(source, tally, "question_id", "answer", "bbox", "file_name"):
+        with tally.row(source, f"question {row['question_id']}"):
+            name = _photo(str(row["file_name"]), found)
+            if not found.has(name):
+                raise DataError(
+                    f"{found.path(name)}: no such image, and this form records no sizes, without "
+                    "which boxes in pixels mean nothing; name the images folder with --images"
+                )
+            yield from of_row(row, found.ref(name), source=source, split=split)
 
 
 def of_row(row: dict[str, Any], image: ImageRef, *, source: Path, split: str) -> list[Sample]:
@@ -150,7 +151,7 @@ def photo_name(name: str) -> str:
 
 
 def _photo(name: str, found: Images) -> str:
-    return name if found.path(name).is_file() else photo_name(name)
+    return name if found.find(name) else photo_name(name)
 
 
 def _sample(

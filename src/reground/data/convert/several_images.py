@@ -6,15 +6,18 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import Images, box_in, left_out, plain, read_rows, reading
+from reground.data.convert.common import box_in, marked, plain, read_rows, reading
 from reground.data.convert.mentions import QuestionImage, answered, asked_image
+from reground.data.convert.photos import Images
+from reground.data.convert.tally import Tally
 from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, UNIT, Frame
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import ImageRef, Sample, Target
+from reground.grounding.sample import ImageRef, Sample, Span, Target
 
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 # The request for the answer's form is the prompt profile's business, not the question's.
@@ -26,7 +29,11 @@ _LEAD = "This is a single image grounding task with simple reference. "
 
 
 def mig_bench(
-    source: Path, *, images: Path | None = None, allow_missing_images: bool = False
+    source: Path,
+    tally: Tally,
+    *,
+    images: Path | None = None,
+    allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """Samples of a MIG-Bench JSON, in its order; ids count within each task.
 
@@ -36,24 +43,28 @@ def mig_bench(
     which "assumed" (the task diff, as first published). ``images`` is the folder that the rows'
     paths start from, the JSON's own folder where it is not given.
     """
-    rows = read_rows(source, "task", "images", "question", "answer")
+    rows = [row for _, row in read_rows(source, tally, "task", "images", "question", "answer")]
     frame = _mig_bench_frame(rows, source)
     found = Images(images or source.parent, allow_missing_images)
     counts: Counter[str] = Counter()
     for row in rows:
         task = str(row["task"])
         name = f"{task}-{counts[task]:04d}"
-        with reading(f"{source}: {name}"):
+        counts[task] += 1
+        with tally.row(source, name):
             refs = found.refs(_listed(row["images"]))
-            question = plain(row["question"])
+            question, spans = marked(row["question"])
             asked = asked_image(question, str(row.get("additional_info", "")), len(refs))
             targets = _listed_box(row["answer"], frame, refs, asked)
-        yield _sample(name, refs, question, targets, task, asked)
-        counts[task] += 1
+            yield _sample(name, refs, question, targets, task, asked, spans=spans)
 
 
 def mgrounding(
-    source: Path, *, images: Path | None = None, allow_missing_images: bool = False
+    source: Path,
+    tally: Tally,
+    *,
+    images: Path | None = None,
+    allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """One sample per question and answer of an MGrounding conversation; its ``type`` is the task.
 
@@ -61,25 +72,30 @@ def mgrounding(
     Answers without a box (captions of a given region, chat) ground nothing and are left out.
     """
     found = Images(images or source.parent, allow_missing_images)
-    with left_out(source) as counts:
-        for number, row in enumerate(read_rows(source, "images", "conversations", "type")):
-            task = str(row["type"])
-            name = f"{task}-{number:06d}"
-            with reading(f"{source}: {name}"):
-                refs = found.refs(row["images"])
-                exchanges = _exchanges(row["conversations"])
-            for turn, (question, answer) in enumerate(exchanges):
-                with reading(f"{source}: {name}-{turn}"):
-                    asked = asked_image(question, "", len(refs))
-                    targets = answered(answer, refs, default=asked.image)
+    for number, row in read_rows(source, tally, "images", "conversations", "type"):
+        task = str(row["type"])
+        name = f"{task}-{number:06d}"
+        exchanges: list[tuple[str, str]] = []
+        with tally.row(source, name):
+            refs = found.refs(row["images"])
+            exchanges = _exchanges(row["conversations"])
+        for turn, (text, answer) in enumerate(exchanges):
+            with tally.row(source, f"{name}-{turn}"):
+                question, spans = marked(text)
+                asked = asked_image(question, "", len(refs))
+                targets = answered(plain(answer), refs, default=asked.image)
                 if targets:
-                    yield _sample(f"{name}-{turn}", refs, question, targets, task)
+                    yield _sample(f"{name}-{turn}", refs, question, targets, task, spans=spans)
                 else:
-                    counts["answers without a box", task] += 1
+                    tally.note(f"answers of {task} without a box, left out", name)
 
 
 def univg_r1(
-    source: Path, *, images: Path | None = None, allow_missing_images: bool = False
+    source: Path,
+    tally: Tally,
+    *,
+    images: Path | None = None,
+    allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """Samples of UniVG-R1's stage 1 (chains of thought) or stage 2 (reinforcement) JSON.
 
@@ -90,11 +106,10 @@ def univg_r1(
     reference is simple, or whose answer is a box without a chain, get the protocol ``direct``.
     """
     found = Images(images or source.parent, allow_missing_images)
-    for number, row in enumerate(read_rows(source, "images", "question", "answer")):
+    for number, row in read_rows(source, tally, "images", "question", "answer"):
         name = f"{source.stem}-{number:06d}"
-        with reading(f"{source}: {name}"):
-            sample = _of_univg_r1(row, name, found.refs(row["images"]))
-        yield sample
+        with tally.row(source, name):
+            yield _of_univg_r1(row, name, found.refs(row["images"]))
 
 
 def _sample(
@@ -107,11 +122,9 @@ def _sample(
     *,
     think: str | None = None,
     protocol: ProtocolName | None = None,
+    spans: tuple[Span, ...] = (),
 ) -> Sample:
     """A sample about the image of its first target; ``asked`` says how that image was found."""
-    strata = {"images": str(len(images))}
-    if asked:
-        strata["target"] = "named" if asked.named else "assumed"
     return Sample(
         id=name,
         images=images,
@@ -120,8 +133,9 @@ def _sample(
         task=task,
         target_image=targets[0].image,
         think=think,
-        strata=strata,
+        strata={"target": asked.stratum} if asked else {},
         protocol=protocol,
+        spans=spans,
     )
 
 
@@ -159,17 +173,20 @@ def _exchanges(turns: Any) -> list[tuple[str, str]]:
     speakers = [turn.get("from") for turn in turns if isinstance(turn, dict)]
     if speakers != ["human", "gpt"] * (len(turns) // 2) or not turns:
         raise DataError(f"turns by {speakers}; expected 'human' and 'gpt' by turns")
-    texts = [plain(str(turn["value"])) for turn in turns]
+    texts = [str(turn["value"]) for turn in turns]
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _of_univg_r1(row: dict[str, Any], name: str, refs: tuple[ImageRef, ...]) -> Sample:
-    asked_as = plain(_FORM.sub("", str(row["question"])))
-    question, answer = asked_as.removeprefix(_LEAD), row["answer"]
+    asked_as, spans = marked(_FORM.sub("", str(row["question"])))
+    answer, is_bare = row["answer"], asked_as.startswith(_LEAD)
+    if is_bare:
+        lead = len(_LEAD)
+        spans = tuple(replace(each, start=each.start - lead, end=each.end - lead) for each in spans)
+    question = asked_as.removeprefix(_LEAD)
     chain = _THINK.search(answer) if isinstance(answer, str) else None
     think = plain(chain.group(1)) if chain else ""
     asked = asked_image(question, think, len(refs))
-    is_bare = question != asked_as
     if isinstance(answer, str):
         is_bare = is_bare or not chain
         targets = answered(plain(_THINK.sub("", answer)), refs, default=asked.image)
@@ -187,4 +204,5 @@ def _of_univg_r1(row: dict[str, Any], name: str, refs: tuple[ImageRef, ...]) -> 
         asked,
         think=think or None,
         protocol="direct" if is_bare else None,
+        spans=spans,
     )

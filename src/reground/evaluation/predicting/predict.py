@@ -24,6 +24,7 @@ from reground.evaluation.records import Prediction, RunInfo, with_provenance
 from reground.grounding.sample import Sample, digest
 from reground.protocols.choice import Answering, Protocols
 from reground.protocols.protocol import AnswerProtocol
+from reground.rollout.http import shown
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.results import TOOL_RESULTS
 
@@ -106,7 +107,7 @@ def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerPro
             "--min-pixels and --max-pixels resize images as a processor does; name the server's "
             "with --processor"
         )
-    from reground.evaluation.predicting.remote import RemoteModel  # openai
+    from reground.evaluation.predicting.remote import RemoteModel
 
     return RemoteModel.of(question, protocols, used)
 
@@ -123,7 +124,7 @@ def _run_info(
     run = RunInfo(
         model=question.model,
         weights=model.weights,
-        endpoint=question.endpoint.url if question.endpoint else None,
+        endpoint=str(question.endpoint.address) if question.endpoint else None,
         engine=None if question.endpoint else question.engine,
         family=protocols.family.name,
         protocol=protocols.usual,
@@ -138,12 +139,13 @@ def _run_info(
         seed=question.seed,
         limit=question.limit,
         shard=str(question.shard) if question.shard else None,
-        tool=question.tool.spec if question.tool else None,
+        tool=shown(question.tool.spec) if question.tool else None,
         temperature=question.temperature,
         draws=question.draws,
         max_new_tokens=question.max_tokens,
         min_pixels=fewest,
         max_pixels=most,
+        authors_scorer=question.authors_scorer or (benchmark.scorer if benchmark else None),
         hit=benchmark.hit if benchmark else ">",
     )
     return with_provenance(run, model.place)

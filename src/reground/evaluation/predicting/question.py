@@ -35,7 +35,10 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked of whom. See ``reground eval --help`` for each."""
+    """What is asked of whom. See ``reground eval --help`` for each.
+
+    ``authors_scorer`` is told beside ours in the report, in place of the benchmark's.
+    """
 
     model: str
     data: str
@@ -46,6 +49,7 @@ class Question:
     protocol: ProtocolName | None = None
     tool: ToolUse | None = None
     prompt: str | None = None
+    authors_scorer: str | None = None
     max_tokens: int = 256
     draws: int = 1
     temperature: float = 0.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -16,13 +17,16 @@ from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.predicting.rethink import think_rethink
 from reground.evaluation.records import Draw, Prediction
 from reground.grounding.boxes import FrameKind
-from reground.grounding.codecs import EncodedSize, PixelLimits
+from reground.grounding.codecs import EncodedSize, Form, PixelLimits
 from reground.grounding.sample import Sample
 from reground.patience import Patience
 from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol
-from reground.rollout.endpoint import Client, Endpoint, NoReply, Reply, check_plain
+from reground.protocols.wording import text_of
+from reground.rollout.completions import Reply
+from reground.rollout.endpoint import Client, Endpoint, without_marks
+from reground.rollout.http import NoReply
 
 if TYPE_CHECKING:
     from reground.model.load import Resizer
@@ -117,9 +121,9 @@ class RemoteModel:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
             protocol = self.protocols.of_sample(sample)
-            text = protocol.user_text(sample, sizes)
-            check_plain(text)
-            ask = partial(client.ask, images, text, temperature=self.temperature)
+            text = text_of(protocol.user_turn(_plain(sample), sizes))
+            thinks = protocol.form is not Form.DIRECT
+            ask = partial(client.ask, images, text, temperature=self.temperature, thinks=thinks)
             first, *others = [
                 await think_rethink(
                     ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens
@@ -144,6 +148,15 @@ class RemoteModel:
 
 def _draw(reply: Reply) -> Draw:
     return Draw(reply.text, reply.num_tokens, reply.finish)
+
+
+def _plain(sample: Sample) -> Sample:
+    """The sample with a question in which a server sees no marks; spans stay around their words."""
+    edges = sorted({0, len(sample.question), *(e for s in sample.spans for e in (s.start, s.end))})
+    pieces = [without_marks(sample.question[a:b]) for a, b in pairwise(edges)]
+    places = dict(zip(edges, accumulate(map(len, pieces), initial=0), strict=True))
+    spans = [replace(s, start=places[s.start], end=places[s.end]) for s in sample.spans]
+    return replace(sample, question="".join(pieces), spans=tuple(spans))
 
 
 def _check_can(protocol: AnswerProtocol) -> None:

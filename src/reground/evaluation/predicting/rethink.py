@@ -19,10 +19,10 @@ from reground.protocols.calls import (
     problem_of,
     read_call,
     refusal_text,
-    tool_text,
 )
 from reground.protocols.protocol import AnswerProtocol
-from reground.rollout.endpoint import NoReply, Reply
+from reground.rollout.completions import Reply
+from reground.rollout.http import NoReply
 from reground.rollout.tools.results import result
 
 # All but the marks of boxes and of objects, which families may write.
@@ -52,7 +52,7 @@ async def think_rethink(
     for a first part that the server would read as something else than it is.
     """
     first = await ask(max_tokens=max_tokens, stop=CALL_END)
-    num_tokens = first.num_tokens or 0
+    num_tokens = _counted(first)
     call = _call(first)
     if call is None:
         ended: Finish = "no_call" if first.finish == "stop" else "length"
@@ -63,11 +63,9 @@ async def think_rethink(
     if problem := problem_of(read_call(call), offered=protocol.plan.functions):
         tool_said = refusal_text(problem)
     else:
-        tool_said = tool_text(
-            {FIRST_TOOL: found}, codec=protocol.codec, size=sizes[sample.target_image]
-        )
+        tool_said = protocol.tool_text({FIRST_TOOL: found}, sizes[sample.target_image])
     last = await ask(max_tokens=max_tokens - num_tokens, so_far=call + tool_said)
-    num_tokens += last.num_tokens or 0
+    num_tokens += _counted(last, whole=True)
     failed = problem is None and found is None
     ended = "tool_failed" if failed and last.finish == "stop" else last.finish
     return Draw(call + tool_said + last.text, num_tokens, ended)
@@ -87,6 +85,16 @@ def _call(first: Reply) -> str | None:
         is_call = first.text.endswith(CALL_END) or CALL_BEGIN in before
     if first.finish != "stop" or not is_call:
         return None
+    _counted(first, whole=True)
     if found := _FOREIGN.search(before):
         raise NoReply(f"the model wrote {found[0]}, which a server takes for a special token")
     return before + CALL_END
+
+
+def _counted(part: Reply, *, whole: bool = False) -> int:
+    """The tokens of a part; what goes on has to be the ``whole`` of what was written."""
+    if whole and part.is_apart:
+        raise NoReply("the thoughts were taken out of the reply; serve without a reasoning parser")
+    if part.num_tokens is None:
+        raise NoReply("the reply does not say how many tokens it has ('usage')")
+    return part.num_tokens

@@ -28,12 +28,12 @@ from reground.evaluation.reporting.tools import (
     tool_figures,
     tool_outcomes,
 )
+from reground.evaluation.scoring.authors import authors_scores
 from reground.evaluation.scoring.bootstrap import Interval, Intervals, intervals
 from reground.evaluation.scoring.metrics import (
     HITS,
     Hit,
     Outcome,
-    by_stratum,
     by_task,
     is_hit,
     macro_accuracy,
@@ -42,6 +42,7 @@ from reground.evaluation.scoring.metrics import (
 )
 from reground.evaluation.scoring.refinement import ToolOutcome
 from reground.evaluation.scoring.sampled import Sampled
+from reground.evaluation.scoring.slices import by_slice
 
 if TYPE_CHECKING:
     from reground.evaluation.reporting.curves import Curve
@@ -124,43 +125,67 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
 
     Keys: ``title``, those of :meth:`Summary.to_json` for all scores, ``reasons`` (the commonest of
     the errors, with their counts), ``macro@0.5`` with its
-    standard error (mean over tasks), ``tasks`` and ``strata`` (the same keys for each),
+    standard error (mean over tasks), ``tasks`` (the same keys for each), ``slices`` (by what
+    divides the samples, as the size of the true box, the same keys for each slice),
     ``refinement`` (those of :class:`ToolFigures`, of all and of each task, null without a
     detector's boxes; the best of several boxes counts), ``refinement_top1`` (the same of the first
     box, of all alone), ``sampled`` (those of :meth:`Sampled.to_json`, of all and of each task, null
     where one answer was asked for), and ``run``.
-    ``acc@0.5_interval``, of tasks too, ``mean_iou_interval`` and ``macro@0.5_interval`` are the
-    ends of 95 % intervals. The order of ``scores`` changes nothing.
+    ``authors`` holds the figures by the authors' scorer, null without one: ``scorer``, ``hit``,
+    ``left_out`` (samples without exactly one true box), those of all scores, ``macro@0.5`` and
+    ``tasks``. ``acc@0.5_interval``, of tasks too, ``mean_iou_interval`` and ``macro@0.5_interval``
+    are the ends of 95 % intervals. The order of ``scores`` changes nothing.
     """
     scores = sorted(scores, key=lambda score: score.sample.id)
     hit = HITS[run.hit]
-    macro = macro_accuracy(scores, hit)
-    accuracy, mean_iou = _intervals(scores, hit)
     tools = tool_figures(scores, "best")
+    figures = _figures(scores, hit)
+    for name, row in figures["tasks"].items():
+        own = [score for score in scores if score.sample.task == name]
+        row |= {"refinement": tools.tasks.get(name), "sampled": _sampled(own, hit)}
     return {
         "title": _title(len(scores), run),
-        **summarise(scores, hit).to_json(),
+        **figures,
         "reasons": dict(Counter(score.error for score in scores if score.error).most_common(3)),
+        "authors": _authors(scores, run),
+        "slices": {
+            name: {
+                value: each.summary.to_json() | {"acc@0.5_interval": _ends(each.accuracy)}
+                for value, each in slices.items()
+            }
+            for name, slices in by_slice(scores, hit).items()
+        },
+        "refinement": tools.overall,
+        "sampled": _sampled(scores, hit),
+        "refinement_top1": tool_figures(scores, "top-1").overall,
+        "run": dataclasses.asdict(run),
+    }
+
+
+def _figures(scores: Sequence[SampleScore], hit: Hit) -> dict[str, Any]:
+    """The figures of all scores, their mean over tasks, and those of each task, with intervals."""
+    macro = macro_accuracy(scores, hit)
+    accuracy, mean_iou = _intervals(scores, hit)
+    return {
+        **summarise(scores, hit).to_json(),
         "acc@0.5_interval": _ends(accuracy.overall),
         "mean_iou_interval": _ends(mean_iou.overall),
         "macro@0.5": macro.value,
         "macro@0.5_stderr": macro.stderr,
         "macro@0.5_interval": _ends(accuracy.macro),
         "tasks": {
-            name: summary.to_json()
-            | {
-                "acc@0.5_interval": _ends(accuracy.tasks.get(name)),
-                "refinement": tools.tasks.get(name),
-                "sampled": _sampled([own for own in scores if own.sample.task == name], hit),
-            }
+            name: summary.to_json() | {"acc@0.5_interval": _ends(accuracy.tasks.get(name))}
             for name, summary in by_task(scores, hit).items()
         },
-        "strata": {name: summary.to_json() for name, summary in by_stratum(scores, hit).items()},
-        "refinement": tools.overall,
-        "sampled": _sampled(scores, hit),
-        "refinement_top1": tool_figures(scores, "top-1").overall,
-        "run": dataclasses.asdict(run),
     }
+
+
+def _authors(scores: Sequence[SampleScore], run: RunInfo) -> dict[str, Any] | None:
+    found = authors_scores(scores, run)
+    if found is None:
+        return None
+    named = {"scorer": found.scorer, "hit": found.rule, "left_out": found.left_out}
+    return named | _figures(found.scores, found.hit)
 
 
 def _sampled(scores: Sequence[SampleScore], hit: Hit) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What a set of scores amounts to: means with standard errors, per task and per stratum.
+"""What a set of scores amounts to: means with standard errors, and per task.
 
 Acc@t is the share of samples with IoU > t, as in VLM-R1 and VG-Refiner; a peer's scorer may count
 IoU >= t (``hit``), which differs only for a box of exactly that IoU. An answer that cannot be read
@@ -109,18 +109,10 @@ def summarise(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Summary:
 
 def by_task(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, Summary]:
     """A summary per task, in the order of MIG-Bench's table, other tasks by name."""
-    groups = _grouped(scores, lambda score: [score.sample.task], hit)
-    return {task: groups[task] for task in in_order(groups)}
-
-
-def by_stratum(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, Summary]:
-    """A summary per stratum, keyed like ``kind=relation`` and sorted by that key."""
-    groups = _grouped(
-        scores,
-        lambda score: [f"{name}={value}" for name, value in score.sample.strata.items()],
-        hit,
-    )
-    return dict(sorted(groups.items()))
+    groups: dict[str, list[SampleScore]] = {}
+    for score in scores:
+        groups.setdefault(score.sample.task, []).append(score)
+    return {task: summarise(groups[task], hit) for task in in_order(groups)}
 
 
 def macro_accuracy(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Estimate:
@@ -190,16 +182,6 @@ def _measures(hit: Hit) -> dict[str, Callable[[SampleScore], float | None]]:
             None if score.finish == "unrecorded" else score.finish == "length"
         ),
     }
-
-
-def _grouped(
-    scores: Sequence[SampleScore], keys: Callable[[SampleScore], Sequence[str]], hit: Hit
-) -> dict[str, Summary]:
-    groups: dict[str, list[SampleScore]] = {}
-    for score in scores:
-        for key in keys(score):
-            groups.setdefault(key, []).append(score)
-    return {key: summarise(rows, hit) for key, rows in groups.items()}
 
 
 @dataclass(frozen=True, slots=True)

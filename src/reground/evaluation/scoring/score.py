@@ -104,7 +104,7 @@ def _check_folder(out: Path, run: RunInfo) -> None:
 
 
 def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
-    """One prediction's score by a peer's rules; what gives a reward alone is scored by that."""
+    """One prediction's score by a peer's rules."""
     sample = prediction.sample
     if prediction.error is not None:
         return SampleScore(sample, error=prediction.error)
@@ -113,10 +113,21 @@ def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
             f"sample {sample.id!r} has {len(prediction.others) + 1} sampled answers, but "
             f"{peer.name} scores one; use --scorer reground"
         )
-    if len(sample.targets) != 1:
+    return peer_score(prediction, peer)
+
+
+def peer_score(answer: Prediction | SampleScore, peer: Peer) -> SampleScore:
+    """What a peer's rules make of an answer to a sample with one true box.
+
+    What gives a reward alone is scored by that. Raises ``DataError`` where the image that is asked
+    about has another number of true boxes, and where the rules need a tool's boxes and there is
+    none.
+    """
+    sample = answer.sample
+    if len(sample.boxes) != 1:
         raise DataError(
-            f"sample {sample.id!r} has {len(sample.targets)} true boxes, but {peer.name} scores "
-            "one; use --scorer reground"
+            f"sample {sample.id!r} has {len(sample.boxes)} true boxes in the image that is asked "
+            f"about, but {peer.name} scores one; use --scorer reground"
         )
     image = sample.images[sample.target_image]
     if peer.needs_tool and sample.tool_results is None:
@@ -127,7 +138,7 @@ def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
     tool = sample.detections
     first = tool[0].box.xyxy if tool else None
     task = Task(sample.boxes[0].xyxy, image.width, image.height, first)
-    verdict = peer.judge(prediction.text, task)
+    verdict = peer.judge(answer.text, task)
     x1, y1, x2, y2 = peer.in_pixels(verdict.box or NO_BOX, task)[:4]
     iou = verdict.reward if verdict.iou is None else verdict.iou
     return SampleScore(
@@ -135,9 +146,9 @@ def _by_peer(prediction: Prediction, peer: Peer) -> SampleScore:
         status=Status.OK if verdict.found or iou else Status.UNPARSABLE,
         iou=iou or 0.0,
         predicted=((x1, y1, x2, y2),),
-        num_tokens=prediction.num_tokens,
-        finish=prediction.finish,
-        text=prediction.text,
+        num_tokens=answer.num_tokens,
+        finish=answer.finish,
+        text=answer.text,
     )
 
 

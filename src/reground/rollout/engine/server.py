@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, contextmanager
+from typing import Any, TypeVar
 
-import httpx2
 import torch
 
 from reground.data.images import data_url
 from reground.errors import EngineError
 from reground.model.chat import Chat
-from reground.rollout.engine.link import CONNECT_S, Gone, Link, Lost, offered, own_address, until
+from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address, until
 from reground.rollout.engine.policy import EngineRequest, check_pictures, check_version, finish
 from reground.rollout.engine.weights import Weights
+from reground.rollout.http import Address, JsonClient, Late, NoReply
 from reground.rollout.policy import Completion, Sampling
 
 CONCURRENCY = 64
+_GENERATE = "/inference/v1/generate"
 START = (
     "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out --logprobs-mode processed_logprobs "
     "--generation-config vllm --weight-transfer-config.backend reground"
 )
 _HEALTH_S = 5.0
+_MOST_BYTES = 500_000_000  # of a reply: every token comes with its log-prob
+_Fact = TypeVar("_Fact", str, int)
 _UNFINISHED = "unfinished"  # begins the version of weights that a lost trainer left
 
 
@@ -40,8 +44,8 @@ class Server:
     def __init__(self, chat: Chat, url: str, *, device: torch.device, timeout_s: float) -> None:
         check_pictures(chat)
         self._chat = chat
-        self._http = _Http(url.removesuffix("/v1"), timeout_s)
-        check_version(self._http.ask("GET", "/version")["version"])
+        self._http = _Http(url.rstrip("/").removesuffix("/v1"), timeout_s)
+        check_version(self._http.fact("/version", "version", str))
         self._http.ask("POST", "/reset_prefix_cache")
         self._several = torch.distributed.is_initialized()
         self._sender = None
@@ -52,8 +56,7 @@ class Server:
         self, requests: Sequence[EngineRequest], sampling: Sampling
     ) -> list[list[Completion]]:
         """Completions of each prompt; raises ``EngineError`` where other ids were read."""
-        with ThreadPoolExecutor(CONCURRENCY) as workers:
-            return list(workers.map(lambda each: self._completions(each, sampling), requests))
+        return asyncio.run(self._complete(requests, sampling))
 
     def write(self, weights: Weights, *, new_vision: bool) -> None:
         """Send the weights, each parameter once, and reset caches.
@@ -79,57 +82,103 @@ class Server:
         """Hang up; the server goes on."""
         if self._sender:
             self._sender.link.close()
-        self._http.client.close()
 
-    def _completions(self, request: EngineRequest, sampling: Sampling) -> list[Completion]:
+    async def _complete(
+        self, requests: Sequence[EngineRequest], sampling: Sampling
+    ) -> list[list[Completion]]:
+        places = asyncio.Semaphore(CONCURRENCY)
+        async with aclosing(self._http.client()) as client:
+
+            async def complete(request: EngineRequest) -> list[Completion]:
+                async with places:
+                    body = await asyncio.to_thread(self._body, request, sampling)
+                    answer = await self._http.asked(client, "POST", _GENERATE, body)
+                    return self._completions(answer, request)
+
+            return await asyncio.gather(*map(complete, requests))
+
+    def _body(self, request: EngineRequest, sampling: Sampling) -> dict[str, Any]:
         urls = [data_url(self._chat.picture(image)) for image in request.images]
-        answer = self._http.ask(
-            "POST",
-            "/inference/v1/generate",
-            token_ids=request.ids_to_send(self._chat),
-            content_parts=[{"type": "image_url", "url": url} for url in urls] or None,
-            sampling_params=request.parameters(sampling, self._chat),
-            return_token_ids=True,
-        )
-        request.check_read(answer["prompt_token_ids"])
-        return [_completion(choice) for choice in answer["choices"]]
+        return {
+            "token_ids": request.ids_to_send(self._chat),
+            "content_parts": [{"type": "image_url", "url": url} for url in urls] or None,
+            "sampling_params": request.parameters(sampling, self._chat),
+            "return_token_ids": True,
+        }
+
+    def _completions(self, answer: Any, request: EngineRequest) -> list[Completion]:
+        try:
+            read = [int(each) for each in answer["prompt_token_ids"]]
+            completions = [_completion(choice) for choice in answer["choices"]]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise self._http.failed(_GENERATE, "its reply is not such as vLLM's") from None
+        request.check_read(read)
+        if len(completions) != request.n:
+            found = f"it sent {len(completions)} completions of {request.n}"
+            raise self._http.failed(_GENERATE, found)
+        return completions
 
 
 class _Http:
     """Asks the server at ``url``."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self.url = url
-        # A machine that is gone does not even refuse.
-        patience = httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
-        self.client = httpx2.Client(base_url=url, timeout=patience)
+        example = "http://127.0.0.1:8000"
+        self.address = Address.of(url, whose="a vLLM server", example=example, error=EngineError)
+        self._timeout_s = timeout_s
+
+    def client(self) -> JsonClient:
+        """A client for one event loop; to be closed."""
+        return JsonClient(
+            self.address, variable=None, timeout_s=self._timeout_s, max_bytes=_MOST_BYTES
+        )
 
     def ask(self, verb: str, path: str, **body: Any) -> Any:
         """The reply of a path; raises ``EngineError``."""
+
+        async def ask() -> Any:
+            async with aclosing(self.client()) as client:
+                return await self.asked(client, verb, path, body or None)
+
+        return asyncio.run(ask())
+
+    async def asked(self, client: JsonClient, verb: str, path: str, body: Any) -> Any:
+        """The reply of a path, None for an empty one; raises ``EngineError``."""
         try:
-            reply = self.client.request(verb, path, json=body or None)
-        except httpx2.HTTPError as error:
-            raise self.failed(path, str(error) or type(error).__name__) from None
-        if reply.status_code == 404:
-            raise EngineError(f"{self.url}: knows no {path}; expected one started as\n  {START}")
-        if reply.is_error:
-            raise self.failed(path, f"{reply.status_code} {reply.text[:500]}")
-        return reply.json() if reply.content else None
+            content = await client.send(verb, self.address.at(path), body)
+            return client.parsed(content) if content else None
+        except NoReply as error:
+            if error.status == 404:
+                started = f"expected one started as\n  {START}"
+                raise EngineError(f"{self.address}: knows no {path}; {started}") from None
+            raise self.failed(path, str(error)) from None
+
+    def fact(self, path: str, name: str, kind: type[_Fact]) -> _Fact:
+        """What the server says of itself; raises ``EngineError``."""
+        found = self.ask("GET", path)
+        value = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(value, kind):
+            raise self.failed(path, f"its reply does not say {name}")
+        return value
 
     def healthy(self) -> bool:
         """Whether the server's engine lives, as far as it says."""
+
+        async def look() -> None:
+            async with aclosing(self.client()) as client:
+                await client.send("GET", self.address.at("/health"), timeout_s=_HEALTH_S)
+
         try:
-            return not self.client.get("/health", timeout=_HEALTH_S).is_error
-        except httpx2.TimeoutException:
+            asyncio.run(look())
             return True
-        except httpx2.HTTPError:
-            return False
+        except NoReply as error:
+            return isinstance(error, Late)
 
     def failed(self, path: str, how: str) -> EngineError:
         return EngineError(
-            f"{self.url}{path}: {how}; see in the server's output why, start it again as\n"
-            f"  {START}\nand give the same command again, with --resume where the run had begun: "
-            "what was saved before is whole"
+            f"{self.address}{path}: {how.rstrip('.')}; see in the server's output why, start it "
+            f"again as\n  {START}\nand give the same command again, with --resume where the run "
+            "had begun: what was saved before is whole"
         )
 
 
@@ -142,11 +191,10 @@ class _Sender:
     def __init__(self, http: _Http, *, device: torch.device, timeout_s: float) -> None:
         self._http, self._timeout_s = http, timeout_s
         self._turn, self._link_id = 0, secrets.token_hex(8)
-        self._workers = int(http.ask("GET", "/get_world_size")["world_size"])
+        self._workers = http.fact("/get_world_size", "world_size", int)
         if self._version().startswith(_UNFINISHED):
             http.ask("POST", "/finish_weight_update")
-        where = urlsplit(http.url)
-        address = own_address(where.hostname or "", where.port or 80)
+        address = own_address(http.address.url.host, http.address.url.port or 80)
         store, size = offered(address), 1 + self._workers
         info = {"address": address, "port": store.port, "size": size, "timeout_s": timeout_s}
         with self._meanwhile(
@@ -161,7 +209,7 @@ class _Sender:
         """Give every worker these weights; raises ``EngineError`` where they are not its own."""
         if (found := self._version()) != self._name():
             raise EngineError(
-                f"{self._http.url}: its weights are {found}; expected those of this run, "
+                f"{self._http.address}: its weights are {found}; expected those of this run, "
                 f"{self._name()}; another run has connected, or the server was started again: give "
                 "each run a server of its own, and the same command again with --resume"
             )
@@ -185,13 +233,13 @@ class _Sender:
             complaints = self._from_workers("written", gone)
         self._http.ask("POST", "/finish_weight_update", weight_version=self._name())
         for complaint in filter(None, complaints):
-            raise EngineError(f"{self._http.url}: {complaint}")
+            raise EngineError(f"{self._http.address}: {complaint}")
 
     def _name(self) -> str:
         return f"{self._link_id}/{self._turn}"
 
     def _version(self) -> str:
-        return str(self._http.ask("GET", "/weight_info")["weight_version"])
+        return self._http.fact("/weight_info", "weight_version", str)
 
     def _from_workers(self, what: str, gone: Gone) -> list[str]:
         workers = range(1, 1 + self._workers)
@@ -227,7 +275,9 @@ class _Sender:
         reply.result()
 
 
-def _completion(choice: Mapping[str, Any]) -> Completion:
-    logprobs = tuple(step["logprob"] for step in choice["logprobs"]["content"])
-    ended = finish(choice["finish_reason"], choice["stop_reason"])
-    return Completion(tuple(choice["token_ids"]), logprobs, ended)
+def _completion(choice: Any) -> Completion:
+    ids = tuple(int(each) for each in choice["token_ids"])
+    logprobs = tuple(float(step["logprob"]) for step in choice["logprobs"]["content"])
+    if len(ids) != len(logprobs) or not all(map(math.isfinite, logprobs)):
+        raise ValueError
+    return Completion(ids, logprobs, finish(choice["finish_reason"], choice["stop_reason"]))

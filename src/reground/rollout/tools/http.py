@@ -17,24 +17,20 @@ A key in the environment variable REGROUND_TOOL_KEY is sent as ``Authorization: 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
-
-import httpx2
 
 from reground.data.images import base64_png
 from reground.errors import ConfigError, DataError
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import Detection, Sample
-from reground.patience import retry_after_s
-from reground.rollout.tools.tool import Request, ToolError, reason
+from reground.rollout.http import Address, JsonClient, NoReply, key_of
+from reground.rollout.tools.tool import Request, ToolError
 
 KEY = "REGROUND_TOOL_KEY"
-MAX_REPLY = 4_000_000  # bytes; ten thousand boxes with labels are one million
-_LONGEST_PAUSE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,44 +38,42 @@ class HttpDetector:
     """A server at ``url`` that speaks the protocol above.
 
     It is asked up to ``concurrency`` questions at a time. A request without its whole reply within
-    ``timeout_s`` seconds, a failed connection and a status 408, 429 or 5xx are tried again
-    ``retries`` times, after as long as Retry-After says (two minutes at most) or ever longer
-    pauses. A reply larger than ``MAX_REPLY`` is not read. Raises ``ConfigError`` where the address
-    or the key cannot be used.
+    ``timeout_s`` seconds, a failed connection and a status 408, 409, 425, 429 or 5xx are tried
+    again ``retries`` times, after as long as Retry-After says (two minutes at most, and no longer
+    than a reply may take) or ever longer pauses. A reply larger than 4 MB is not read. Raises
+    ``ConfigError`` where the address or the key cannot be used.
     """
 
-    url: str
+    url: str = field(repr=False)  # which may hold a key
     concurrency: int = 8
     timeout_s: float = 30.0
     retries: int = 3
     by_image = True  # it is sent nothing but the image and the expression
 
     def __post_init__(self) -> None:
-        try:
-            address = httpx2.URL(self.url)
-        except httpx2.InvalidURL:
-            address = httpx2.URL()
-        if address.scheme not in ("http", "https") or not address.host:
+        if self._address.user:
             raise ConfigError(
-                f"{self.url!r} is no address of a detector; expected one such as "
-                "http://127.0.0.1:8080/detect"
+                f"{self._address}: the address of the detector holds a password; put a key into "
+                f"the environment variable {KEY}"
             )
-        if address.userinfo:
-            raise ConfigError(
-                f"the address of the detector on {address.host} holds a password, which would "
-                f"stand in logs; put a key into the environment variable {KEY}"
-            )
-        _key()
+        key_of(KEY)
+
+    @property
+    def _address(self) -> Address:
+        return Address.of(
+            self.url, whose="a detector", example="http://127.0.0.1:8080/detect", error=ConfigError
+        )
 
     @property
     def name(self) -> str:
-        """Its address."""
-        return self.url
+        """Its address, without what may be a key."""
+        return str(self._address)
 
     @property
     def settings(self) -> str:
-        """Its address: a server does not tell its weights."""
-        return self.url
+        """Its address: a server does not tell its weights. What may be a key is hashed."""
+        query = self._address.url.query
+        return self.name + (f" {hashlib.sha256(query).hexdigest()}" if query else "")
 
     def detect(
         self, requests: Sequence[Request]
@@ -91,83 +85,29 @@ class HttpDetector:
         self, requests: Sequence[Request]
     ) -> list[tuple[Detection | None, ...] | ToolError]:
         places = asyncio.Semaphore(self.concurrency)
-        # Compressed replies would have no size to hold them to.
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-        if key := _key():
-            headers["Authorization"] = f"Bearer {key}"
-        async with httpx2.AsyncClient(headers=headers, timeout=None) as client:
+        client = JsonClient(
+            self._address, variable=KEY, timeout_s=self.timeout_s, retries=self.retries
+        )
 
-            async def answer(request: Request) -> tuple[Detection | None, ...] | ToolError:
-                async with places:
-                    try:
-                        return await self._answer(client, request)
-                    except (ToolError, DataError) as error:
-                        return ToolError(_without_key(str(error)))
+        async def answer(request: Request) -> tuple[Detection | None, ...] | ToolError:
+            async with places:
+                try:
+                    body = await asyncio.to_thread(_body, request)
+                    return _detections(
+                        await client.ask("POST", self._address, body), request.sample
+                    )
+                except (ToolError, DataError, NoReply) as error:
+                    return ToolError(str(error))
 
+        async with aclosing(client):
             return list(await asyncio.gather(*map(answer, requests)))
 
-    async def _answer(
-        self, client: httpx2.AsyncClient, request: Request
-    ) -> tuple[Detection | None, ...]:
-        body = await asyncio.to_thread(_body, request)
-        for attempt in range(self.retries):
-            try:
-                return _detections(await self._post(client, body), request.sample)
-            except _Again as again:
-                pause = 0.5 * 2**attempt if again.pause_s is None else again.pause_s
-                await asyncio.sleep(min(pause, _LONGEST_PAUSE_S))
-        return _detections(await self._post(client, body), request.sample)
 
-    async def _post(self, client: httpx2.AsyncClient, body: bytes) -> bytes:
-        """The content of a reply with status 200; raises ``ToolError``, ``_Again`` if it may."""
-        try:
-            async with asyncio.timeout(self.timeout_s):  # of the whole exchange, however it drips
-                async with client.stream("POST", self.url, content=body) as response:
-                    content = await _read(response)
-        except TimeoutError:
-            raise _Again(f"no reply within {self.timeout_s:g} s") from None
-        except httpx2.HTTPError as error:
-            raise _Again(f"{type(error).__name__}: {reason(error)}") from None
-        status = response.status_code
-        if status == 200:
-            return content
-        message = f"status {status}: {reason(content[:2000].decode(errors='replace'))}"
-        if status in (408, 429) or status >= 500:
-            raise _Again(message, retry_after_s(response.headers.get("Retry-After", "")))
-        raise ToolError(message)
+def _body(request: Request) -> dict[str, str]:
+    return {"image": base64_png(request.image()), "expression": request.expression}
 
 
-class _Again(ToolError):
-    """What may be better after a pause; None where the server does not say how long."""
-
-    def __init__(self, message: str, pause_s: float | None = None) -> None:
-        super().__init__(message)
-        self.pause_s = pause_s
-
-
-def _body(request: Request) -> bytes:
-    return json.dumps(
-        {"image": base64_png(request.image()), "expression": request.expression}
-    ).encode()
-
-
-async def _read(response: httpx2.Response) -> bytes:
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise ToolError("the reply is compressed, expected it as it is")
-    content = bytearray()
-    async for part in response.aiter_raw():
-        content += part
-        if len(content) > MAX_REPLY:
-            raise ToolError(f"the reply is larger than {MAX_REPLY // 1_000_000} MB")
-    return bytes(content)
-
-
-def _detections(content: bytes, sample: Sample) -> tuple[Detection | None, ...]:
-    try:
-        reply = json.loads(content)
-    except (ValueError, RecursionError):
-        start = reason(content[:60].decode(errors="replace"))
-        raise ToolError(f"the reply is no JSON; it begins: {start}") from None
+def _detections(reply: object, sample: Sample) -> tuple[Detection | None, ...]:
     boxes = reply.get("boxes") if isinstance(reply, dict) else None
     if not isinstance(boxes, list):
         raise ToolError('the reply holds no list "boxes"')
@@ -193,16 +133,3 @@ def _detection(row: Any, number: int, sample: Sample, frame: Frame) -> Detection
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _key() -> str | None:
-    key = os.environ.get(KEY, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"{KEY} holds characters that no key has; set it again")
-    return key or None
-
-
-def _without_key(text: str) -> str:
-    """For servers that quote a key which they refuse."""
-    key = _key()
-    return text.replace(key, "***") if key else text

@@ -9,6 +9,7 @@ from typing import Any
 from reground.errors import ConfigError, UserError, did_you_mean
 from reground.grounding.sample import Sample
 from reground.plugins import from_path, installed
+from reground.rollout.http import shown
 from reground.rollout.tools.results import Precomputed, Recorded, check
 from reground.rollout.tools.tool import Tool
 
@@ -47,7 +48,7 @@ def open_tool(spec: str, *, samples: Sequence[Sample]) -> Tool:
         return _checked(spec, lambda: entry.load()(rest, samples))
     is_hub_id = spec.count("/") == 1 and not colon and not spec.startswith((".", "/"))
     if not spec or not (Path(spec).is_dir() or is_hub_id):
-        raise ConfigError(f"no tool {spec!r}; {_nearest(spec)}")
+        raise ConfigError(f"no tool {shown(spec)!r}; {_nearest(shown(spec))}")
     from reground.rollout.tools.zero_shot import ZeroShotDetector  # torch
 
     return ZeroShotDetector.load(spec)

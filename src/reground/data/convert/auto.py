@@ -1,0 +1,119 @@
+"""Finds out what a folder or file of annotations is."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reground.data.convert.common import read_json
+from reground.errors import DataError
+
+_SKIPPED = frozenset({"node_modules", "__pycache__", "__MACOSX"})
+
+
+def recognised(source: Path) -> tuple[str, Path]:
+    """The format of ``source``, and what to convert: the folder or the file that holds it.
+
+    Raises ``DataError`` where it is of no known format, of two, or holds several files of which
+    each is a data set.
+    """
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder; name the annotations to convert")
+    files = [source] if source.is_file() else list(_files(source))
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        if kind := _kind(path):
+            found[kind].append(path)
+    if "yolo" in found and len(found) == 1:
+        return "yolo", source
+    if not found:
+        raise DataError(
+            f"{source}: no annotations of a known format; `reground data convert --help` names all"
+        )
+    if len(found) > 1:
+        named = ", ".join(f"{kind} ({paths[0].name})" for kind, paths in sorted(found.items()))
+        raise DataError(f"{source}: holds several formats: {named}; name the format and its file")
+    (kind, paths) = next(iter(found.items()))
+    if kind in ("voc", "labelme"):
+        return kind, source if source.is_dir() else source.parent
+    if len(paths) > 1:
+        named = ", ".join(str(path.relative_to(source)) for path in paths[:4])
+        raise DataError(f"{source}: {len(paths)} files of {kind}: {named}; convert one at a time")
+    return kind, paths[0]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") or part in _SKIPPED for part in path.parts)
+        if path.is_file() and not hidden and not path.name.endswith(".rejected.jsonl"):
+            yield path
+
+
+def _kind(path: Path) -> str | None:
+    """The format of one file; None where it holds no annotations."""
+    suffix = path.suffix.lower()
+    if suffix == ".xml":
+        return _of_xml(path)
+    if suffix in (".json", ".jsonl"):
+        try:
+            return _of_json(read_json(path), path)
+        except DataError:
+            return None
+    if suffix in (".yaml", ".yml"):
+        return "yolo" if "names:" in path.read_text(errors="replace") else None
+    if suffix == ".p":
+        return "refcoco"
+    return "csv" if suffix in (".csv", ".tsv") else None
+
+
+def _of_xml(path: Path) -> str | None:
+    try:
+        _, root = next(ET.iterparse(path, events=("start",)))
+    except (ET.ParseError, StopIteration, OSError):
+        return None
+    return {"annotation": "voc", "annotations": "cvat"}.get(root.tag)
+
+
+def _of_json(content: Any, path: Path) -> str | None:
+    if isinstance(content, dict):
+        if "images" in content and "annotations" in content:
+            return "coco"
+        if "shapes" in content:
+            return "labelme" if "imagePath" in content or "text" not in content else "reason_seg"
+        rows = content.get("_via_img_metadata", content)
+        is_via = (
+            isinstance(rows, dict)
+            and rows
+            and all(isinstance(row, dict) and "regions" in row for row in rows.values())
+        )
+        return "via" if is_via else None
+    row = content[0] if isinstance(content, list) and content else None
+    if not isinstance(row, dict):
+        return None
+    return next((name for name, fields in _FIELDS if fields <= row.keys()), _by_regions(row))
+
+
+# Fields by which the rows of a list are known; the first that fits.
+_FIELDS = (
+    ("label_studio", {"data", "annotations"}),
+    ("ms_swift", {"messages", "objects"}),
+    ("mgrounding", {"conversations", "images", "type"}),
+    ("chat", {"conversations"}),
+    ("chat", {"messages"}),
+    ("mig_bench", {"task", "images", "question", "answer"}),
+    ("univg_r1", {"images", "question", "answer"}),
+    ("refcoco", {"question_id", "answer", "bbox", "file_name"}),
+    ("vg_refiner", {"image", "question", "ground_truth"}),
+    ("extracted", {"image_path", "instruction", "boxes"}),
+    ("video", {"question", "bbox_list"}),
+)
+
+
+def _by_regions(row: dict[str, Any]) -> str | None:
+    """JSON-MIN of Label Studio is known by its lists of regions alone."""
+    lists = [value for value in row.values() if isinstance(value, list) and value]
+    regions = [each for value in lists for each in value if isinstance(each, dict)]
+    return "label_studio" if any("original_width" in each for each in regions) else None

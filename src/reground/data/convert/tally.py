@@ -1,0 +1,116 @@
+"""What a conversion finds, mends, leaves out and sets aside: everything is counted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reground.errors import DataError
+from reground.io import json_line, write_lines
+
+FIRST = 3  # names that a table shows of each kind
+
+
+class Unusable(DataError):
+    """Something that cannot become a sample; ``kind`` is what tables count it under."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+
+
+class _Located(DataError):
+    """An error that names its place: that of the part inside, not of what is around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """One thing of the source that no sample is made of, and why."""
+
+    source: str
+    id: str
+    kind: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one conversion.
+
+    ``strict`` raises the first ``DataError``; without it, what cannot be used is set aside and the
+    rest goes on. ``found`` counts what was read (photos, boxes), ``notes`` holds where something
+    was mended or left out on purpose, by kind.
+    """
+
+    strict: bool = False
+    found: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    notes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    aside: list[SetAside] = field(default_factory=list)
+
+    def note(self, kind: str, where: str) -> None:
+        """Count something that was mended, or left out as the format asks."""
+        self.notes[kind].append(where)
+
+    @contextmanager
+    def row(self, source: Path | str, name: str) -> Iterator[None]:
+        """A part of ``source`` is read; an error of its fields sets it aside, or is raised.
+
+        What goes wrong becomes a ``DataError`` that names the part.
+        """
+        try:
+            yield
+        except _Located:
+            raise
+        except KeyError as error:
+            self._set_aside(source, name, Unusable(f"field {error.args[0]!r} is missing"))
+        except DataError as error:
+            self._set_aside(source, name, error)
+        except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
+            self._set_aside(source, name, Unusable("a field has the wrong form", str(error)))
+
+    def _set_aside(self, source: Path | str, name: str, error: DataError) -> None:
+        if self.strict:
+            raise _Located(f"{source}: {name}: {error}") from None
+        kind = error.kind if isinstance(error, Unusable) else "not readable"
+        self.aside.append(SetAside(str(source), name, kind, str(error)))
+
+    def table(self) -> Iterator[str]:
+        """Lines for people: what was found, mended and set aside, with the first names."""
+        if self.found:
+            yield "read " + ", ".join(f"{count} {what}" for what, count in self.found.items())
+        for kind, places in sorted(self.notes.items(), key=lambda item: -len(item[1])):
+            yield f"  {len(places)} x {kind}: {_first(places)}"
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for each in self.aside:
+            reasons[each.kind].append(each.id)
+        for kind, places in sorted(reasons.items(), key=lambda item: -len(item[1])):
+            yield f"  set aside {len(places)} x {kind}: {_first(places)}"
+
+    @staticmethod
+    def rejected(out: Path) -> Path:
+        """The file that what is set aside goes to, beside ``out``.
+
+        >>> Tally.rejected(Path("data/train.jsonl")).as_posix()
+        'data/train.rejected.jsonl'
+        """
+        return out.with_name(f"{out.stem}.rejected.jsonl")
+
+    def write(self, out: Path) -> None:
+        """Write what was set aside beside ``out``; where nothing was, no file stays there."""
+        if not self.aside:
+            self.rejected(out).unlink(missing_ok=True)
+            return
+        rows = (
+            {"source": each.source, "id": each.id, "kind": each.kind, "reason": each.reason}
+            for each in self.aside
+        )
+        write_lines(self.rejected(out), map(json_line, rows))
+
+
+def _first(places: Iterable[str]) -> str:
+    listed = list(places)
+    more = f" and {len(listed) - FIRST} more" if len(listed) > FIRST else ""
+    return ", ".join(listed[:FIRST]) + more

@@ -1,0 +1,108 @@
+"""Writes what a converter gives: one JSONL, or one for each part of the photos."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from reground.data.convert import convert
+from reground.data.convert.auto import recognised
+from reground.data.convert.tally import Tally
+from reground.data.images import split_view
+from reground.data.source import relative_to
+from reground.errors import ConfigError
+from reground.grounding.sample import Sample
+from reground.io import json_line, locked, whole
+
+AUTO = "auto"  # the format that is found out
+PARTS = ("train", "val", "test")
+
+
+def write(
+    name: str,
+    source: Path,
+    *,
+    out: Path,
+    split_by: str | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    **options: Any,
+) -> tuple[dict[Path, int], Tally]:
+    """Convert ``source`` into ``out``; returns how many samples each file holds, and the counts.
+
+    The format "auto" is found out.
+    ``split_by`` ("0.8,0.1,0.1") puts the photos by chance into ``out`` with .train, .val and .test
+    before its ending, all samples of a photo into one. Paths of images are relative to the folder
+    of ``out``. What was set aside is written beside it. Files are written whole or not at all.
+    Raises ``ConfigError`` for shares that are none, and what :func:`convert` does.
+    """
+    paths = [out]
+    part_of: Callable[[Sample], int] = lambda sample: 0  # noqa: E731
+    if split_by is not None:
+        shares = _shares(split_by)
+        names = PARTS[: len(shares)]
+        paths = [out.with_name(f"{out.stem}.{part}{out.suffix}") for part in names]
+        part_of = _by_photo(shares, seed)
+    tally = Tally(strict)
+    if name == AUTO:
+        name, source = recognised(source)
+        tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
+    counts = dict.fromkeys(paths, 0)
+    folder = out.parent.resolve()
+    try:
+        with locked(out), ExitStack() as stack:
+            files = [stack.enter_context(_written(path)) for path in paths]
+            for sample in convert(name, source, tally=tally, **options):
+                part = part_of(sample)
+                files[part].write(json_line(relative_to(sample, folder).to_json()))
+                counts[paths[part]] += 1
+            tally.found["questions"] = sum(counts.values())
+            if not tally.found["questions"]:
+                raise _NothingLeft
+    except _NothingLeft:
+        pass
+    tally.write(out)
+    return counts, tally
+
+
+class _NothingLeft(Exception):
+    """Everything was set aside: no file is written."""
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    with whole(path) as partial, partial.open("wb") as file:
+        yield file
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(each) for each in text.split(",")]
+    except ValueError:
+        shares = []
+    if not 2 <= len(shares) <= len(PARTS) or min(shares) < 0 or not math.isclose(sum(shares), 1):
+        raise ConfigError(f"--split-by {text}: expected two or three shares that add up to 1")
+    return shares
+
+
+def _by_photo(shares: Sequence[float], seed: int) -> Callable[[Sample], int]:
+    """The part of a sample: drawn for its photos' names, so that other photos change nothing."""
+
+    def part(sample: Sample) -> int:
+        photo = split_view(sample.images[0].path)[0]
+        drawn = random.Random(f"{seed}:{Path(photo).name}").random()
+        below = list(_running(shares))
+        return next((place for place, end in enumerate(below) if drawn < end), len(shares) - 1)
+
+    return part
+
+
+def _running(shares: Sequence[float]) -> Iterator[float]:
+    total = 0.0
+    for share in shares:
+        total += share
+        yield total
