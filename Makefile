@@ -35,8 +35,8 @@ test: $(INSTALLED) ## all tests and doctests
 test-fast: $(INSTALLED) ## tests and doctests of what does without torch
 	$(BIN)/pytest --quiet --fast --numprocesses 2 --dist loadfile
 
-test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine on the CPU, in .venv-vllm
-	$(VLLM)/bin/pytest --quiet tests/test_vllm.py
+test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine and torchvision on the CPU, in .venv-vllm
+	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py
 
 # vLLM needs torchvision, which fits the registry's own torch alone: local builds are not looked for.
 $(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -25,6 +26,7 @@ from reground.evaluation.records import Prediction, read_predictions, read_run
 from reground.evaluation.reporting.report import write_json_report
 from reground.evaluation.scoring.score import score_folder
 from reground.grounding.boxes import Box
+from reground.grounding.codecs import PixelLimits
 from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
@@ -260,9 +262,61 @@ def test_a_benchmark_brings_its_rule_its_prompt_and_its_hash(
     predict_folder(tmp_path / "mig", mig)
     run = read_run(tmp_path / "mig")
     assert (run.hit, run.prompts["think"].name, run.limit) == (">=", "tiny", 1)
+    assert (run.min_pixels, run.max_pixels) == (3136, 401_408)  # as its authors show images
     content = (tmp_path / "mig_bench.jsonl").read_bytes()
     assert run.file_sha256 == hashlib.sha256(content).hexdigest()
     refined = replace(mig, data="vg_refiner_evf_refcoco_testA", family="qwen3_vl")
     predict_folder(tmp_path / "refined", refined)
     run = read_run(tmp_path / "refined")
     assert (run.hit, run.protocol, run.protocol_by) == (">", "piter", "benchmark")
+    assert (run.min_pixels, run.max_pixels) == (400, 401_408)  # the checkpoint's
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "any_size", "expected"),
+    [
+        ("mig_bench", {}, True, PixelLimits(3136, 401_408)),
+        ("mig_bench", {"max_pixels": 50_000}, True, PixelLimits(3136, 50_000)),
+        ("mig_bench", {"min_pixels": 1, "max_pixels": 2}, True, PixelLimits(1, 2)),
+        ("mig_bench", {}, False, PixelLimits()),  # tiles
+        ("mig_bench", {"max_pixels": 9}, False, PixelLimits(None, 9)),
+        ("lisa_grounding_test", {}, True, PixelLimits(None, 640_000)),
+        ("lisa_grounding_test", {"min_pixels": 5}, True, PixelLimits(5, 640_000)),
+        ("refcoco_val", {}, True, PixelLimits()),
+        ("synth:diff", {"min_pixels": 5}, True, PixelLimits(5, None)),
+    ],
+)
+def test_a_flag_decides_how_large_images_are_then_the_benchmark(
+    data: str, flags: dict[str, int], any_size: bool, expected: PixelLimits
+) -> None:
+    assert Question(model="m", data=data, **flags).limits(any_size=any_size) == expected  # type: ignore[arg-type]
+
+
+def test_limits_are_those_that_images_are_encoded_at(tmp_path: Path) -> None:
+    words = ["eval", "--data", "synth:attribute@1-2", "--limit", "2", "--max-tokens", "4"]
+    words += ["--min-pixels", "3000", "--max-pixels", "4000", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    run = read_run(tmp_path / "out")
+    assert (run.min_pixels, run.max_pixels) == (3000, 4000)
+    sizes = [size for row in read_predictions(tmp_path / "out") for size in row.sizes]
+    assert all(3000 <= size.input_width * size.input_height <= 4000 for size in sizes)
+    assert "| max pixels | 4000 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data": "mig_bench", "max_pixels": 3000}, "min_pixels 3136 is above max_pixels 3000"),
+        ({"max_pixels": 399}, "images of 400 to 399 pixels; .* set min_pixels as well"),
+        ({"min_pixels": 1, "max_pixels": 399}, "min_pixels 1 is less than the smallest image"),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setenv("REGROUND_DATA", str(tmp_path))
+    save_dataset(tmp_path / "mig_bench.jsonl", [photo(tmp_path, "a")])
+    with pytest.raises(ConfigError, match=says):
+        predict_folder(tmp_path / "out", replace(ASKED, limit=1, **changes))
+    assert not (tmp_path / "out").exists()

@@ -111,6 +111,31 @@ def test_the_tiny_model_scores_the_same_over_http_as_in_process(tmp_path: Path) 
     assert {use.name for use in read_run(tmp_path / "remote").prompts.values()} == {"tiny"}
 
 
+def test_images_are_sent_within_the_limits_asked_for(data: Path, tmp_path: Path) -> None:
+    with serving(lambda body, _: says(HIT)) as (url, bodies):
+        asked = asking(url, data, processor="tiny", min_pixels=2000, max_pixels=3000)
+        evaluate(tmp_path / "out", asked)
+    (sent,) = server.images(bodies[0])
+    assert 2000 <= sent.width * sent.height <= 3000
+    run = read_run(tmp_path / "out")
+    assert (run.min_pixels, run.max_pixels) == (2000, 3000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"max_pixels": 3000}, "name the server's with --processor"),
+        ({"processor": "tiny", "max_pixels": 999_999}, "--max-pixels 999999: the server shows"),
+        ({"processor": "tiny", "min_pixels": 399}, "--min-pixels 399: the server shows images of"),
+    ],
+)
+def test_limits_that_a_server_would_undo_are_refused(
+    data: Path, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        evaluate(tmp_path / "out", asking("http://127.0.0.1:9", data, **changes))
+
+
 FAULTS: dict[str, tuple[Response, str]] = {
     "401": (Response('{"error": {"message": "bad key"}}', 401), "status 401: .*bad key"),
     "500": (Response("oops", 500), "status 500"),

@@ -13,6 +13,7 @@ from PIL import Image
 from reground.api import Grounder
 from reground.cli import app
 from reground.errors import ConfigError
+from reground.grounding.codecs import PixelLimits
 from reground.model.load import Checkpoint, load
 from reground.model.parts import reference_copy, replica, set_training
 from reground.model.prompting import Prompter
@@ -185,7 +186,7 @@ def test_whoever_loads_a_model_says_where(
 ) -> None:
     """With a GPU that is there by its word alone: what is asked of the loader is looked at."""
 
-    def look(path: str, *, runtime: Runtime) -> None:
+    def look(path: str, *, runtime: Runtime, limits: PixelLimits) -> None:
         raise Loaded(runtime.device, runtime.dtype)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

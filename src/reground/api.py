@@ -22,6 +22,7 @@ from reground.data.images import load
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Answer
 from reground.grounding.boxes import Box, Frame
+from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Detection, ImageRef, Sample
 from reground.protocols.choice import Protocols
@@ -68,15 +69,18 @@ class Grounder:
         device: str | None = None,
         dtype: str | None = None,
         engine: Literal["transformers", "vllm"] = "transformers",
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
     ) -> Grounder:
         """Load a folder, a hub id or ``tiny``; what else is given overrides what it remembers.
 
         ``protocol``: ``direct`` answers with boxes, ``think`` after a chain of thought,
         ``think_rethink`` calls for a detector's boxes in between, ``piter`` is shown them with the
         question. ``prompt`` is that protocol's. It runs on the GPU where there is one, there in the
-        checkpoint's dtype, and in float32 on a CPU; ``engine`` is what samples. Raises
-        ``ConfigError`` for a protocol that the family does not speak, and a device that is not
-        there.
+        checkpoint's dtype, and in float32 on a CPU; ``engine`` is what samples. Images are shown
+        at ``min_pixels`` to ``max_pixels``, the checkpoint's own where left out. Raises
+        ``ConfigError`` for a protocol that the family does not speak, a device that is not there,
+        and limits that contradict each other.
         """
         from reground.model.load import answering_of
         from reground.model.prompting import Prompter
@@ -85,7 +89,8 @@ class Grounder:
 
         protocols = Protocols.of(answering_of(path), family=family, flag=protocol, prompt=prompt)
         runtime = Runtime.resolve(device=device, dtype=dtype)
-        checkpoint, policy = opened(path, runtime, engine=engine)
+        limits = PixelLimits(min_pixels, max_pixels)
+        checkpoint, policy = opened(path, runtime, engine=engine, limits=limits)
         return cls(Prompter(checkpoint, protocols), policy)
 
     def under(self, protocol: ProtocolName, *, prompt: str | None = None) -> Grounder:

@@ -66,6 +66,13 @@ def _state(entry: Benchmark, *, count: bool) -> str:
     return f"ready, {len(samples)} samples{without}"
 
 
+def _pixels(entry: Benchmark) -> str:
+    """How large its authors show images, where they say."""
+    named = {"at least": entry.pixels.fewest, "at most": entry.pixels.most}
+    limits = [f"{how} {limit}" for how, limit in named.items() if limit is not None]
+    return f"images of {' and '.join(limits)} pixels" if limits else ""
+
+
 def _details(entry: Benchmark) -> str:
     from reground.data.benchmarks import column, digest, has_other_bytes, how_to_get
 
@@ -80,6 +87,7 @@ def _details(entry: Benchmark) -> str:
         "truth": first,
         "scorer": entry.scorer and f"{entry.scorer}, its authors' own, is reported beside ours",
         "protocol": own,
+        "pixels": _pixels(entry),
         "note": entry.note,
         "licence": entry.licence,
         "get it": how_to_get(entry),

@@ -28,6 +28,8 @@ def command(
     device: own.DeviceOption = None,
     dtype: own.DTypeOption = None,
     engine: own.EngineOption = "transformers",
+    min_pixels: own.MinPixelsOption = None,
+    max_pixels: own.MaxPixelsOption = None,
     blank: own.BlankOption = False,
     endpoint: own.EndpointOption = None,
     processor: own.ProcessorOption = None,
@@ -82,6 +84,8 @@ def command(
         device=device,
         dtype=dtype,
         engine=engine,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
     )
     if shard:
         count = predict_folder(out, question)

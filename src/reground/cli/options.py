@@ -25,6 +25,19 @@ DTypeOption = Annotated[
 EngineOption = Annotated[
     Engine, typer.Option(help="What samples: transformers, or vllm (pip install 'reground[vllm]').")
 ]
+MinPixelsOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Images are shown at N pixels or more."),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Images are shown at N pixels or fewer. Default: as the authors of a benchmark named "
+        "by --data show them, else as the checkpoint's processor does.",
+    ),
+]
 MaxTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 FamilyOption = Annotated[
     str | None,

@@ -13,7 +13,9 @@ from reground.cli.options import (
     DTypeOption,
     EngineOption,
     FamilyOption,
+    MaxPixelsOption,
     MaxTokensOption,
+    MinPixelsOption,
     PromptOption,
     ProtocolOption,
     ToolOption,
@@ -50,6 +52,8 @@ def command(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     engine: EngineOption = "transformers",
+    min_pixels: MinPixelsOption = None,
+    max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Point at what TEXT describes: prints JSON in pixels of the image and draws the boxes.
 
@@ -80,6 +84,8 @@ def command(
         device=device,
         dtype=dtype,
         engine=engine,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
     )
     asked = tool or (_boxes(tool_box) if tool_box else None)
     if asked and protocol is None and not grounder.protocol.shows_tool:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from reground.data.convert import FORMATS, convert, options_of
 from reground.errors import DataError, did_you_mean
+from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample, Target, read_jsonl
 from reground.io import parse_yaml
@@ -67,6 +68,7 @@ class Benchmark:
     download: str | None = None
     tasks: Mapping[str, int] = field(default_factory=dict)
     protocols: Mapping[str, ProtocolName] = field(default_factory=dict)
+    pixels: PixelLimits = field(default_factory=PixelLimits)
     sha256: str | None = None
     note: str | None = None
 
@@ -208,8 +210,9 @@ def column(task: str) -> str:
 
 def _benchmark(name: str, fields: Mapping[str, Any]) -> Benchmark:
     given = fields.get("with", {})
-    own = {key: value for key, value in fields.items() if key not in ("benchmarks", "with")}
-    return Benchmark(name=name, **{key: _filled(value, given) for key, value in own.items()})
+    named = ("benchmarks", "with", "pixels")
+    own = {key: _filled(value, given) for key, value in fields.items() if key not in named}
+    return Benchmark(name=name, pixels=PixelLimits(**fields.get("pixels", {})), **own)
 
 
 def _filled(value: Any, given: Mapping[str, str]) -> Any:

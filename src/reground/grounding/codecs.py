@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from reground.errors import DataError
+from reground.errors import ConfigError, DataError
 from reground.grounding.boxes import (
     BINS,
     OF_999,
@@ -34,6 +34,37 @@ class Form(StrEnum):
     DIRECT = "direct"  # nothing
     THINK = "think"  # <think>..</think><answer>..</answer>
     THINK_RETHINK = "think_rethink"  # think, perhaps function and tool, rethink, answer
+
+
+@dataclass(frozen=True, slots=True)
+class PixelLimits:
+    """The fewest and most pixels that an image is to be encoded at; None leaves the model's own.
+
+    Raises ``ConfigError`` for limits below 1 and for two that contradict each other.
+
+    >>> PixelLimits(most=401_408).over(PixelLimits(3136, 640_000))
+    PixelLimits(fewest=3136, most=401408)
+    """
+
+    fewest: int | None = None
+    most: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("min_pixels", self.fewest), ("max_pixels", self.most)):
+            if limit is not None and limit < 1:
+                raise ConfigError(f"{name} {limit}: expected at least 1")
+        if self.fewest is not None and self.most is not None and self.fewest > self.most:
+            raise ConfigError(
+                f"min_pixels {self.fewest} is above max_pixels {self.most}; set both so that they "
+                "agree"
+            )
+
+    def over(self, other: PixelLimits) -> PixelLimits:
+        """These, and where one is not set that of ``other``."""
+        return PixelLimits(
+            other.fewest if self.fewest is None else self.fewest,
+            other.most if self.most is None else self.most,
+        )
 
 
 @dataclass(frozen=True, slots=True)

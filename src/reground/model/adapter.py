@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, Protocol
 from PIL import Image
 from torch import Tensor, nn
 
-from reground.grounding.codecs import EncodedSize
+from reground.errors import ConfigError
+from reground.grounding.codecs import EncodedSize, PixelLimits
 
 Part = Literal["vision", "merger", "language"]
 Features = tuple[Tensor, ...]
@@ -41,26 +42,37 @@ class ModelAdapter(Protocol):
 
     ``slot`` is what a chat template writes for an image, ``marks`` are special tokens of answers,
     ``banned`` those that a policy must never sample: they would stand for absent pixels. Positions
-    have ``axes`` axes: 3 under M-RoPE, otherwise 1.
+    have ``axes`` axes: 3 under M-RoPE, otherwise 1. With ``any_size`` an image keeps its shape,
+    within limits in pixels, as the authors of a benchmark may set; otherwise it is cut into tiles.
     """
 
     slot: ClassVar[str]
     marks: ClassVar[tuple[str, ...]]
     banned: ClassVar[tuple[str, ...]]
     axes: ClassVar[int]
+    any_size: ClassVar[bool]
 
     @property
     def image_token_id(self) -> int:
         """The id of that token."""
 
-    def read_processor(self, source: str) -> Any:
-        """The image processor of the checkpoint in a folder or of a hub id."""
+    def read_processor(self, source: str, config: Any) -> Any:
+        """The image processor of the checkpoint in a folder or of a hub id.
+
+        Raises ``ModelError`` for one that does not cut images as the model of ``config`` sees them.
+        """
 
     def limits(self, processor: Any) -> tuple[int, int]:
         """The fewest and most pixels that an image is encoded at."""
 
     def set_limits(self, processor: Any, fewest: int | None, most: int | None) -> None:
-        """Other limits, in place; None leaves one."""
+        """Other limits, in place; None leaves one. See :func:`set_limits`."""
+
+    def smallest(self, processor: Any) -> int:
+        """The pixels of the smallest image that there can be."""
+
+    def saved_limits(self, processor: Any) -> dict[str, Any]:
+        """The limits as preprocessor_config.json names them, for readers of any age."""
 
     def resized(self, processor: Any, image: Image.Image) -> Image.Image:
         """The RGB image as large as the model sees it; encoding it again changes nothing."""
@@ -102,6 +114,28 @@ class ModelAdapter(Protocol):
 
     def part_of(self, name: str) -> Part:
         """Which part of the model a parameter or module of this name belongs to."""
+
+
+def set_limits(adapter: ModelAdapter, processor: Any, limits: PixelLimits) -> None:
+    """Encode images within ``limits`` from now on.
+
+    Raises ``ConfigError`` for limits that contradict the processor's own, and for those below the
+    smallest image.
+    """
+    adapter.set_limits(processor, limits.fewest, limits.most)
+    fewest, most = adapter.limits(processor)
+    if fewest > most:
+        raise ConfigError(
+            f"images of {fewest} to {most} pixels; expected max_pixels to be at least the model's "
+            "fewest; raise max_pixels, or set min_pixels as well"
+        )
+    smallest = adapter.smallest(processor)
+    for name, limit in (("min_pixels", limits.fewest), ("max_pixels", limits.most)):
+        if limit is not None and limit < smallest:
+            raise ConfigError(
+                f"{name} {limit} is less than the smallest image of this model, {smallest} pixels; "
+                f"raise {name}"
+            )
 
 
 def adapt(model: Any, adapter: ModelAdapter) -> Any:

@@ -35,15 +35,24 @@ class InternVL:
     marks: ClassVar[tuple[str, ...]] = ("<box>", "</box>", "<ref>", "</ref>")
     banned: ClassVar[tuple[str, ...]] = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     axes: ClassVar[int] = 1
+    any_size: ClassVar[bool] = False
 
     @classmethod
     def of(cls, config: Any) -> InternVL:
         """Of a model's config."""
         return cls(config.image_token_id, config.image_seq_length)
 
-    def read_processor(self, source: str) -> Any:
+    def read_processor(self, source: str, config: Any) -> Any:
         """The PIL back end, which cuts tiles, as InternVL's processor asks for."""
-        return GotOcr2ImageProcessorPil.from_pretrained(source, crop_to_patches=True)
+        processor = GotOcr2ImageProcessorPil.from_pretrained(source, crop_to_patches=True)
+        height, width = config.vision_config.image_size
+        if (processor.size["height"], processor.size["width"]) != (height, width):
+            raise ModelError(
+                f"{source}: its image processor cuts tiles of {processor.size}, and its model has "
+                f"those of {height} x {width} pixels; copy preprocessor_config.json from the "
+                "checkpoint that it was made from"
+            )
+        return processor
 
     def limits(self, processor: Any) -> tuple[int, int]:
         """Of all tiles but the small picture that goes along."""
@@ -55,6 +64,14 @@ class InternVL:
             processor.min_patches = max(1, -(-fewest // _area(processor)))
         if most:
             processor.max_patches = max(processor.min_patches, most // _area(processor))
+
+    def smallest(self, processor: Any) -> int:
+        """One tile."""
+        return _area(processor)
+
+    def saved_limits(self, processor: Any) -> dict[str, Any]:
+        """In tiles."""
+        return {"min_patches": processor.min_patches, "max_patches": processor.max_patches}
 
     def resized(self, processor: Any, image: Image.Image) -> Image.Image:
         """The image itself: its boxes are in thousandths, whatever its size."""

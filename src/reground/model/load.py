@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -10,35 +11,32 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, GenerationConfig
 
-from reground.errors import DataError, ModelError, did_you_mean
+from reground.errors import DataError, ModelError
+from reground.grounding.codecs import PixelLimits
 from reground.io import parse_json, whole, write_json
 from reground.model import attention, internvl, qwen
 from reground.model.adapter import ModelAdapter, adapt
 from reground.model.chat import Chat
+from reground.model.folder import CONFIG, Folder, commit_of, first_line, reading, resolve
+from reground.model.folder import SIDE_FILE as SIDE_FILE
 from reground.model.linear import speed_up
 from reground.model.norm import speed_up_norms
 from reground.model.parts import full_state
+from reground.model.read import read_chat, read_model, read_processor
 from reground.model.runtime import Runtime
+from reground.model.write import amend, write_files
 from reground.plugins import installed
 from reground.protocols.choice import Answering
-
-transformers_logging.disable_progress_bar()  # its bars would tear ours apart
 
 _ADAPTERS: dict[str, Callable[[Any], ModelAdapter]] = {
     **dict.fromkeys(qwen.MODEL_TYPES, qwen.QwenVL.of),
     **dict.fromkeys(internvl.MODEL_TYPES, internvl.InternVL.of),
 }
 _WEIGHTS = ("*.safetensors", "*.bin")
-SIDE_FILE = "reground.json"  # how this checkpoint answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +44,13 @@ class Checkpoint:
     """A model ready to be prompted: its weights, its chat, and how it answers.
 
     A checkpoint saved by ReGround remembers how, any other answers as its architecture does.
+    ``folder`` is what it was loaded from, None where it was made.
     """
 
     model: Any
     chat: Chat
     answering: Answering
+    folder: Folder | None = None
 
     @property
     def context(self) -> int:
@@ -58,47 +58,45 @@ class Checkpoint:
         return int(self.model.config.get_text_config().max_position_embeddings)
 
 
-def load(path: str, *, runtime: Runtime | None = None) -> Checkpoint:
+def load(
+    path: str, *, runtime: Runtime | None = None, limits: PixelLimits | None = None
+) -> Checkpoint:
     """Load a folder, a run (its newest checkpoint), a hub id, or a name that a package registers.
 
     An entry point in the group ``reground.checkpoints`` names the folder behind it, as ``tiny``.
 
-    Weights are read straight to the runtime's device, in its dtype. Raises ``ModelError`` where
-    there is no checkpoint, an incomplete one, or one of an unknown architecture.
+    Weights are read straight to the runtime's device, in its dtype, once all else has been checked.
+    Raises ``ModelError`` where there is no checkpoint, an incomplete one, one whose files belong to
+    different models, or one of an unknown architecture; ``ConfigError`` as :func:`set_limits`.
     """
     runtime = runtime or Runtime.resolve()
-    source = _resolve(path)
-    adapter, _ = _adapted(source, path)
-    placed = {} if runtime.device.type == "cpu" else {"device_map": {"": runtime.device}}
-    dtype = runtime.dtype or "auto"
-    model = _read(AutoModelForImageTextToText, source, path, dtype=dtype, **placed)
-    tokenizer = _read(AutoTokenizer, source, path)
-    processor = _read_processor(adapter, source, path)
-    ends = model.generation_config.eos_token_id or []
-    chat = Chat(tokenizer, processor, adapter, end_ids=[ends] if isinstance(ends, int) else ends)
-    return replace(prepare(model, chat, runtime=runtime), answering=answering_of(path))
+    folder = Folder.open(path)
+    adapter, config = _adapted(folder)
+    answering = _remembered(folder) or Answering(family=config.model_type)
+    chat = read_chat(folder, adapter, config, limits)
+    model = read_model(folder, runtime)
+    # Its defaults of sampling are not ours, and some are such that transformers writes none.
+    model.generation_config = GenerationConfig(
+        eos_token_id=sorted(chat.end_ids), pad_token_id=chat.pad_id
+    )
+    return replace(prepare(model, chat, runtime=runtime), answering=answering, folder=folder)
 
 
 def answering_of(path: str) -> Answering:
     """How the model at ``path`` answers, read without its weights; raises as :func:`load` does."""
-    _, config = _adapted(_resolve(path), path)
-    return remembered(path) or Answering(family=config.model_type)
+    folder = Folder.open(path)
+    _, config = _adapted(folder)
+    return _remembered(folder) or Answering(family=config.model_type)
 
 
 def remembered(path: str) -> Answering | None:
     """What the checkpoint at ``path`` remembers of how it answers; None for one of others."""
-    file = Path(_resolve(path)) / SIDE_FILE
-    if not file.is_file():
-        return None
-    names = [each.name for each in fields(Answering)]
-    try:
-        known = parse_json(file.read_bytes())
-        return Answering(**{name: known[name] for name in names})
-    except (DataError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{file}: does not say how the checkpoint answers ({error!r}); expected the keys "
-            f"{', '.join(names)}; save the run again, or delete the file"
-        ) from None
+    return _remembered(Folder.open(path))
+
+
+def takes_any_size(path: str) -> bool:
+    """Whether the model at ``path`` takes limits in pixels; raises as :func:`load` does."""
+    return _adapted(Folder.open(path))[0].any_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +107,11 @@ class Resizer:
     processor: Any
 
     @classmethod
-    def of(cls, path: str) -> Resizer:
-        """Of what :func:`load` loads; raises ``ModelError`` as it does."""
-        source = _resolve(path)
-        adapter, _ = _adapted(source, path)
-        return cls(adapter, _read_processor(adapter, source, path))
+    def of(cls, path: str, *, limits: PixelLimits | None = None) -> Resizer:
+        """Of what :func:`load` loads; raises as it does."""
+        folder = Folder.open(path)
+        adapter, config = _adapted(folder)
+        return cls(adapter, read_processor(folder, adapter, config, limits))
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -127,11 +125,10 @@ class Resizer:
 
 def fingerprint(path: str) -> str | None:
     """What tells these weights from others: the SHA-256 of their files, or the hub's commit."""
-    source = _resolve(path)
+    source = resolve(path)
     files = sorted(each for end in _WEIGHTS for each in Path(source).glob(end))
     if not files:
-        commit: str | None = _read(AutoConfig, source, path)._commit_hash
-        return commit
+        return commit_of(source, path)
     total = hashlib.sha256()
     for each in files:
         with each.open("rb") as content:
@@ -159,77 +156,69 @@ def save(
     """Write what ``AutoModelForImageTextToText.from_pretrained`` loads (whole or not at all).
 
     Processor files and how the model answers go along. The weights are ``state``, or the model's
-    own with LoRA adapters merged into them.
+    own with LoRA adapters merged into them; one that two layers share is written once.
     """
     state = full_state(checkpoint.model) if state is None else state
-    if dtype is not None:
-        state = {name: value.to(dtype) for name, value in state.items()}
+    own = {
+        name: value if dtype is None else value.to(dtype)
+        for name, value in state.items()
+        if name not in checkpoint.model.all_tied_weights_keys
+    }
     with whole(folder) as partial:
-        checkpoint.model.save_pretrained(partial, state_dict=state)
-        save_description(checkpoint, partial)
-        if dtype is not None:
-            _set_dtype(partial / "config.json", dtype)
+        checkpoint.model.save_pretrained(partial, state_dict=own)
+        save_description(checkpoint, partial, dtype=dtype)
 
 
-def save_description(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write all but the weights: config, tokenizer, processor, and how the model answers."""
-    checkpoint.model.config.architectures = [type(checkpoint.model).__name__]
-    checkpoint.model.config.save_pretrained(folder)
-    checkpoint.model.generation_config.save_pretrained(folder)
-    checkpoint.chat.tokenizer.save_pretrained(folder)
-    checkpoint.chat.image_processor.save_pretrained(folder)
+def save_description(
+    checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write all but the weights: config, tokenizer, processor, and how the model answers.
+
+    What was loaded is written as it was read, but for what training changes.
+    """
+    model, chat = checkpoint.model, checkpoint.chat
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    if checkpoint.folder:
+        write_files(checkpoint.folder, folder)
+    else:
+        chat.tokenizer.save_pretrained(folder)
+        chat.image_processor.save_pretrained(folder)
+    amend(
+        folder,
+        images=chat.adapter.saved_limits(chat.image_processor),
+        template=chat.tokenizer.chat_template,
+        architecture=type(model).__name__,
+        dtype=dtype or model.dtype,
+    )
     write_json(folder / SIDE_FILE, asdict(checkpoint.answering))
 
 
-def _resolve(path: str) -> str:
-    shipped = installed("checkpoints")
-    if path in shipped and isinstance(folder := shipped[path].load(), Path):
-        return str(folder)
-    owner, *rest = path.split("/")
-    is_hub_id = len(rest) == 1 and not Path(owner).exists()
-    if not Path(path).exists() and not is_hub_id:
-        expected = (
-            "expected a run of `reground train` that has saved a checkpoint, a checkpoint's "
-            "folder, a hub id (owner/name), or a shipped model: " + ", ".join(shipped)
-        )
-        hint = did_you_mean(path, shipped, otherwise=expected)
-        raise ModelError(f"{path}: no such run or folder; {hint}")
-    folders = Path(path).glob("checkpoints/step-*/model")
-    steps = [folder for folder in folders if folder.parent.suffix != ".partial"]
-    return str(max(steps, key=lambda folder: int(folder.parent.name[5:]))) if steps else path
-
-
-def _adapted(source: str, path: str) -> tuple[ModelAdapter, Any]:
+def _adapted(folder: Folder) -> tuple[ModelAdapter, Any]:
     """The checkpoint's config, and the adapter of its model type."""
     # Packages first: what they import may make their type known to transformers.
     known = {name: entry.load() for name, entry in installed("models").items()} | _ADAPTERS
-    config = _read(AutoConfig, source, path)
-    if config.model_type not in known:
+    named = folder.settings(CONFIG).get("model_type")
+    if not isinstance(named, str) or named not in known:
         raise ModelError(
-            f"{path}: model type {config.model_type!r} is not known; "
-            f"expected one of {', '.join(known)}"
+            f"{folder.name}: model type {named!r} is not known; expected one of {', '.join(known)}"
         )
-    return known[config.model_type](config), config
+    folder.check_files()
+    config = folder.read(AutoConfig)
+    return reading(lambda: known[named](config), folder.name), config
 
 
-def _read_processor(adapter: ModelAdapter, source: str, path: str) -> Any:
-    return _reading(lambda: adapter.read_processor(source), path)
-
-
-def _read(kind: Any, source: str, path: str, **options: Any) -> Any:
-    return _reading(lambda: kind.from_pretrained(source, **options), path)
-
-
-def _reading(read: Callable[[], Any], path: str) -> Any:
+def _remembered(folder: Folder) -> Answering | None:
+    if SIDE_FILE not in folder.files:
+        return None
+    names = [each.name for each in fields(Answering)]
     try:
-        return read()
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
+        known = parse_json(folder.files[SIDE_FILE])
+        kept = json.dumps({name: known[name] for name in names})
+        return TypeAdapter(Answering).validate_json(kept, strict=True)
+    except (DataError, KeyError, TypeError, ValidationError) as error:
         raise ModelError(
-            f"{path}: no checkpoint could be read ({first}); "
-            "expected a folder with config.json, a run, a hub id, or 'tiny'"
+            f"{Path(folder.source) / SIDE_FILE}: does not say how the checkpoint answers "
+            f"({first_line(error)}); expected the keys {', '.join(names)}; save the run again, or "
+            "delete the file"
         ) from None
-
-
-def _set_dtype(path: Path, dtype: torch.dtype) -> None:
-    write_json(path, parse_json(path.read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")})

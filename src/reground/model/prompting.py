@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TypeVar
 
 from PIL import Image
@@ -95,8 +96,9 @@ class Prompter:
         return self.protocol(sample).gold(sample, [image.size for image in prompt.images])
 
     def text(self, ids: Sequence[int]) -> str:
-        """A completion as text."""
-        return self.checkpoint.chat.decode(ids)
+        """A completion as text, to the token that ends it, which is none of the text."""
+        chat = self.checkpoint.chat
+        return chat.decode([*takewhile(lambda each: each not in chat.end_ids, ids)])
 
     def read(self, ids: Sequence[int], prompt: Prompt, *, sample: Sample) -> Answer:
         """What a completion answers, its boxes in original pixels of the sample's target image."""

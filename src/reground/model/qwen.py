@@ -22,6 +22,13 @@ from reground.model.adapter import EncodedImage, Features, Part
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
+# The settings of a processor that the vision tower has as well, by their names there.
+_PATCHES = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class QwenVL:
@@ -44,15 +51,27 @@ class QwenVL:
         "<|video_pad|>",
     )
     axes: ClassVar[int] = 3
+    any_size: ClassVar[bool] = True
 
     @classmethod
     def of(cls, config: Any) -> QwenVL:
         """Of a model's config."""
         return cls(config.image_token_id, config.vision_config.spatial_merge_size)
 
-    def read_processor(self, source: str) -> Any:
+    def read_processor(self, source: str, config: Any) -> Any:
         """The PIL back end: torchvision need not be there."""
-        return Qwen2VLImageProcessorPil.from_pretrained(source)
+        kind, vision = Qwen2VLImageProcessorPil, config.vision_config
+        named = kind.get_image_processor_dict(source)[0].get("image_processor_type") or "Qwen"
+        processor = kind.from_pretrained(source) if named.startswith("Qwen") else None
+        found = (named, *(getattr(processor, name, None) for name in _PATCHES))
+        expected = ("Qwen", *(getattr(vision, name) for name in _PATCHES.values()))
+        if found[1:] != expected[1:]:
+            raise ModelError(
+                f"{source}: its image processor is {found[0]} with patch_size, merge_size and "
+                f"temporal_patch_size {found[1:]}, and its model has {expected[1:]}; copy "
+                "preprocessor_config.json from the checkpoint that it was made from"
+            )
+        return processor
 
     def limits(self, processor: Any) -> tuple[int, int]:
         """Pixels of an image."""
@@ -63,6 +82,16 @@ class QwenVL:
         for edge, limit in (("shortest_edge", fewest), ("longest_edge", most)):
             if limit:
                 processor.size[edge] = limit
+
+    def smallest(self, processor: Any) -> int:
+        """One merged patch."""
+        return int((processor.patch_size * processor.merge_size) ** 2)
+
+    def saved_limits(self, processor: Any) -> dict[str, Any]:
+        """``min_pixels`` and ``max_pixels`` are what transformers 4 reads, ``size`` 5 and vLLM."""
+        fewest, most = self.limits(processor)
+        size = {"shortest_edge": fewest, "longest_edge": most}
+        return {"size": size, "min_pixels": fewest, "max_pixels": most}
 
     def resized(self, processor: Any, image: Image.Image) -> Image.Image:
         """The first step of the processor; the rest changes no size."""

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from reground.errors import ConfigError
+from reground.grounding.codecs import PixelLimits
 from reground.model.load import Checkpoint, load
 from reground.model.runtime import Runtime
 from reground.rollout.engine.in_process import InProcess
@@ -19,7 +20,11 @@ LONGEST, MOST_IMAGES, SHARE = 16_384, 16, 0.85  # of vLLM: tokens, images of a p
 
 
 def opened(
-    path: str, runtime: Runtime, *, engine: Literal["transformers", "vllm"]
+    path: str,
+    runtime: Runtime,
+    *,
+    engine: Literal["transformers", "vllm"],
+    limits: PixelLimits | None = None,
 ) -> tuple[Checkpoint, Policy]:
     """The model at ``path``, sampled by itself or by vLLM in this process; raises as ``load``.
 
@@ -27,14 +32,15 @@ def opened(
     Raises ``ConfigError`` for another device than the one that vLLM takes.
     """
     if engine == "transformers":
-        checkpoint = load(path, runtime=runtime)
+        checkpoint = load(path, runtime=runtime, limits=limits)
         return checkpoint, TransformersPolicy(checkpoint)
     if runtime.device != (taken := Runtime.resolve().device):
         raise ConfigError(
             f"device {runtime.device} with engine vllm, which takes {taken} by itself; leave the "
             "device out, or choose a GPU with CUDA_VISIBLE_DEVICES"
         )
-    checkpoint = load(path, runtime=replace(runtime, device=torch.device("cpu")))
+    on_cpu = replace(runtime, device=torch.device("cpu"))
+    checkpoint = load(path, runtime=on_cpu, limits=limits)
     vllm = InProcess(
         checkpoint,
         max_length=LONGEST,

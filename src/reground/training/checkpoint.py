@@ -22,6 +22,8 @@ from reground.model.load import Checkpoint, save
 from reground.runs import RunDir
 
 _MODEL, _STATE = "model", "trainer.pt"
+# What a file of another make raises, once it is read as a trainer's.
+_DAMAGES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -86,9 +88,9 @@ def restore(
             optim_state_dict=state["optimizer"],
             options=WHOLE,
         )
-    except (RuntimeError, ValueError) as error:
+    except _DAMAGES as error:
         raise RunError(
-            f"{saved[-1].path}: does not fit the model of this run ({str(error).splitlines()[0]}); "
+            f"{saved[-1].path}: does not fit the model of this run ({_first_line(error)}); "
             "resume with the code and model that wrote it, or start again with --clean"
         ) from None
     return saved[-1].step, dict(state["extra"])
@@ -103,12 +105,19 @@ def trainer_state(saved: Saved) -> dict[str, Any]:
     path = saved.path / _STATE
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        parts = {name: type(state[name]).__name__ for name in ("module", "optimizer", "extra")}
+        if set(parts.values()) != {"dict"}:
+            raise ValueError(f"module, optimizer and extra are {parts}")
+    except (*_DAMAGES, OSError, EOFError, pickle.UnpicklingError) as error:
         raise RunError(
-            f"{path}: found no state of a trainer ({str(error).splitlines()[0][:200]}); expected "
+            f"{path}: found no state of a trainer ({_first_line(error)}); expected "
             f"what `reground train` wrote; delete {saved.path} to go on from the one before"
         ) from None
     return state
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def save_best(

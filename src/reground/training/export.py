@@ -76,7 +76,13 @@ def export(run: Path, out: Path, *, dtype: torch.dtype = torch.float32) -> Expor
 
 def _restore(model: Any, state: dict[str, Tensor]) -> None:
     own = {name.removeprefix("model."): value for name, value in state.items()}
-    missing = model.load_state_dict(own, strict=False).missing_keys
+    try:
+        missing = model.load_state_dict(own, strict=False).missing_keys
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"the run's checkpoint does not fit its model ({str(error).splitlines()[-1].strip()}); "
+            "export with the model that it started from in its place"
+        ) from None
     if missing:
         raise RunError(f"the run's checkpoint lacks {len(missing)} weights, {missing[0]} first")
 

@@ -17,8 +17,10 @@ from accelerate.utils import InitProcessGroupKwargs
 from reground.config import differing_keys, dump
 from reground.data.images import unreadable
 from reground.errors import ConfigError, DataError, RunError
+from reground.grounding.codecs import PixelLimits
 from reground.grounding.sample import Sample, digest
 from reground.io import append_jsonl, write_json
+from reground.model.adapter import set_limits
 from reground.model.load import Checkpoint, answering_of, fingerprint, load
 from reground.model.parts import replica, set_training
 from reground.model.prompting import Prompter
@@ -248,23 +250,16 @@ def _note(run: RunDir, row: Mapping[str, Any]) -> None:
 
 def starting_checkpoint(config: TrainConfig, runtime: Runtime) -> Checkpoint:
     """The model that a run begins with: loaded, or of random weights."""
+    limits = PixelLimits(config.min_pixels, config.max_pixels)
     if (maker := _maker(config)) is not None:
         checkpoint = maker(config.model_settings or {}, seed=config.seed)
+        set_limits(checkpoint.chat.adapter, checkpoint.chat.image_processor, limits)
         runtime.of(checkpoint.model.to(runtime.device))
     elif config.model_settings is not None:
         raise ConfigError(f"model_settings are for a model that is made, not for {config.model}")
     else:
-        checkpoint = load(config.model, runtime=runtime)
-    checkpoint = dataclasses.replace(checkpoint, answering=answering(config))
-    chat = checkpoint.chat
-    chat.adapter.set_limits(chat.image_processor, config.min_pixels, config.max_pixels)
-    fewest, most = chat.adapter.limits(chat.image_processor)
-    if fewest > most:
-        raise ConfigError(
-            f"images of {fewest} to {most} pixels; expected max_pixels to be at least the model's "
-            "fewest; raise max_pixels, or set min_pixels as well"
-        )
-    return checkpoint
+        checkpoint = load(config.model, runtime=runtime, limits=limits)
+    return dataclasses.replace(checkpoint, answering=answering(config))
 
 
 def answering(config: TrainConfig) -> Answering:

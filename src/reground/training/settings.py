@@ -9,6 +9,7 @@ from pydantic import Field
 
 from reground.config import Count, NotNegative, Positive, Share, config
 from reground.errors import ConfigError, did_you_mean
+from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
 from reground.model.parts import Training
 from reground.plugins import installed
@@ -273,8 +274,7 @@ class TrainConfig:
         if (self.tools.specs or self.tools.zoom) and self.method != "rl":
             raise ValueError(f"tools are asked by rollouts; {self.method} makes none")
         self._check_rewards()
-        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        PixelLimits(self.min_pixels, self.max_pixels)
         ends = [phase.until for phase in self.data]
         if not ends or ends != sorted({*ends}) or ends[-1] != 1.0:
             raise ValueError(f"data phases must end in rising order, the last at 1.0; found {ends}")

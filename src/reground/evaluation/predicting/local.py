@@ -11,7 +11,7 @@ from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.records import Draw, Finish, Prediction
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
-from reground.model.load import fingerprint
+from reground.model.load import fingerprint, takes_any_size
 from reground.model.prompting import Prompter
 from reground.model.runtime import Runtime, named_place, place_of
 from reground.protocols.choice import Protocols
@@ -51,7 +51,8 @@ class LocalModel:
     def load(cls, question: Question, protocols: Protocols) -> LocalModel:
         """The checkpoint that the question names, asked under ``protocols``."""
         runtime = Runtime.resolve(device=question.device, dtype=question.dtype)
-        checkpoint, policy = opened(question.model, runtime, engine=question.engine)
+        limits = question.limits(any_size=takes_any_size(question.model))
+        checkpoint, policy = opened(question.model, runtime, engine=question.engine, limits=limits)
         prompter = Prompter(checkpoint, protocols)
         return cls(
             prompter,

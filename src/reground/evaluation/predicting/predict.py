@@ -102,6 +102,11 @@ def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerPro
         return LocalModel.load(question, protocols)
     if question.device or question.dtype or question.engine != "transformers":
         raise ConfigError("--device, --dtype and --engine are for a model in process, not a server")
+    if (question.min_pixels or question.max_pixels) and question.processor is None:
+        raise ConfigError(
+            "--min-pixels and --max-pixels resize images as a processor does; name the server's "
+            "with --processor"
+        )
     from reground.evaluation.predicting.remote import RemoteModel
 
     return RemoteModel.of(question, protocols, used)

@@ -14,6 +14,7 @@ from reground.data.images import load
 from reground.errors import ConfigError
 from reground.evaluation.predicting.shards import Shard
 from reground.evaluation.records import Prediction
+from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample
 from reground.protocols.choice import Answering, Protocols
@@ -58,8 +59,11 @@ class Question:
     device: str | None = None
     dtype: str | None = None
     engine: Literal["transformers", "vllm"] = "transformers"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
+        PixelLimits(self.min_pixels, self.max_pixels)
         if self.draws > 1 and self.temperature == 0:
             raise ConfigError(
                 f"found {self.draws} samples at temperature 0, which are all alike; expected "
@@ -70,6 +74,14 @@ class Question:
     def benchmark(self) -> Benchmark | None:
         """The row of the table of benchmarks that ``data`` names, if it names one."""
         return benchmarks.table().get(self.data)
+
+    def limits(self, *, any_size: bool) -> PixelLimits:
+        """How large images are shown: as asked, else as the benchmark's authors show them.
+
+        Theirs are for models that take images of ``any_size``.
+        """
+        authors = self.benchmark.pixels if self.benchmark and any_size else PixelLimits()
+        return PixelLimits(self.min_pixels, self.max_pixels).over(authors)
 
     def protocols(self, answering: Answering) -> Protocols:
         """How a model that answers as ``answering`` is asked; raises as :meth:`Protocols.of`."""

@@ -17,7 +17,7 @@ from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.predicting.rethink import think_rethink
 from reground.evaluation.records import Draw, Prediction
 from reground.grounding.boxes import FrameKind
-from reground.grounding.codecs import EncodedSize, Form
+from reground.grounding.codecs import EncodedSize, Form, PixelLimits
 from reground.grounding.sample import Sample
 from reground.patience import Patience
 from reground.protocols.calls import Function
@@ -72,7 +72,7 @@ class RemoteModel:
             question.endpoint,
             protocols,
             any(protocol.plan.functions for protocol in used),
-            _resizer(question.processor) if question.processor else None,
+            _resizer(question.processor, question) if question.processor else None,
             question.max_tokens,
             question.draws,
             question.temperature,
@@ -173,7 +173,23 @@ def _check_can(protocol: AnswerProtocol) -> None:
         )
 
 
-def _resizer(path: str) -> Resizer:
-    from reground.model.load import Resizer  # torch
+def _resizer(path: str, question: Question) -> Resizer:
+    """Resizes within the limits of the question and of the server, whose own would come after.
 
-    return Resizer.of(path)
+    Raises ``ConfigError`` where asked for others than the server's.
+    """
+    from reground.model.load import Resizer, takes_any_size  # torch
+
+    fewest, most = Resizer.of(path).limits
+    for flag, limit in (
+        ("--min-pixels", question.min_pixels),
+        ("--max-pixels", question.max_pixels),
+    ):
+        if limit is not None and not fewest <= limit <= most:
+            raise ConfigError(
+                f"{flag} {limit}: the server shows images of {fewest} to {most} pixels, as "
+                f"{path} says, and would resize them again; expected a number between"
+            )
+    limits = question.limits(any_size=takes_any_size(path))
+    within = PixelLimits(max(fewest, limits.fewest or fewest), min(most, limits.most or most))
+    return Resizer.of(path, limits=within)

@@ -94,6 +94,8 @@ class Plan:
         server = Endpoint(url=self.url, model=self.source) if self.url else None
         shipped = self.profile.name if self.authors_prompt and self.profile else None
         needs_size = server and self.family.codec.frame is FrameKind.INPUT
+        # A server shows images as its own processor does, unless we resize them before.
+        fewest, most = asked.pixels if asked.pixels and (needs_size or not server) else (None, None)
         return Question(
             model=self.source,
             data=self.entry.benchmark,
@@ -104,6 +106,8 @@ class Plan:
             prompt=self.prompt or shipped,
             authors_scorer=asked.scorer,
             max_tokens=asked.max_tokens,
+            min_pixels=fewest,
+            max_pixels=most,
             endpoint=server,
             processor=self.entry.model.weights if needs_size else None,
             device=self.device,

@@ -181,7 +181,7 @@ class ZeroShotDetector:
 
 def _read(kind: Any, path: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(path, **options)
+        return kind.from_pretrained(path, trust_remote_code=False, **options)
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(
