@@ -210,14 +210,16 @@ def test_a_reproduction_is_an_evaluation(alone: Path, tmp_path: Path) -> None:
     assert (found["scorer"], figure["published"]) == ("univg_r1_zero_shot", "50.60")
     assert figure["ours"] == f"{100 * report['authors']['acc@0.5']:.2f}"
     assert figure["verdict"] in told and "Figures by univg_r1_zero_shot, 6 samples." in told
-    assert (
-        "asked with prompt tiny, in our wording" in told and "as published 3136 to 640000" in told
-    )
+    assert "asked with prompt tiny, in our wording" in told
+    run = report["run"]
+    assert (run["min_pixels"], run["max_pixels"]) == (3136, 640_000)  # as published
     question = Question(
         model="tiny",
         data="llmseg_grounding",
         prompt="tiny",
         authors_scorer="univg_r1_zero_shot",
+        min_pixels=3136,
+        max_pixels=640_000,
     )
     assert evaluate(tmp_path / "eval", question)["acc@0.5"] == report["acc@0.5"]
     same = [(each / "predictions.jsonl").read_bytes() for each in (folder, tmp_path / "eval")]
