@@ -1,4 +1,4 @@
-"""``reground data``: convert, validate and show data sets."""
+"""``reground data``: convert, validate, export and show data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 command = typer.Typer(
-    help="Convert, validate and show data sets.",
+    help="Convert, validate, export and show data sets.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -147,6 +147,32 @@ def validate(
     if report.num_quarantined:
         typer.echo(f"set aside: {report.quarantine}")
         raise typer.Exit(0 if out else 1)
+
+
+@command.command()
+def export(
+    format_name: Annotated[
+        str,
+        typer.Argument(metavar="FORMAT", help="coco, yolo, label_studio, chat or ms_swift."),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of samples.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for yolo the folder.")],
+) -> None:
+    """Write samples for a labelling tool or another trainer, and count what its format lacks.
+
+    \b
+    Examples:
+      reground data export coco all.jsonl --out instances.json
+      reground data export yolo all.jsonl --out yolo
+    """
+    from reground.data.export import export as written
+    from reground.data.source import read_dataset
+
+    samples = read_dataset(str(file))
+    left_out = written(format_name, samples, out)
+    typer.echo(f"{out}: {len(samples)} samples")
+    for what, count in left_out.items():
+        typer.echo(f"  not in {format_name}: {count} x {what}")
 
 
 @command.command()
