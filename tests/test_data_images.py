@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from reground.data import images
+from reground.data.fonts import font_for
 from reground.data.images import ImageSize, load, size
 from reground.data.show import contact_sheet, draw, picture
 from reground.data.source import open_dataset, save_dataset
-from reground.errors import DataError
+from reground.errors import ConfigError, DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.tinyworld import scenes
@@ -295,3 +297,22 @@ def test_the_limit_of_pixels_is_the_owners(tmp_path: Path, monkeypatch: pytest.M
         load(str(tmp_path / "slide.png"))
     monkeypatch.setenv("REGROUND_MAX_IMAGE_PIXELS", "120000000")
     assert size(tmp_path / "slide.png").width == 13_000
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"), [("café", True), ("красный", True), ("\U0010fffd", False)]
+)
+def test_captions_have_letters_or_say_that_no_font_has_them(
+    text: str, drawn: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if text == "красный" and font_for(text) is None:
+        pytest.skip("no font here has Cyrillic letters")
+    sample = replace(scenes.sample("referring", seed=0, index=0), question=text)
+    picture(sample)
+    assert ("no font here has the letters" in caplog.text) != drawn
+
+
+def test_a_font_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "none.ttf").write_text("no font")
+    with pytest.raises(ConfigError, match=r"none\.ttf: no font that can be read"):
+        font_for("a", tmp_path / "none.ttf")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from reground.cli.options import FontOption
+
 command = typer.Typer(
     help="Convert, validate, export and show data sets.",
     rich_markup_mode=None,
@@ -188,6 +190,7 @@ def show(
         int, typer.Option(metavar="N", min=1, help="Samples to draw, spread over a file.")
     ] = 12,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of the scene world.")] = 0,
+    font: FontOption = None,
 ) -> None:
     """Draw samples with their true boxes.
 
@@ -203,5 +206,5 @@ def show(
     dataset = open_dataset(spec, seed=seed)
     step = 1 if is_endless(dataset) else max(1, len(dataset) // limit)  # over the file
     samples = [dataset[number * step] for number in range(min(limit, len(dataset)))]
-    contact_sheet(samples, out=out)
+    contact_sheet(samples, out=out, font=font)
     typer.echo(f"{out}: {len(samples)} samples")

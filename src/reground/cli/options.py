@@ -25,6 +25,10 @@ DTypeOption = Annotated[
 EngineOption = Annotated[
     Engine, typer.Option(help="What samples: transformers, or vllm (pip install 'reground[vllm]').")
 ]
+FontOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Font of pictures; default: one that has the letters."),
+]
 MinPixelsOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Images are shown at N pixels or more."),

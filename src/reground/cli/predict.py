@@ -13,6 +13,7 @@ from reground.cli.options import (
     DTypeOption,
     EngineOption,
     FamilyOption,
+    FontOption,
     MaxPixelsOption,
     MaxTokensOption,
     MinPixelsOption,
@@ -54,6 +55,7 @@ def command(
     engine: EngineOption = "transformers",
     min_pixels: MinPixelsOption = None,
     max_pixels: MaxPixelsOption = None,
+    font: FontOption = None,
 ) -> None:
     """Point at what TEXT describes: prints JSON in pixels of the image and draws the boxes.
 
@@ -95,7 +97,7 @@ def command(
             )
         grounder = grounder.under("piter")
     grounding = grounder.ground(paths, text, target_image=image, tool=asked, max_tokens=max_tokens)
-    _draw(grounding, paths, text, out)
+    _draw(grounding, paths, text, out, font)
     answer, profile = grounding.answer, grounder.protocol.profile
     record = {
         "image": paths[grounding.image],
@@ -145,7 +147,9 @@ def _check_exist(paths: Sequence[str]) -> None:
         )
 
 
-def _draw(grounding: Grounding, paths: Sequence[str], text: str, out: Path) -> None:
+def _draw(
+    grounding: Grounding, paths: Sequence[str], text: str, out: Path, font: Path | None
+) -> None:
     """The asked image with the answer's boxes, as a picture."""
     from reground.data.images import size
     from reground.data.show import draw
@@ -164,4 +168,5 @@ def _draw(grounding: Grounding, paths: Sequence[str], text: str, out: Path) -> N
         think=None if answer.boxes else f"no box: {answer.status.value}",
         tool_results=grounding.tool,
     )
-    draw(asked, predicted=[Target(grounding.image, box) for box in answer.boxes], out=out)
+    found = [Target(grounding.image, box) for box in answer.boxes]
+    draw(asked, predicted=found, out=out, font=font)

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from reground.data.fonts import font_for
 from reground.data.images import load
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import Detection, Sample, Target
 
+_LOG = logging.getLogger(__name__)
 _HEIGHT = 320  # of every image in a picture, in pixels
 _WIDTH = 1400  # of a row of pictures, unless one alone is wider
 _MARGIN, _LINE = 8, 20
 _TRUTH, _TOOL, _PREDICTED = "#1f9d3a", "#2f6fde", "#ff8c00"
 
 
-def draw(sample: Sample, *, out: Path, predicted: Sequence[Target] = ()) -> None:
+def draw(
+    sample: Sample, *, out: Path, predicted: Sequence[Target] = (), font: Path | None = None
+) -> None:
     """Write one sample's picture as a PNG (see :func:`picture`)."""
-    _save(picture(sample, predicted=predicted), out)
+    _save(picture(sample, predicted=predicted, font=font), out)
 
 
-def contact_sheet(samples: Iterable[Sample], *, out: Path) -> None:
+def contact_sheet(samples: Iterable[Sample], *, out: Path, font: Path | None = None) -> None:
     """Write the pictures of several samples in rows as a PNG."""
     rows: list[list[Image.Image]] = []
-    for one in map(picture, samples):
+    for one in map(partial(picture, font=font), samples):
         if rows and sum(part.width + _MARGIN for part in [*rows[-1], one]) <= _WIDTH:
             rows[-1].append(one)
         else:
@@ -36,15 +42,18 @@ def contact_sheet(samples: Iterable[Sample], *, out: Path) -> None:
     _save(_stacked([_side_by_side(row) for row in rows]), out)
 
 
-def picture(sample: Sample, *, predicted: Sequence[Target] = ()) -> Image.Image:
+def picture(
+    sample: Sample, *, predicted: Sequence[Target] = (), font: Path | None = None
+) -> Image.Image:
     """The sample's images side by side with target, detector's and ``predicted`` boxes.
 
-    Below stands the question, then the chain, if any. Images are scaled to one height.
+    Below stands the question, then the chain, if any, in a ``font`` that has the letters. Images
+    are scaled to one height.
     """
     panels = [_panel(sample, index, predicted) for index in range(len(sample.images))]
     joined = _side_by_side(panels)
     caption = sample.question if sample.think is None else f"{sample.question} | {sample.think}"
-    return _stacked([joined, _caption(f"{sample.id}: {caption}", joined.width)])
+    return _stacked([joined, _caption(f"{sample.id}: {caption}", joined.width, font)])
 
 
 def _panel(sample: Sample, index: int, predicted: Sequence[Target]) -> Image.Image:
@@ -75,8 +84,11 @@ def _with_boxes(image: Image.Image, marks: Sequence[tuple[Box, str]]) -> Image.I
     return drawn
 
 
-def _caption(text: str, width: int) -> Image.Image:
-    font = ImageFont.load_default(14)
+def _caption(text: str, width: int, chosen: Path | None) -> Image.Image:
+    font = font_for(text, chosen)
+    if font is None:
+        _LOG.warning("no font here has the letters of %r; name one with --font", text[:60])
+        text, font = "(in letters that no font here has)", font_for("")
     num_letters = max(16, width // 7)
     lines = textwrap.wrap(text, num_letters) or [""]
     strip = Image.new("RGB", (width, _LINE * len(lines)), "white")

@@ -1,0 +1,52 @@
+"""A font that has the letters of a text: the package's own for Latin, else the system's."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import ImageFont
+
+from reground.errors import ConfigError
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+SIZE = 14
+
+
+def font_for(text: str, chosen: Path | None = None) -> Font | None:
+    """What ``text`` is drawn with: the file ``chosen``, else the first font that has its letters.
+
+    None where no font has them. Raises ``ConfigError`` for a file that is no font.
+    """
+    if chosen is not None:
+        try:
+            return ImageFont.truetype(str(chosen), SIZE)
+        except OSError:
+            raise ConfigError(
+                f"{chosen}: no font that can be read; expected a .ttf or .otf"
+            ) from None
+    letters = frozenset(letter for letter in text if not letter.isspace())
+    if all(ord(letter) < 0x180 for letter in letters):  # Latin
+        return ImageFont.load_default(SIZE)
+    path = _system_font(letters)
+    return None if path is None else ImageFont.truetype(path, SIZE)
+
+
+@lru_cache(maxsize=256)
+def _system_font(letters: frozenset[str]) -> str | None:
+    wanted = {*map(ord, letters)}
+    return next((path for path, known in _system_fonts() if wanted <= known), None)
+
+
+@lru_cache(maxsize=1)
+def _system_fonts() -> list[tuple[str, frozenset[int]]]:
+    """The fonts of this machine and their letters, sans serif before others."""
+    from matplotlib import font_manager, ft2font
+
+    found = []
+    for path in sorted(font_manager.findSystemFonts(), key=lambda each: ("Sans" not in each, each)):
+        try:
+            found.append((path, frozenset(ft2font.FT2Font(path).get_charmap())))
+        except (RuntimeError, OSError):  # bitmaps, and files that are cut
+            continue
+    return found
