@@ -22,7 +22,7 @@ from files import box, photo, write
 from reground.data.convert import FORMATS, convert
 from reground.data.convert.appearance import colour_word, describe, place, size_word
 from reground.data.convert.common import marked, plain
-from reground.data.convert.mentions import asked_image, mentions
+from reground.data.convert.mentions import asked_image, mentions, names_beyond
 from reground.data.convert.questions import QuestionRule, select
 from reground.data.convert.tally import Tally
 from reground.data.source import open_dataset, save_dataset
@@ -101,11 +101,11 @@ def test_asked_image(question: str, hint: str, num_images: int, image: int, name
     assert (asked.image, asked.named) == (image, named)
 
 
-def test_a_mention_past_the_images_is_an_error() -> None:
-    with pytest.raises(DataError, match="image 3, but the row has 2"):
-        mentions("find it in image-3", 2)
-    with pytest.raises(DataError, match="image 0"):
-        mentions("find it in image-0", 2)
+def test_a_number_past_the_images_is_no_mention() -> None:
+    (found,) = mentions("Find the frame 7 poster in image-2.", 2)
+    assert found.image == 1
+    assert not mentions("find it in image-3, image-0", 2)
+    assert names_beyond("find it in image-0", 2) and not names_beyond("in image-1", 2)
 
 
 # --- questions from labelled boxes --------------------------------------------------------------

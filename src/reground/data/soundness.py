@@ -66,6 +66,8 @@ class Soundness:
 
     def finished(self, sample: Sample) -> Sample:
         """A sample without a problem, its targets clipped to their images."""
+        if all(target.box.overhang() == 0 for target in sample.targets):
+            return sample
         targets = tuple(Target(target.image, target.box.clipped()) for target in sample.targets)
         return replace(sample, targets=targets)
 
@@ -110,10 +112,14 @@ def _decoded(path: str) -> ImageSize | Problem:
 
 
 def _box_problems(box: Box) -> Iterator[Problem]:
-    detail = f"{[round(value, 2) for value in box.xyxy]} in {box.frame.width} x {box.frame.height}"
     if box.is_degenerate:
-        yield Problem(Reason.DEGENERATE, detail)
+        yield Problem(Reason.DEGENERATE, _shown(box))
+    elif min(box.x1, box.y1) >= 0 and max(box.x2, box.y2) <= 1:
+        yield Problem(Reason.SUSPECT_FRAME, f"{_shown(box)}: numbers look like 0-1")
     if box.overhang() > MAX_OVERHANG:
-        yield Problem(Reason.OUTSIDE, detail)
-    if not box.is_degenerate and min(box.xyxy) >= 0 and max(box.xyxy) <= 1:
-        yield Problem(Reason.SUSPECT_FRAME, f"{detail}: numbers look like 0-1")
+        yield Problem(Reason.OUTSIDE, _shown(box))
+
+
+def _shown(box: Box) -> str:
+    edges = [round(value, 2) for value in box.xyxy]
+    return f"{edges} in {box.frame.width} x {box.frame.height}"

@@ -51,7 +51,7 @@ def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
     """
     # Resolved, so that ".." leaves the folder itself and not a link to it.
     folder = path.parent.resolve()
-    return write_jsonl(path, (relative_to(sample, folder) for sample in samples))
+    return write_jsonl(path, samples, named=partial(path_from, folder))
 
 
 def relative_to(sample: Sample, folder: Path) -> Sample:
@@ -59,6 +59,7 @@ def relative_to(sample: Sample, folder: Path) -> Sample:
     return with_paths(sample, partial(path_from, folder))
 
 
+@lru_cache(maxsize=65_536)
 def path_from(folder: Path, path: str) -> str:
     """The way from ``folder``, which is resolved, to a file of the working directory.
 

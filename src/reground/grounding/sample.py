@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -71,6 +72,10 @@ class Span:
     end: int
     kind: SpanKind
 
+    def to_json(self) -> list[Any]:
+        """[start, end, kind]."""
+        return [self.start, self.end, self.kind]
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -107,7 +112,7 @@ class Sample:
         edges = [edge for span in self.spans for edge in (span.start, span.end)]
         if edges != sorted(edges) or not all(0 <= edge <= len(self.question) for edge in edges):
             raise DataError(
-                f"sample {self.id!r}: spans {[list(astuple(span)) for span in self.spans]} of a "
+                f"sample {self.id!r}: spans {[span.to_json() for span in self.spans]} of a "
                 f"question of {len(self.question)} characters; expected [start, end, kind] in "
                 "order, inside it"
             )
@@ -140,12 +145,19 @@ class Sample:
         """What a detector found in the target image; empty, too, where none was asked."""
         return tuple(each for each in self.tool_results or () if each.image == self.target_image)
 
-    def to_json(self) -> dict[str, Any]:
-        """The sample as one JSON object, with boxes as [x1, y1, x2, y2] in original pixels."""
+    def to_json(self, *, named: Callable[[str], str] = str) -> dict[str, Any]:
+        """The sample as one JSON object, with boxes as [x1, y1, x2, y2] in original pixels.
+
+        Paths of files are written as ``named`` makes them.
+        """
         row: dict[str, Any] = {
             "id": self.id,
             "images": [
-                {"path": image.path, "width": image.width, "height": image.height}
+                {
+                    "path": named(image.path) if is_file_path(image.path) else image.path,
+                    "width": image.width,
+                    "height": image.height,
+                }
                 for image in self.images
             ],
             "question": self.question,
@@ -159,7 +171,7 @@ class Sample:
             "difficulty": self.difficulty,
             "strata": dict(self.strata) or None,
             "protocol": self.protocol,
-            "spans": [list(astuple(span)) for span in self.spans] or None,
+            "spans": [span.to_json() for span in self.spans] or None,
             "tool_results": None
             if self.tool_results is None
             else [_mark_to_json(each) for each in self.tool_results],
@@ -230,9 +242,13 @@ def read_row(row: Any, folder: Path, measure: Measure | None) -> Sample:
     return relocated(Sample.from_json(row, measure=own), folder)
 
 
-def write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
-    """Write samples, one a line, whole or not at all; returns how many."""
-    return io.write_lines(path, (io.json_line(sample.to_json()) for sample in samples))
+def write_jsonl(path: Path, samples: Iterable[Sample], *, named: Callable[[str], str] = str) -> int:
+    """Write samples, one a line, whole or not at all; returns how many.
+
+    Paths of images are written as ``named`` makes them.
+    """
+    lines = (io.json_line(sample.to_json(named=named)) for sample in samples)
+    return io.write_lines(path, lines)
 
 
 def relocated(sample: Sample, folder: Path) -> Sample:
@@ -278,14 +294,13 @@ def content(samples: Iterable[Sample]) -> str:
     """SHA-256 of all that rows hold, in their order, wherever their images lie."""
     found = hashlib.sha256()
     for sample in samples:
-        row = with_paths(sample, lambda path: Path(path).name).to_json()
-        found.update(io.json_line(row))
+        found.update(io.json_line(sample.to_json(named=os.path.basename)))
     return found.hexdigest()
 
 
 def _line(sample: Sample) -> bytes:
     own: list[Any] = [] if sample.protocol is None else [sample.protocol]
-    own += [list(astuple(span)) for span in sample.spans]
+    own += [span.to_json() for span in sample.spans]
     return json.dumps([*asked(sample).values(), *own]).encode()
 
 

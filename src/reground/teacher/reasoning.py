@@ -10,8 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from reground.data.convert.mentions import mentions
-from reground.errors import DataError
+from reground.data.convert.mentions import mentions, names_beyond
 from reground.grounding.boxes import Box, FrameKind
 from reground.grounding.codecs import EncodedSize
 
@@ -161,9 +160,8 @@ def wrong_image(text: str, *, target: int, num_images: int) -> str | None:
     named: list[int] = []
     placed: list[int] = []
     for sentence in _sentences(text.lower()):
-        try:
-            found = [mention.image for mention in mentions(sentence, num_images)]
-        except DataError:
+        found = [mention.image for mention in mentions(sentence, num_images)]
+        if names_beyond(sentence, num_images):
             return f"names an image beyond the {num_images}: {_short(sentence)!r}"
         named += found
         if found and _PLACE.search(sentence):

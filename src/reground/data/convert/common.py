@@ -132,6 +132,8 @@ def marked(text: str) -> tuple[str, tuple[Span, ...]]:
     >>> marked("<image>Find  <|object_ref_start|> the cat<|object_ref_end|>.")
     ('Find the cat.', (Span(start=5, end=12, kind='phrase'),))
     """
+    if "<" not in text:
+        return " ".join(text.split()), ()
     out, opened, end = "", None, 0
     spans: list[Span] = []
     for mark in _MARKUP.finditer(text):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reground.errors import DataError
 from reground.grounding.boxes import THOUSAND, Box
 from reground.grounding.sample import ImageRef, Target
 
@@ -42,20 +41,23 @@ class QuestionImage:
 
 
 def mentions(text: str, num_images: int) -> list[Mention]:
-    """Every mention of an image in ``text``, in order; "source image" is the first.
+    """Every mention of one of ``num_images`` in ``text``, in order; "source image" is the first.
 
-    Raises ``DataError`` where a mention counts past ``num_images``.
+    A number past the images is none of theirs: "the frame 7 poster".
 
-    >>> [mention.image for mention in mentions("from image-1 find it in the 3th image", 3)]
+    >>> [mention.image for mention in mentions("from image-1, frame 7, in the 3th image", 3)]
     [0, 2]
     """
-    found = [Mention(_index(match, num_images), match.end()) for match in _MENTION.finditer(text)]
-    for mention in found:
-        if not 0 <= mention.image < num_images:
-            raise DataError(
-                f"{text!r} speaks of image {mention.image + 1}, but the row has {num_images} images"
-            )
-    return found
+    return [each for each in _all_mentions(text, num_images) if 0 <= each.image < num_images]
+
+
+def names_beyond(text: str, num_images: int) -> bool:
+    """Whether a text names an image past ``num_images``."""
+    return any(not 0 <= each.image < num_images for each in _all_mentions(text, num_images))
+
+
+def _all_mentions(text: str, num_images: int) -> list[Mention]:
+    return [Mention(_index(match, num_images), match.end()) for match in _MENTION.finditer(text)]
 
 
 def asked_image(question: str, hint: str, num_images: int) -> QuestionImage:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +14,7 @@ from reground.data.convert import convert
 from reground.data.convert.auto import recognised
 from reground.data.convert.tally import Tally
 from reground.data.images import split_view
-from reground.data.source import relative_to
+from reground.data.source import path_from
 from reground.errors import ConfigError
 from reground.grounding.sample import Sample
 from reground.io import json_line, locked, whole
@@ -52,13 +53,13 @@ def write(
         name, source = recognised(source)
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
-    folder = out.parent.resolve()
+    named = partial(path_from, out.parent.resolve())
     try:
         with locked(out), ExitStack() as stack:
             files = [stack.enter_context(_written(path)) for path in paths]
             for sample in convert(name, source, tally=tally, **options):
                 part = part_of(sample)
-                files[part].write(json_line(relative_to(sample, folder).to_json()))
+                files[part].write(json_line(sample.to_json(named=named)))
                 counts[paths[part]] += 1
             tally.found["questions"] = sum(counts.values())
             if not tally.found["questions"]:
