@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,8 +120,8 @@ class Drawn:
 
     order: Sequence[Sample]
 
-    def samples(self, item: int, limit: int) -> list[Sample]:
-        return [self.order[item]]
+    def usable(self, item: int, ask: Callable[[list[Sample]], Any], limit: int) -> Any:
+        return ask([self.order[item]])
 
 
 def test_grpo_raises_the_reward(world: World) -> None:
