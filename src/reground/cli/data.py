@@ -16,73 +16,89 @@ command = typer.Typer(
 )
 
 
+# What a conversion may be told.
+FormatName = Annotated[
+    str,
+    typer.Argument(
+        metavar="FORMAT",
+        help="auto; voc, coco, yolo, labelme, label_studio, cvat, via or csv for labelled "
+        "boxes; chat (ShareGPT and the like) or ms_swift for conversations; refcoco, "
+        "mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, vg_refiner or hub.",
+    ),
+]
+Source = Annotated[
+    Path, typer.Argument(metavar="SRC", help="Folder or file of annotations in that format.")
+]
+Out = Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write.")]
+Images = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder that image names are relative to.")
+]
+Split = Annotated[str | None, typer.Option(metavar="S", help="Part to take, as train.")]
+Questions = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML with a phrase and rules for each class."),
+]
+Views = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Ask N random crops and flips of every image as well."),
+]
+Flips = Annotated[
+    str | None,
+    typer.Option(metavar="F", help="Flips that views may have: none, h, v or hv (default)."),
+]
+Origin = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, max=1, help="What VOC calls the first pixel (default: found)."
+    ),
+]
+MinVisible = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Share of a box inside its photo below which it is set aside (default: 0.25).",
+    ),
+]
+BoxFrame = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
+    ),
+]
+SplitBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARES", help="Write parts of the photos, as 0.8,0.1,0.1: train, val and test."
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="S", help="Seed of --split-by.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first thing that cannot be converted.")
+]
+AllowMissingImages = Annotated[
+    bool, typer.Option("--allow-missing-images", help="Keep rows whose images are not on disk.")
+]
+
+
 @command.command()
 def convert(
-    format_name: Annotated[
-        str,
-        typer.Argument(
-            metavar="FORMAT",
-            help="auto; voc, coco, yolo, labelme, label_studio, cvat, via or csv for labelled "
-            "boxes; chat (ShareGPT and the like) or ms_swift for conversations; refcoco, "
-            "mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, vg_refiner or hub.",
-        ),
-    ],
-    source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder or file of annotations in that format.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write.")],
-    images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder that image names are relative to.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(metavar="S", help="Part to take, as train.")] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="YAML with a phrase and rules for each class."),
-    ] = None,
-    views: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=0, help="Ask N random crops and flips of every image as well."
-        ),
-    ] = None,
-    flips: Annotated[
-        str | None,
-        typer.Option(metavar="F", help="Flips that views may have: none, h, v or hv (default)."),
-    ] = None,
-    origin: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=0, max=1, help="What VOC calls the first pixel (default: found)."
-        ),
-    ] = None,
-    min_visible: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            min=0,
-            max=1,
-            help="Share of a box inside its photo below which it is set aside (default: 0.25).",
-        ),
-    ] = None,
-    box_frame: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
-        ),
-    ] = None,
-    split_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARES", help="Write parts of the photos, as 0.8,0.1,0.1: train, val and test."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="Seed of --split-by.")] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first thing that cannot be converted.")
-    ] = False,
-    allow_missing_images: Annotated[
-        bool, typer.Option("--allow-missing-images", help="Keep rows whose images are not on disk.")
-    ] = False,
+    format_name: FormatName,
+    source: Source,
+    out: Out,
+    images: Images = None,
+    split: Split = None,
+    questions: Questions = None,
+    views: Views = None,
+    flips: Flips = None,
+    origin: Origin = None,
+    min_visible: MinVisible = None,
+    box_frame: BoxFrame = None,
+    split_by: SplitBy = None,
+    seed: Seed = 0,
+    strict: Strict = False,
+    allow_missing_images: AllowMissingImages = False,
 ) -> None:
     """Convert another format to ReGround's JSONL, one question a line.
 

@@ -47,12 +47,9 @@ def command(
     \b
     Examples:
       reground eval --model tiny --data synth:referring --seed 7 --limit 500 --out results/tiny
-      reground eval --model runs/photos --data bccd/test.jsonl --out results/photos
       reground eval --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-2B-Instruct \\
         --family qwen3_vl --data bccd/test.jsonl --out results/qwen3
-      reground eval --model runs/refiner --data synth:diff --limit 200 --tool oracle:weak \\
-        --out results/refined
-      reground eval --model runs/photos --data bccd/test.jsonl --shard 1/2 --out results/part1
+      reground eval --model tiny_refiner --data synth:diff --tool oracle:weak --out results/refined
       reground eval --model runs/photos --data bccd/test.jsonl --samples 8 --out results/best_of_8
       reground eval --model Qwen/Qwen3-VL-2B-Instruct --data mig_bench --out results/mig_bench
     """

@@ -24,6 +24,7 @@ from reground.cli.options import (
 
 if TYPE_CHECKING:
     from reground.api import Grounding
+    from reground.protocols.prompts import PromptProfile
 
 
 def command(
@@ -76,7 +77,6 @@ def command(
         raise DataError(f"found {text!r} alone; expected images first, then the text in quotes")
     _check_exist(paths)
     from reground.api import Grounder
-    from reground.protocols.published import wording_of
 
     grounder = Grounder.from_pretrained(
         model,
@@ -98,7 +98,15 @@ def command(
         grounder = grounder.under("piter")
     grounding = grounder.ground(paths, text, target_image=image, tool=asked, max_tokens=max_tokens)
     _draw(grounding, paths, text, out, font)
-    answer, profile = grounding.answer, grounder.protocol.profile
+    record = _record(grounding, grounder.protocol.profile, paths) | {"picture": str(out)}
+    typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
+
+
+def _record(grounding: Grounding, profile: PromptProfile, paths: Sequence[str]) -> dict[str, Any]:
+    """What is printed: boxes in pixels of the image, and how the model came to them."""
+    from reground.protocols.published import wording_of
+
+    answer = grounding.answer
     record = {
         "image": paths[grounding.image],
         "boxes": [[round(value, 1) for value in box.xyxy] for box in answer.boxes],
@@ -108,10 +116,8 @@ def command(
         "rethink": answer.rethink,
         "text": grounding.text,
         "prompt": {"name": profile.name, "wording": wording_of(profile)},
-        "picture": str(out),
     }
-    record = {key: value for key, value in record.items() if value is not None}
-    typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def _tool(grounding: Grounding) -> list[dict[str, Any]] | None:

@@ -8,6 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+ScorerOption = Annotated[
+    str,
+    typer.Option(
+        metavar="S",
+        help="reground, or whose rules to follow: mig_bench, migician, univg_r1_zero_shot, "
+        "univg_r1_reward, univg_r1_reward_bare, vlm_r1, vlm_r1_over_lines, vlm_r1_baseline, "
+        "vlm_r1_reward, vg_refiner, vg_refiner_precomputed, vg_refiner_reward, "
+        "lmms_eval_bbox_rec, lmms_eval_grounding or vlmevalkit_refcoco.",
+    ),
+]
+
 
 def command(
     predictions: Annotated[
@@ -28,16 +39,7 @@ def command(
             help="predictions, cases (a JSONL), mig_bench_outputs (a folder) or vlm_r1_log.",
         ),
     ] = "predictions",
-    scorer: Annotated[
-        str,
-        typer.Option(
-            metavar="S",
-            help="reground, or whose rules to follow: mig_bench, migician, univg_r1_zero_shot, "
-            "univg_r1_reward, univg_r1_reward_bare, vlm_r1, vlm_r1_over_lines, vlm_r1_baseline, "
-            "vlm_r1_reward, vg_refiner, vg_refiner_precomputed, vg_refiner_reward, "
-            "lmms_eval_bbox_rec, lmms_eval_grounding or vlmevalkit_refcoco.",
-        ),
-    ] = "reground",
+    scorer: ScorerOption = "reground",
     family: Annotated[
         str | None,
         typer.Option(help="With cases and scorer reground: how the texts write boxes."),
