@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -450,3 +452,19 @@ def check_files(folder: Path, out: Path) -> None:
 def test_the_template_is_the_processors(checkpoint: Checkpoint, folder: Path) -> None:
     template = json.loads((folder / "chat_template.json").read_text())
     assert checkpoint.chat.tokenizer.chat_template == template["chat_template"]
+
+
+def test_vllm_reads_what_is_written_and_answers_as_transformers(
+    folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("vllm", reason="needs vLLM (make test-vllm)")
+    save(load(str(folder), runtime=Runtime()), tmp_path / "model", dtype=torch.float32)
+
+    def texts(engine: str) -> list[str]:
+        out = tmp_path / engine
+        command = ["eval", "--model", str(tmp_path / "model"), "--data", "synth:referring@1-2"]
+        command += ["--limit", "4", "--max-tokens", "8", "--engine", engine, "--out", str(out)]
+        subprocess.run([sys.executable, "-m", "reground", *command], check=True)
+        return [str(row["text"]) for row in read_rows(out / "predictions.jsonl")]
+
+    assert texts("vllm") == texts("transformers")

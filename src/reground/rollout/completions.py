@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from reground.rollout.http import NoReply
 
 _CUT = ("length", "max_tokens", "model_length")  # as OpenAI, Anthropic and Mistral name it
 _BROKEN = ("abort", "error")  # of vLLM and SGLang: the server's fault and not the model's
+_END = re.compile(r"(?:<\|(?:im_end|endoftext|end_of_text|eot_id|end)\|>|<end_of_turn>|</s>)\s*\Z")
 _MOST_TOKENS = 10**9
 REFUSED = {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -38,7 +40,7 @@ def read_reply(value: object, *, stop: str | None = None, thinks: bool = False) 
     What a model wrote is a reply, and be it nothing: cut off at the limit, refused or filtered.
     Thoughts that the server took out are put back between the tags, of which the closing one is
     missing where nothing followed; ``thinks`` is whether the protocol asks for them, so that empty
-    ones count.
+    ones count. The token that ended the answer, which some servers leave in, is no part of it.
 
     >>> message = {"content": "(1,2),(3,4)", "reasoning": "Left."}
     >>> read_reply({"choices": [{"message": message, "finish_reason": "stop"}]}).text
@@ -57,6 +59,8 @@ def read_reply(value: object, *, stop: str | None = None, thinks: bool = False) 
         raise
     is_cut = isinstance(finish, str) and finish.lower() in _CUT
     ended: Literal["stop", "length"] = "length" if is_cut else "stop"
+    if not is_cut:
+        text = _END.sub("", text)
     return Reply(text, num_tokens, ended, _at_stop(choice, stop), num_read, is_apart)
 
 
