@@ -16,7 +16,8 @@ from reground.rollout.engine.policy import EnginePolicy
 from reground.rollout.policy import Policy
 from reground.rollout.transformers_policy import TransformersPolicy
 
-LONGEST, MOST_IMAGES, SHARE = 16_384, 16, 0.85  # of vLLM: tokens, images of a prompt, GPU memory
+LONGEST, MOST_IMAGES = 16_384, 16  # of vLLM: tokens, images of a prompt
+SHARE = {"cuda": 0.85, "cpu": 0.4}  # of memory: a CPU's is not the engine's alone
 
 
 def opened(
@@ -45,7 +46,7 @@ def opened(
         checkpoint,
         max_length=LONGEST,
         max_images=MOST_IMAGES,
-        memory=SHARE,
+        memory=SHARE[runtime.device.type],
         dtype=checkpoint.model.dtype,
     )
     return checkpoint, EnginePolicy(checkpoint, vllm)
