@@ -30,7 +30,7 @@ check: $(INSTALLED) ## style, types and the direction of imports
 	$(BIN)/pytest --quiet tests/test_layers.py
 
 test: $(INSTALLED) ## all tests and doctests
-	$(BIN)/pytest --quiet
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadfile
 
 test-fast: $(INSTALLED) ## tests and doctests of what does without torch
 	$(BIN)/pytest --quiet --fast --numprocesses 2 --dist loadfile

@@ -512,6 +512,15 @@ def test_a_full_disk_is_said_in_the_page(
 # ---- the command -------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell that runs tests in the background lets them, and what they start, ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_and_says_what_was_stored(chains: Path) -> None:
     command = [sys.executable, "-m", "reground", "teach", "review", str(chains), "--share", "1"]
     command += ["--reviewer", "eva", "--no-open"]
