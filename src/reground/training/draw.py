@@ -86,7 +86,7 @@ class Draws:
     def _leave_out(self, sample: Sample, error: DataError) -> None:
         if sample.id not in self.left_out:
             self.left_out[sample.id] = str(error)
-            _LOG.warning("row %r is left out, the %dth: %s", sample.id, len(self.left_out), error)
+            _LOG.warning("row %r is left out (%d by now): %s", sample.id, len(self.left_out), error)
         rows = sum(len(self._sources[spec]) for spec in self._rows)
         if len(self.left_out) > max(MOST_IN_A_ROW, MOST_LEFT_OUT * rows):
             raise TrainingError(
