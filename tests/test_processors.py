@@ -82,7 +82,9 @@ def checkpoint(folder: Path) -> Checkpoint:
 def reference(folder: Path) -> Any:
     """What ``AutoProcessor`` gives; without torchvision, that class without its part for videos."""
     if is_torchvision_available():
-        return AutoProcessor.from_pretrained(folder, backend="pil")
+        processor = AutoProcessor.from_pretrained(folder)
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        return processor
     named = json.loads((folder / "preprocessor_config.json").read_text())["processor_class"]
     own: Any = getattr(transformers, named)
 
