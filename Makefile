@@ -36,7 +36,7 @@ test-fast: $(INSTALLED) ## tests and doctests of what does without torch
 	$(BIN)/pytest --quiet --fast --numprocesses 2 --dist loadfile
 
 test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine and torchvision on the CPU, in .venv-vllm
-	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py
+	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py -k "test_vllm or transformers"
 
 # vLLM needs torchvision, which fits the registry's own torch alone: local builds are not looked for.
 $(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt

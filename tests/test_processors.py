@@ -460,8 +460,8 @@ def test_vllm_reads_what_is_written_and_answers_as_transformers(
     folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("vllm", reason="needs vLLM (make test-vllm)")
-    if folder.name not in NAMES[2:]:
-        pytest.skip("an old one and a new one are enough: each takes more than a minute")
+    if folder.name != "Qwen2.5-VL-early":
+        pytest.skip("one is enough: it takes more than a minute")
     save(load(str(folder), runtime=Runtime()), tmp_path / "model", dtype=torch.float32)
 
     def texts(engine: str) -> list[str]:
