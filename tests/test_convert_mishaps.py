@@ -320,6 +320,15 @@ def test_voc_file_names(tmp_path: Path, stated: str) -> None:
     assert Path(sample.images[0].path).name == "p.PNG"
 
 
+def test_xmls_of_one_stated_name_keep_their_own_photos(tmp_path: Path) -> None:
+    """Copies of an XML whose `filename` nobody changed: the photo is the one called as the XML."""
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.xml").write_text(xml("template.jpg", bndbox(10, 10, 60, 60)))
+    samples = list(convert("voc", tmp_path))
+    assert [Path(each.images[0].path).name for each in samples] == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("boxes", "expected"),
     [

@@ -36,7 +36,7 @@ class Images:
 
     root: Path
     allow_missing: bool | None = None
-    _known: dict[tuple[str, ImageSize | None], ImageRef] = field(default_factory=dict)
+    _known: dict[tuple[str, ImageSize | None, str | None], ImageRef] = field(default_factory=dict)
     _paths: dict[tuple[str, str | None], Path | None] = field(default_factory=dict)
     _index: dict[str, list[str]] = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ class Images:
 
         Raises ``DataError`` where both are known and differ.
         """
-        key = (name, recorded)
+        key = (name, recorded, stem)
         if key not in self._known:
             self._known[key] = self._ref(name, recorded, stem)
         return self._known[key]
