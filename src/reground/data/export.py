@@ -220,36 +220,39 @@ def _rows(
 def _conversation(sample: Sample, folder: Path, left_out: Counter[str]) -> dict[str, Any]:
     left_out["boxes in other images"] += len(sample.targets) - len(sample.boxes)
     boxes = [{"bbox_2d": [*map(_short, box.xyxy)]} for box in sample.boxes]
-    think = f"<think>{sample.think}</think>" if sample.think else ""
-    asked = "".join([IMAGE] * len(sample.images)) + sample.question
-    return {
-        "id": sample.id,
-        "images": [path_from(folder, image.path) for image in sample.images],
-        "conversations": [
-            {"from": "human", "value": asked},
-            {"from": "gpt", "value": think + json.dumps(boxes)},
-        ],
-    }
+    turns = [
+        {"from": "human", "value": _asked(sample)},
+        {"from": "gpt", "value": _thought(sample) + json.dumps(boxes)},
+    ]
+    return _about(sample, folder) | {"conversations": turns}
 
 
 def _messages(sample: Sample, folder: Path, left_out: Counter[str]) -> dict[str, Any]:
     left_out["questions that nothing answers"] += not sample.targets
-    think = f"<think>{sample.think}</think>" if sample.think else ""
-    asked = "".join([IMAGE] * len(sample.images)) + sample.question
-    return {
-        "id": sample.id,
-        "images": [path_from(folder, image.path) for image in sample.images],
-        "messages": [
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": think + "<bbox>" * len(sample.targets)},
-        ],
-        "objects": {
-            "ref": [],
-            "bbox": [[*map(_short, target.box.xyxy)] for target in sample.targets],
-            "bbox_type": "real",
-            "image_id": [target.image for target in sample.targets],
-        },
+    turns = [
+        {"role": "user", "content": _asked(sample)},
+        {"role": "assistant", "content": _thought(sample) + "<bbox>" * len(sample.targets)},
+    ]
+    objects = {
+        "ref": [],
+        "bbox": [[*map(_short, target.box.xyxy)] for target in sample.targets],
+        "bbox_type": "real",
+        "image_id": [target.image for target in sample.targets],
     }
+    return _about(sample, folder) | {"messages": turns, "objects": objects}
+
+
+def _about(sample: Sample, folder: Path) -> dict[str, Any]:
+    paths = [path_from(folder, image.path) for image in sample.images]
+    return {"id": sample.id, "images": paths}
+
+
+def _asked(sample: Sample) -> str:
+    return IMAGE * len(sample.images) + sample.question
+
+
+def _thought(sample: Sample) -> str:
+    return f"<think>{sample.think}</think>" if sample.think else ""
 
 
 def _short(value: float) -> float:

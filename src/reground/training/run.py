@@ -77,28 +77,24 @@ def train(
     )
     with room_in(out), together(out, timeout_s=config.collective_timeout_s):
         runtime = dataclasses.replace(runtime, device=accelerator.device)
-        if resume and not data_changed:
-            _check_data(config, out)
-        return _train(config, out, accelerator, runtime, resume=resume, clean=clean)
+        return _train(
+            config, out, accelerator, runtime, resume=resume, clean=clean, data_changed=data_changed
+        )
 
 
-def _check_data(config: TrainConfig, out: Path) -> None:
+def _check_data(files: Mapping[str, Any], out: Path) -> None:
     """Raise ``RunError`` where a run's rows are not those that it began with."""
     made = out / "made.json"
     if not made.exists():
         return
     before = json.loads(made.read_text(encoding="utf-8")).get("files", {})
-    for spec, now in _draws(config).files().items():
+    for spec, now in files.items():
         if (known := before.get(spec, now)) != now:
             counts = f"{known['rows']} rows then, {now['rows']} now"
             raise RunError(
                 f"{out}: {spec} holds other rows than when the run began ({counts}); put the file "
                 "back, start anew, or go on with these: --data-changed"
             )
-
-
-def _draws(config: TrainConfig) -> Draws:
-    return Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
 
 
 def runtime_for(config: TrainConfig) -> Runtime:
@@ -116,6 +112,7 @@ def _train(
     *,
     resume: bool,
     clean: bool,
+    data_changed: bool,
 ) -> RunDir:
     if config.batch_size < accelerator.num_processes:
         raise ConfigError(
@@ -133,10 +130,13 @@ def _train(
     # The folder comes last: what cannot start leaves none behind, and keeps the one to --clean.
     run = RunDir(out)
     if accelerator.is_main_process:
+        files = parts.draws.files()
+        if resume and not data_changed:
+            _check_data(files, out)
         run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
         asked = _asked(parts.prompter.protocols, parts.rows)
         made = dataclasses.asdict(_provenance(config, parts.draws, checkpoint, asked))
-        _note(run, asked | made | {"files": parts.draws.files()})
+        _note(run, asked | made | {"files": files})
     accelerator.wait_for_everyone()
     if config.track:
         accelerator.init_trackers("reground", config=None)
@@ -166,7 +166,7 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
         Rewards(config.rewards)
         algorithm_of(config.algorithm)
     protocols = Protocols.of(answering(config), config=config.protocol)
-    draws = _draws(config)
+    draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     held_out = validation_samples(config.validation) if config.validation else ()
     rows = [*draws.known(), *held_out]
     _check_photos(rows)

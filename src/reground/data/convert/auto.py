@@ -59,7 +59,7 @@ def _kind(path: Path) -> str | None:
         return _of_xml(path)
     if suffix in (".json", ".jsonl"):
         try:
-            return _of_json(read_json(path), path)
+            return _of_json(read_json(path))
         except DataError:
             return None
     if suffix in (".yaml", ".yml"):
@@ -77,7 +77,7 @@ def _of_xml(path: Path) -> str | None:
     return {"annotation": "voc", "annotations": "cvat"}.get(root.tag)
 
 
-def _of_json(content: Any, path: Path) -> str | None:
+def _of_json(content: Any) -> str | None:
     if isinstance(content, dict):
         if "images" in content and "annotations" in content:
             return "coco"

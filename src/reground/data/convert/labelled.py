@@ -12,6 +12,7 @@ from reground.data.convert.photos import Images
 from reground.data.convert.questions import Asker, Labelled
 from reground.data.convert.tally import Tally, Unusable
 from reground.data.images import Edges, Header, ImageSize, header
+from reground.data.soundness import Reason
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame, as_array, iou_matrix
 from reground.grounding.sample import ImageRef, Sample
@@ -90,7 +91,9 @@ class Reading:
             others = sorted({photo.name for photo in alike} - {exact[0].name})
             for name in others:
                 with self.tally.row(self.source, name):
-                    raise Unusable("missing image", f"{file} is already that of {exact[0].name!r}")
+                    raise Unusable(
+                        Reason.MISSING_IMAGE, f"{file} is already that of {exact[0].name!r}"
+                    )
             same = [photo for photo in alike if photo.name == exact[0].name]
             if len(same) > 1:
                 self.tally.note("images that stand twice, put together", same[0].name)
@@ -131,9 +134,7 @@ class Reading:
                 self.tally.note("photos with EXIF rotation, boxes drawn upright", photo.name)
             return edges
         if not _fit(known, head.stored):
-            raise Unusable(
-                "box outside the image", f"boxes fit neither {head.upright} nor {head.stored}"
-            )
+            raise Unusable(Reason.OUTSIDE, f"boxes fit neither {head.upright} nor {head.stored}")
         self.tally.note("photos with EXIF rotation, boxes turned upright", photo.name)
         return [each and head.turned(each) for each in edges]
 
@@ -180,7 +181,7 @@ class Reading:
         inside = box.clipped()
         if inside.is_degenerate or inside.area < self.min_visible * box.area:
             shown = [round(value, 2) for value in box.xyxy]
-            raise Unusable("box outside the image", f"{shown} in {image.width} x {image.height}")
+            raise Unusable(Reason.OUTSIDE, f"{shown} in {image.width} x {image.height}")
         if max(abs(a - b) for a, b in zip(box.xyxy, inside.xyxy, strict=True)) > _FAR:
             self.tally.note("boxes cut at the image's edge", name)
         return inside

@@ -14,12 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 from reground.data.convert.tally import Unusable
 from reground.data.images import ImageSize, size
+from reground.data.soundness import Reason
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef
 
 NOMINAL = ImageSize(1000, 1000)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-MISSING = "missing image"
 
 _COCO_2014 = re.compile(r"COCO_\w+?2014_(\d{12}\.\w+)")
 
@@ -67,7 +67,7 @@ class Images:
         if self.allow_missing is not None:
             options += ", --allow-missing-images keeps rows without their images"
         raise Unusable(
-            MISSING,
+            Reason.MISSING_IMAGE,
             f"{self.path(name)}: no such image; images are looked for in {self.root} "
             f"(reground data convert: {options})",
         )
@@ -98,7 +98,7 @@ class Images:
         found = size(str(path))
         if recorded and recorded != found:
             raise Unusable(
-                "recorded size differs from the file",
+                Reason.SIZE_DIFFERS,
                 f"{path} is {found}, recorded {recorded}; its boxes are in another frame",
             )
         return ImageRef(str(path), found.width, found.height)

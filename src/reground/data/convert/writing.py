@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,24 +56,21 @@ def write(
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
     named = partial(path_from, out.parent.resolve())
-    try:
-        with locked(out), ExitStack() as stack:
-            files = [stack.enter_context(_written(path)) for path in paths]
-            for sample in convert(name, source, tally=tally, **options):
-                part = part_of(sample)
-                files[part].write(json_line(sample.to_json(named=named)))
-                counts[paths[part]] += 1
-            tally.found["questions"] = sum(counts.values())
-            if not tally.found["questions"]:
-                raise _NothingLeft
-    except _NothingLeft:
-        pass
+    with suppress(_NothingLeft), locked(out), ExitStack() as stack:
+        files = [stack.enter_context(_written(path)) for path in paths]
+        for sample in convert(name, source, tally=tally, **options):
+            part = part_of(sample)
+            files[part].write(json_line(sample.to_json(named=named)))
+            counts[paths[part]] += 1
+        tally.found["questions"] = sum(counts.values())
+        if not tally.found["questions"]:
+            raise _NothingLeft
     tally.write(out)
     return counts, tally
 
 
 class _NothingLeft(Exception):
-    """Everything was set aside: no file is written."""
+    """Everything was set aside: what was begun is taken back, and no file is written."""
 
 
 @contextmanager
@@ -93,17 +92,11 @@ def _shares(text: str) -> list[float]:
 def _by_photo(shares: Sequence[float], seed: int) -> Callable[[Sample], int]:
     """The part of a sample: drawn for its photos' names, so that other photos change nothing."""
 
+    ends = list(accumulate(shares))
+
     def part(sample: Sample) -> int:
         photo = split_view(sample.images[0].path)[0]
         drawn = random.Random(f"{seed}:{Path(photo).name}").random()
-        below = list(_running(shares))
-        return next((place for place, end in enumerate(below) if drawn < end), len(shares) - 1)
+        return min(bisect_right(ends, drawn), len(shares) - 1)
 
     return part
-
-
-def _running(shares: Sequence[float]) -> Iterator[float]:
-    total = 0.0
-    for share in shares:
-        total += share
-        yield total

@@ -10,6 +10,7 @@ from reground.data.convert.common import bounds, read_text
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.photos import pictures_below
 from reground.data.convert.tally import Tally, Unusable
+from reground.data.soundness import Reason
 from reground.errors import DataError
 from reground.io import parse_yaml
 
@@ -42,7 +43,7 @@ def photos(
         raise DataError(f"{folder}: no photos below a folder {split!r}; leave --split out for all")
     for name in sorted(labels) if read else ():
         with tally.row(folder, name):
-            raise Unusable("missing image", f"{name}: labels of no photo")
+            raise Unusable(Reason.MISSING_IMAGE, f"{name}: labels of no photo")
     if not read:
         raise DataError(f"{folder}: no photos; expected images/ and labels/ of a YOLO data set")
     return read, list(names.values())
