@@ -42,12 +42,15 @@ TOOL_TIMEOUT_S = 60.0
 class Grounding:
     """One answer: what was parsed, the text it was parsed from, and the image its boxes are in.
 
-    ``tool`` are the boxes that a detector gave beforehand, in original pixels; None without one.
+    ``scores`` say how sure the model was of each of the answer's boxes: the geometric mean
+    probability of the tokens of its numbers, None where they cannot be told apart. ``tool`` are the
+    boxes that a detector gave beforehand, in original pixels; None without one.
     """
 
     answer: Answer
     text: str
     image: int
+    scores: tuple[float | None, ...] = ()
     tool: tuple[Detection, ...] | None = None
 
 
@@ -142,7 +145,9 @@ class Grounder:
             named = replace(sample, target_image=target)
             answer = self.prompter.read(rollout.ids, prompt, sample=named)
         said = self.prompter.text(rollout.ids)
-        return Grounding(answer, said, target, sample.tool_results)
+        sure = self.prompter.scores(rollout.ids, rollout.logprobs, sample=sample)
+        scores = sure if answer.boxes else ()
+        return Grounding(answer, said, target, scores, sample.tool_results)
 
     def _rolled(
         self, sample: Sample, loaded: Sequence[Image.Image], max_tokens: int
