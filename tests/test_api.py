@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reground.api import Grounder
+from reground.api import Grounder, GroundingRequest
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Status
 from reground.grounding.boxes import iou
@@ -113,3 +113,22 @@ def test_bad_images_are_errors(tiny: Grounder, tmp_path: Path) -> None:
         tiny.ground([IMAGE], "the cup", target_image=3)
     with pytest.raises(DataError, match="found an empty text"):
         tiny.ground([IMAGE], " ")
+
+
+def test_a_batch_answers_as_one_by_one(tiny: Grounder) -> None:
+    """Each under its own protocol, about its own images."""
+    asked = [synth.sample("referring", seed=3, index=index) for index in range(4)]
+    requests = [
+        GroundingRequest(
+            images=[synth.render(each.images[0].path)],
+            text=each.question,
+            protocol="think" if place % 2 else None,
+        )
+        for place, each in enumerate(asked)
+    ]
+    together = tiny.ground_batch(requests)
+    thinker = tiny.under("think")
+    for place, (found, request) in enumerate(zip(together, requests, strict=True)):
+        alone = (thinker if place % 2 else tiny).ground(request.images, request.text)
+        assert (found.text, found.answer, found.image) == (alone.text, alone.answer, alone.image)
+        assert found.scores == pytest.approx(alone.scores, rel=1e-4)
