@@ -62,6 +62,7 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.predicting.tools",
     "reground.evaluation.reproducing.plan",
     "reground.evaluation.reproducing.verdict",
+    "reground.serving.app",
     "reground.serving.run",
     "reground.teacher.rethink",
 )
