@@ -63,7 +63,9 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.reproducing.plan",
     "reground.evaluation.reproducing.verdict",
     "reground.serving.app",
+    "reground.serving.detector",
     "reground.serving.run",
+    "reground.serving.service",
     "reground.teacher.rethink",
 )
 

@@ -21,14 +21,17 @@ import pytest
 import uvicorn
 
 from reground.api import Grounder, Grounding, GroundingRequest
-from reground.data.images import data_url
+from reground.data.images import base64_png, data_url
 from reground.errors import RunError
 from reground.grounding.answers import Answer, Status
 from reground.rollout.environment import Start
-from reground.serving.app import Limits, Service, make_app
+from reground.rollout.tools.http import HttpDetector
+from reground.rollout.tools.tool import Request, ToolError
+from reground.serving.app import make_app
 from reground.serving.batching import LARGEST, Answers, ModelThread, QueueFullError
 from reground.serving.guard import Rules
 from reground.serving.run import listening
+from reground.serving.service import Limits, Service
 from reground.tinyworld import scenes as synth
 
 SAMPLES = [synth.sample("referring", seed=7, index=index) for index in range(8)]
@@ -136,6 +139,42 @@ def test_what_happened_is_counted(client: httpx2.Client) -> None:
     assert 'reground_responses_total{status="200"}' in text
     assert 'reground_responses_total{status="421"}' in text
     assert "reground_batch_questions_count" in text
+
+
+def test_it_is_a_detector_for_others(client: httpx2.Client, tiny: Grounder) -> None:
+    """For our own tools by their protocol, and for CVAT by its."""
+    detector = HttpDetector(url=str(client.base_url.join("/detect")))
+    (boxes,) = detector.detect([Request(SAMPLES[0], SAMPLES[0].question)])
+    found = tiny.ground([IMAGES[0]], SAMPLES[0].question)
+    assert not isinstance(boxes, ToolError)
+    assert [each and each.box.xyxy for each in boxes] == [each.xyxy for each in found.answer.boxes]
+    labels = {"labels": [SAMPLES[0].question, "the blue cross"]}
+    asked = {"image": base64_png(IMAGES[0]), "threshold": 0.0}
+    shapes = client.post("/cvat", params=labels, json=asked).json()
+    assert shapes[0]["points"] == list(found.answer.boxes[0].xyxy)
+    assert (shapes[0]["label"], shapes[0]["type"]) == (SAMPLES[0].question, "rectangle")
+    assert float(shapes[0]["confidence"]) == pytest.approx(found.scores[0], abs=1e-3)
+    surer = client.post("/cvat", params=labels, json=asked | {"threshold": 1.0}).json()
+    assert surer == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "problem"),
+    [
+        ("/detect", {"image": "?", "expression": "a"}, "image: not base64"),
+        ("/detect", {"image": "AAAA", "expression": "a"}, "image: not an image in"),
+        ("/detect", {"image": "AAAA"}, "expression: field required"),
+        ("/cvat", {"image": "AAAA"}, "labels: field required"),
+        ("/cvat?labels=", {"image": "AAAA"}, "labels.0: string should have at least 1 character"),
+        ("/cvat?labels=a", {"image": "AAAA", "threshold": 2}, "threshold: input should be less"),
+    ],
+)
+def test_a_bad_question_to_a_detector_gets_a_sentence(
+    client: httpx2.Client, path: str, body: Any, problem: str
+) -> None:
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(problem)
 
 
 # ---- bad questions -----------------------------------------------------------------------------

@@ -73,9 +73,9 @@ def command(
             "every request must bring then"
         )
     from reground.api import Grounder
-    from reground.serving.app import Limits
     from reground.serving.guard import LOCAL, Rules
     from reground.serving.run import listening, serve
+    from reground.serving.service import Limits
 
     listener = listening(host, port)  # before a model is loaded
     grounder = Grounder.from_pretrained(

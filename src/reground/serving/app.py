@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import re
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +13,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from reground.api import Grounder, GroundingRequest
-from reground.data.images import decoded
-from reground.errors import DataError, UserError
-from reground.serving.batching import Answered, ModelThread, QueueFullError
-from reground.serving.counts import Counts
+from reground.errors import UserError
+from reground.serving.batching import QueueFullError
+from reground.serving.detector import detector_routes
 from reground.serving.guard import App, Guard, Refused, Rules
 from reground.serving.messages import (
     BatchRequest,
@@ -30,15 +23,9 @@ from reground.serving.messages import (
     GroundRequest,
     GroundResponse,
     Problem,
-    response_of,
 )
+from reground.serving.service import Service
 
-if TYPE_CHECKING:
-    from reground.rollout.environment import Start
-
-LOOK_S = 0.05  # between two looks whether a client is still there
-AT_ONCE = 4  # requests whose images are decoded at a time
-_DATA_URL = re.compile(r"data:[-\w.+/]*+(?:;[-\w.+=]*+)*?;base64,", re.ASCII)
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": said}
     for status, said in {
@@ -52,86 +39,6 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         504: "No answer within the server's time.",
     }.items()
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much is taken at a time: questions that wait, tokens and seconds of an answer."""
-
-    most_waiting: int = 256
-    max_tokens: int = 256
-    timeout_s: float = 120.0
-
-
-@dataclass(slots=True)
-class Service:
-    """A model under a name, its thread, and what asks it."""
-
-    grounder: Grounder
-    model: str
-    thread: ModelThread
-    limits: Limits
-    tool: str | None = None
-    counts: Counts = field(default_factory=Counts)
-    _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
-
-    async def ground(self, request: GroundRequest, http: Request) -> GroundResponse:
-        """The answer; raises ``UserError`` for a question that cannot be asked."""
-        async with self._decoding:
-            start = await run_in_threadpool(self._start, request)
-        most = min(request.max_tokens or self.limits.max_tokens, self.limits.max_tokens)
-        future = self.thread.submit(start, max_tokens=most)
-        answered = await self._answered(future, http)
-        self.counts.answered(answered)
-        sample = start.sample
-        return response_of(
-            answered,
-            sizes=[(image.width, image.height) for image in sample.images],
-            protocol=self.grounder.prompter.protocol(sample).name,
-            model=self.model,
-        )
-
-    def _start(self, request: GroundRequest) -> Start:
-        usual = self.grounder.protocol
-        tool = self.tool if request.tool_boxes is None else request.tool_boxes
-        shows = tool is None or request.protocol is not None or usual.shows_tool
-        asked = GroundingRequest(
-            images=[decoded(*each) for each in map(_bytes, request.images, range(99))],
-            text=request.text,
-            target_image=request.target_image,
-            tool=tool,
-            protocol=request.protocol if shows else "piter",
-        )
-        return self.grounder.start(asked, id="asked")
-
-    async def _answered(self, future: Future[Answered], http: Request) -> Answered:
-        """The answer, while the client waits for it and in time."""
-        waiting = asyncio.wrap_future(future)
-        try:
-            async with asyncio.timeout(self.limits.timeout_s):
-                while not waiting.done():
-                    await asyncio.wait([waiting], timeout=LOOK_S)
-                    if not waiting.done() and await http.is_disconnected():
-                        raise Refused(499, "the client has gone")
-        except TimeoutError:
-            raise Refused(504, f"no answer within {self.limits.timeout_s:g} s") from None
-        finally:
-            waiting.cancel()
-        if isinstance(error := waiting.exception(), Exception):
-            raise Refused(503, f"the model failed: {type(error).__name__}") from error
-        return waiting.result()
-
-
-def _bytes(url: str, number: int) -> tuple[bytes, str]:
-    """What a data URL holds, and a name for it; raises ``DataError`` for any other URL."""
-    name = f"image {number}"
-    found = _DATA_URL.match(url)
-    if not found:
-        raise DataError(f"{name}: expected a data URL, data:image/png;base64,...")
-    try:
-        return base64.b64decode(url[found.end() :], validate=True), name
-    except (binascii.Error, ValueError):
-        raise DataError(f"{name}: not base64; expected data:image/png;base64,...") from None
 
 
 def make_app(service: Service, rules: Rules) -> App:
@@ -151,6 +58,7 @@ def make_app(service: Service, rules: Rules) -> App:
         responses=_RESPONSES,
     )
     _routes(app, service)
+    detector_routes(app, service)
     _errors(app)
     return service.counts.around(Guard(app, rules))
 

@@ -10,6 +10,7 @@ from reground.grounding.answers import Status
 from reground.grounding.names import ProtocolName
 
 if TYPE_CHECKING:
+    from reground.api import Grounding
     from reground.serving.batching import Answered
 
 MOST_IMAGES = 16
@@ -108,22 +109,27 @@ class BatchResponse(BaseModel):
     results: list[GroundResponse | Problem]
 
 
+def found_boxes(grounding: Grounding) -> list[FoundBox]:
+    """The boxes of an answer, each with its score."""
+    scores = grounding.scores or (None,) * len(grounding.answer.boxes)
+    return [
+        FoundBox(box=box.xyxy, score=score)
+        for box, score in zip(grounding.answer.boxes, scores, strict=True)
+    ]
+
+
 def response_of(
     answered: Answered, *, sizes: list[tuple[int, int]], protocol: ProtocolName, model: str
 ) -> GroundResponse:
     """An answer as it is sent."""
     found = answered.grounding
     answer = found.answer
-    scores = found.scores or (None,) * len(answer.boxes)
     width, height = sizes[found.image]
     tool = None
     if found.tool is not None:
         tool = [FoundBox(box=own.box.xyxy, score=own.score, label=own.label) for own in found.tool]
     return GroundResponse(
-        boxes=[
-            FoundBox(box=box.xyxy, score=score)
-            for box, score in zip(answer.boxes, scores, strict=True)
-        ],
+        boxes=found_boxes(found),
         image=found.image,
         width=width,
         height=height,

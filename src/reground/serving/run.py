@@ -12,9 +12,10 @@ import uvicorn
 
 from reground.api import Grounder
 from reground.errors import RunError
-from reground.serving.app import Limits, Service, make_app
+from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
 from reground.serving.guard import Rules
+from reground.serving.service import Limits, Service
 
 _HEADERS = 16_384  # bytes of a request's headers
 _STOP_S = 60  # for what is being answered when it is told to stop
