@@ -7,37 +7,31 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 
-from reground.api import Grounder, Grounding, GroundingRequest
+from asking import Slow, served
+from reground.api import Grounder, GroundingRequest
 from reground.data.images import base64_png, data_url
 from reground.errors import RunError
-from reground.grounding.answers import Answer, Status
 from reground.rollout.environment import Start
 from reground.rollout.tools.http import HttpDetector
 from reground.rollout.tools.tool import Request, ToolError
-from reground.serving.app import make_app
-from reground.serving.batching import LARGEST, Answers, ModelThread, QueueFullError
+from reground.serving.batching import LARGEST, ModelThread, QueueFullError
 from reground.serving.guard import Rules
 from reground.serving.run import listening
-from reground.serving.service import Limits, Service
+from reground.serving.service import Limits
 from reground.tinyworld import scenes as synth
 
 SAMPLES = [synth.sample("referring", seed=7, index=index) for index in range(8)]
 IMAGES = [synth.render(sample.images[0].path) for sample in SAMPLES]
 URL = data_url(IMAGES[0])
-LIMITS, RULES = Limits(), Rules()
 ASKED = {"images": [URL], "text": "the ring"}
 
 
@@ -50,43 +44,6 @@ def tiny() -> Grounder:
 def client(tiny: Grounder) -> Iterator[httpx2.Client]:
     with served(tiny, tiny) as client:
         yield client
-
-
-@contextmanager
-def served(
-    tiny: Grounder, model: Answers, limits: Limits = LIMITS, rules: Rules = RULES
-) -> Iterator[httpx2.Client]:
-    """A client of a real server over a model; ``tiny`` makes its prompts."""
-    thread = ModelThread(model, batch_tokens=20_000, most_waiting=limits.most_waiting)
-    service = Service(tiny, "tiny", thread, limits)
-    config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
-    server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)
-    running = threading.Thread(target=server.run, args=[[listener]])
-    running.start()
-    try:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx2.Client(base_url=address, timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        running.join()
-
-
-@dataclass(slots=True)
-class Slow:
-    """A model that answers when it is let, and keeps what it was asked."""
-
-    may: threading.Event = field(default_factory=threading.Event)
-    batches: list[list[str]] = field(default_factory=list)
-    spoilt: str = ""
-
-    def answers(self, starts: Sequence[Start], *, max_tokens: int) -> list[Grounding]:
-        questions = [start.sample.question for start in starts]
-        self.batches.append(questions)
-        self.may.wait(30)
-        if self.spoilt in questions:
-            raise MemoryError
-        return [Grounding(Answer(Status.OK), question, 0) for question in questions]
 
 
 # ---- answers -----------------------------------------------------------------------------------

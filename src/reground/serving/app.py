@@ -24,6 +24,7 @@ from reground.serving.messages import (
     GroundResponse,
     Problem,
 )
+from reground.serving.pages import page_routes
 from reground.serving.service import Service
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -59,6 +60,7 @@ def make_app(service: Service, rules: Rules) -> App:
     )
     _routes(app, service)
     detector_routes(app, service)
+    page_routes(app)
     _errors(app)
     return service.counts.around(Guard(app, rules))
 

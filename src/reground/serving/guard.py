@@ -18,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-OPEN = ("/health", "/ready")  # for those who watch the server: no key
+OPEN = ("/health", "/ready", "/")  # no key: for what watches the server, and the page, which asks
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -83,7 +83,8 @@ class Guard:
         own = f"{scope['scheme']}://{hosts[0]}".lower()
         if any(each.lower() != own and each not in self.rules.origins for each in origins):
             raise Refused(403, "pages of other origins may not ask; see --allow-origin")
-        if self.rules.api_key and scope["path"] not in OPEN and scope["method"] != "OPTIONS":
+        is_open = scope["path"] in OPEN or scope["path"].startswith("/page/")
+        if self.rules.api_key and not is_open and scope["method"] != "OPTIONS":
             given = headers.get("authorization", "").removeprefix("Bearer ")
             given = headers.get("x-api-key", given)
             if not secrets.compare_digest(given.encode(), self.rules.api_key.encode()):
