@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import gzip
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from PIL import Image
 import server
 from driver import reground
 from made import prompter_of
+from odd_replies import ESC, RESPONSES, TOO_LARGE, VALUES, fine, odd_replies
 from reground import patience
 from reground.config import load
 from reground.data.source import save_dataset
@@ -38,11 +38,12 @@ from reground.rollout.completions import num_read, read_reply, read_served
 from reground.rollout.endpoint import Endpoint, without_marks
 from reground.rollout.engine.server import _Http
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.http import MAX_REPLY, Address, NoReply
+from reground.rollout.http import Address, NoReply
 from reground.rollout.policy import Sampling
 from reground.rollout.tools.http import HttpDetector, _detections
+from reground.rollout.tools.results import Filled, fill
 from reground.rollout.tools.runner import ToolRunner
-from reground.rollout.tools.tool import Request, ToolError
+from reground.rollout.tools.tool import ToolError
 from reground.teacher.ask import ask, open_store
 from reground.teacher.judge import judge
 from reground.teacher.settings import TeachConfig
@@ -66,93 +67,17 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- odd replies ---------------------------------------------------------------------------------
 
-VALUES = {
-    "null": "null",
-    "a number": "5",
-    "a huge number": "1" + "0" * 400,
-    "less than nothing": "-1",
-    "NaN": "NaN",
-    "infinite": "1e999",
-    "a truth": "true",
-    "a text": '"text"',
-    "half a character": '"\\ud800 a"',
-    "control bytes": '"\\u001b[2J\\u0007\\u009b"',
-    "a list": "[]",
-    "a list of numbers": "[1, 2]",
-    "an object": '{"a": {"text": 5}}',
-    "deep": "[" * 500 + "]" * 500,
+CHOICE = {
+    "finish_reason": "stop",
+    "stop_reason": None,
+    "message": {"content": HIT, "reasoning": "Left.", "refusal": None},
 }
-MARK = '"@@"'  # the place of a value
-
-
-def variants(whole: Any, fields: list[tuple[str | int, ...]]) -> Iterator[tuple[str, bytes]]:
-    """A reply with another value in each field, and without it."""
-    for path in fields:
-        name = ".".join(map(str, path))
-        holder = odd = copy.deepcopy(whole)
-        for part in path[:-1]:
-            holder = holder[part]
-        holder[path[-1]] = "@@"
-        for kind, value in VALUES.items():
-            yield f"{name} is {kind}", json.dumps(odd).replace(MARK, value, 1).encode()
-        del holder[path[-1]]
-        yield f"{name} is missing", json.dumps(odd).encode()
-
-
-COMPLETION = json.loads(says(HIT).body)
-COMPLETION["choices"][0]["message"] |= {"reasoning": "Left.", "refusal": None}
-MESSAGE = ("choices", 0, "message")
-FIELDS: list[tuple[str | int, ...]] = [
-    *(("choices",), ("choices", 0), ("choices", 0, "finish_reason"), MESSAGE, ("usage",)),
-    *((*MESSAGE, "content"), (*MESSAGE, "reasoning"), (*MESSAGE, "refusal")),
-    *(("usage", "completion_tokens"), ("usage", "prompt_tokens")),
-]
-ESC = "\x1b[31mred\x07"
-BODIES: dict[str, bytes] = {
-    "nothing": b"",
-    "HTML": b"<!DOCTYPE html><p>Welcome",
-    "an array": b"[1, 2]",
-    "a number": b"7",
-    "NaN": b"NaN",
-    "no UTF-8": b'{"choices": [{"message": {"content": "\xff\xfe"}}]}',
-    "half": b'{"choices": [',
-    "deep": b"[" * 100_000,
-    "deep and closed": b"[" * 100_000 + b"]" * 100_000,
-    "many digits": b"9" * 100_000,
-    "control bytes": ESC.encode() * 9,
-    "large": b'{"a": "' + b"a" * (MAX_REPLY + 1) + b'"}',
+COMPLETION = {"choices": [CHOICE], "usage": {"completion_tokens": 7, "prompt_tokens": 1}}
+FINE = fine(json.loads(says(HIT).body)) | {
+    "parts": says("", message={"content": [{"type": "text", "text": HIT}]})
 }
-RESPONSES: dict[str, Response] = {
-    **{name: Response(body) for name, body in BODIES.items()},
-    "compressed, and is not": Response("{}", headers={"Content-Encoding": "gzip"}),
-    "a bomb": Response(gzip.compress(b" " * 10**8), headers={"Content-Encoding": "gzip"}),
-    "endless": Response("", endless=b" " * 65_536),
-    "too short": Response("{", claimed=4000),
-    "no content": Response("", 204),
-    "no HTTP": Response("SSH-2.0-OpenSSH_9.6\r\n", 0),
-    "a hang-up": Response("", 0),
-    "an endless head": Response("HTTP/1.1 200 OK\r\n", 0, endless=b"X-A: b\r\n" * 999),
-    "elsewhere": Response("", 302, {"Location": "http://127.0.0.1:9/"}),
-    "nowhere": Response("", 307, {"Location": "http://[:::/"}),
-    "in circles": Response("", 307, {"Location": "/v1/chat/completions"}),
-    "teapot": Response(json.dumps({"error": {"message": ESC}}), 418),
-    "an odd error": Response('{"error": [[{"message": 5}]]}', 400),
-    "an error": Response('{"error": {"message": 5, "code": {}}}', 422),
-    "busy": Response("", 429, {"Retry-After": "999999999"}),
-    "busy until": Response("", 503, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}),
-    "busy, garbage": Response("", 503, {"Retry-After": "\xff soon"}),
-    "broken off": says(HIT, finish="abort"),
-}
-FINE = {  # and read as what they say
-    "compressed": Response(
-        gzip.compress(says(HIT).body.encode()), 200, {"Content-Encoding": "gzip"}
-    ),
-    "another type": Response(says(HIT).body, headers={"Content-Type": "text/html"}),
-    "a BOM": Response(b"\xef\xbb\xbf" + says(HIT).body.encode()),
-    "parts": says("", message={"content": [{"type": "text", "text": HIT}]}),
-}
-ODD = {name: Response(body) for name, body in variants(COMPLETION, FIELDS)} | RESPONSES | FINE
-assert len(ODD) > 170
+BROKEN = RESPONSES | TOO_LARGE | {"broken off": says(HIT, finish="abort")}
+ODD = odd_replies(COMPLETION) | BROKEN | FINE
 
 
 @pytest.fixture
@@ -167,8 +92,10 @@ def rows(photo: ImageRef, names: list[str]) -> list[Sample]:
 
 
 def interleaved(odd: dict[str, Response]) -> list[str]:
-    """Names of odd replies, each followed by that of a good one."""
-    return [name for each in odd for name in (each, f"good after {each}")]
+    """Names of odd replies, three followed by that of a good one."""
+    names = [*odd]
+    chunks = [names[first : first + 3] for first in range(0, len(names), 3)]
+    return [name for each in chunks for name in (*each, f"good after {each[-1]}")]
 
 
 def number_of(body: dict[str, Any]) -> int:
@@ -202,7 +129,7 @@ def test_odd_replies_are_errors_or_answers_of_their_samples_alone(
     for name, row in found.items():
         if name.startswith("good") or name in FINE:
             assert row.text == HIT, name
-        elif name in RESPONSES:
+        elif name in BROKEN:
             assert row.error, name
         assert row.error is None or (row.error.isprintable() and len(row.error) < 400), name
     assert "status 418: \\x1b[31mred\\x07" in (found["teapot"].error or "")
@@ -255,7 +182,7 @@ def test_odd_replies_to_a_teacher_are_kept_or_asked_again(photo: ImageRef, tmp_p
 def test_odd_replies_of_a_judge_are_no_votes_or_asked_again(
     photo: ImageRef, tmp_path: Path
 ) -> None:
-    names = interleaved(dict([*ODD.items()][::4]))
+    names = interleaved(ODD)
     save_dataset(tmp_path / "data.jsonl", rows(photo, names))
     chains = iter([CHAIN, OTHER_CHAIN] * len(names))
     lock = threading.Lock()
@@ -282,39 +209,37 @@ def test_odd_replies_of_a_judge_are_no_votes_or_asked_again(
 
 
 DETECTED = {"boxes": [{"box": [1, 2, 30, 40], "label": "cup", "score": 0.5}]}
-OF_BOXES: list[tuple[str | int, ...]] = [
-    *(("boxes",), ("boxes", 0), ("boxes", 0, "box"), ("boxes", 0, "box", 0)),
-    *(("boxes", 0, "label"), ("boxes", 0, "score")),
-]
 
 
-def test_odd_replies_of_a_detector_are_problems_of_their_questions_alone(photo: ImageRef) -> None:
-    odd = {name: Response(body) for name, body in variants(DETECTED, OF_BOXES)} | RESPONSES
-    names = interleaved(odd)
+def test_odd_replies_of_a_detector_are_problems_of_their_questions_alone(
+    photo: ImageRef, tmp_path: Path
+) -> None:
+    odd, good = odd_replies(DETECTED), Response(json.dumps(DETECTED))
+    names, is_mended = interleaved(odd), threading.Event()
+    samples = [replace(own, question=own.id) for own in rows(photo, names)]
 
     def respond(body: dict[str, Any], _: int) -> Response:
-        return odd.get(body["expression"]) or Response(json.dumps(DETECTED))
+        return good if is_mended.is_set() else odd.get(body["expression"], good)
 
-    with serving(respond, question=lambda body: body["expression"]) as (url, _):
+    with serving(respond, question=lambda body: body["expression"]) as (url, bodies):
         tool = HttpDetector(url=url, retries=0, timeout_s=20.0)
-        runner = ToolRunner(tool, timeout_s=120, batch_size=len(names))
-        sample = rows(photo, ["s"])[0]
-        replies = dict(
-            zip(names, runner.ask([Request(sample, name) for name in names]), strict=True)
-        )
-    for name, reply in replies.items():
-        assert not name.startswith("good") or len(reply.detections) == 1, name
-        assert (reply.problem or "").isprintable()
-    assert all(replies[name].problem for name in RESPONSES)
-    assert sum(reply.problem is not None for reply in replies.values()) > 60
+        runner = ToolRunner(tool, timeout_s=120, batch_size=64)
 
+        def filled() -> dict[str, Filled]:
+            found = fill(samples, runner, path=tmp_path / "results.jsonl")
+            return {each.sample.id: each for each in found}
 
-@pytest.mark.parametrize("name", ["nothing", "HTML", "an array", "deep", "a bomb", "elsewhere"])
-def test_an_odd_reply_of_an_engine_is_one_error(name: str) -> None:
-    with serving(lambda *_: says(""), models=RESPONSES[name]) as (url, _):
-        engine = _Http(url, 20.0)
-        with pytest.raises(EngineError, match=r"/version: .*see in the server"):
-            engine.fact("/version", "version", str)
+        first, num_asked = filled(), len(bodies)
+        is_mended.set()
+        second = filled()
+    failed = {name for name, each in first.items() if each.problem is not None}
+    assert {*RESPONSES, *TOO_LARGE} <= failed < {*odd} - {*fine(DETECTED)}
+    assert all((each.problem or "").isprintable() for each in first.values())
+    for kind in ("missing", "there twice", *({*VALUES} - {"a list", "a list of numbers"})):
+        assert f"boxes is {kind}" in failed
+    assert sorted(body["expression"] for body in bodies[num_asked:]) == sorted(failed)
+    for name in failed | {*names} - {*odd} | {*fine(DETECTED)}:
+        assert len(second[name].sample.tool_results or ()) == 1, name
 
 
 # ---- time ----------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class Server:
 
     def _completions(self, answer: Any, request: EngineRequest) -> list[Completion]:
         try:
-            read = [int(each) for each in answer["prompt_token_ids"]]
+            read = _ids(answer["prompt_token_ids"])
             completions = [_completion(choice) for choice in answer["choices"]]
         except (KeyError, TypeError, ValueError, OverflowError):
             raise self._http.failed(_GENERATE, "its reply is not such as vLLM's") from None
@@ -157,7 +157,7 @@ class _Http:
         """What the server says of itself; raises ``EngineError``."""
         found = self.ask("GET", path)
         value = found.get(name) if isinstance(found, dict) else None
-        if not isinstance(value, kind):
+        if type(value) is not kind:  # true is no number
             raise self.failed(path, f"its reply does not say {name}")
         return value
 
@@ -192,6 +192,8 @@ class _Sender:
         self._http, self._timeout_s = http, timeout_s
         self._turn, self._link_id = 0, secrets.token_hex(8)
         self._workers = http.fact("/get_world_size", "world_size", int)
+        if self._workers < 1:
+            raise http.failed("/get_world_size", "its reply names no worker")
         if self._version().startswith(_UNFINISHED):
             http.ask("POST", "/finish_weight_update")
         address = own_address(http.address.url.host, http.address.url.port or 80)
@@ -276,8 +278,15 @@ class _Sender:
 
 
 def _completion(choice: Any) -> Completion:
-    ids = tuple(int(each) for each in choice["token_ids"])
+    ids = _ids(choice["token_ids"])
     logprobs = tuple(float(step["logprob"]) for step in choice["logprobs"]["content"])
-    if len(ids) != len(logprobs) or not all(map(math.isfinite, logprobs)):
+    fit = len(ids) == len(logprobs) and all(map(math.isfinite, logprobs))
+    if not fit or choice["finish_reason"] not in ("stop", "length"):  # but aborted, or an error
         raise ValueError
     return Completion(ids, logprobs, finish(choice["finish_reason"], choice["stop_reason"]))
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(each) is int and each >= 0 for each in value):
+        raise ValueError
+    return tuple(value)
