@@ -135,7 +135,7 @@ def test_an_odd_reply_of_a_server_is_one_error_and_the_next_ones_are_read(
 
 
 def test_an_odd_reply_about_a_server_is_one_error_before_anything_is_sampled(
-    refined: Checkpoint, fake: FakeEngine
+    refined: Checkpoint, fake: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = json.loads(fake.facts.body)
     ours, cpu = vars(fake.facts).copy(), torch.device("cpu")
@@ -160,7 +160,8 @@ def test_an_odd_reply_about_a_server_is_one_error_before_anything_is_sampled(
     assert all(found[name] for name in RESPONSES)
     for name in good:
         assert all(found[f"{name} is {kind}"] for kind in ("null", "a truth", "a list", "deep"))
-    assert all((each or "").replace("\n", "").isprintable() for each in found.values())
+    shown = [*filter(None, found.values()), caplog.text]
+    assert all(each.replace("\n", "").isprintable() for each in shown)
 
 
 def outcome(make: Callable[[], list[tuple[Completion, ...]]]) -> list[tuple[Completion, ...]] | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import threading
@@ -30,8 +31,11 @@ from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import Prediction, read_predictions
 from reground.evaluation.scoring.score import score_prediction
+from reground.grounding.answers import score
 from reground.grounding.boxes import Box
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.model.prompting import Prompter
 from reground.patience import LONGEST_WAIT_S, retry_after_s
 from reground.rollout import http
 from reground.rollout.completions import num_read, read_reply, read_served
@@ -345,6 +349,7 @@ WRITTEN = {  # in process: what the model wrote
     "bare": HIT,
     "it thinks twice": f"<think>Left.</think><think>Or right.</think><answer>{HIT}</answer>",
     "its thought holds boxes": f"<think>Not (1,1),(9,9).</think><answer>{HIT}</answer>",
+    "it thinks for too long, of boxes": "<think>Not (1,1),(9,9). " + "left of right of " * 100,
     "it thinks for too long": "<think>" + "left of right of " * 100,
     "cut off in the answer": f"<think>Left.</think><answer>{HIT}," + "(5,5)," * 90,
     "it refuses": "I am sorry, I cannot help with that.",
@@ -371,22 +376,56 @@ def apart(name: str, text: str, style: str) -> Response:
     return says("", message=message, finish=finish)
 
 
+def in_process(prompter: Prompter, sample: Sample, text: str) -> Prediction:
+    """The prediction of a model that writes this text."""
+    policy = ScriptedPolicy(prompter.checkpoint.chat, lambda *_: text)
+    sampling, made = Sampling(max_tokens=LIMIT), list[Prediction]()
+    LocalModel(prompter, policy, PlannedEnvironment(prompter), None, sampling).answer(
+        [sample], add=made.append
+    )
+    return made[0]
+
+
+@pytest.mark.parametrize("protocol", ["think", "direct"])
+def test_a_thought_that_the_chat_template_opens_is_read_as_one(
+    protocol: ProtocolName, photo: ImageRef, tokenizer: Any
+) -> None:
+    begins = copy.deepcopy(tokenizer)
+    begins.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    plain, opened = (
+        prompter_of(tiny.make(tokenizer=each), "univg_r1", protocol, prompt="tiny")
+        for each in (tokenizer, begins)
+    )
+    for sample in rows(photo, [name for name, text in WRITTEN.items() if "<think>" in text]):
+        text, own = WRITTEN[sample.id], plain.protocol(sample)
+        one = score_prediction(in_process(plain, sample, text), own)
+        for written in (text.removeprefix("<think>"), text):  # it may write the tag once more
+            other = score_prediction(in_process(opened, sample, written), own)
+            assert (one.status, one.iou, one.well_formed, one.finish) == (
+                other.status,
+                other.iou,
+                other.well_formed,
+                other.finish,
+            ), sample.id
+    sample = replace(sample, think="Left of it.")
+    prompt, (gold,) = opened.prompt(sample), opened.gold(sample, opened.prompt(sample))
+    ids = opened.checkpoint.chat.encode_answer(gold.text)
+    assert opened.checkpoint.chat.decode([*prompt.ids, *ids]).count("<think>") == 1
+    answer = opened.read(ids, prompt, sample=sample)
+    assert answer.well_formed and answer.think == ("Left of it." if protocol == "think" else "")
+    assert score(answer, sample) > 0.99
+
+
 @pytest.mark.parametrize("style", ["reasoning", "reasoning_content", "parts"])
 @pytest.mark.parametrize("protocol", ["think", "direct"])
 def test_the_same_answers_score_the_same_behind_a_server_that_takes_thoughts_out(
-    protocol: str, style: str, photo: ImageRef, tmp_path: Path, tokenizer: Any
+    protocol: ProtocolName, style: str, photo: ImageRef, tmp_path: Path, tokenizer: Any
 ) -> None:
     checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
     prompter = prompter_of(checkpoint, "univg_r1", protocol, prompt="tiny")
     chat, samples = checkpoint.chat, rows(photo, [*WRITTEN])
     save_dataset(tmp_path / "data.jsonl", samples)
-    local: dict[str, Prediction] = {}
-    for sample, text in zip(samples, WRITTEN.values(), strict=True):
-        policy = ScriptedPolicy(chat, lambda *_, text=text: text)
-        model = LocalModel(
-            prompter, policy, PlannedEnvironment(prompter), None, Sampling(max_tokens=LIMIT)
-        )
-        model.answer([sample], add=lambda row: local.update({row.sample.id: row}))
+    local = {each.id: in_process(prompter, each, WRITTEN[each.id]) for each in samples}
 
     def respond(body: dict[str, Any], _: int) -> Response:
         name = [*WRITTEN][number_of(body)]

@@ -19,7 +19,7 @@ from reground.model.chat import Chat
 from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address, until
 from reground.rollout.engine.policy import EngineRequest, check_pictures, check_version, finish
 from reground.rollout.engine.weights import Weights
-from reground.rollout.http import Address, JsonClient, Late, NoReply
+from reground.rollout.http import Address, JsonClient, Late, NoReply, escaped
 from reground.rollout.policy import Completion, Sampling
 
 CONCURRENCY = 64
@@ -29,6 +29,7 @@ START = (
     "--generation-config vllm --weight-transfer-config.backend reground"
 )
 _HEALTH_S = 5.0
+_MOST_SHOWN = 300  # characters of what the server says of itself
 _MOST_BYTES = 500_000_000  # of a reply: every token comes with its log-prob
 _Fact = TypeVar("_Fact", str, int)
 _UNFINISHED = "unfinished"  # begins the version of weights that a lost trainer left
@@ -157,6 +158,7 @@ class _Http:
         """What the server says of itself; raises ``EngineError``."""
         found = self.ask("GET", path)
         value = found.get(name) if isinstance(found, dict) else None
+        value = escaped(value[:_MOST_SHOWN]) if isinstance(value, str) else value
         if type(value) is not kind:  # true is no number
             raise self.failed(path, f"its reply does not say {name}")
         return value
