@@ -202,8 +202,12 @@ def test_odd_replies_of_a_judge_are_no_votes_or_asked_again(
         assert all(len(entry.verified) == 2 for entry in store.entries())
     with serving(answering(names, "A")) as (url, _), Store.open(tmp_path / "chains.db") as store:
         done = judge(store, teaching(tmp_path, f"judge.teacher.url={url}", *how))
+        votes = {call.sample: call for call in store.calls(stage="judge")}
     failed = sum(done.outcome.errors.values())
-    assert done.picked + failed == len(names) and failed > 10
+    assert done.picked + failed == len(names) == len(votes) and failed > 100
+    assert all(vote.text == "A" for name, vote in votes.items() if name.startswith("good"))
+    assert all((vote.error or "").isprintable() for vote in votes.values())
+    assert all(votes[name].error for name in BROKEN)
     with (
         serving(lambda *_: says("B")) as (url, bodies),
         Store.open(tmp_path / "chains.db") as store,
@@ -264,11 +268,15 @@ def test_replies_that_drip_end_and_others_are_answered(photo: ImageRef, tmp_path
         endpoint = {"timeout_s": 0.5, "retries": 1}
         asked = asking(url, tmp_path / "data.jsonl", endpoint=endpoint)
         predict_folder(tmp_path / "out", asked)
+        with open_store(teaching(tmp_path)) as store:
+            ask(store, teaching(tmp_path, f"teacher.url={url}", "teacher.timeout_s=0.5"))
+            calls = {call.sample: call.error for call in store.calls(stage="ask")}
         engine = _Http(url, 0.5)
         with pytest.raises(EngineError, match=r"no reply within 0\.5 s"):
             engine.ask("POST", "/start", messages=[{"content": [{"text": "cup 1."}]}])
     found = predictions(tmp_path / "out")
     assert [row.error for row in found.values()] == [None, "no reply within 0.5 s"] * 2
+    assert [calls[name] for name in names] == [None, "no reply within 0.5 s"] * 2
 
 
 @pytest.mark.parametrize(
