@@ -35,6 +35,7 @@ test: $(INSTALLED) ## all tests and doctests
 test-fast: $(INSTALLED) ## tests and doctests of what does without torch
 	$(BIN)/pytest --quiet --fast --numprocesses 2 --dist loadfile
 
+# REGROUND_TEST_ALL=1 tests vLLM with every real processor, some minutes each.
 test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine and torchvision on the CPU, in .venv-vllm
 	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py -k "test_vllm or transformers"
 

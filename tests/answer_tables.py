@@ -50,6 +50,7 @@ PAIRS: Table = [
     ("None", OK, [], True),
     ("The dog is at (10,20),(30,40).", OK, [BOX], False),
     ("No reasoning.</think>(10,20),(30,40)", OK, [BOX], False),  # the prompt opened the block
+    ("<think>\n\n</think>\n\n(10,20),(30,40)", OK, [BOX], True),  # none, as chat templates say
     ("I see (1,2),(3,4)</think>", NO_ANSWER, [], False),
     ("<think>(1,2),(3,4)</think>(10,20),(30,40)", OK, [BOX], False),
     ("<think>(1,2),(3,4)", NO_ANSWER, [], False),

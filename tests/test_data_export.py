@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,23 @@ def test_rows_go_round_through_other_trainers(
         both = [[box.xyxy for box in sample.boxes] for sample in (one, other)]
         assert np.allclose(*both)
         assert Path(one.images[0].path).resolve() == Path(other.images[0].path).resolve()
+
+
+@pytest.mark.parametrize("name", ["chat", "ms_swift"])
+@pytest.mark.parametrize("mark", ["<image>", "<bbox>", "<video>"])
+@pytest.mark.parametrize("field", ["question", "think"])
+def test_a_text_with_a_placeholder_is_set_aside(
+    voc: Path, tmp_path: Path, name: str, mark: str, field: str
+) -> None:
+    first, second, *_ = convert("voc", voc, origin=0)
+    odd = replace(first, **{field: f"the {mark} cell"})
+    assert export(name, [odd, second], tmp_path / "rows.jsonl") == {
+        f"texts with {mark}, a placeholder": 1
+    } | export(name, [second], tmp_path / "other.jsonl")
+    assert (tmp_path / "rows.jsonl").read_bytes() == (tmp_path / "other.jsonl").read_bytes()
+    with pytest.raises(DataError, match=f"nothing to write; left out: 1 x texts with {mark}"):
+        export(name, [odd], tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_what_a_format_cannot_hold_is_counted(voc: Path, tmp_path: Path) -> None:

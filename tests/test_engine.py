@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,23 +17,32 @@ import torch
 from PIL import Image
 from transformers.core_model_loading import revert_weight_conversion
 
+from fake_engine import FakeEngine
 from files import read_rows
+from odd_replies import RESPONSES, TOO_LARGE, VALUES, fine, mutated, odd_replies
 from reground.config import load
 from reground.data.source import open_dataset
 from reground.errors import ConfigError, EngineError
+from reground.model.load import Checkpoint
+from reground.model.load import load as load_checkpoint
 from reground.model.parts import full_state, set_training
 from reground.model.prompting import Prompter
-from reground.rollout.engine.policy import EngineRequest, check_version
+from reground.rollout.engine import server as serving_engine
+from reground.rollout.engine.policy import EnginePolicy, EngineRequest, check_version
+from reground.rollout.engine.server import Server
 from reground.rollout.engine.weights import Weights
-from reground.rollout.policy import Completion, Prefix
+from reground.rollout.http import MAX_REPLY
+from reground.rollout.policy import Completion, Finish, Prefix, Sampling
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.tinyworld import models as tiny
 from reground.training import run as running
 from reground.training.agreement import importance_weights
 from reground.training.settings import TrainConfig
+from server import Response, serving
 from worlds import World, column
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SHORT = Sampling(max_tokens=2)
 
 
 @pytest.mark.parametrize("architecture", get_args(tiny.Architecture))
@@ -59,6 +71,115 @@ def test_prompts_are_sent_with_one_token_for_each_image(tokenizer: Any) -> None:
     asked.check_read(prompt.ids)
     with pytest.raises(EngineError, match=f"read {len(sent)} ids of a prompt of {len(prompt.ids)}"):
         asked.check_read(sent)
+
+
+@pytest.fixture(scope="module")
+def refined() -> Checkpoint:
+    return load_checkpoint("tiny")
+
+
+@pytest.fixture
+def fake(refined: Checkpoint) -> Iterator[FakeEngine]:
+    """A vLLM server of the tiny model."""
+    yield FakeEngine("tiny", "none", 0)
+    mock.patch.stopall()  # the worker that it plays
+
+
+def test_an_odd_reply_of_a_server_is_one_error_and_the_next_ones_are_read(
+    refined: Checkpoint, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_engine, "_MOST_BYTES", MAX_REPLY)
+    prompts = Prompter.of(refined).each(open_dataset("synth:referring", seed=3, limit=3)[:])
+    known: dict[str, Response] = {}
+    odd: list[Response] = []  # in the place of the second reply
+
+    def respond(body: Any, before: int) -> Response:
+        if not (body and "token_ids" in body):
+            return fake(body, before)
+        asked = str(body["sampling_params"]["seed"])
+        if asked not in known:
+            known[asked] = fake(body, before)
+        return odd[0] if odd and asked == [*known][1] else known[asked]
+
+    with serving(respond, models=fake.facts, question=lambda _: "") as (url, _):
+        server = Server(refined.chat, url, device=torch.device("cpu"), timeout_s=20.0)
+        policy, keys = EnginePolicy(refined, server), range(3)
+        for number in keys:  # one by one: they are known in this order
+            policy.generate(prompts[number:][:1], n=1, sampling=SHORT, keys=[number])
+        whole = policy.generate(prompts, n=1, sampling=SHORT, keys=keys)
+        good = json.loads([*known.values()][1].body)
+        ended = {}
+        for name, response in odd_replies(good).items():
+            odd[:] = [response]
+            ended[name] = outcome(lambda: policy.generate(prompts, n=1, sampling=SHORT, keys=keys))
+            odd.clear()
+            if isinstance(ended[name], str):
+                assert policy.generate(prompts, n=1, sampling=SHORT, keys=keys) == whole
+        server.close()
+    assert all(isinstance(ended[name], str) for name in RESPONSES | TOO_LARGE)
+    assert all(ended[name] == whole for name in fine(good))
+    for name, found in ended.items():
+        if isinstance(found, str):
+            assert found.replace("\n", "").isprintable() and len(found) < 900, name
+            assert found.startswith((url.removesuffix("/v1"), "the engine ")), name
+        else:
+            check_sampled(found, refined)
+    wrong = [
+        f"choices.0.{name} is {kind}"
+        for name in ("token_ids.0", "finish_reason")
+        for kind in VALUES
+    ]
+    assert [name for name in wrong if not isinstance(ended[name], str)] == [
+        "choices.0.token_ids.0 is a number"
+    ]
+
+
+def test_an_odd_reply_about_a_server_is_one_error_before_anything_is_sampled(
+    refined: Checkpoint, fake: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = json.loads(fake.facts.body)
+    ours, cpu = vars(fake.facts).copy(), torch.device("cpu")
+    with serving(fake, models=fake.facts, question=lambda _: "") as (url, _):
+
+        def connect() -> str | None:
+            try:
+                Server(refined.chat, url, device=cpu, timeout_s=3.0).close()
+            except EngineError as error:
+                return str(error)
+            return None
+
+        found = {}
+        for name, response in (mutated(good) | RESPONSES | fine(good)).items():
+            if name.startswith("world_size") and name.endswith((" number", "no number")):
+                continue  # of workers that never come
+            vars(fake.facts).update(vars(response))
+            found[name] = connect()
+            vars(fake.facts).update(ours)
+        assert connect() is None
+    assert all(found[name] is None for name in fine(good))
+    assert all(found[name] for name in RESPONSES)
+    for name in good:
+        assert all(found[f"{name} is {kind}"] for kind in ("null", "a truth", "a list", "deep"))
+    shown = [*filter(None, found.values()), caplog.text]
+    assert all(each.replace("\n", "").isprintable() for each in shown)
+
+
+def outcome(make: Callable[[], list[tuple[Completion, ...]]]) -> list[tuple[Completion, ...]] | str:
+    """What is made, or why not."""
+    try:
+        return make()
+    except EngineError as error:
+        return str(error)
+
+
+def check_sampled(found: list[tuple[Completion, ...]], checkpoint: Checkpoint) -> None:
+    """They can be trained on."""
+    room = checkpoint.model.get_input_embeddings().num_embeddings
+    for (completion,) in found:
+        assert all(type(each) is int and 0 <= each < room for each in completion.ids)
+        assert all(map(math.isfinite, completion.logprobs))
+        assert len(completion.ids) == len(completion.logprobs)
+        assert completion.finish in get_args(Finish)
 
 
 def test_another_version_of_vllm_is_told_with_both(caplog: pytest.LogCaptureFixture) -> None:

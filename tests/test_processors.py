@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -460,8 +461,8 @@ def test_vllm_reads_what_is_written_and_answers_as_transformers(
     folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("vllm", reason="needs vLLM (make test-vllm)")
-    if folder.name != "Qwen2.5-VL-early":
-        pytest.skip("one is enough: it takes more than a minute")
+    if folder.name != "Qwen2.5-VL-early" and "REGROUND_TEST_ALL" not in os.environ:
+        pytest.skip("one is enough, for it takes a minute: REGROUND_TEST_ALL=1 takes all")
     save(load(str(folder), runtime=Runtime()), tmp_path / "model", dtype=torch.float32)
 
     def texts(engine: str) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import gzip
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 import server
 from driver import reground
 from made import prompter_of
+from odd_replies import ESC, RESPONSES, TOO_LARGE, VALUES, fine, odd_replies
 from reground import patience
 from reground.config import load
 from reground.data.source import save_dataset
@@ -30,19 +31,23 @@ from reground.evaluation.predicting.predict import predict_folder
 from reground.evaluation.predicting.question import Question
 from reground.evaluation.records import Prediction, read_predictions
 from reground.evaluation.scoring.score import score_prediction
+from reground.grounding.answers import score
 from reground.grounding.boxes import Box
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import ImageRef, Sample, Target
+from reground.model.prompting import Prompter
 from reground.patience import LONGEST_WAIT_S, retry_after_s
 from reground.rollout import http
 from reground.rollout.completions import num_read, read_reply, read_served
 from reground.rollout.endpoint import Endpoint, without_marks
 from reground.rollout.engine.server import _Http
 from reground.rollout.environment import PlannedEnvironment
-from reground.rollout.http import MAX_REPLY, Address, NoReply
+from reground.rollout.http import Address, NoReply
 from reground.rollout.policy import Sampling
 from reground.rollout.tools.http import HttpDetector, _detections
+from reground.rollout.tools.results import Filled, fill
 from reground.rollout.tools.runner import ToolRunner
-from reground.rollout.tools.tool import Request, ToolError
+from reground.rollout.tools.tool import ToolError
 from reground.teacher.ask import ask, open_store
 from reground.teacher.judge import judge
 from reground.teacher.settings import TeachConfig
@@ -66,93 +71,17 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- odd replies ---------------------------------------------------------------------------------
 
-VALUES = {
-    "null": "null",
-    "a number": "5",
-    "a huge number": "1" + "0" * 400,
-    "less than nothing": "-1",
-    "NaN": "NaN",
-    "infinite": "1e999",
-    "a truth": "true",
-    "a text": '"text"',
-    "half a character": '"\\ud800 a"',
-    "control bytes": '"\\u001b[2J\\u0007\\u009b"',
-    "a list": "[]",
-    "a list of numbers": "[1, 2]",
-    "an object": '{"a": {"text": 5}}',
-    "deep": "[" * 500 + "]" * 500,
+CHOICE = {
+    "finish_reason": "stop",
+    "stop_reason": None,
+    "message": {"content": HIT, "reasoning": "Left.", "refusal": None},
 }
-MARK = '"@@"'  # the place of a value
-
-
-def variants(whole: Any, fields: list[tuple[str | int, ...]]) -> Iterator[tuple[str, bytes]]:
-    """A reply with another value in each field, and without it."""
-    for path in fields:
-        name = ".".join(map(str, path))
-        holder = odd = copy.deepcopy(whole)
-        for part in path[:-1]:
-            holder = holder[part]
-        holder[path[-1]] = "@@"
-        for kind, value in VALUES.items():
-            yield f"{name} is {kind}", json.dumps(odd).replace(MARK, value, 1).encode()
-        del holder[path[-1]]
-        yield f"{name} is missing", json.dumps(odd).encode()
-
-
-COMPLETION = json.loads(says(HIT).body)
-COMPLETION["choices"][0]["message"] |= {"reasoning": "Left.", "refusal": None}
-MESSAGE = ("choices", 0, "message")
-FIELDS: list[tuple[str | int, ...]] = [
-    *(("choices",), ("choices", 0), ("choices", 0, "finish_reason"), MESSAGE, ("usage",)),
-    *((*MESSAGE, "content"), (*MESSAGE, "reasoning"), (*MESSAGE, "refusal")),
-    *(("usage", "completion_tokens"), ("usage", "prompt_tokens")),
-]
-ESC = "\x1b[31mred\x07"
-BODIES: dict[str, bytes] = {
-    "nothing": b"",
-    "HTML": b"<!DOCTYPE html><p>Welcome",
-    "an array": b"[1, 2]",
-    "a number": b"7",
-    "NaN": b"NaN",
-    "no UTF-8": b'{"choices": [{"message": {"content": "\xff\xfe"}}]}',
-    "half": b'{"choices": [',
-    "deep": b"[" * 100_000,
-    "deep and closed": b"[" * 100_000 + b"]" * 100_000,
-    "many digits": b"9" * 100_000,
-    "control bytes": ESC.encode() * 9,
-    "large": b'{"a": "' + b"a" * (MAX_REPLY + 1) + b'"}',
+COMPLETION = {"choices": [CHOICE], "usage": {"completion_tokens": 7, "prompt_tokens": 1}}
+FINE = fine(json.loads(says(HIT).body)) | {
+    "parts": says("", message={"content": [{"type": "text", "text": HIT}]})
 }
-RESPONSES: dict[str, Response] = {
-    **{name: Response(body) for name, body in BODIES.items()},
-    "compressed, and is not": Response("{}", headers={"Content-Encoding": "gzip"}),
-    "a bomb": Response(gzip.compress(b" " * 10**8), headers={"Content-Encoding": "gzip"}),
-    "endless": Response("", endless=b" " * 65_536),
-    "too short": Response("{", claimed=4000),
-    "no content": Response("", 204),
-    "no HTTP": Response("SSH-2.0-OpenSSH_9.6\r\n", 0),
-    "a hang-up": Response("", 0),
-    "an endless head": Response("HTTP/1.1 200 OK\r\n", 0, endless=b"X-A: b\r\n" * 999),
-    "elsewhere": Response("", 302, {"Location": "http://127.0.0.1:9/"}),
-    "nowhere": Response("", 307, {"Location": "http://[:::/"}),
-    "in circles": Response("", 307, {"Location": "/v1/chat/completions"}),
-    "teapot": Response(json.dumps({"error": {"message": ESC}}), 418),
-    "an odd error": Response('{"error": [[{"message": 5}]]}', 400),
-    "an error": Response('{"error": {"message": 5, "code": {}}}', 422),
-    "busy": Response("", 429, {"Retry-After": "999999999"}),
-    "busy until": Response("", 503, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}),
-    "busy, garbage": Response("", 503, {"Retry-After": "\xff soon"}),
-    "broken off": says(HIT, finish="abort"),
-}
-FINE = {  # and read as what they say
-    "compressed": Response(
-        gzip.compress(says(HIT).body.encode()), 200, {"Content-Encoding": "gzip"}
-    ),
-    "another type": Response(says(HIT).body, headers={"Content-Type": "text/html"}),
-    "a BOM": Response(b"\xef\xbb\xbf" + says(HIT).body.encode()),
-    "parts": says("", message={"content": [{"type": "text", "text": HIT}]}),
-}
-ODD = {name: Response(body) for name, body in variants(COMPLETION, FIELDS)} | RESPONSES | FINE
-assert len(ODD) > 170
+BROKEN = RESPONSES | TOO_LARGE | {"broken off": says(HIT, finish="abort")}
+ODD = odd_replies(COMPLETION) | BROKEN | FINE
 
 
 @pytest.fixture
@@ -167,8 +96,10 @@ def rows(photo: ImageRef, names: list[str]) -> list[Sample]:
 
 
 def interleaved(odd: dict[str, Response]) -> list[str]:
-    """Names of odd replies, each followed by that of a good one."""
-    return [name for each in odd for name in (each, f"good after {each}")]
+    """Names of odd replies, three followed by that of a good one."""
+    names = [*odd]
+    chunks = [names[first : first + 3] for first in range(0, len(names), 3)]
+    return [name for each in chunks for name in (*each, f"good after {each[-1]}")]
 
 
 def number_of(body: dict[str, Any]) -> int:
@@ -202,7 +133,7 @@ def test_odd_replies_are_errors_or_answers_of_their_samples_alone(
     for name, row in found.items():
         if name.startswith("good") or name in FINE:
             assert row.text == HIT, name
-        elif name in RESPONSES:
+        elif name in BROKEN:
             assert row.error, name
         assert row.error is None or (row.error.isprintable() and len(row.error) < 400), name
     assert "status 418: \\x1b[31mred\\x07" in (found["teapot"].error or "")
@@ -255,7 +186,7 @@ def test_odd_replies_to_a_teacher_are_kept_or_asked_again(photo: ImageRef, tmp_p
 def test_odd_replies_of_a_judge_are_no_votes_or_asked_again(
     photo: ImageRef, tmp_path: Path
 ) -> None:
-    names = interleaved(dict([*ODD.items()][::4]))
+    names = interleaved(ODD)
     save_dataset(tmp_path / "data.jsonl", rows(photo, names))
     chains = iter([CHAIN, OTHER_CHAIN] * len(names))
     lock = threading.Lock()
@@ -271,8 +202,12 @@ def test_odd_replies_of_a_judge_are_no_votes_or_asked_again(
         assert all(len(entry.verified) == 2 for entry in store.entries())
     with serving(answering(names, "A")) as (url, _), Store.open(tmp_path / "chains.db") as store:
         done = judge(store, teaching(tmp_path, f"judge.teacher.url={url}", *how))
+        votes = {call.sample: call for call in store.calls(stage="judge")}
     failed = sum(done.outcome.errors.values())
-    assert done.picked + failed == len(names) and failed > 10
+    assert done.picked + failed == len(names) == len(votes) and failed > 100
+    assert all(vote.text == "A" for name, vote in votes.items() if name.startswith("good"))
+    assert all((vote.error or "").isprintable() for vote in votes.values())
+    assert all(votes[name].error for name in BROKEN)
     with (
         serving(lambda *_: says("B")) as (url, bodies),
         Store.open(tmp_path / "chains.db") as store,
@@ -282,39 +217,37 @@ def test_odd_replies_of_a_judge_are_no_votes_or_asked_again(
 
 
 DETECTED = {"boxes": [{"box": [1, 2, 30, 40], "label": "cup", "score": 0.5}]}
-OF_BOXES: list[tuple[str | int, ...]] = [
-    *(("boxes",), ("boxes", 0), ("boxes", 0, "box"), ("boxes", 0, "box", 0)),
-    *(("boxes", 0, "label"), ("boxes", 0, "score")),
-]
 
 
-def test_odd_replies_of_a_detector_are_problems_of_their_questions_alone(photo: ImageRef) -> None:
-    odd = {name: Response(body) for name, body in variants(DETECTED, OF_BOXES)} | RESPONSES
-    names = interleaved(odd)
+def test_odd_replies_of_a_detector_are_problems_of_their_questions_alone(
+    photo: ImageRef, tmp_path: Path
+) -> None:
+    odd, good = odd_replies(DETECTED), Response(json.dumps(DETECTED))
+    names, is_mended = interleaved(odd), threading.Event()
+    samples = [replace(own, question=own.id) for own in rows(photo, names)]
 
     def respond(body: dict[str, Any], _: int) -> Response:
-        return odd.get(body["expression"]) or Response(json.dumps(DETECTED))
+        return good if is_mended.is_set() else odd.get(body["expression"], good)
 
-    with serving(respond, question=lambda body: body["expression"]) as (url, _):
+    with serving(respond, question=lambda body: body["expression"]) as (url, bodies):
         tool = HttpDetector(url=url, retries=0, timeout_s=20.0)
-        runner = ToolRunner(tool, timeout_s=120, batch_size=len(names))
-        sample = rows(photo, ["s"])[0]
-        replies = dict(
-            zip(names, runner.ask([Request(sample, name) for name in names]), strict=True)
-        )
-    for name, reply in replies.items():
-        assert not name.startswith("good") or len(reply.detections) == 1, name
-        assert (reply.problem or "").isprintable()
-    assert all(replies[name].problem for name in RESPONSES)
-    assert sum(reply.problem is not None for reply in replies.values()) > 60
+        runner = ToolRunner(tool, timeout_s=120, batch_size=64)
 
+        def filled() -> dict[str, Filled]:
+            found = fill(samples, runner, path=tmp_path / "results.jsonl")
+            return {each.sample.id: each for each in found}
 
-@pytest.mark.parametrize("name", ["nothing", "HTML", "an array", "deep", "a bomb", "elsewhere"])
-def test_an_odd_reply_of_an_engine_is_one_error(name: str) -> None:
-    with serving(lambda *_: says(""), models=RESPONSES[name]) as (url, _):
-        engine = _Http(url, 20.0)
-        with pytest.raises(EngineError, match=r"/version: .*see in the server"):
-            engine.fact("/version", "version", str)
+        first, num_asked = filled(), len(bodies)
+        is_mended.set()
+        second = filled()
+    failed = {name for name, each in first.items() if each.problem is not None}
+    assert {*RESPONSES, *TOO_LARGE} <= failed < {*odd} - {*fine(DETECTED)}
+    assert all((each.problem or "").isprintable() for each in first.values())
+    for kind in ("missing", "there twice", *({*VALUES} - {"a list", "a list of numbers"})):
+        assert f"boxes is {kind}" in failed
+    assert sorted(body["expression"] for body in bodies[num_asked:]) == sorted(failed)
+    for name in failed | {*names} - {*odd} | {*fine(DETECTED)}:
+        assert len(second[name].sample.tool_results or ()) == 1, name
 
 
 # ---- time ----------------------------------------------------------------------------------------
@@ -335,11 +268,15 @@ def test_replies_that_drip_end_and_others_are_answered(photo: ImageRef, tmp_path
         endpoint = {"timeout_s": 0.5, "retries": 1}
         asked = asking(url, tmp_path / "data.jsonl", endpoint=endpoint)
         predict_folder(tmp_path / "out", asked)
+        with open_store(teaching(tmp_path)) as store:
+            ask(store, teaching(tmp_path, f"teacher.url={url}", "teacher.timeout_s=0.5"))
+            calls = {call.sample: call.error for call in store.calls(stage="ask")}
         engine = _Http(url, 0.5)
         with pytest.raises(EngineError, match=r"no reply within 0\.5 s"):
             engine.ask("POST", "/start", messages=[{"content": [{"text": "cup 1."}]}])
     found = predictions(tmp_path / "out")
     assert [row.error for row in found.values()] == [None, "no reply within 0.5 s"] * 2
+    assert [calls[name] for name in names] == [None, "no reply within 0.5 s"] * 2
 
 
 @pytest.mark.parametrize(
@@ -420,6 +357,7 @@ WRITTEN = {  # in process: what the model wrote
     "bare": HIT,
     "it thinks twice": f"<think>Left.</think><think>Or right.</think><answer>{HIT}</answer>",
     "its thought holds boxes": f"<think>Not (1,1),(9,9).</think><answer>{HIT}</answer>",
+    "it thinks for too long, of boxes": "<think>Not (1,1),(9,9). " + "left of right of " * 100,
     "it thinks for too long": "<think>" + "left of right of " * 100,
     "cut off in the answer": f"<think>Left.</think><answer>{HIT}," + "(5,5)," * 90,
     "it refuses": "I am sorry, I cannot help with that.",
@@ -446,22 +384,56 @@ def apart(name: str, text: str, style: str) -> Response:
     return says("", message=message, finish=finish)
 
 
+def in_process(prompter: Prompter, sample: Sample, text: str) -> Prediction:
+    """The prediction of a model that writes this text."""
+    policy = ScriptedPolicy(prompter.checkpoint.chat, lambda *_: text)
+    sampling, made = Sampling(max_tokens=LIMIT), list[Prediction]()
+    LocalModel(prompter, policy, PlannedEnvironment(prompter), None, sampling).answer(
+        [sample], add=made.append
+    )
+    return made[0]
+
+
+@pytest.mark.parametrize("protocol", ["think", "direct"])
+def test_a_thought_that_the_chat_template_opens_is_read_as_one(
+    protocol: ProtocolName, photo: ImageRef, tokenizer: Any
+) -> None:
+    begins = copy.deepcopy(tokenizer)
+    begins.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    plain, opened = (
+        prompter_of(tiny.make(tokenizer=each), "univg_r1", protocol, prompt="tiny")
+        for each in (tokenizer, begins)
+    )
+    for sample in rows(photo, [name for name, text in WRITTEN.items() if "<think>" in text]):
+        text, own = WRITTEN[sample.id], plain.protocol(sample)
+        one = score_prediction(in_process(plain, sample, text), own)
+        for written in (text.removeprefix("<think>"), text):  # it may write the tag once more
+            other = score_prediction(in_process(opened, sample, written), own)
+            assert (one.status, one.iou, one.well_formed, one.finish) == (
+                other.status,
+                other.iou,
+                other.well_formed,
+                other.finish,
+            ), sample.id
+    sample = replace(sample, think="Left of it.")
+    prompt, (gold,) = opened.prompt(sample), opened.gold(sample, opened.prompt(sample))
+    ids = opened.checkpoint.chat.encode_answer(gold.text)
+    assert opened.checkpoint.chat.decode([*prompt.ids, *ids]).count("<think>") == 1
+    answer = opened.read(ids, prompt, sample=sample)
+    assert answer.well_formed and answer.think == ("Left of it." if protocol == "think" else "")
+    assert score(answer, sample) > 0.99
+
+
 @pytest.mark.parametrize("style", ["reasoning", "reasoning_content", "parts"])
 @pytest.mark.parametrize("protocol", ["think", "direct"])
 def test_the_same_answers_score_the_same_behind_a_server_that_takes_thoughts_out(
-    protocol: str, style: str, photo: ImageRef, tmp_path: Path, tokenizer: Any
+    protocol: ProtocolName, style: str, photo: ImageRef, tmp_path: Path, tokenizer: Any
 ) -> None:
     checkpoint = tiny.make("qwen3_vl", tokenizer=tokenizer)
     prompter = prompter_of(checkpoint, "univg_r1", protocol, prompt="tiny")
     chat, samples = checkpoint.chat, rows(photo, [*WRITTEN])
     save_dataset(tmp_path / "data.jsonl", samples)
-    local: dict[str, Prediction] = {}
-    for sample, text in zip(samples, WRITTEN.values(), strict=True):
-        policy = ScriptedPolicy(chat, lambda *_, text=text: text)
-        model = LocalModel(
-            prompter, policy, PlannedEnvironment(prompter), None, Sampling(max_tokens=LIMIT)
-        )
-        model.answer([sample], add=lambda row: local.update({row.sample.id: row}))
+    local = {each.id: in_process(prompter, each, WRITTEN[each.id]) for each in samples}
 
     def respond(body: dict[str, Any], _: int) -> Response:
         name = [*WRITTEN][number_of(body)]

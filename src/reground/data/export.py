@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from reground.grounding.sample import ImageRef, Sample, is_file_path
 from reground.io import dump_yaml, json_line, whole, write_json, write_lines
 
 IMAGE = "<image>"
+# What LLaMA-Factory and ms-swift put something in the place of.
+_PLACEHOLDER = re.compile("<(?:image|video|audio|bbox|ref-object)>")
 
 
 @dataclass(slots=True)
@@ -206,10 +209,14 @@ def _rows(
         if any(split_view(path)[1] or not is_file_path(path) for path in paths):
             left_out["views and scenes"] += 1
             continue
+        if found := _PLACEHOLDER.search(f"{sample.question} {sample.think}"):
+            left_out[f"texts with {found[0]}, a placeholder"] += 1
+            continue
         left_out["detectors' boxes"] += sample.tool_results is not None
         made.append(row(sample, folder, left_out))
     if not made:
-        raise DataError(f"{out}: nothing to write; {left_out.total()} rows are views or scenes")
+        why = ", ".join(f"{count} x {kind}" for kind, count in left_out.items())
+        raise DataError(f"{out}: nothing to write; left out: {why or 'no rows'}")
     if out.suffix == ".json":
         write_json(out, made)
     else:

@@ -19,7 +19,10 @@ ENDLESS = 2**31 - 1
 
 
 class Source(Protocol):
-    """What an entry point names."""
+    """What an entry point names.
+
+    It may have ``EXAMPLES`` too: names of what is worth a look, and their specs.
+    """
 
     def open(self, spec: str, *, seed: int, limit: int | None) -> Sequence[Sample]:
         """The samples of ``SCHEME:REST``, ``ENDLESS`` of them or ``limit``; raises ``DataError``.
@@ -37,6 +40,12 @@ def source_of(path: str) -> Source | None:
         return None
     source: Source = installed("sources")[path.partition(":")[0]].load()
     return source
+
+
+def examples() -> dict[str, str]:
+    """What the installed sources have to look at: names and specs."""
+    sources = [each.load() for each in installed("sources").values()]
+    return {name: spec for each in sources for name, spec in getattr(each, "EXAMPLES", {}).items()}
 
 
 def is_endless(samples: Sequence[Sample]) -> bool:

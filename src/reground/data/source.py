@@ -12,7 +12,7 @@ from reground.data.benchmarks import open_benchmark
 from reground.data.images import sides
 from reground.data.schemes import is_endless, source_of
 from reground.errors import ConfigError, DataError
-from reground.grounding.sample import Sample, read_jsonl, with_paths, write_jsonl
+from reground.grounding.sample import Sample, read_jsonl, write_jsonl
 
 
 def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
@@ -52,11 +52,6 @@ def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
     # Resolved, so that ".." leaves the folder itself and not a link to it.
     folder = path.parent.resolve()
     return write_jsonl(path, samples, named=partial(path_from, folder))
-
-
-def relative_to(sample: Sample, folder: Path) -> Sample:
-    """The sample with paths of image files relative to ``folder``, which is resolved."""
-    return with_paths(sample, partial(path_from, folder))
 
 
 @lru_cache(maxsize=65_536)

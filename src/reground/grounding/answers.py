@@ -204,15 +204,19 @@ _OF_CALLS = ("function", "tool")
 def _has_form(response: _Response, form: Form, *, is_strict: bool, calls: bool) -> bool:
     """The format reward's condition.
 
-    Direct: the whole text is an answer in the grammar. Think (UniVG-R1): one think block, then one
-    answer block with an answer in the grammar, and nothing else. Think-rethink (VG-Refiner): the
-    think, rethink and answer blocks are all there, once each and in this order. Where ``calls``
-    were offered, a call and what was said to it are no part of the form.
+    Direct: the whole text is an answer in the grammar, after an empty thought at most, which is how
+    chat templates write none. Think (UniVG-R1): one think block, then one answer block with an
+    answer in the grammar, and nothing else. Think-rethink (VG-Refiner): the think, rethink and
+    answer blocks are all there, once each and in this order. Where ``calls`` were offered, a call
+    and what was said to it are no part of the form.
     """
     ignored = _OF_CALLS if calls else ()
     match form:
         case Form.DIRECT:
-            return is_strict and all(block.tag in ignored for block in response.blocks)
+            said = [each for each in response.blocks if each.tag not in ignored]
+            return is_strict and all(
+                each.tag == "think" and not response.content(each) for each in said
+            )
         case Form.THINK:
             found = FORM_TAG.finditer(response.text)
             tags = [match.group() for match in found if match[2] not in ignored]

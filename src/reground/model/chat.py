@@ -19,6 +19,7 @@ from reground.protocols.wording import Segment
 
 # Private-use characters: no template, tokenizer or user writes them.
 _SLOT = "\ue000reground\ue001"
+_THOUGHT = re.compile(r"<think>\s*+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,12 @@ class Chat:
         """The id that fills padded places; it is never attended to."""
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.tokenizer.eos_token_id)
+
+    @cached_property
+    def opening(self) -> str:
+        """What a template that lets the assistant begin in a thought writes: the tag and blanks."""
+        found = _THOUGHT.search(self._template(0))
+        return found[0] if found else ""
 
     @cached_property
     def banned_ids(self) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol, Piece
 
+_TAG, _NO_THOUGHT = "<think>", "</think>\n\n"  # after the tag, as Qwen's templates write none
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -92,13 +94,25 @@ class Prompter:
             )
 
     def gold(self, sample: Sample, prompt: Prompt) -> list[Piece]:
-        """What answers the sample perfectly; see :meth:`AnswerProtocol.gold`."""
-        return self.protocol(sample).gold(sample, [image.size for image in prompt.images])
+        """What answers the sample perfectly; see :meth:`AnswerProtocol.gold`.
+
+        A thought that the chat template has opened is not opened again, but ended.
+        """
+        pieces = self.protocol(sample).gold(sample, [image.size for image in prompt.images])
+        if not self.checkpoint.chat.opening:
+            return pieces
+        text = pieces[0].text
+        rest = text.removeprefix(_TAG) if text.startswith(_TAG) else f"{_NO_THOUGHT}{text}"
+        return [replace(pieces[0], text=rest), *pieces[1:]]
 
     def text(self, ids: Sequence[int]) -> str:
-        """A completion as text, to the token that ends it, which is none of the text."""
+        """A completion as text, to the token that ends it, which is none of the text.
+
+        It begins with the tag of a thought that the chat template has opened.
+        """
         chat = self.checkpoint.chat
-        return chat.decode([*takewhile(lambda each: each not in chat.end_ids, ids)])
+        text = chat.decode([*takewhile(lambda each: each not in chat.end_ids, ids)])
+        return text if text.lstrip().startswith(_TAG) else chat.opening + text
 
     def read(self, ids: Sequence[int], prompt: Prompt, *, sample: Sample) -> Answer:
         """What a completion answers, its boxes in original pixels of the sample's target image."""
@@ -109,7 +123,8 @@ class Prompter:
         self, ids: Sequence[int], logprobs: Sequence[float], *, sample: Sample
     ) -> tuple[float | None, ...]:
         """How sure the model was of each box that a completion spells, in [0, 1]."""
-        pieces = [self.text([each]) for each in ids]
+        chat = self.checkpoint.chat
+        pieces = ["" if each in chat.end_ids else chat.decode([each]) for each in ids]
         return self.protocol(sample).scores(pieces, logprobs)
 
 

@@ -12,14 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from reground.data.images import data_url, load
+from reground.data.schemes import examples
 from reground.data.source import read_dataset
-
-SCENES = {
-    "a phrase": "synth:referring",
-    "the same object": "synth:refer_grounding",
-    "one of four photos": "synth:group_grounding",
-}
-"""What is at hand on the page: names, and the data whose first sample is meant."""
 
 _TYPES = {
     ".html": "text/html",
@@ -41,8 +35,8 @@ def page_routes(app: FastAPI) -> None:
         return _part("index.html")
 
     @app.get("/page/examples.json", include_in_schema=False)
-    def examples() -> JSONResponse:
-        return JSONResponse(_examples())
+    def at_hand() -> JSONResponse:
+        return JSONResponse(_at_hand())
 
     @app.get("/page/{name}", include_in_schema=False)
     def part(name: str) -> Response:
@@ -60,10 +54,10 @@ def _part(name: str) -> Response:
 
 
 @cache
-def _examples() -> list[dict[str, Any]]:
+def _at_hand() -> list[dict[str, Any]]:
     """Questions to try, with their images."""
     found = []
-    for name, data in SCENES.items():
+    for name, data in examples().items():
         (sample,) = read_dataset(data, seed=7, limit=1)
         images = [data_url(load(image)) for image in sample.images]
         asked = {"text": sample.question, "target_image": sample.target_image}

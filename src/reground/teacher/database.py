@@ -11,10 +11,11 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from reground.data.source import relative_to
+from reground.data.source import path_from
 from reground.errors import DataError, RunError
 from reground.grounding.sample import Sample, digest
 from reground.io import whole
@@ -162,9 +163,9 @@ def _fill(
     """Make the tables and store the samples, image paths relative to ``folder``: all or nothing."""
 
     def stored() -> Iterator[Sample]:
-        resolved = folder.resolve()
+        named = partial(path_from, folder.resolve())
         for position, sample in enumerate(samples):
-            text = json.dumps(relative_to(sample, resolved).to_json(), ensure_ascii=False)
+            text = json.dumps(sample.to_json(named=named), ensure_ascii=False)
             values = (sample.id, position, sample.task, text)
             try:
                 connection.execute("INSERT INTO samples VALUES (?, ?, ?, ?)", values)

@@ -8,12 +8,13 @@ nor turns photos by their EXIF data.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reground.data.source import relative_to
+from reground.data.source import path_from
 from reground.errors import DataError
-from reground.grounding.sample import Sample
+from reground.grounding.sample import Sample, with_paths
 from reground.io import json_line, write_json, write_lines
 from reground.protocols.protocol import get_protocol
 from reground.teacher.pictures import encoded_size
@@ -42,8 +43,8 @@ def write(folder: Path, samples: Iterable[Sample]) -> int:
     Where there is none, there are no files. Raises ``DataError`` for a question that holds the
     placeholder.
     """
-    root = folder.resolve()
-    rows = (row(relative_to(sample, root)) for sample in samples)
+    named = partial(path_from, folder.resolve())
+    rows = (row(with_paths(sample, named)) for sample in samples)
     written = write_lines(folder / ROWS, map(json_line, rows))
     if written:
         write_json(folder / DESCRIPTION, {"reground_chains": _DESCRIPTION})

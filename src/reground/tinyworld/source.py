@@ -10,7 +10,13 @@ from reground.data.schemes import ENDLESS
 from reground.grounding.sample import Sample
 from reground.tinyworld.scenes import PREFIX, render, sample
 
-__all__ = ["open", "render"]
+__all__ = ["EXAMPLES", "open", "render"]
+
+EXAMPLES = {
+    "a phrase": f"{PREFIX}referring",
+    "the same object": f"{PREFIX}refer_grounding",
+    "one of several photos": f"{PREFIX}group_grounding",
+}
 
 
 @dataclass(frozen=True, slots=True)

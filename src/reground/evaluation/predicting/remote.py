@@ -178,9 +178,10 @@ def _resizer(path: str, question: Question) -> Resizer:
 
     Raises ``ConfigError`` where asked for others than the server's.
     """
-    from reground.model.load import Resizer, takes_any_size  # torch
+    from reground.model.load import Resizer  # torch
 
-    fewest, most = Resizer.of(path).limits
+    servers = Resizer.of(path)
+    fewest, most = servers.limits
     for flag, limit in (
         ("--min-pixels", question.min_pixels),
         ("--max-pixels", question.max_pixels),
@@ -190,6 +191,6 @@ def _resizer(path: str, question: Question) -> Resizer:
                 f"{flag} {limit}: the server shows images of {fewest} to {most} pixels, as "
                 f"{path} says, and would resize them again; expected a number between"
             )
-    limits = question.limits(any_size=takes_any_size(path))
+    limits = question.limits(any_size=servers.adapter.any_size)
     within = PixelLimits(max(fewest, limits.fewest or fewest), min(most, limits.most or most))
     return Resizer.of(path, limits=within)

@@ -160,9 +160,16 @@ class EnginePolicy:
     def _completed(
         self, requests: Sequence[EngineRequest], sampling: Sampling
     ) -> list[tuple[Completion, ...]]:
+        groups = self.engine.complete(requests, sampling)
+        room = self.checkpoint.model.config.get_text_config().vocab_size
+        last = max((id for group in groups for each in group for id in each.ids), default=0)
+        if last >= room:
+            raise EngineError(
+                f"the engine sampled the token {last} of a model that knows {room}; compare the "
+                "architectures of trainer and engine"
+            )
         return [
-            tuple(replace(each, policy_version=self.version) for each in group)
-            for group in self.engine.complete(requests, sampling)
+            tuple(replace(each, policy_version=self.version) for each in group) for group in groups
         ]
 
 

@@ -19,7 +19,7 @@ from reground.model.chat import Chat
 from reground.rollout.engine.link import Gone, Link, Lost, offered, own_address, until
 from reground.rollout.engine.policy import EngineRequest, check_pictures, check_version, finish
 from reground.rollout.engine.weights import Weights
-from reground.rollout.http import Address, JsonClient, Late, NoReply
+from reground.rollout.http import Address, JsonClient, Late, NoReply, escaped
 from reground.rollout.policy import Completion, Sampling
 
 CONCURRENCY = 64
@@ -29,6 +29,7 @@ START = (
     "--generation-config vllm --weight-transfer-config.backend reground"
 )
 _HEALTH_S = 5.0
+_MOST_SHOWN = 300  # characters of what the server says of itself
 _MOST_BYTES = 500_000_000  # of a reply: every token comes with its log-prob
 _Fact = TypeVar("_Fact", str, int)
 _UNFINISHED = "unfinished"  # begins the version of weights that a lost trainer left
@@ -108,7 +109,7 @@ class Server:
 
     def _completions(self, answer: Any, request: EngineRequest) -> list[Completion]:
         try:
-            read = [int(each) for each in answer["prompt_token_ids"]]
+            read = _ids(answer["prompt_token_ids"])
             completions = [_completion(choice) for choice in answer["choices"]]
         except (KeyError, TypeError, ValueError, OverflowError):
             raise self._http.failed(_GENERATE, "its reply is not such as vLLM's") from None
@@ -157,7 +158,8 @@ class _Http:
         """What the server says of itself; raises ``EngineError``."""
         found = self.ask("GET", path)
         value = found.get(name) if isinstance(found, dict) else None
-        if not isinstance(value, kind):
+        value = escaped(value[:_MOST_SHOWN]) if isinstance(value, str) else value
+        if type(value) is not kind:  # true is no number
             raise self.failed(path, f"its reply does not say {name}")
         return value
 
@@ -192,6 +194,8 @@ class _Sender:
         self._http, self._timeout_s = http, timeout_s
         self._turn, self._link_id = 0, secrets.token_hex(8)
         self._workers = http.fact("/get_world_size", "world_size", int)
+        if self._workers < 1:
+            raise http.failed("/get_world_size", "its reply names no worker")
         if self._version().startswith(_UNFINISHED):
             http.ask("POST", "/finish_weight_update")
         address = own_address(http.address.url.host, http.address.url.port or 80)
@@ -276,8 +280,15 @@ class _Sender:
 
 
 def _completion(choice: Any) -> Completion:
-    ids = tuple(int(each) for each in choice["token_ids"])
+    ids = _ids(choice["token_ids"])
     logprobs = tuple(float(step["logprob"]) for step in choice["logprobs"]["content"])
-    if len(ids) != len(logprobs) or not all(map(math.isfinite, logprobs)):
+    fit = len(ids) == len(logprobs) and all(map(math.isfinite, logprobs))
+    if not fit or choice["finish_reason"] not in ("stop", "length"):  # but aborted, or an error
         raise ValueError
     return Completion(ids, logprobs, finish(choice["finish_reason"], choice["stop_reason"]))
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(each) is int and each >= 0 for each in value):
+        raise ValueError
+    return tuple(value)
