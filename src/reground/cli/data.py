@@ -1,4 +1,4 @@
-"""``reground data``: convert, validate, export and show data sets."""
+"""``reground data``: convert, validate, export, show and compare data sets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from reground.cli.options import FontOption
+from reground.cli.options import FontOption, LimitOption, SeedOption
 
 command = typer.Typer(
-    help="Convert, validate, export and show data sets.",
+    help="Convert, validate, export, show and compare data sets.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -224,3 +224,55 @@ def show(
     samples = [dataset[number * step] for number in range(min(limit, len(dataset)))]
     contact_sheet(samples, out=out, font=font)
     typer.echo(f"{out}: {len(samples)} samples")
+
+
+@command.command()
+def overlap(
+    train: Annotated[
+        str, typer.Argument(metavar="TRAIN", help="What a model learns from: as of --data.")
+    ],
+    held_out: Annotated[
+        list[str], typer.Argument(metavar="EVAL...", help="What it is measured by: one or several.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="All pairs and questions, as a file.")
+    ] = None,
+    drop: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSONL for the rows of TRAIN whose pictures no EVAL has."
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+) -> None:
+    """Find the pictures and questions of EVAL that TRAIN has too.
+
+    Pictures are the same file, the same pixels, or nearly the same: saved again, resized, a little
+    lighter or darker. Not found are mirrored, turned and cropped ones. Exits with code 1 where
+    pictures are shared and --drop does not take them out, or where some cannot be read.
+
+    \b
+    Examples:
+      reground data overlap train.jsonl val.jsonl test.jsonl
+      reground data overlap train.jsonl refcoco_testA --out shared.json --drop clean.jsonl
+    """
+    from reground.data.overlap import compare, without
+    from reground.data.source import read_dataset, save_dataset
+    from reground.errors import DataError
+
+    samples = read_dataset(train, seed=seed, limit=limit)
+    others = {name: read_dataset(name, seed=seed, limit=limit) for name in held_out}
+    found = compare(train, samples, others)
+    for line in found.table():
+        typer.echo(line)
+    if out:
+        found.write(out)
+    if drop:
+        rest = without(samples, found.shared)
+        if not rest:
+            raise DataError(f"{train}: every row shows a picture of the others; nothing is left")
+        save_dataset(drop, rest)
+        typer.echo(f"{drop}: {len(rest)} of {len(samples)} samples")
+    if found.is_unread or (found.shared and not drop):
+        raise typer.Exit(1)
