@@ -21,9 +21,10 @@ FormatName = Annotated[
     str,
     typer.Argument(
         metavar="FORMAT",
-        help="auto; voc, coco, yolo, labelme, label_studio, cvat, via or csv for labelled "
-        "boxes; chat (ShareGPT and the like) or ms_swift for conversations; refcoco, "
-        "mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, vg_refiner or hub.",
+        help="auto; voc, coco, yolo, labelme, label_studio, cvat, via, csv or "
+        "hub_objects for labelled boxes; chat (ShareGPT and the like) or ms_swift for "
+        "conversations; refcoco, mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, "
+        "vg_refiner or hub.",
     ),
 ]
 Source = Annotated[
@@ -67,6 +68,12 @@ BoxFrame = Annotated[
         metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
     ),
 ]
+BoxFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="F", help="What boxes of hub_objects are: xywh, xyxy or cxcywh (default: found)."
+    ),
+]
 SplitBy = Annotated[
     str | None,
     typer.Option(
@@ -95,6 +102,7 @@ def convert(
     origin: Origin = None,
     min_visible: MinVisible = None,
     box_frame: BoxFrame = None,
+    box_format: BoxFormat = None,
     split_by: SplitBy = None,
     seed: Seed = 0,
     strict: Strict = False,
@@ -124,6 +132,7 @@ def convert(
         "origin": origin,
         "min_visible": min_visible,
         "box_frame": box_frame,
+        "box_format": box_format,
         "allow_missing_images": allow_missing_images,
     }
     written, tally = write(

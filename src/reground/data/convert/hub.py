@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from reground.data.convert import refcoco
 from reground.data.convert.common import box_in, read_rows, reading
 from reground.data.convert.photos import Images
 from reground.data.convert.tally import Tally
+from reground.data.images import FORMATS
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
@@ -42,8 +44,7 @@ def convert(
     """
     if images is None:
         raise DataError(f"{source}: name the folder that the photos go to, with --images")
-    rows = _rows(source, split)
-    yield from samples(rows, tally, source=source, split=split or "", images=images)
+    yield from samples(table(source, split), tally, source=source, split=split or "", images=images)
 
 
 def samples(
@@ -56,36 +57,61 @@ def samples(
     found = Images(images)
     for number, row in enumerate(rows):
         with tally.row(source, f"row {number}"):
-            content = _content(row["image"])
-            suffix = _suffix(content)
+            held = content(row["image"])
             refined = "ground_truth" in row
-            file = f"{row['image_id']}.{suffix}" if refined else str(row["file_name"])
-            image = _saved(content, refcoco.photo_name(Path(file).name), found)
+            file = f"{row['image_id']}.{suffix(held)}" if refined else str(row["file_name"])
+            image = _saved(held, refcoco.photo_name(Path(file).name), found)
             if refined:
                 yield _of_vg_refiner(row, image, number=number, task=source.name)
             else:
                 yield from refcoco.of_row(row, image, source=source, split=split)
 
 
-def _rows(source: Path, split: str | None) -> Iterable[dict[str, Any]]:
+def table(source: Path, split: str | None) -> Any:
+    """The data set of ``source`` as `datasets` reads it, photos as they are stored.
+
+    ``source`` is a folder of ``save_to_disk``, a Parquet file, any folder that `datasets` knows, or
+    a hub id. Raises ``DataError`` where the package is missing or cannot read it.
+    """
+    datasets = _package("datasets", source)
     try:
-        import datasets
+        if (source / "state.json").is_file() or (source / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(str(source))
+        elif source.suffix == ".parquet":
+            loaded = datasets.load_dataset("parquet", data_files=str(source))
+        else:
+            loaded = datasets.load_dataset(str(source), split=split)
+        chosen = _split(loaded, source, split)
+        for name, feature in chosen.features.items():
+            if isinstance(feature, datasets.Image):
+                chosen = chosen.cast_column(name, datasets.Image(decode=False))
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError),
+        datasets.exceptions.DatasetsError,
+    ) as error:
+        raise DataError(f"{source}: datasets cannot read it, split {split!r}: {error}") from None
+    return chosen
+
+
+def parquet_columns(path: Path) -> dict[str, str]:
+    """The columns of a Parquet file and their types; none where it cannot be read.
+
+    Raises ``DataError`` where the package that reads it is missing.
+    """
+    parquet = _package("pyarrow.parquet", path)
+    try:
+        return {field.name: str(field.type) for field in parquet.read_schema(path)}
+    except (OSError, ValueError):
+        return {}
+
+
+def _package(name: str, source: Path) -> Any:
+    try:
+        return importlib.import_module(name)
     except ModuleNotFoundError:
         raise DataError(
             f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'"
         ) from None
-    try:
-        if (source / "state.json").is_file() or (source / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(str(source))
-        else:
-            loaded = datasets.load_dataset(str(source), split=split)
-        table = _split(loaded, source, split)
-        if isinstance(table.features["image"], datasets.Image):
-            table = table.cast_column("image", datasets.Image(decode=False))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{source}: datasets cannot read it, split {split!r}: {error}") from None
-    rows: Iterable[dict[str, Any]] = table
-    return rows
 
 
 def _split(loaded: Any, source: Path, split: str | None) -> Any:
@@ -97,10 +123,15 @@ def _split(loaded: Any, source: Path, split: str | None) -> Any:
     return splits[name]
 
 
-def _content(value: Any) -> bytes:
-    """The bytes of an image field: bare, in a list of one, or next to a path."""
+def content(value: Any) -> bytes:
+    """The bytes of an image field: bare, in a list of one, next to a path, or in a file.
+
+    Raises ``ValueError`` where there are none.
+    """
     if isinstance(value, dict):
-        value = value.get("bytes")
+        path, value = value.get("path"), value.get("bytes")
+        if value is None and path and Path(path).is_file():
+            value = Path(path).read_bytes()
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, bytes):
@@ -108,11 +139,12 @@ def _content(value: Any) -> bytes:
     return value
 
 
-def _suffix(content: bytes) -> str:
+def suffix(content: bytes) -> str:
+    """What a photo's file is called at its end; raises ``ValueError`` where it is no picture."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return (image.format or "png").lower().replace("jpeg", "jpg")
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         raise ValueError("image holds no image file that Pillow can read") from None
 
 
