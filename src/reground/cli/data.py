@@ -180,24 +180,41 @@ def validate(
 def export(
     format_name: Annotated[
         str,
-        typer.Argument(metavar="FORMAT", help="coco, yolo, label_studio, chat or ms_swift."),
+        typer.Argument(
+            metavar="FORMAT", help="coco, yolo, label_studio, chat, ms_swift or coco_results."
+        ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of samples.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="JSONL of samples; for coco_results the folder of an evaluation."
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for yolo the folder.")],
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
+
+    coco_results are the answers of an evaluation for pycocotools, with score 1, and beside them
+    their truth under the same ids.
 
     \b
     Examples:
       reground data export coco all.jsonl --out instances.json
       reground data export yolo all.jsonl --out yolo
+      reground data export coco_results results/first --out results/first/coco.json
     """
-    from reground.data.export import export as written
-    from reground.data.source import read_dataset
+    if format_name == "coco_results":
+        from reground.evaluation.coco import write_results
 
-    samples = read_dataset(str(file))
-    left_out = written(format_name, samples, out)
-    typer.echo(f"{out}: {len(samples)} samples")
+        count, truth, left_out = write_results(file, out)
+        typer.echo(f"{out}: {count} boxes with score 1; their truth is {truth}")
+    else:
+        from reground.data.export import export as written
+        from reground.data.source import read_dataset
+
+        samples = read_dataset(str(file))
+        left_out = written(format_name, samples, out)
+        typer.echo(f"{out}: {len(samples)} samples")
     for what, count in left_out.items():
         typer.echo(f"  not in {format_name}: {count} x {what}")
 
