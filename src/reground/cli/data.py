@@ -229,27 +229,26 @@ def show(
     ],
     out: Annotated[Path, typer.Option(metavar="PNG", help="Picture to write.")],
     limit: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Samples to draw, spread over a file.")
+        int, typer.Option(metavar="N", min=1, help="Photos to draw, spread over a file.")
     ] = 12,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of the scene world.")] = 0,
     font: FontOption = None,
 ) -> None:
-    """Draw samples with their true boxes.
+    """Draw photos with the true boxes of all questions about them, a colour for each class.
+
+    Where one page does not hold all, others are written as PNG with .2, .3 before its ending.
 
     \b
     Examples:
       reground data show train.jsonl --out train.png
       reground data show synth:referring --limit 6 --out scenes.png
     """
-    from reground.data.schemes import is_endless
-    from reground.data.show import contact_sheet
+    from reground.data.show import contact_sheet, spread
     from reground.data.source import open_dataset
 
-    dataset = open_dataset(spec, seed=seed)
-    step = 1 if is_endless(dataset) else max(1, len(dataset) // limit)  # over the file
-    samples = [dataset[number * step] for number in range(min(limit, len(dataset)))]
-    contact_sheet(samples, out=out, font=font)
-    typer.echo(f"{out}: {len(samples)} samples")
+    pages = contact_sheet(spread(open_dataset(spec, seed=seed), limit), out=out, font=font)
+    for page, count in pages.items():
+        typer.echo(f"{page}: {count} samples")
 
 
 @command.command()
