@@ -196,6 +196,17 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert "none of its 2 pictures can be read" in str(done.exception)
 
 
+def test_a_view_of_nothing_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    for number in range(2):
+        scene(number).save(tmp_path / f"{number}.png")
+    image = ImageRef(f"{tmp_path}/0.png#view=9,9,9,9,", 60, 60)
+    rows = [Sample("view", (image,), "x", (), task="t"), row("whole", tmp_path / "0.png")]
+    save_dataset(tmp_path / "train.jsonl", rows)
+    save_dataset(tmp_path / "val.jsonl", [row("v", tmp_path / "1.png")])
+    shown = run(tmp_path / "train.jsonl", tmp_path / "val.jsonl", code=1)
+    assert "1 of its pictures cannot be read" in shown and "a view without pixels" in shown
+
+
 def test_scenes_are_compared_and_endless_ones_need_a_limit() -> None:
     run("synth:referring", "synth:referring", "--limit", 3, code=1)
     run("synth:referring", "synth:attribute", "--limit", 20, code=0)

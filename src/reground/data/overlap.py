@@ -127,7 +127,15 @@ def without(samples: Iterable[Sample], shared: frozenset[str]) -> list[Sample]:
 
 def _pictures(samples: Iterable[Sample]) -> dict[str, None]:
     """The files, or scenes, that samples show, each once."""
-    return dict.fromkeys(split_view(image.path)[0] for each in samples for image in each.images)
+    return dict.fromkeys(_whole(image.path) for each in samples for image in each.images)
+
+
+def _whole(path: str) -> str:
+    """The file that a view is cut from; a path that names no view rightly is left as it is."""
+    try:
+        return split_view(path)[0]
+    except DataError:
+        return path
 
 
 def _questions(

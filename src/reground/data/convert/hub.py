@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,12 @@ def table(source: Path, split: str | None) -> Any:
     ``source`` is a folder of ``save_to_disk``, a Parquet file, any folder that `datasets` knows, or
     a hub id. Raises ``DataError`` where the package is missing or cannot read it.
     """
-    datasets = _package("datasets", source)
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'"
+        ) from None
     try:
         if (source / "state.json").is_file() or (source / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(str(source))
@@ -96,22 +102,17 @@ def table(source: Path, split: str | None) -> Any:
 def parquet_columns(path: Path) -> dict[str, str]:
     """The columns of a Parquet file and their types; none where it cannot be read.
 
-    Raises ``DataError`` where the package that reads it is missing.
+    Where the package that reads it is missing, it is taken for a data set of photos, whose reader
+    says so.
     """
-    parquet = _package("pyarrow.parquet", path)
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        return {"image": "unknown"}
     try:
         return {field.name: str(field.type) for field in parquet.read_schema(path)}
     except (OSError, ValueError):
         return {}
-
-
-def _package(name: str, source: Path) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise DataError(
-            f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'"
-        ) from None
 
 
 def _split(loaded: Any, source: Path, split: str | None) -> Any:
@@ -151,9 +152,19 @@ def suffix(content: bytes) -> str:
 def _saved(content: bytes, name: str, found: Images) -> ImageRef:
     path = found.path(name)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        keep(path, content)
     return found.ref(name)
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a photo, whole or not at all: a disk that fills up leaves no part of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 # ---- a row of VG-Refiner's ----------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _inside(feature: Any) -> Any:
 def _rows(
     table: Any, columns: _Columns, source: Path, images: Path, tally: Tally
 ) -> Iterator[_Row]:
-    kept = [columns.image, columns.objects, "width", "height", "image_id", "file_name"]
+    kept = [columns.image, columns.objects, "width", "height", "file_name"]
     table = table.select_columns([name for name in kept if name in table.features])
     split = str(getattr(table, "split", None) or "photo")
     for number, row in enumerate(table):
@@ -157,8 +157,7 @@ def _saved(content: bytes, name: str, images: Path) -> Path:
     for each in (bare.name, f"{bare.stem}-{digest}{bare.suffix}"):
         path = images / each
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            hub.keep(path, content)
             return path
         if path.read_bytes() == content:
             return path
