@@ -69,8 +69,9 @@ def look(path: str) -> Look:
     image = load(path)
     file = hashlib.sha256(Path(path).read_bytes()).hexdigest() if is_file_path(path) else path
     pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    bits = imagehash.phash(image, hash_size=SIDE).hash.ravel()
-    return Look(file, pixels, bits, _grey(image))
+    grey = image.convert("L")
+    bits = imagehash.phash(grey, hash_size=SIDE).hash.ravel()
+    return Look(file, pixels, bits, _small(grey))
 
 
 def looks(paths: Iterable[str]) -> tuple[dict[str, Look], dict[str, str]]:
@@ -139,8 +140,8 @@ def pairs(train: Mapping[str, Look], held_out: Mapping[str, Look]) -> list[Pair]
     return sorted(found, key=lambda p: (order.index(p.likeness), p.distance, p.eval, p.train))
 
 
-def _grey(image: Image.Image) -> NDArray[np.float16]:
-    small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+def _small(grey: Image.Image) -> NDArray[np.float16]:
+    small = grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     values = np.array(small, np.float32).ravel()
     if values.std() < _PLAIN:
         return np.zeros(SIDE * SIDE, np.float16)

@@ -185,7 +185,7 @@ def _table(overlap: Overlap, train: str) -> Iterator[str]:
         closest.setdefault(pair.eval, pair)
     kinds = Counter(pair.likeness for pair in closest.values())
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in Likeness)
-    yield f"  {len(closest)} of its pictures are in {train} ({counts})"
+    yield f"  pictures that are in {train}, too: {len(closest)} ({counts})"
     for kind in Likeness:
         own = [pair for pair in closest.values() if pair.likeness is kind]
         for pair in own[:_FIRST]:
@@ -193,18 +193,18 @@ def _table(overlap: Overlap, train: str) -> Iterator[str]:
             yield f"    {kind}{apart}: {pair.eval} = {pair.train}"
         if len(own) > _FIRST:
             yield f"    and {len(own) - _FIRST} more"
-    yield f"  {len(overlap.about)} of its questions are about them"
+    yield f"  questions about them: {len(overlap.about)}"
     asked = sum(len(each.eval) for each in overlap.questions)
     same = [(each.text, ids) for each in overlap.questions for ids in each.same_picture]
     count = len({theirs for _, (_, theirs) in same})
-    yield f"  {asked} of its questions are asked in {train}, {count} of them about the same picture"
+    yield f"  questions that {train} asks, too: {asked}, of which about the same picture: {count}"
     for text, (ours, theirs) in same[:_FIRST]:
         yield f"    {text!r}: {theirs} = {ours}"
 
 
 def _unread(unreadable: Mapping[str, str]) -> Iterator[str]:
     if unreadable:
-        yield f"  {len(unreadable)} of its pictures cannot be read, and were not compared"
+        yield f"  pictures that cannot be read, and were not compared: {len(unreadable)}"
         for why in list(unreadable.values())[:_FIRST]:
             yield f"    {why}"
 
