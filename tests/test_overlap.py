@@ -76,6 +76,8 @@ def test_the_three_kinds_the_table_the_file_and_the_rows_that_are_left(tmp_path:
     assert "too: 3 (1 same file, 1 same pixels, 1 nearly the same)" in shown
     assert "asks, too: 3, of which about the same picture: 3" in shown
     (found,) = json.loads(out.read_text())["eval"]
+    texts = [each["question"] for each in found["shared_questions"]]
+    assert texts == sorted(texts)  # the same file in every run
     files = [(each["likeness"], each["train"], each["eval"]) for each in found["pairs"]]
     assert files == [
         ("same file", "0.png", "copy.png"),

@@ -145,7 +145,7 @@ def _questions(
     matches: dict[str, set[str]] = defaultdict(set)
     for pair in alike:
         matches[pair.eval].add(pair.train)
-    for text in theirs.keys() & ours.keys():
+    for text in (each for each in theirs if each in ours):
         by_picture: dict[str, list[str]] = defaultdict(list)
         for sample in ours[text]:
             for path in _pictures([sample]):
