@@ -13,8 +13,9 @@ from PIL import Image, ImageFont
 from typer.testing import CliRunner
 
 from reground.cli import app
+from reground.data.captions import wrapped
 from reground.data.fonts import drawable, font_for
-from reground.data.show import _wrapped, contact_sheet, picture, spread
+from reground.data.show import contact_sheet, picture, spread
 from reground.data.source import open_dataset, save_dataset
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
@@ -145,6 +146,6 @@ def test_letters_that_no_font_has_leave_the_others(caplog: pytest.LogCaptureFixt
 def test_lines_are_never_wider_than_their_picture(text: str, width: int) -> None:
     font = font_for("")
     assert font is not None
-    lines = _wrapped(text, font, width)
+    lines = wrapped(text, font, width)
     assert all(font.getlength(line) <= width for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())

@@ -10,7 +10,8 @@ from pathlib import Path, PurePath
 
 from PIL import Image, ImageDraw
 
-from reground.data.fonts import Font, drawable, font_for
+from reground.data.captions import Entry, text_block
+from reground.data.fonts import font_for
 from reground.data.images import load
 from reground.data.schemes import is_endless
 from reground.errors import DataError
@@ -23,10 +24,10 @@ _NARROW = 80  # an image less wide is made taller, as far as that goes
 _WIDTH = 1400  # of a row of pictures
 _PAGE = 2400  # of a page of them
 _CAPTION = 240  # the least width of what stands below
-_MARGIN, _LINE = 8, 20
+_MARGIN = 8
 _SMALLEST = 6  # a box is drawn no smaller, so that it is seen
 _ENTRIES, _LINES = 8, 4  # questions below a picture of a sheet, and lines of each
-_TRUTH, _TOOL, _PREDICTED, _TEXT = "#1f9d3a", "#2f6fde", "#ff8c00", "#000000"
+_TRUTH, _TOOL, _PREDICTED = "#1f9d3a", "#2f6fde", "#ff8c00"
 # Of classes, or of the questions about one photo: the first is also that of truth.
 _COLOURS = (
     *(_TRUTH, "#e6194b", "#f032e6", "#ffb000", "#00b8c8", "#7d2ae8", "#8bdc00", "#9a5b13"),
@@ -42,14 +43,6 @@ class _Mark:
     box: Box
     colour: str
     numbers: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A line below a picture; one with a colour has a swatch of it."""
-
-    text: str
-    colour: str | None = None
 
 
 def draw(
@@ -71,7 +64,7 @@ def picture(
     marks += _detected(sample)
     marks += [_Mark(each.image, each.box, _PREDICTED) for each in predicted]
     panels = [_panel(image, index, marks) for index, image in enumerate(sample.images)]
-    return _captioned(panels, [_Entry(_caption_of(sample))], font)
+    return _captioned(panels, [Entry(_caption_of(sample))], font)
 
 
 def spread(dataset: Sequence[Sample], num_photos: int) -> list[Sample]:
@@ -140,7 +133,7 @@ def _cell(group: Sequence[Sample], shared: dict[str, str], font: Path | None) ->
     colours = shared or {label: _COLOURS[n % len(_COLOURS)] for n, label in enumerate(own)}
     numbered = len(own) < len(group)  # two questions of one colour
     marks: dict[tuple[int, Box], _Mark] = {}
-    entries = [] if len(group) == 1 else [_Entry(_title(group[0].images[0]))]
+    entries = [] if len(group) == 1 else [Entry(_title(group[0].images[0]))]
     for number, sample in enumerate(group[:_ENTRIES], start=1):
         colour = colours[_label(sample)]
         for target in sample.targets:
@@ -149,11 +142,11 @@ def _cell(group: Sequence[Sample], shared: dict[str, str], font: Path | None) ->
             mark.numbers += [number] if numbered else []
         text = f"{number}. {sample.question}" if numbered else sample.question
         text = _caption_of(sample) if len(group) == 1 else text
-        entries.append(_Entry(text + _places(sample), colour))
+        entries.append(Entry(text + _places(sample), colour))
     if len(group) > _ENTRIES:
-        entries.append(_Entry(f"and {len(group) - _ENTRIES} more questions, not drawn"))
+        entries.append(Entry(f"and {len(group) - _ENTRIES} more questions, not drawn"))
     detected = [mark for sample in group for mark in _detected(sample)]
-    entries += [_Entry("a detector's boxes", _TOOL)] if detected else []
+    entries += [Entry("a detector's boxes", _TOOL)] if detected else []
     every = [*detected, *marks.values()]
     panels = [_panel_or_reason(image, n, every) for n, image in enumerate(group[0].images)]
     return _captioned(panels, entries, font, most=_LINES)
@@ -196,7 +189,7 @@ def _panel_or_reason(image: ImageRef, index: int, marks: Iterable[_Mark]) -> Ima
         _LOG.warning("%s", error)
         field = Image.new("RGB", (_HEIGHT, _HEIGHT), "#bbbbbb")
         field.paste(
-            _text_block([_Entry(str(error))], _HEIGHT - 2 * _MARGIN, None, 12), (_MARGIN,) * 2
+            text_block([Entry(str(error))], _HEIGHT - 2 * _MARGIN, None, 12), (_MARGIN,) * 2
         )
         return field
 
@@ -244,12 +237,9 @@ def _tag(image: Image.Image, mark: _Mark) -> None:
     pen.text((left + 3, upper), text, fill="white", font=font, stroke_width=1, stroke_fill="black")
 
 
-# ---- texts -------------------------------------------------------------------------------------
-
-
 def _captioned(
     panels: Sequence[Image.Image],
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     font: Path | None,
     most: int | None = None,
 ) -> Image.Image:
@@ -258,53 +248,7 @@ def _captioned(
         if not _placed(rows, panel):
             rows.append([panel])
     joined = _stacked([_side_by_side(row) for row in rows])
-    return _stacked([joined, _text_block(entries, max(joined.width, _CAPTION), font, most)])
-
-
-def _text_block(
-    entries: Sequence[_Entry], width: int, chosen: Path | None, most: int | None
-) -> Image.Image:
-    lines: list[tuple[str, str | None, Font]] = []
-    for entry in entries:
-        text, font = drawable(entry.text, chosen)
-        room = width - (_LINE if entry.colour else 0)
-        wrapped = _wrapped(text, font, room)
-        if most and len(wrapped) > most:
-            wrapped = [*wrapped[: most - 1], f"{wrapped[most - 1][:-1]}…"]
-        lines += [(line, None if n else entry.colour, font) for n, line in enumerate(wrapped)]
-    strip = Image.new("RGB", (width, _LINE * len(lines)), "white")
-    pen = ImageDraw.Draw(strip)
-    indent = _LINE if any(entry.colour for entry in entries) else 0
-    for number, (line, colour, font) in enumerate(lines):
-        if colour:
-            pen.rectangle((2, _LINE * number + 3, 14, _LINE * number + 15), fill=colour)
-        pen.text((indent, _LINE * number), line, fill=_TEXT, font=font)
-    return strip
-
-
-def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Lines of at most ``width`` pixels; a word, or a text without blanks, is cut where it must."""
-    lines = [""]
-    for word in " ".join(text.split()).split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines += [word] if lines[-1] else []
-        lines[-1] = word
-        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:
-            fits = _that_fit(lines[-1], font, width)
-            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
-    return lines
-
-
-def _that_fit(text: str, font: Font, width: int) -> int:
-    """How many of a text's letters fit, at least one."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
-    return low
+    return _stacked([joined, text_block(entries, max(joined.width, _CAPTION), font, most)])
 
 
 # ---- pages -------------------------------------------------------------------------------------
