@@ -320,6 +320,22 @@ def test_hub_rows_of_refcoco_write_each_photo_once(
     assert (samples[0].task, samples[0].boxes) == ("refcoco+", (box(10, 20, 40, 60),))
 
 
+def test_a_photo_that_the_disk_does_not_hold_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a photo would be taken for it in the next run."""
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:3])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        hub.keep(tmp_path / "photos" / "a.png", b"a whole photo")
+    assert not list((tmp_path / "photos").iterdir())
+
+
 def test_hub_rows_of_vg_refiner(tmp_path: Path) -> None:
     row = {
         "image": as_field(photo(tmp_path / "there.jpg").read_bytes()),

@@ -1,4 +1,4 @@
-"""``reground data``: convert, validate, export and show data sets."""
+"""``reground data``: convert, validate, export, show and compare data sets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from reground.cli.options import FontOption
+from reground.cli.options import FontOption, LimitOption, SeedOption
 
 command = typer.Typer(
-    help="Convert, validate, export and show data sets.",
+    help="Convert, validate, export, show and compare data sets.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -21,9 +21,10 @@ FormatName = Annotated[
     str,
     typer.Argument(
         metavar="FORMAT",
-        help="auto; voc, coco, yolo, labelme, label_studio, cvat, via or csv for labelled "
-        "boxes; chat (ShareGPT and the like) or ms_swift for conversations; refcoco, "
-        "mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, vg_refiner or hub.",
+        help="auto; voc, coco, yolo, labelme, label_studio, cvat, via, csv or "
+        "hub_objects for labelled boxes; chat (ShareGPT and the like) or ms_swift for "
+        "conversations; refcoco, mig_bench, mgrounding, univg_r1, reason_seg, extracted, video, "
+        "vg_refiner or hub.",
     ),
 ]
 Source = Annotated[
@@ -67,6 +68,12 @@ BoxFrame = Annotated[
         metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
     ),
 ]
+BoxFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="F", help="What boxes of hub_objects are: xywh, xyxy or cxcywh (default: found)."
+    ),
+]
 SplitBy = Annotated[
     str | None,
     typer.Option(
@@ -95,6 +102,7 @@ def convert(
     origin: Origin = None,
     min_visible: MinVisible = None,
     box_frame: BoxFrame = None,
+    box_format: BoxFormat = None,
     split_by: SplitBy = None,
     seed: Seed = 0,
     strict: Strict = False,
@@ -124,6 +132,7 @@ def convert(
         "origin": origin,
         "min_visible": min_visible,
         "box_frame": box_frame,
+        "box_format": box_format,
         "allow_missing_images": allow_missing_images,
     }
     written, tally = write(
@@ -171,24 +180,41 @@ def validate(
 def export(
     format_name: Annotated[
         str,
-        typer.Argument(metavar="FORMAT", help="coco, yolo, label_studio, chat or ms_swift."),
+        typer.Argument(
+            metavar="FORMAT", help="coco, yolo, label_studio, chat, ms_swift or coco_results."
+        ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of samples.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="JSONL of samples; for coco_results the folder of an evaluation."
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for yolo the folder.")],
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
+
+    coco_results are the answers of an evaluation for pycocotools, with score 1, and beside them
+    their truth under the same ids.
 
     \b
     Examples:
       reground data export coco all.jsonl --out instances.json
       reground data export yolo all.jsonl --out yolo
+      reground data export coco_results results/first --out results/first/coco.json
     """
-    from reground.data.export import export as written
-    from reground.data.source import read_dataset
+    if format_name == "coco_results":
+        from reground.evaluation.coco import write_results
 
-    samples = read_dataset(str(file))
-    left_out = written(format_name, samples, out)
-    typer.echo(f"{out}: {len(samples)} samples")
+        count, truth, left_out = write_results(file, out)
+        typer.echo(f"{out}: {count} boxes with score 1; their truth is {truth}")
+    else:
+        from reground.data.export import export as written
+        from reground.data.source import read_dataset
+
+        samples = read_dataset(str(file))
+        left_out = written(format_name, samples, out)
+        typer.echo(f"{out}: {len(samples)} samples")
     for what, count in left_out.items():
         typer.echo(f"  not in {format_name}: {count} x {what}")
 
@@ -203,24 +229,75 @@ def show(
     ],
     out: Annotated[Path, typer.Option(metavar="PNG", help="Picture to write.")],
     limit: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Samples to draw, spread over a file.")
+        int, typer.Option(metavar="N", min=1, help="Photos to draw, spread over a file.")
     ] = 12,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of the scene world.")] = 0,
     font: FontOption = None,
 ) -> None:
-    """Draw samples with their true boxes.
+    """Draw photos with the true boxes of all questions about them, a colour for each class.
+
+    Where one page does not hold all, others are written as PNG with .2, .3 before its ending.
 
     \b
     Examples:
       reground data show train.jsonl --out train.png
       reground data show synth:referring --limit 6 --out scenes.png
     """
-    from reground.data.schemes import is_endless
-    from reground.data.show import contact_sheet
+    from reground.data.show import contact_sheet, spread
     from reground.data.source import open_dataset
 
-    dataset = open_dataset(spec, seed=seed)
-    step = 1 if is_endless(dataset) else max(1, len(dataset) // limit)  # over the file
-    samples = [dataset[number * step] for number in range(min(limit, len(dataset)))]
-    contact_sheet(samples, out=out, font=font)
-    typer.echo(f"{out}: {len(samples)} samples")
+    pages = contact_sheet(spread(open_dataset(spec, seed=seed), limit), out=out, font=font)
+    for page, count in pages.items():
+        typer.echo(f"{page}: {count} samples")
+
+
+@command.command()
+def overlap(
+    train: Annotated[
+        str, typer.Argument(metavar="TRAIN", help="What a model learns from: as of --data.")
+    ],
+    held_out: Annotated[
+        list[str], typer.Argument(metavar="EVAL...", help="What it is measured by: one or several.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="All pairs and questions, as a file.")
+    ] = None,
+    drop: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSONL for the rows of TRAIN whose pictures no EVAL has."
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+) -> None:
+    """Find the pictures and questions of EVAL that TRAIN has too.
+
+    Pictures are the same file, the same pixels, or nearly the same: saved again, resized, a little
+    lighter or darker. Not found are mirrored, turned and cropped ones. Exits with code 1 where
+    pictures are shared and --drop does not take them out, or where some cannot be read.
+
+    \b
+    Examples:
+      reground data overlap train.jsonl val.jsonl test.jsonl
+      reground data overlap train.jsonl refcoco_testA --out shared.json --drop clean.jsonl
+    """
+    from reground.data.overlap import compare, without
+    from reground.data.source import read_dataset, save_dataset
+    from reground.errors import DataError
+
+    samples = read_dataset(train, seed=seed, limit=limit)
+    others = {name: read_dataset(name, seed=seed, limit=limit) for name in held_out}
+    found = compare(train, samples, others)
+    for line in found.table():
+        typer.echo(line)
+    if out:
+        found.write(out)
+    if drop:
+        rest = without(samples, found.shared)
+        if not rest:
+            raise DataError(f"{train}: every row shows a picture of the others; nothing is left")
+        save_dataset(drop, rest)
+        typer.echo(f"{drop}: {len(rest)} of {len(samples)} samples")
+    if found.is_unread or (found.shared and not drop):
+        raise typer.Exit(1)

@@ -52,13 +52,14 @@ class Labels:
             labels.left_out["chains of thought"] += sample.think is not None
             labels.left_out["detectors' boxes"] += sample.tool_results is not None
             own = labels.boxes.setdefault(image, {})
+            marked = own.setdefault(name or sample.question, {})
             for box in sample.boxes:
-                own.setdefault(name or sample.question, {})[box] = None
+                marked[box] = None
         return labels
 
     @property
     def classes(self) -> list[str]:
-        """All classes, in the order of their first box."""
+        """All classes, in the order of their first question."""
         return list(dict.fromkeys(name for own in self.boxes.values() for name in own))
 
     def of_image(self, image: ImageRef) -> list[tuple[str, Box]]:
@@ -72,9 +73,18 @@ Written = Counter[str]
 
 def coco(samples: Sequence[Sample], out: Path) -> Written:
     """COCO instances; names of files are relative to the folder of ``out``."""
+    content, labels = instances(samples, out.parent.resolve())
+    write_json(out, content)
+    return labels.left_out
+
+
+def instances(samples: Sequence[Sample], folder: Path) -> tuple[dict[str, Any], Labels]:
+    """COCO's tables of what samples say, files named from ``folder``, and the labels in them.
+
+    Photos and classes have the numbers of their places in the labels, from 1.
+    """
     labels = Labels.of(samples)
     numbers = {name: number for number, name in enumerate(labels.classes, start=1)}
-    folder = out.parent.resolve()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for key, image in enumerate(labels.boxes, start=1):
@@ -93,8 +103,7 @@ def coco(samples: Sequence[Sample], out: Path) -> Written:
                 }
             )
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
-    write_json(out, {"images": images, "annotations": annotations, "categories": categories})
-    return labels.left_out
+    return {"images": images, "annotations": annotations, "categories": categories}, labels
 
 
 def yolo(samples: Sequence[Sample], out: Path) -> Written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from reground.errors import ConfigError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 SIZE = 14
+_LOG = logging.getLogger(__name__)
 
 
 def font_for(text: str, chosen: Path | None = None) -> Font | None:
@@ -32,6 +34,22 @@ def font_for(text: str, chosen: Path | None = None) -> Font | None:
     return None if path is None else ImageFont.truetype(path, SIZE)
 
 
+def drawable(text: str, chosen: Path | None = None) -> tuple[str, Font]:
+    """A text and the font to draw it with; letters that no font here has become ``?``, and a word.
+
+    Raises ``ConfigError`` as :func:`font_for` does.
+    """
+    font = font_for(text, chosen)
+    if font is not None:
+        return text, font
+    _LOG.warning("no font here has the letters of %r; name one with --font", text[:60])
+    wanted = {*map(ord, text)}
+    latin = frozenset(range(0x180))
+    path, known = max([(None, latin), *_system_fonts()], key=lambda each: len(wanted & each[1]))
+    shown = "".join(letter if ord(letter) in known else "?" for letter in text)
+    return shown, ImageFont.load_default(SIZE) if path is None else ImageFont.truetype(path, SIZE)
+
+
 @lru_cache(maxsize=256)
 def _system_font(letters: frozenset[str]) -> str | None:
     wanted = {*map(ord, letters)}
@@ -40,13 +58,17 @@ def _system_font(letters: frozenset[str]) -> str | None:
 
 @lru_cache(maxsize=1)
 def _system_fonts() -> list[tuple[str, frozenset[int]]]:
-    """The fonts of this machine and their letters, sans serif before others."""
+    """The fonts of this machine and their letters: sans serif first, and upright before bold."""
     from matplotlib import font_manager, ft2font
 
     found = []
-    for path in sorted(font_manager.findSystemFonts(), key=lambda each: ("Sans" not in each, each)):
+    for path in sorted(font_manager.findSystemFonts(), key=_rank):
         try:
             found.append((path, frozenset(ft2font.FT2Font(path).get_charmap())))
         except (RuntimeError, OSError):  # bitmaps, and files that are cut
             continue
     return found
+
+
+def _rank(path: str) -> tuple[bool, bool, str]:
+    return "Sans" not in path, any(each in path for each in ("Bold", "Italic", "Oblique")), path

@@ -20,15 +20,15 @@ from reground.serving.guard import App, Guard, Refused, Rules
 from reground.serving.messages import (
     BatchRequest,
     BatchResponse,
+    ErrorMessage,
     GroundRequest,
     GroundResponse,
-    Problem,
 )
 from reground.serving.pages import page_routes
 from reground.serving.service import Service
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": said}
+    status: {"model": ErrorMessage, "description": said}
     for status, said in {
         400: "The request is none.",
         401: "The server's key is missing.",
@@ -72,11 +72,11 @@ def _routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/ground/batch", summary="Several questions, answered together")
     async def ground_batch(batch: BatchRequest, http: Request) -> BatchResponse:
-        async def answer(request: GroundRequest) -> GroundResponse | Problem:
+        async def answer(request: GroundRequest) -> GroundResponse | ErrorMessage:
             try:
                 return await service.ground(request, http)
             except (UserError, Refused) as error:
-                return Problem(error=str(error))
+                return ErrorMessage(error=str(error))
 
         return BatchResponse(results=await asyncio.gather(*map(answer, batch.requests)))
 
@@ -94,7 +94,7 @@ def _routes(app: FastAPI, service: Service) -> None:
         is_ready = service.thread.is_open
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
-    @app.get("/metrics", summary="Counts for Prometheus", response_class=PlainTextResponse)
+    @app.get("/metrics", summary="ServerCounts for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.counts.text(service.thread.waiting))
 

@@ -14,7 +14,7 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 @dataclass(slots=True)
-class Counts:
+class ServerCounts:
     """Responses by status, answers, their times and sizes of batches."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)

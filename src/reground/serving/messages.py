@@ -97,7 +97,7 @@ class GroundResponse(BaseModel):
     timings: Timings
 
 
-class Problem(BaseModel):
+class ErrorMessage(BaseModel):
     """Why there is no answer, in one sentence."""
 
     error: str
@@ -106,7 +106,7 @@ class Problem(BaseModel):
 class BatchResponse(BaseModel):
     """The answers, in the order of the questions."""
 
-    results: list[GroundResponse | Problem]
+    results: list[GroundResponse | ErrorMessage]
 
 
 def found_boxes(grounding: Grounding) -> list[FoundBox]:

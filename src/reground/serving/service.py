@@ -19,7 +19,7 @@ from reground.data.images import decoded
 from reground.errors import DataError
 from reground.grounding.sample import Sample
 from reground.serving.batching import Answered, ModelThread
-from reground.serving.counts import Counts
+from reground.serving.counts import ServerCounts
 from reground.serving.guard import Refused
 from reground.serving.messages import GroundRequest, GroundResponse, response_of
 
@@ -49,7 +49,7 @@ class Service:
     thread: ModelThread
     limits: Limits
     tool: str | None = None
-    counts: Counts = field(default_factory=Counts)
+    counts: ServerCounts = field(default_factory=ServerCounts)
     _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def ground(self, request: GroundRequest, http: Request) -> GroundResponse:

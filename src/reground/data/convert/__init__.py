@@ -42,7 +42,7 @@ def options_of(name: str) -> list[str]:
     shared = list(inspect.signature(FORMATS[name]).parameters)[2:]
     if reader := boxes.READERS.get(name):
         shared[-1:] = list(inspect.signature(reader).parameters)[2:]  # in the place of **own
-    return shared
+    return list(dict.fromkeys(shared))
 
 
 def convert(

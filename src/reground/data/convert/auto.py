@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reground.data.convert.common import read_json
+from reground.data.convert.hub import parquet_columns
+from reground.data.convert.hub_objects import has_objects
 from reground.errors import DataError
 
 _SKIPPED = frozenset({"node_modules", "__pycache__", "__MACOSX"})
@@ -37,12 +40,18 @@ def recognised(source: Path) -> tuple[str, Path]:
         named = ", ".join(f"{kind} ({paths[0].name})" for kind, paths in sorted(found.items()))
         raise DataError(f"{source}: holds several formats: {named}; name the format and its file")
     (kind, paths) = next(iter(found.items()))
+    if kind in ("hub", "hub_objects"):
+        return kind, source if source.is_file() and source.suffix == ".parquet" else _around(paths)
     if kind in ("voc", "labelme"):
         return kind, source if source.is_dir() else source.parent
     if len(paths) > 1:
         named = ", ".join(str(path.relative_to(source)) for path in paths[:4])
         raise DataError(f"{source}: {len(paths)} files of {kind}: {named}; convert one at a time")
     return kind, paths[0]
+
+
+def _around(paths: list[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in paths]))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -59,9 +68,12 @@ def _kind(path: Path) -> str | None:
         return _of_xml(path)
     if suffix in (".json", ".jsonl"):
         try:
-            return _of_json(read_json(path))
+            content = read_json(path)
         except DataError:
             return None
+        return _of_features(content) if path.name == "dataset_info.json" else _of_json(content)
+    if suffix == ".parquet":
+        return _of_columns(parquet_columns(path))
     if suffix in (".yaml", ".yml"):
         return "yolo" if "names:" in path.read_text(errors="replace") else None
     if suffix == ".p":
@@ -75,6 +87,18 @@ def _of_xml(path: Path) -> str | None:
     except (ET.ParseError, StopIteration, OSError):
         return None
     return {"annotation": "voc", "annotations": "cvat"}.get(root.tag)
+
+
+def _of_features(content: Any) -> str | None:
+    """The format of a folder of `datasets`, by the file that describes its columns."""
+    features = content.get("features") if isinstance(content, dict) else None
+    return _of_columns(features) if isinstance(features, dict) else None
+
+
+def _of_columns(columns: Mapping[str, Any]) -> str | None:
+    if has_objects(columns):
+        return "hub_objects"
+    return "hub" if "image" in columns else None
 
 
 def _of_json(content: Any) -> str | None:
@@ -101,6 +125,7 @@ _FIELDS = (
     ("label_studio", {"data", "annotations"}),
     ("ms_swift", {"messages", "objects"}),
     ("mgrounding", {"conversations", "images", "type"}),
+    ("hub_objects", {"file_name", "objects"}),
     ("chat", {"conversations"}),
     ("chat", {"messages"}),
     ("mig_bench", {"task", "images", "question", "answer"}),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert import coco, cvat, label_studio, labelme, table, voc, yolo
+from reground.data.convert import coco, cvat, hub_objects, label_studio, labelme, table, voc, yolo
 from reground.data.convert.labelled import MIN_VISIBLE, Photo, Reading
 from reground.data.convert.photos import Images, pictures_below
 from reground.data.convert.questions import Asker, flips_of, read_questions
@@ -24,7 +24,9 @@ READERS: Mapping[str, Reader] = {
     "cvat": cvat.photos,
     "via": labelme.via,
     "csv": table.photos,
+    "hub_objects": hub_objects.photos,
 }
+_HOLD_PHOTOS = frozenset({"hub_objects"})  # their photos are written into the folder of images
 _ANNOTATIONS = frozenset({"annotations", "annotation", "labels", "json", "xml", "csv"})
 
 
@@ -48,6 +50,8 @@ def samples(
     forbid them. Of a box that reaches outside its photo the inside is kept, or nothing where that
     is less than ``min_visible`` of it. ``own`` are the format's own options.
     """
+    if name in _HOLD_PHOTOS:
+        own["images"] = images
     photos, classes = READERS[name](source, tally, **own)
     phrases = read_questions(questions, classes)
     allowed = flips_of(phrases, flips)

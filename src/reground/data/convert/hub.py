@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from reground.data.convert import refcoco
 from reground.data.convert.common import box_in, read_rows, reading
 from reground.data.convert.photos import Images
 from reground.data.convert.tally import Tally
+from reground.data.images import FORMATS
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
@@ -42,8 +45,7 @@ def convert(
     """
     if images is None:
         raise DataError(f"{source}: name the folder that the photos go to, with --images")
-    rows = _rows(source, split)
-    yield from samples(rows, tally, source=source, split=split or "", images=images)
+    yield from samples(table(source, split), tally, source=source, split=split or "", images=images)
 
 
 def samples(
@@ -56,20 +58,24 @@ def samples(
     found = Images(images)
     for number, row in enumerate(rows):
         with tally.row(source, f"row {number}"):
-            content = _content(row["image"])
-            suffix = _suffix(content)
+            held = content(row["image"])
             refined = "ground_truth" in row
-            file = f"{row['image_id']}.{suffix}" if refined else str(row["file_name"])
-            image = _saved(content, refcoco.photo_name(Path(file).name), found)
+            file = f"{row['image_id']}.{suffix(held)}" if refined else str(row["file_name"])
+            image = _saved(held, refcoco.photo_name(Path(file).name), found)
             if refined:
                 yield _of_vg_refiner(row, image, number=number, task=source.name)
             else:
                 yield from refcoco.of_row(row, image, source=source, split=split)
 
 
-def _rows(source: Path, split: str | None) -> Iterable[dict[str, Any]]:
+def table(source: Path, split: str | None) -> Any:
+    """The data set of ``source`` as `datasets` reads it, photos as they are stored.
+
+    ``source`` is a folder of ``save_to_disk``, a Parquet file, any folder that `datasets` knows, or
+    a hub id. Raises ``DataError`` where the package is missing or cannot read it.
+    """
     try:
-        import datasets
+        datasets = importlib.import_module("datasets")
     except ModuleNotFoundError:
         raise DataError(
             f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'"
@@ -77,15 +83,36 @@ def _rows(source: Path, split: str | None) -> Iterable[dict[str, Any]]:
     try:
         if (source / "state.json").is_file() or (source / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(str(source))
+        elif source.suffix == ".parquet":
+            loaded = datasets.load_dataset("parquet", data_files=str(source))
         else:
             loaded = datasets.load_dataset(str(source), split=split)
-        table = _split(loaded, source, split)
-        if isinstance(table.features["image"], datasets.Image):
-            table = table.cast_column("image", datasets.Image(decode=False))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        chosen = _split(loaded, source, split)
+        for name, feature in chosen.features.items():
+            if isinstance(feature, datasets.Image):
+                chosen = chosen.cast_column(name, datasets.Image(decode=False))
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError),
+        datasets.exceptions.DatasetsError,
+    ) as error:
         raise DataError(f"{source}: datasets cannot read it, split {split!r}: {error}") from None
-    rows: Iterable[dict[str, Any]] = table
-    return rows
+    return chosen
+
+
+def parquet_columns(path: Path) -> dict[str, str]:
+    """The columns of a Parquet file and their types; none where it cannot be read.
+
+    Where the package that reads it is missing, it is taken for a data set of photos, whose reader
+    says so.
+    """
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        return {"image": "unknown"}
+    try:
+        return {field.name: str(field.type) for field in parquet.read_schema(path)}
+    except (OSError, ValueError):
+        return {}
 
 
 def _split(loaded: Any, source: Path, split: str | None) -> Any:
@@ -97,10 +124,15 @@ def _split(loaded: Any, source: Path, split: str | None) -> Any:
     return splits[name]
 
 
-def _content(value: Any) -> bytes:
-    """The bytes of an image field: bare, in a list of one, or next to a path."""
+def content(value: Any) -> bytes:
+    """The bytes of an image field: bare, in a list of one, next to a path, or in a file.
+
+    Raises ``ValueError`` where there are none.
+    """
     if isinstance(value, dict):
-        value = value.get("bytes")
+        path, value = value.get("path"), value.get("bytes")
+        if value is None and path and Path(path).is_file():
+            value = Path(path).read_bytes()
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, bytes):
@@ -108,20 +140,31 @@ def _content(value: Any) -> bytes:
     return value
 
 
-def _suffix(content: bytes) -> str:
+def suffix(content: bytes) -> str:
+    """What a photo's file is called at its end; raises ``ValueError`` where it is no picture."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return (image.format or "png").lower().replace("jpeg", "jpg")
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         raise ValueError("image holds no image file that Pillow can read") from None
 
 
 def _saved(content: bytes, name: str, found: Images) -> ImageRef:
     path = found.path(name)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        keep(path, content)
     return found.ref(name)
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a photo, whole or not at all: a disk that fills up leaves no part of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 # ---- a row of VG-Refiner's ----------------------------------------------------------------------
