@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reground.cli.options import FontOption
+from reground.cli.options import ConfineOption, FontOption
 
 command = typer.Typer(
     help="Convert, validate, export and show data sets.",
@@ -99,6 +99,7 @@ def convert(
     seed: Seed = 0,
     strict: Strict = False,
     allow_missing_images: AllowMissingImages = False,
+    confine: ConfineOption = None,
 ) -> None:
     """Convert another format to ReGround's JSONL, one question a line.
 
@@ -145,6 +146,7 @@ def validate(
     out: Annotated[
         Path | None, typer.Option(metavar="CLEAN", help="JSONL to write the good rows to.")
     ] = None,
+    confine: ConfineOption = None,
 ) -> None:
     """Check every row and image, and set aside the rows that cannot be used, with their reasons.
 
@@ -175,6 +177,7 @@ def export(
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of samples.")],
     out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for yolo the folder.")],
+    confine: ConfineOption = None,
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
 
@@ -207,6 +210,7 @@ def show(
     ] = 12,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of the scene world.")] = 0,
     font: FontOption = None,
+    confine: ConfineOption = None,
 ) -> None:
     """Draw samples with their true boxes.
 

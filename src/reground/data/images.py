@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from reground.data.confine import confined
 from reground.data.schemes import source_of
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
@@ -175,9 +176,10 @@ def data_url(image: Image.Image) -> str:
 def exists(path: str) -> bool:
     """Whether the file of an image, or of the image that a view is cut from, is on disk.
 
-    What a source renders needs no file.
+    What a source renders needs no file. Raises ``DataError`` for a view without pixels, and outside
+    the folder that data are confined to.
     """
-    return not is_file_path(path) or os.path.isfile(split_view(path)[0])
+    return not is_file_path(path) or os.path.isfile(confined(split_view(path)[0]))
 
 
 def size(path: str | Path) -> ImageSize:
@@ -202,8 +204,9 @@ def check(image: ImageRef) -> None:
         raise DataError(f"{file}: the file is {found}, recorded {ImageSize(*recorded)}")
 
 
-def unreadable(images: Iterable[ImageRef]) -> list[str]:
+def unreadable(images: Iterable[ImageRef]) -> dict[ImageRef, str]:
     """What is wrong with images, by their headers; each is looked at once."""
+    each = list(dict.fromkeys(images))
 
     def problem(image: ImageRef) -> str | None:
         try:
@@ -213,7 +216,8 @@ def unreadable(images: Iterable[ImageRef]) -> list[str]:
         return None
 
     with ThreadPoolExecutor() as workers:
-        return [found for found in workers.map(problem, dict.fromkeys(images)) if found]
+        found = zip(each, workers.map(problem, each), strict=True)
+        return {image: wrong for image, wrong in found if wrong}
 
 
 def sides(path: str) -> tuple[int, int]:
@@ -239,11 +243,12 @@ def _load_file(path: str) -> Image.Image:
 def _opened(path: str) -> Iterator[Image.Image]:
     """The one door for picture files: regular files of a short list of formats, of a known size."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        file = confined(path)
+        if not stat.S_ISREG(os.stat(file).st_mode):
             raise DataError(f"{path}: not a regular file; expected an image file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path, formats=FORMATS)
+            opened = Image.open(file, formats=FORMATS)
         with opened as image:
             if image.width * image.height > max_pixels():
                 raise Image.DecompressionBombError

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from reground.data.confine import OutsideError
 from reground.data.images import MAX_ASPECT, ImageSize, exists, load, split_view
 from reground.errors import DataError
 from reground.grounding.boxes import Box
@@ -22,6 +23,7 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate id"
     MISSING_IMAGE = "missing image"
     CORRUPT_IMAGE = "corrupt image"
+    CONFINED = OutsideError.kind
     SIZE_DIFFERS = "recorded size differs from the file"
     TOO_SMALL = "side under the factor"
     TOO_LONG = "aspect over 200"
@@ -107,6 +109,8 @@ def _decoded(path: str) -> ImageSize | Problem:
         if not exists(path):
             return Problem(Reason.MISSING_IMAGE, path)
         return ImageSize(*load(path).size)
+    except OutsideError as error:
+        return Problem(Reason.CONFINED, str(error))
     except DataError as error:
         return Problem(Reason.CORRUPT_IMAGE, str(error))
 

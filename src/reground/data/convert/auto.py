@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import read_json
+from reground.data.convert.common import read_bytes, read_json
 from reground.errors import DataError
 
 _SKIPPED = frozenset({"node_modules", "__pycache__", "__MACOSX"})
@@ -63,7 +64,7 @@ def _kind(path: Path) -> str | None:
         except DataError:
             return None
     if suffix in (".yaml", ".yml"):
-        return "yolo" if "names:" in path.read_text(errors="replace") else None
+        return "yolo" if b"names:" in read_bytes(path) else None
     if suffix == ".p":
         return "refcoco"
     return "csv" if suffix in (".csv", ".tsv") else None
@@ -71,8 +72,8 @@ def _kind(path: Path) -> str | None:
 
 def _of_xml(path: Path) -> str | None:
     try:
-        _, root = next(ET.iterparse(path, events=("start",)))
-    except (ET.ParseError, StopIteration, OSError):
+        _, root = next(ET.iterparse(io.BytesIO(read_bytes(path)), events=("start",)))
+    except (ET.ParseError, StopIteration, ValueError, LookupError, DataError):
         return None
     return {"annotation": "voc", "annotations": "cvat"}.get(root.tag)
 

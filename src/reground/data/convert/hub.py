@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from reground.data.confine import CONFINE
 from reground.data.convert import refcoco
 from reground.data.convert.common import box_in, read_rows, reading
 from reground.data.convert.photos import Images
 from reground.data.convert.tally import Tally
+from reground.data.images import FORMATS
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
@@ -68,6 +71,11 @@ def samples(
 
 
 def _rows(source: Path, split: str | None) -> Iterable[dict[str, Any]]:
+    if os.environ.get(CONFINE):
+        raise DataError(
+            f"{source}: the package datasets opens what such a folder's own files name, so that "
+            "--confine cannot hold it; convert it where it can do no harm, without --confine"
+        )
     try:
         import datasets
     except ModuleNotFoundError:
@@ -110,7 +118,7 @@ def _content(value: Any) -> bytes:
 
 def _suffix(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return (image.format or "png").lower().replace("jpeg", "jpg")
     except OSError:
         raise ValueError("image holds no image file that Pillow can read") from None
