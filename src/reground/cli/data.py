@@ -64,7 +64,25 @@ MinVisible = Annotated[
 BoxFrame = Annotated[
     str | None,
     typer.Option(
-        metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
+        metavar="FRAME",
+        help="What boxes of chat rows count: original, resized, thousandths or unit.",
+    ),
+]
+MinPixels = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="With --box-frame resized: fewest pixels of a copy."),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="With --box-frame resized: most pixels of a copy."),
+]
+Factor = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="With --box-frame resized: what a copy's sides are multiples of (default: 28, as for "
+        "Qwen2-VL and Qwen2.5-VL; Qwen3-VL: 32).",
     ),
 ]
 SplitBy = Annotated[
@@ -95,6 +113,9 @@ def convert(
     origin: Origin = None,
     min_visible: MinVisible = None,
     box_frame: BoxFrame = None,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
+    factor: Factor = None,
     split_by: SplitBy = None,
     seed: Seed = 0,
     strict: Strict = False,
@@ -125,6 +146,9 @@ def convert(
         "origin": origin,
         "min_visible": min_visible,
         "box_frame": box_frame,
+        "min_pixels": min_pixels,
+        "max_pixels": max_pixels,
+        "factor": factor,
         "allow_missing_images": allow_missing_images,
     }
     written, tally = write(
@@ -164,6 +188,8 @@ def validate(
         typer.echo(f"  {count} x {reason}")
     if report.num_clipped:
         typer.echo(f"  {report.num_clipped} good rows reach a little outside their image: clipped")
+    for doubt in report.doubts:
+        typer.echo(f"  doubtful: {doubt}")
     if report.num_quarantined:
         typer.echo(f"set aside: {report.quarantine}")
         raise typer.Exit(0 if out else 1)

@@ -32,6 +32,8 @@ MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than th
 MAX_PIXELS = 80_000_000  # a larger file is taken for a bomb
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what is ever decoded
 
+GREY_BITS = "REGROUND_GREY_BITS"  # bits in use of grey photos of 16, at least; of a whole set
+
 _LIMIT = "REGROUND_MAX_IMAGE_PIXELS"
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 
@@ -271,8 +273,12 @@ def _opened(path: str) -> Iterator[Image.Image]:
 
 def max_pixels() -> int:
     """How many pixels a picture may have: more is taken for a bomb, but where the owner says so."""
-    stated = os.environ.get(_LIMIT, "")
-    return int(stated) if stated.isdecimal() and int(stated) > 0 else MAX_PIXELS
+    return _setting(_LIMIT) or MAX_PIXELS
+
+
+def _setting(name: str) -> int | None:
+    stated = os.environ.get(name, "")
+    return int(stated) if stated.isdecimal() and int(stated) > 0 else None
 
 
 def _as_rgb(image: Image.Image, path: str) -> Image.Image:
@@ -288,16 +294,24 @@ def _as_rgb(image: Image.Image, path: str) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image, path: str) -> Image.Image:
-    """The upper eight of the bits in use: cameras and scanners keep 12 bits in 16."""
+    """The upper eight of the bits in use: cameras and scanners keep 12 bits in 16.
+
+    They are those of this file (a PNG's sBIT, else its highest bit), so that it looks alike alone
+    and among others; a dark file of a set may use fewer, for which ``REGROUND_GREY_BITS`` is. What
+    was taken stands under that name in the picture's ``info``.
+    """
     # Pillow clips 16-bit grey at 255 when asked to convert.
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise DataError(f"{path}: 32-bit pixels have no known range; save it as 8 or 16 bit")
     used = int(values.max()).bit_length()
-    bits = _significant_bits(path) or next(depth for depth in _DEPTHS if used <= depth)
+    least = max(used, min(_setting(GREY_BITS) or 8, 16))
+    bits = _significant_bits(path) or next(depth for depth in _DEPTHS if least <= depth)
     # PNG's sBIT counts the upper bits of samples that were scaled up; others fill the lower ones.
     shift = 8 if used > bits else bits - 8
-    return Image.fromarray((values >> shift).astype(np.uint8)).convert("RGB")
+    picture = Image.fromarray((values >> shift).astype(np.uint8)).convert("RGB")
+    picture.info[GREY_BITS] = 8 + shift
+    return picture
 
 
 def _significant_bits(path: str) -> int | None:
