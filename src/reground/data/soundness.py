@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import numpy as np
+
 from reground.data.confine import OutsideError
 from reground.data.images import GREY_BITS, MAX_ASPECT, ImageSize, exists, load, split_view
 from reground.errors import DataError
@@ -135,7 +137,7 @@ def _decoded(path: str) -> _Photo | Problem:
         if not exists(path):
             return Problem(Reason.MISSING_IMAGE, path)
         image = load(path)
-        is_flat = max(high - low for low, high in image.getextrema()) <= FLAT
+        is_flat = bool(np.ptp(image.getextrema(), axis=-1).max() <= FLAT)
         return _Photo(ImageSize(*image.size), image.info.get(GREY_BITS), is_flat)
     except OutsideError as error:
         return Problem(Reason.CONFINED, str(error))
