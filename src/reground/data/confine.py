@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reground.errors import ConfigError, DataError
+from reground.errors import ConfigError, DataError, shown
 
 CONFINE = "REGROUND_CONFINE"
 
@@ -32,10 +32,9 @@ def confined(path: str) -> str:
         return path
     root, real = os.path.realpath(folder), os.path.realpath(path)
     if os.path.commonpath((root, real)) != root:
-        shown = f"{path[:100]}..." if len(path) > 200 else path
         raise OutsideError(
-            f"{shown}: leads outside {folder}, the folder of --confine; nothing is opened there: "
-            "take it out, or confine to a folder that holds it"
+            f"{shown(path)}: leads outside {folder}, the folder of --confine; nothing is "
+            "opened there: take it out, or confine to a folder that holds it"
         )
     return real
 

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from reground.data.confine import confined
 from reground.data.schemes import source_of
-from reground.errors import DataError
+from reground.errors import DataError, shown
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, is_file_path
 
@@ -266,9 +266,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
         known = ", ".join(FORMATS)
         raise DataError(f"{path}: not an image in {known}; replace the file") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        shown = f"{path[:100]}..." if len(path) > 200 else path
         said = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown}: cannot be decoded ({said}); replace the file") from None
+        raise DataError(f"{shown(path)}: cannot be decoded ({said}); replace the file") from None
 
 
 def max_pixels() -> int:
