@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 import re
 import stat
@@ -34,6 +35,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what is ever d
 
 GREY_BITS = "REGROUND_GREY_BITS"  # bits in use of grey photos of 16, at least; of a whole set
 
+_WHOLE = "whole size"  # of a picture that was decoded at less, in its info
 _LIMIT = "REGROUND_MAX_IMAGE_PIXELS"
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 
@@ -120,10 +122,12 @@ class View:
         return Box(x1, y1, x2, y2, Frame.pixels(width, height))
 
 
-def load(image: ImageRef | str) -> Image.Image:
+def load(image: ImageRef | str, *, most: int | None = None) -> Image.Image:
     """The image in RGB, upright (EXIF orientation applied), alpha laid on white, first frame.
 
-    A path with a scheme is rendered by its source; ``#view=`` behind a path cuts a view out.
+    A path with a scheme is rendered by its source; ``#view=`` behind a path cuts a view out. Where
+    only ``most`` pixels are looked at, a JPEG of more than ``MAX_PIXELS`` is decoded at a half, a
+    quarter or an eighth of its sides, as long as those are more pixels than that.
     Raises ``DataError`` where the file is missing, no image, truncated or larger than
     ``MAX_PIXELS``, and where the size recorded in an ``ImageRef`` is not the file's: its boxes
     would be in a wrong frame.
@@ -131,14 +135,14 @@ def load(image: ImageRef | str) -> Image.Image:
     path = image if isinstance(image, str) else image.path
     file, view = split_view(path)
     source = source_of(file)
-    loaded = source.render(file) if source else _load_file(file)
+    loaded = source.render(file) if source else _load_file(file, None if view else most)
     if view is not None:
         if view.right > loaded.width or view.lower > loaded.height:
             found = ImageSize(*loaded.size)
             raise DataError(f"{path}: reaches outside the file's {found}; convert the data again")
         loaded = view.image(loaded)
-    if isinstance(image, ImageRef) and loaded.size != (image.width, image.height):
-        found = ImageSize(*loaded.size)
+    found = loaded.info.get(_WHOLE, ImageSize(*loaded.size))
+    if isinstance(image, ImageRef) and found != ImageSize(image.width, image.height):
         raise DataError(
             f"{path}: the file is {found}, but {image.width} x {image.height} is recorded, so "
             "its boxes are in another frame; convert the data again"
@@ -233,11 +237,22 @@ def header(path: str | Path) -> Header:
     if source := source_of(str(path)):
         return Header(ImageSize(*source.render(str(path)).size), 1)
     with _opened(str(path)) as image:
-        return Header(ImageSize(*image.size), image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _header(image)
 
 
-def _load_file(path: str) -> Image.Image:
+def _header(image: Image.Image) -> Header:
+    return Header(ImageSize(*image.size), image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _load_file(path: str, most: int | None) -> Image.Image:
     with _opened(path) as image:
+        pixels = image.width * image.height
+        if most is not None and pixels > max(MAX_PIXELS, most):
+            head, shrink = _header(image), math.sqrt(pixels / most)
+            image.draft(None, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
+            picture = _as_rgb(ImageOps.exif_transpose(image), path)
+            picture.info[_WHOLE] = head.upright
+            return picture
         return _as_rgb(ImageOps.exif_transpose(image), path)
 
 
