@@ -274,7 +274,7 @@ def test_photos_of_one_colour_are_named(tmp_path: Path) -> None:
     report = check(tmp_path, row(tmp_path), row(tmp_path, "b", images=[flat]))
     assert report.num_quarantined == 0
     (doubt,) = report.doubts
-    assert doubt.startswith("1 photos are almost of one colour: ") and "flat.jpg" in doubt
+    assert doubt.startswith("1 of 2 photos are almost of one colour: ") and "flat.jpg" in doubt
 
 
 def test_photos_of_a_set_that_use_other_bits_are_named(

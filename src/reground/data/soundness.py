@@ -73,7 +73,7 @@ class Soundness:
         """Sentences about the photos so far that set none aside, for a person to look at."""
         photos = {path: own for path, own in self._images.items() if isinstance(own, _Photo)}
         if flat := [path for path, own in photos.items() if own.is_flat]:
-            yield f"{len(flat)} photos are almost of one colour: {_first(flat)}"
+            yield f"{len(flat)} of {len(photos)} photos are almost of one colour: {_first(flat)}"
         bits = {path: own.bits for path, own in photos.items() if own.bits is not None}
         most = max(bits.values(), default=0)
         if fewer := [path for path, own in bits.items() if own < most]:
