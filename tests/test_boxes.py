@@ -21,6 +21,7 @@ from reground.grounding.boxes import (
     match,
     set_iou,
 )
+from reground.grounding.codecs import PixelLimits
 
 PHOTO = Frame.pixels(640, 480)
 COORDINATE = st.floats(-50, 1050, allow_nan=False).map(lambda value: round(value, 3))
@@ -207,3 +208,33 @@ def test_iou_agrees_with_shapely_on_100_000_pairs() -> None:
     assert 0.2 < (expected > 0).mean() < 0.8
     some = iou_matrix(first[:300], second[:300])
     assert np.abs(np.diag(some) - expected[:300]).max() < 1e-9
+
+
+@given(
+    st.integers(28, 5000),
+    st.integers(28, 5000),
+    st.integers(1, 64),
+    st.integers(64 * 64, 4_000_000),
+)
+def test_resized_copies_fit(width: int, height: int, factor: int, most: int) -> None:
+    sides = PixelLimits(most=most).resized(width, height, factor=factor)
+    assert all(side % factor == 0 and side > 0 for side in sides)
+    is_narrow = factor in sides  # a side of one multiple cannot shrink
+    assert is_narrow or sides[0] * sides[1] <= most
+    assert PixelLimits().resized(width, height, factor=1) == (width, height)
+
+
+@given(
+    st.integers(28, 5000),
+    st.integers(28, 5000),
+    st.sampled_from([28, 32]),
+    st.sampled_from([(1, 401_408), (3136, 12_845_056), (200_704, 1_003_520), (65_536, 65_536)]),
+)
+def test_copies_are_those_of_qwens_processor(
+    width: int, height: int, factor: int, limits: tuple[int, int]
+) -> None:
+    theirs = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    high, wide = theirs.smart_resize(
+        height, width, factor=factor, min_pixels=limits[0], max_pixels=limits[1]
+    )
+    assert PixelLimits(*limits).resized(width, height, factor=factor) == (wide, high)

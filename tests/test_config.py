@@ -173,7 +173,7 @@ def test_overrides_reach_into_lists_and_merge_mappings() -> None:
         ("=3", "override '=3': expected key=value"),
         ("optim..lr=3", "override 'optim..lr=3': expected key=value"),
         ("seed=[1", "override 'seed=[1':1: not valid YAML: "),
-        ("name=!!set {a}", "found the value {'a'}; expected numbers"),
+        ("name=!!set {a}", "found the tag tag:yaml.org,2002:set, expected a plain value"),
         ("weights={? [a] : 1}", "not valid YAML: found unhashable key"),
         ("weights={iou: 1, iou: 2}", "not valid YAML: key 'iou' stands twice"),
     ],
@@ -203,7 +203,7 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
         ("extends: nowhere.yaml", "nowhere.yaml: cannot read this config, which "),
         ("extends: [a, b]", 'extends: found ["a", "b"], expected the path of one file'),
         ("extends: train.yaml", "goes in a circle (train.yaml -> train.yaml)"),
-        ("a: !!python/object:os.system {}", "train.yaml:1: not valid YAML: could not determine"),
+        ("a: !!python/object:os.system {}", "train.yaml:1: not valid YAML: found the tag"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -272,3 +272,21 @@ def test_differing_keys_names_old_and_new() -> None:
 def test_differing_keys_sees_a_change_behind_the_shortened_part() -> None:
     old, new = (dump(Train(name="x" * 80 + end)) for end in "ab")
     assert len(differing_keys(old, new)) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place"),
+    [
+        ([], "base.yaml:3: optim.lr: found"),
+        (["seed=1"], "base.yaml:3: optim.lr: found"),
+        (["optim.lr=fast"], "optim.lr: found"),
+        (["optim={lr: fast}"], "optim.lr: found"),
+    ],
+)
+def test_a_key_is_named_with_the_file_that_gives_it(
+    tmp_path: Path, overrides: list[str], place: str
+) -> None:
+    write(tmp_path, "name: a\noptim:\n  lr: slow\n", "base.yaml")
+    path = write(tmp_path, "extends: base.yaml\nstages: [{steps: 1}]\noptim: {warmup: 0.1}\n")
+    text = problem(overrides, path)
+    assert text.startswith((f"{tmp_path}/{place}", place)) and (place[0] == "b") == ("/" in text)

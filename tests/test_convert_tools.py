@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from reground.data.convert import FORMATS, convert
 from reground.data.convert.auto import recognised
 from reground.data.convert.tally import Tally
-from reground.errors import DataError
+from reground.errors import ConfigError, DataError
+from reground.grounding.boxes import Box, FrameKind
+from reground.grounding.codecs import Codec, EncodedSize, PixelLimits
+from reground.grounding.grammars import Grammar
 from reground.grounding.sample import Sample
 
 WIDTH, HEIGHT = 400, 200
@@ -358,6 +363,62 @@ def test_a_frame_is_not_guessed(tmp_path: Path) -> None:
         chats(tmp_path, said("<image>cup", "[40, 20, 120, 100]"))
     with pytest.raises(DataError, match="no frame holds"):
         chats(tmp_path, said("<image>cup", "[40, 20, 12000, 100]"))
+
+
+@given(
+    st.integers(28, 2000),
+    st.integers(28, 2000),
+    st.tuples(*[st.floats(0, 1)] * 4),
+    st.sampled_from([(3136, 401_408, 28), (200_704, 1_003_520, 28), (65_536, 16_777_216, 32)]),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_boxes_of_a_resized_copy_come_back(
+    tmp_path: Path,
+    width: int,
+    height: int,
+    shares: tuple[float, float, float, float],
+    made: tuple[int, int, int],
+) -> None:
+    fewest, most, factor = made
+    picture(tmp_path / "a.png", width, height)
+    copy = PixelLimits(fewest, most).resized(width, height, factor=factor)
+    size = EncodedSize(width, height, *copy)
+    (x1, x2), (y1, y2) = sorted(shares[:2]), sorted(shares[2:])
+    assume(x2 - x1 > 2 / 28 and y2 - y1 > 2 / 28)
+    box = Box(x1 * width, y1 * height, x2 * width, y2 * height, size.pixels)
+    row = said("<image>cup", Codec(FrameKind.INPUT, Grammar.JSON).spell([box], size=size))
+    limits = {"min_pixels": fewest, "max_pixels": most, "factor": factor}
+    (sample,) = chats(tmp_path, row, box_frame="resized", **limits)
+    half = [0.5 * width / copy[0], 0.5 * height / copy[1]] * 2  # a pixel of the copy
+    found = zip(sample.boxes[0].xyxy, box.xyxy, half, strict=True)
+    assert all(abs(got - meant) <= most + 1e-6 for got, meant, most in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"box_frame": "resized"}, "needs --min-pixels and --max-pixels"),
+        ({"box_frame": "resized", "max_pixels": 401_408}, "needs --min-pixels: "),
+        ({"box_frame": "resized", "min_pixels": 9, "max_pixels": 4}, "min_pixels 9 is above"),
+        ({"max_pixels": 401_408}, "add --box-frame resized"),
+        ({"box_frame": "original", "factor": 28}, "add --box-frame resized"),
+        ({"box_frame": "resised"}, "did you mean 'resized'"),
+    ],
+)
+def test_a_resized_frame_is_told_whole(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=message):
+        chats(tmp_path, said("<image>cup", "[40, 20, 120, 100]"), **options)
+
+
+def test_pixels_of_a_photo_that_is_not_there_are_none(tmp_path: Path) -> None:
+    rows = [said("<image>cup", "[40, 20, 120, 100]")]
+    with pytest.raises(DataError, match="boxes in pixels need its sides"):
+        chats(tmp_path, *rows, box_frame="original", allow_missing_images=True)
+    (sample,) = chats(tmp_path, *rows, box_frame="thousandths", allow_missing_images=True)
+    assert sample.boxes[0].xyxy == (40, 20, 120, 100)
 
 
 def test_messages_of_parts_and_several_turns(tmp_path: Path) -> None:

@@ -316,3 +316,34 @@ def test_a_font_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "none.ttf").write_text("no font")
     with pytest.raises(ConfigError, match=r"none\.ttf: no font that can be read"):
         font_for("a", tmp_path / "none.ttf")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("most", "side"), [(None, 1600), (1600 * 1200, 1600), (900_000, 1600), (100_000, 400), (9, 200)]
+)
+def test_very_large_jpegs_are_decoded_at_less_where_less_is_seen(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int | None,
+    side: int,
+    orientation: int,
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setenv("REGROUND_MAX_IMAGE_PIXELS", "2000000")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    photo = Image.effect_noise((40, 30), 60).resize((1600, 1200)).convert("RGB")
+    photo.save(tmp_path / "large.jpg", exif=exif)
+    photo.save(tmp_path / "large.png", exif=exif)
+    upright = (1200, 1600) if orientation == 6 else (1600, 1200)
+    ref = ImageRef(str(tmp_path / "large.jpg"), *upright)
+    seen = load(ref, most=most)
+    assert max(seen.size) == side and seen.size[0] * upright[1] == seen.size[1] * upright[0]
+    assert load(str(tmp_path / "large.png"), most=most).size == upright  # PNG has no such way
+    whole = np.asarray(load(ref).resize(seen.size, Image.Resampling.BOX), dtype=int)
+    assert np.abs(np.asarray(seen, dtype=int) - whole).mean() < 1.5
+    with pytest.raises(DataError, match="the file is"):
+        load(replace(ref, width=400, height=300), most=most)
+    monkeypatch.setattr(images, "MAX_PIXELS", 2_000_000)  # as usual: nothing changes
+    assert np.array_equal(np.asarray(load(ref, most=most)), np.asarray(load(ref)))

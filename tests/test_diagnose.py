@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from reground.evaluation.records import Prediction
-from reground.evaluation.scoring.diagnose import TRIED, diagnose, verdict
+from reground.evaluation.scoring.diagnose import diagnose, verdict
 from reground.grounding.boxes import Box, FrameKind
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.protocols.protocol import get_protocol
+from reground.protocols.readings import TRIED, Reading
 
 SIZE = EncodedSize(640, 480, 1288, 952)
 IMAGE = ImageRef("a.png", 640, 480)
@@ -33,7 +34,7 @@ def answered(kind: FrameKind, *, swapped: bool) -> list[Prediction]:
 def test_the_true_reading_is_found(kind: FrameKind, swapped: bool) -> None:
     readings = diagnose(answered(kind, swapped=swapped), lambda _: get_protocol("qwen3_vl"))
     assert len(readings) == 2 * len(TRIED)
-    assert (readings[0].frame, readings[0].swapped) == (kind, swapped)
+    assert readings[0].reading == Reading(kind, swapped)
     assert readings[0].mean_iou == pytest.approx(1)
     right = kind is FrameKind.THOUSAND and not swapped
     assert verdict(readings).startswith("no mismatch" if right else "frame mismatch")

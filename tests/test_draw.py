@@ -232,9 +232,9 @@ def test_a_photo_that_fails_is_left_out_and_the_next_row_takes_its_place(tmp_pat
 def test_photos_are_looked_at_by_their_headers(tmp_path: Path) -> None:
     rows = photos(tmp_path, 4)
     refs = [row.images[0] for row in rows]
-    assert unreadable(refs) == []
+    assert unreadable(refs) == {}
     (tmp_path / "0.png").unlink()
     (tmp_path / "1.png").write_text("no picture")
     wrong = [*refs[:3], replace(refs[3], width=999)]
-    gone, text, size = unreadable(wrong)
+    gone, text, size = unreadable(wrong).values()
     assert "no such image" in gone and "not an image" in text and "recorded 999 x" in size

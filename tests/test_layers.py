@@ -30,7 +30,7 @@ LAYERS = (
     {"data"},
     {"grounding"},
     {
-        *("config", "config_problems", "errors", "io", "patience", "plugins"),
+        *("config", "config_places", "config_problems", "errors", "io", "patience", "plugins"),
         *("provenance", "runs"),
     },
 )

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from files import read_rows
 from reground.cli import app
+from reground.data import images
 from reground.data.images import load
 from reground.data.source import open_dataset, save_dataset
 from reground.errors import ConfigError, DataError, RunError
@@ -27,7 +28,7 @@ from reground.evaluation.reporting.report import write_json_report
 from reground.evaluation.scoring.score import score_folder
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import PixelLimits
-from reground.grounding.sample import Detection, ImageRef, Sample
+from reground.grounding.sample import Detection, ImageRef, Sample, Target
 from reground.model.chat import Chat
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
@@ -320,3 +321,23 @@ def test_limits_that_contradict_each_other_are_refused(
     with pytest.raises(ConfigError, match=says):
         predict_folder(tmp_path / "out", replace(ASKED, limit=1, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_very_large_jpeg_is_asked_about_in_its_own_frame(
+    prompter: Prompter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.jpg"
+    Image.effect_noise((40, 30), 60).resize((1600, 1200)).convert("RGB").save(path)
+    image = ImageRef(str(path), 1600, 1200)
+    target = Target(0, Box(100, 200, 900, 1000, image.frame))
+    sample = Sample("large", (image,), "the cell", (target,), "test")
+    whole = prompter.prompt(sample)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setenv("REGROUND_MAX_IMAGE_PIXELS", "2000000")
+    _, most = prompter.checkpoint.chat.adapter.limits(prompter.checkpoint.chat.image_processor)
+    assert load(image, most=most).size != (1600, 1200)
+    shrunk = prompter.prompt(sample)
+    assert shrunk.images[0].size == whole.images[0].size and shrunk.ids == whole.ids
+    assert prompter.gold(sample, shrunk) == prompter.gold(sample, whole)
+    gap = (shrunk.images[0].pixel_values - whole.images[0].pixel_values).abs()
+    assert 0 < float(gap.mean()) < 0.02

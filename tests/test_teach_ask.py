@@ -40,7 +40,7 @@ from reground.teacher import calling, pictures
 from reground.teacher.ask import ask, open_store
 from reground.teacher.calling import SPENT, CallOutcome
 from reground.teacher.limits import Pace
-from reground.teacher.pictures import Pictures, sent_size
+from reground.teacher.pictures import Pictures
 from reground.teacher.rows import TeacherCall
 from reground.teacher.settings import TeachConfig
 from reground.teacher.store import Store
@@ -193,28 +193,6 @@ def test_large_images_are_sent_smaller_and_that_is_recorded(data: Path) -> None:
     assert sizes == [(48, 40), (28, 60)]
     found = [(size.input_width, size.input_height) for size in calls(data)[0].sizes]
     assert found == sizes
-
-
-@given(
-    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 64), st.integers(64 * 64, 4_000_000)
-)
-def test_sent_images_fit(width: int, height: int, factor: int, most: int) -> None:
-    sides = sent_size(width, height, max_pixels=most, factor=factor)
-    assert all(side % factor == 0 and side > 0 for side in sides)
-    is_narrow = factor in sides  # a side of one multiple cannot shrink
-    assert is_narrow or sides[0] * sides[1] <= most
-    assert sent_size(width, height) == (width, height)
-
-
-@pytest.mark.parametrize("size", [(4000, 3000), (300, 3001), (1000, 1000), (85, 57)])
-@pytest.mark.parametrize("factor", [28, 32])
-def test_sides_follow_the_rule_of_qwens_processor(size: tuple[int, int], factor: int) -> None:
-    name = "transformers.models.qwen2_vl.image_processing_pil_qwen2_vl"
-    qwen2_vl = pytest.importorskip(name)
-    height, width = qwen2_vl.smart_resize(
-        size[1], size[0], factor=factor, min_pixels=1, max_pixels=401_408
-    )
-    assert sent_size(*size, max_pixels=401_408, factor=factor) == (width, height)
 
 
 def test_images_that_the_server_finds_too_large_are_halved(data: Path) -> None:

@@ -162,11 +162,23 @@ def test_every_form_of_grpo_runs(world: World, tmp_path: Path, overrides: tuple[
 
 DIFFICULTY = ["difficulty/easy", "difficulty/medium", "difficulty/hard"]
 PARSE = [f"parse/{status.value}" for status in Status]
+FRAMES = ["frame/declared", "frame/thousand_yx"] + [
+    f"frame/{kind}{order}"
+    for kind in ("pixels", "input", "unit", "square")
+    for order in ("", "_yx")
+]
 LOGGED = {
     "step",
     "lr",
     "loss",
     "grad_norm",
+    "grad_norm/vision",
+    "grad_norm/merger",
+    "grad_norm/language",
+    "varied/iou",
+    "varied/format",
+    "rollout/best",
+    *FRAMES,
     "advantage/spread",
     "advantage/zero_variance",
     "reward/total",
@@ -198,6 +210,8 @@ def test_grpo_logs_every_figure(whole: Mapping[str, RunDir]) -> None:
         for shares in (DIFFICULTY, PARSE):
             assert sum(row[name] for name in shares) == pytest.approx(1)
         assert 0 < row["rollout/length"] <= 26
+        parts = [row[f"grad_norm/{part}"] for part in ("vision", "merger", "language")]
+        assert row["grad_norm"] == pytest.approx(math.hypot(*parts)) and min(parts) > 0
         assert 0 <= row["advantage/zero_variance"] <= 1
         assert 1 <= row["difficulty/phi"] <= math.e
     assert 0 < mean([row["parse/ok"] for row in found]) < 1

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from files import read_rows
+from reground.data.images import load
 from reground.data.source import open_dataset, save_dataset
 from reground.data.validate import Reason, Report, validate
 from reground.errors import DataError
@@ -225,3 +228,69 @@ def test_sides_may_be_left_out_where_the_file_is_there(tmp_path: Path) -> None:
     assert (sample.images[0].width, sample.images[0].height) == (200, 100)
     report = check(tmp_path, row(tmp_path, images=[{"path": "none.png"}]))
     assert report.reasons == {Reason.UNREADABLE: 1}
+
+
+def scattered(folder: Path, share: float, *, middle: float = 0.5, count: int = 12) -> list[Row]:
+    """Rows about photos of 1200 x 900, with boxes in ``share`` of their sides about ``middle``."""
+    rng = random.Random(4)
+    rows = []
+    for number in range(count):
+        centre = [middle + share * (rng.random() - 0.5) for _ in range(2)]
+        half = 0.02
+        edges = [1200 * (centre[0] - half), 900 * (centre[1] - half)]
+        edges += [1200 * (centre[0] + half), 900 * (centre[1] + half)]
+        photo = image(folder, f"{number}.png", 1200, 900)
+        rows.append(boxed(folder, *edges, id=f"{number}", images=[photo]))
+    return rows
+
+
+def far(folder: Path) -> Row:
+    """A box past 1000, which keeps a file from looking like 0-1000."""
+    return boxed(folder, 10, 10, 2001, 80, id="far", images=[image(folder, "long.png", 2100, 100)])
+
+
+@pytest.mark.parametrize(
+    ("share", "middle", "doubtful"),
+    [(0.3, 0.17, True), (0.9, 0.5, False), (0.3, 0.5, False), (0.3, 0.8, False)],
+)
+def test_boxes_of_a_smaller_copy_are_doubted(
+    tmp_path: Path, share: float, middle: float, doubtful: bool
+) -> None:
+    report = check(tmp_path, *scattered(tmp_path, share, middle=middle), far(tmp_path))
+    assert report.num_quarantined == 0
+    assert any("--box-frame resized" in each for each in report.doubts) == doubtful
+
+
+def test_boxes_beyond_most_photos_are_doubted(tmp_path: Path) -> None:
+    rows = [boxed(tmp_path, 100, 20, 1101 + n, 90, id=f"{n}") for n in range(5)]
+    report = check(tmp_path, *rows, row(tmp_path, "good"))
+    assert report.reasons == {Reason.OUTSIDE: 5}
+    assert report.doubts[0].startswith("5 of 6 boxes reach outside their photos")
+
+
+def test_photos_of_one_colour_are_named(tmp_path: Path) -> None:
+    Image.new("RGB", (200, 100), (9, 200, 30)).save(tmp_path / "flat.jpg")
+    flat = {"path": "flat.jpg", "width": 200, "height": 100}
+    report = check(tmp_path, row(tmp_path), row(tmp_path, "b", images=[flat]))
+    assert report.num_quarantined == 0
+    (doubt,) = report.doubts
+    assert doubt.startswith("1 of 2 photos are almost of one colour: ") and "flat.jpg" in doubt
+
+
+def test_photos_of_a_set_that_use_other_bits_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, most in (("dim", 900), ("bright", 4000)):
+        values = np.linspace(0, most, 200, dtype=np.uint16)[None].repeat(100, axis=0)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    rows = [
+        row(tmp_path, name, images=[{"path": f"{name}.png", "width": 200, "height": 100}])
+        for name in ("dim", "bright")
+    ]
+    (doubt,) = check(tmp_path, *rows).doubts
+    assert "1 of 2 photos of 16 bits" in doubt and "dim.png" in doubt
+    assert load(str(tmp_path / "dim.png")).getextrema()[0] == (0, 225)
+    monkeypatch.setenv("REGROUND_GREY_BITS", "12")  # as the sentence says
+    assert check(tmp_path, *rows).doubts == []
+    assert load(str(tmp_path / "dim.png")).getextrema()[0] == (0, 56)
+    assert load(str(tmp_path / "bright.png")).getextrema()[0] == (0, 250)

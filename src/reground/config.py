@@ -8,6 +8,7 @@ an integer. Scalars follow YAML 1.2: ``1e-6`` is a number, ``no`` and ``1:30`` a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,21 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import Discriminator, Field, TypeAdapter, ValidationError
 
+from reground.config_places import Places, Source
 from reground.config_problems import explain, shorten
-from reground.errors import ConfigError
+from reground.errors import ConfigError, shown
 from reground.io import dump_yaml, parse_yaml
 
 T = TypeVar("T")
 
 # Ranges of numbers in sections.
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**15)]  # more would be no float
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 EXTENDS = "extends"
+_DEEPEST = 20  # keys in an override
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -60,12 +63,13 @@ def load(schema: type[T], path: Path | None = None, overrides: Sequence[str] = (
 
     A file may name another with ``extends: base.yaml``, relative to itself: mappings are merged,
     all other values replaced. Override values are YAML; ``stages.0.lr=1e-3`` reaches into a list.
-    Raises ``ConfigError`` with one line per problem.
+    Raises ``ConfigError`` with one line per problem, which names file and line where there are any.
     """
-    raw: Any = _read(path) if path else {}
+    files: list[Source] = []
+    raw: Any = _read(path, files) if path else {}
     for item in overrides:
         raw = _override(raw, item)
-    return _checked(schema, raw)
+    return _checked(schema, raw, Places(files, overrides))
 
 
 def of(schema: type[T], raw: dict[str, Any], *, place: str) -> T:
@@ -96,51 +100,73 @@ def differing_keys(old: str, new: str) -> list[str]:
     ]
 
 
-def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in children:
+def _read(path: Path, files: list[Source], children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping of a file with what it extends, and add the files that were read to ``files``."""
+    real = Path(os.path.realpath(path)) if "\0" not in str(path) else path
+    name = shown(str(path))
+    if real in children:
         chain = " -> ".join(child.name for child in (*children, path))
         raise ConfigError(
-            f"{path}: `{EXTENDS}` goes in a circle ({chain}); remove one of the links"
+            f"{name}: `{EXTENDS}` goes in a circle ({chain}); remove one of the links"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        named_by = f", which {children[-1]} extends" if children else ""
-        raise ConfigError(
-            f"{path}: cannot read this config{named_by}: {getattr(error, 'strerror', error)}; "
-            "expected a YAML file"
-        ) from None
-    raw = parse_yaml(text, str(path))
+    text = _text(path, f", which {children[-1]} extends" if children else "")
+    files.append(Source(name, text))
+    raw = parse_yaml(text, name)
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: found {shorten(raw)}, expected a mapping of `key: value` lines")
+        raise ConfigError(f"{name}: found {shorten(raw)}, expected a mapping of `key: value` lines")
     base = raw.pop(EXTENDS, None)
     if base is None:
         return raw
     if not isinstance(base, str):
         raise ConfigError(
-            f"{path}: {EXTENDS}: found {shorten(base)}, expected the path of one file"
+            f"{name}: {EXTENDS}: found {shorten(base)}, expected the path of one file"
         )
-    merged: dict[str, Any] = _merge(_read(path.parent / base, (*children, path.resolve())), raw)
+    merged: dict[str, Any] = _merge(_read(path.parent / base, files, (*children, real)), raw)
     return merged
 
 
-def _checked(schema: type[T], raw: Any, *, prefix: str = "") -> T:
+def _text(path: Path, named_by: str) -> str:
+    """The text of a regular file; raises ``ConfigError`` for anything else."""
+    name = shown(str(path))
     try:
-        value: T = TypeAdapter(schema).validate_json(json.dumps(raw, default=_refuse), strict=True)
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise ConfigError(f"{name}: found {kind}{named_by}; expected a YAML file")
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{name}:{line}: not a text in UTF-8{named_by} ({error.reason}); save it as UTF-8"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name}: cannot read this config{named_by}: {getattr(error, 'strerror', error)}; "
+            "expected a YAML file"
+        ) from None
+
+
+def _checked(schema: type[T], raw: Any, places: Places | None = None, *, prefix: str = "") -> T:
+    text = json.dumps(raw)
+    try:
+        value: T = TypeAdapter(schema).validate_json(text, strict=True)
         return value
     except ValidationError as error:
-        lines = (prefix + line for line in explain(error, schema, raw))
+        # As JSON has it: keys are strings.
+        lines = explain(error, schema, json.loads(text), places or Places(), prefix)
         raise ConfigError("\n".join(lines)) from None
 
 
 def _override(raw: Any, item: str) -> Any:
     key, separator, text = item.partition("=")
     parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise ConfigError(f"override {item!r}: expected key=value, such as optim.lr=1e-5")
-    return _set(raw, parts, parse_yaml(text, f"override {item!r}"))
+    if not separator or not all(parts) or len(parts) > _DEEPEST:
+        raise ConfigError(
+            f"override {shown(repr(item))}: expected key=value, such as optim.lr=1e-5"
+        )
+    return _set(raw, parts, parse_yaml(text, f"override {shown(repr(item))}"))
 
 
 def _set(node: Any, parts: list[str], value: Any) -> Any:
@@ -158,12 +184,6 @@ def _merge(base: Any, over: Any) -> Any:
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     return base | {key: _merge(base.get(key), value) for key, value in over.items()}
-
-
-def _refuse(value: Any) -> None:
-    raise ConfigError(
-        f"found the value {value!r}; expected numbers, strings, true or false, lists and mappings"
-    )
 
 
 def _side(leaves: Mapping[str, Any], key: str) -> str:

@@ -13,14 +13,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reground.errors import did_you_mean
-
-KeyPath = tuple[str | int, ...]
-"""Keys and list indices from the root to a value."""
+from reground.config_places import KeyPath, Places
+from reground.errors import did_you_mean, shown
 
 
-def explain(error: ValidationError, schema: Any, raw: Any) -> list[str]:
-    """One sentence for every key at which ``raw`` does not fit the dataclass ``schema``."""
+def explain(
+    error: ValidationError, schema: Any, raw: Any, places: Places, prefix: str = ""
+) -> list[str]:
+    """One sentence for every key at which ``raw`` does not fit the dataclass ``schema``.
+
+    ``prefix`` is that of every key.
+    """
     problems = [_problem(item, raw) for item in error.errors(include_url=False)]
     wrong_inside = {each.path[:depth] for each in problems for depth in range(len(each.path))}
     # A list whose items are refused is also called too short.
@@ -30,13 +33,14 @@ def explain(error: ValidationError, schema: Any, raw: Any) -> list[str]:
     by_path: dict[KeyPath, list[_Problem]] = {}
     for problem in _closest_members(problems):
         by_path.setdefault(problem.path, []).append(problem)
-    return [_sentence(path, same, schema) for path, same in by_path.items()]
+    return [
+        places.of(path) + prefix + _sentence(path, same, schema) for path, same in by_path.items()
+    ]
 
 
 def shorten(value: Any, *, limit: int = 60) -> str:
     """A value as it would stand in a config, at most ``limit`` characters of it."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return shown(json.dumps(value, ensure_ascii=False, default=str), limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ _BOUNDS = {
 
 
 def _sentence(path: KeyPath, problems: list[_Problem], schema: Any) -> str:
-    key, first = ".".join(map(str, path)), problems[0]
+    key, first = shown(".".join(map(str, path)), limit=100), problems[0]
     if first.kind == "unexpected_keyword_argument":
         return f"{key}: {_suggestion(path, schema, first.member)}"
     if first.kind == "missing":
@@ -123,6 +127,12 @@ def _sentence(path: KeyPath, problems: list[_Problem], schema: Any) -> str:
     if first.kind == "value_error":
         said = first.message.removeprefix("Value error, ")
         return (f"{key}: " if key else "") + said + _given(said, first.found)
+    if first.kind == "union_tag_not_found":
+        example = first.found if isinstance(first.found, str) else "..."
+        return (
+            f"{key}: found {shorten(first.found)}, expected a section with a type, as "
+            f"{{type: {shown(example, limit=40)}}}"
+        )
     if first.kind == "union_tag_invalid":
         return _unknown_type(key, first)
     wanted = [problem.message.removeprefix("Input should be ") for problem in problems]
@@ -138,7 +148,7 @@ def _unknown_type(key: str, problem: _Problem) -> str:
     known = problem.context["expected_tags"].replace("'", "").split(", ")
     known = [name for name in known if name != "own"]
     tag = problem.context["tag"]
-    return f"{key}.type: unknown {tag!r}; {did_you_mean(tag, known)}"
+    return f"{key}.type: unknown {shown(tag, limit=60)!r}; {did_you_mean(tag, known)}"
 
 
 def _given(said: str, section: Any) -> str:

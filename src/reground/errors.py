@@ -1,6 +1,7 @@
 """Errors that a user can mend. The command line prints the message alone and exits with code 2."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -37,6 +38,22 @@ class EngineError(UserError):
 
 class EndpointError(UserError):
     """A server of models that cannot be used as it is."""
+
+
+# White space but the space, controls, marks of direction, halves of pairs.
+_UNSEEN = re.compile(
+    r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def shown(text: str, *, limit: int = 200) -> str:
+    r"""A stranger's text in a message: no control character, and at most ``limit`` characters.
+
+    >>> shown("a\x1b[31m"), shown("x" * 300, limit=8)
+    ('a\\x1b[31m', 'xxxxx...')
+    """
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:

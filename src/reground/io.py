@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from reground.errors import ConfigError, DataError, UserError
+from reground.errors import ConfigError, DataError, UserError, shown
 
 T = TypeVar("T")
 
@@ -198,20 +198,28 @@ _SCALARS: dict[str, tuple[str, str]] = {
 def parse_yaml(text: str, source: str, error: type[UserError] = ConfigError) -> Any:
     """What YAML 1.2 holds; raises ``error`` that names ``source`` and the line.
 
-    A key that is given twice, an alias (``*name``) and nesting without end are errors too.
+    A key that is given twice, an alias (``*name``), a tag (``!name``), nesting without end and
+    numbers of thousands of digits are errors too.
 
     >>> parse_yaml("off: [1e-6, no, 1:30]", "example")
     {'off': [1e-06, 'no', '1:30']}
     """
     try:
         return yaml.load(text, Loader=_Loader)
+    except yaml.reader.ReaderError as found:
+        line = text.count("\n", 0, found.position) + 1
+        problem = f"found the character U+{ord(text[found.position]):04X}, expected text; remove it"
+        raise error(f"{source}:{line}: not valid YAML: {problem}") from None
     except yaml.YAMLError as found:
         mark = getattr(found, "problem_mark", None)
         place = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(found, "problem", None) or str(found)
-        raise error(f"{place}: not valid YAML: {problem}") from None
-    except RecursionError:
-        raise error(f"{source}: not valid YAML: nested too deeply; write it flatter") from None
+        raise error(f"{place}: not valid YAML: {shown(problem)}") from None
+
+
+def compose_yaml(text: str) -> Any:
+    """The nodes of a text that :func:`parse_yaml` reads, with places; None for an empty one."""
+    return yaml.compose(text, Loader=_Loader)
 
 
 def dump_yaml(plain: Any) -> str:
@@ -230,16 +238,44 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     return table
 
 
+_DEEPEST = 60  # of sections in sections
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     yaml_implicit_resolvers = _resolvers()
 
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """The node; an alias is an error: a few lines of them stand for gigabytes."""
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
-            problem = f"found the alias *{event.anchor}, expected the value itself; write it out"
+        """The node; what plain data do not have is an error, as aliases, which may stand for
+        gigabytes."""
+        event = self.peek_event()
+        if problem := self._problem(event):
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
-        return super().compose_node(parent, index)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def _problem(self, event: Any) -> str | None:
+        if isinstance(event, yaml.events.AliasEvent):
+            return f"found the alias *{event.anchor}, expected the value itself; write it out"
+        if event.tag is not None:
+            return f"found the tag {event.tag}, expected a plain value; take the tag out"
+        if self.depth >= _DEEPEST:
+            return "nested too deeply; write it flatter"
+        if isinstance(event, yaml.events.ScalarEvent) and _HALF_A_PAIR.search(event.value):
+            return "found half of a surrogate pair, expected a character; remove it"
+        return None
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """The value; a number that Python does not read is an error."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError:
+            problem = f"found {node.value[:40]}..., expected a number of fewer digits"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """The mapping; a key given twice is an error, where PyYAML would keep the last."""

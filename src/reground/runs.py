@@ -2,9 +2,9 @@
 
 ``config.yaml`` is the resolved configuration. ``metrics.jsonl`` holds figures that are the same in
 every repetition, byte for byte; wall-clock figures go to ``timings.jsonl``, what the policy wrote
-to ``rollouts.jsonl``; ``made.json`` names family, protocols and prompts, and commit, versions,
-device and dtype. Rows carry their ``step``, so that a resumed run can drop what lies after its
-checkpoint. ``checkpoints/`` belongs to the trainer.
+to ``rollouts.jsonl``, signs that something is wrong to ``warnings.jsonl``; ``made.json`` names
+family, protocols and prompts, and commit, versions, device and dtype. Rows carry their ``step``, so
+that a resumed run can drop what lies after its checkpoint. ``checkpoints/`` belongs to the trainer.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class RunDir:
         return self.path / "rollouts.jsonl"
 
     @property
+    def warnings(self) -> Path:
+        """What the run says of itself: signs that it learns the wrong thing, or nothing."""
+        return self.path / "warnings.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
@@ -63,7 +68,7 @@ class RunDir:
 
         What stays is untouched, so that a resumed run's files equal an undisturbed run's.
         """
-        for path in (self.metrics, self.timings, self.rollouts):
+        for path in (self.metrics, self.timings, self.rollouts, self.warnings):
             if path.exists():
                 _truncate(path, step)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reground.cli.options import FontOption, LimitOption, SeedOption
+from reground.cli.options import ConfineOption, FontOption, LimitOption, SeedOption
 
 command = typer.Typer(
     help="Convert, validate, export, show and compare data sets.",
@@ -65,7 +65,25 @@ MinVisible = Annotated[
 BoxFrame = Annotated[
     str | None,
     typer.Option(
-        metavar="FRAME", help="What boxes of chat rows count: original, thousandths or unit."
+        metavar="FRAME",
+        help="What boxes of chat rows count: original, resized, thousandths or unit.",
+    ),
+]
+MinPixels = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="With --box-frame resized: fewest pixels of a copy."),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="With --box-frame resized: most pixels of a copy."),
+]
+Factor = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="With --box-frame resized: what a copy's sides are multiples of (default: 28, as for "
+        "Qwen2-VL and Qwen2.5-VL; Qwen3-VL: 32).",
     ),
 ]
 BoxFormat = Annotated[
@@ -103,10 +121,14 @@ def convert(
     min_visible: MinVisible = None,
     box_frame: BoxFrame = None,
     box_format: BoxFormat = None,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
+    factor: Factor = None,
     split_by: SplitBy = None,
     seed: Seed = 0,
     strict: Strict = False,
     allow_missing_images: AllowMissingImages = False,
+    confine: ConfineOption = None,
 ) -> None:
     """Convert another format to ReGround's JSONL, one question a line.
 
@@ -133,6 +155,9 @@ def convert(
         "min_visible": min_visible,
         "box_frame": box_frame,
         "box_format": box_format,
+        "min_pixels": min_pixels,
+        "max_pixels": max_pixels,
+        "factor": factor,
         "allow_missing_images": allow_missing_images,
     }
     written, tally = write(
@@ -154,6 +179,7 @@ def validate(
     out: Annotated[
         Path | None, typer.Option(metavar="CLEAN", help="JSONL to write the good rows to.")
     ] = None,
+    confine: ConfineOption = None,
 ) -> None:
     """Check every row and image, and set aside the rows that cannot be used, with their reasons.
 
@@ -171,6 +197,8 @@ def validate(
         typer.echo(f"  {count} x {reason}")
     if report.num_clipped:
         typer.echo(f"  {report.num_clipped} good rows reach a little outside their image: clipped")
+    for doubt in report.doubts:
+        typer.echo(f"  doubtful: {doubt}")
     if report.num_quarantined:
         typer.echo(f"set aside: {report.quarantine}")
         raise typer.Exit(0 if out else 1)
@@ -191,6 +219,7 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for yolo the folder.")],
+    confine: ConfineOption = None,
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
 
@@ -233,6 +262,7 @@ def show(
     ] = 12,
     seed: Annotated[int, typer.Option(metavar="S", help="Seed of the scene world.")] = 0,
     font: FontOption = None,
+    confine: ConfineOption = None,
 ) -> None:
     """Draw photos with the true boxes of all questions about them, a colour for each class.
 
@@ -270,6 +300,7 @@ def overlap(
     ] = None,
     seed: SeedOption = 0,
     limit: LimitOption = None,
+    confine: ConfineOption = None,
 ) -> None:
     """Find the pictures and questions of EVAL that TRAIN has too.
 

@@ -35,6 +35,7 @@ def command(
     processor: own.ProcessorOption = None,
     concurrency: own.ConcurrencyOption = 8,
     timeout: own.TimeoutOption = 300.0,
+    confine: own.ConfineOption = None,
 ) -> None:
     """Evaluate a model: its answers, their scores, and a report to look at.
 

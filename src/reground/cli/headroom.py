@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reground.cli.options import ConfineOption
+
 if TYPE_CHECKING:
     from reground.training.headroom import Headroom
 
@@ -22,6 +24,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Write the prompts that can teach as a JSONL."),
     ] = None,
+    confine: ConfineOption = None,
 ) -> None:
     """Sample the config's groups from its start model, and say what RL can gain from them.
 

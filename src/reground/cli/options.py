@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from reground.data.confine import confined_to
 from reground.grounding.names import ProtocolName
+
+
+def _confine(context: typer.Context, folder: Path | None) -> Path | None:
+    if folder is not None:
+        context.with_resource(confined_to(folder))
+    return folder
+
 
 Engine = Literal["transformers", "vllm"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -28,6 +36,14 @@ EngineOption = Annotated[
 FontOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Font of pictures; default: one that has the letters."),
+]
+ConfineOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        callback=_confine,
+        help="For data of strangers: open no picture and no annotation outside DIR.",
+    ),
 ]
 MinPixelsOption = Annotated[
     int | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reground.cli.options import (
+    ConfineOption,
     DeviceOption,
     DTypeOption,
     EngineOption,
@@ -57,6 +58,7 @@ def command(
     min_pixels: MinPixelsOption = None,
     max_pixels: MaxPixelsOption = None,
     font: FontOption = None,
+    confine: ConfineOption = None,
 ) -> None:
     """Point at what TEXT describes: prints JSON in pixels of the image and draws the boxes.
 

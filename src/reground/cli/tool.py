@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reground.cli.options import ConfineOption
+
 if TYPE_CHECKING:
     from reground.grounding.sample import Sample
     from reground.rollout.tools.results import Filled
@@ -43,6 +45,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Which scenes synth:TASK draws.")] = 7,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a batch.")] = 300.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked together.")] = 8,
+    confine: ConfineOption = None,
 ) -> None:
     """Ask a detector about every sample of a data set, and store its boxes (tool_results).
 

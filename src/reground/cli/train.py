@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from reground.cli.options import ConfineOption
+
 
 def command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A training config (YAML).")],
@@ -29,6 +31,7 @@ def command(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; as runtime.dtype=DTYPE.")
     ] = None,
+    confine: ConfineOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and stop.")
     ] = False,

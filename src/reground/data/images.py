@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 import re
 import stat
@@ -23,8 +24,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from reground.data.confine import confined
 from reground.data.schemes import source_of
-from reground.errors import DataError
+from reground.errors import DataError, shown
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.sample import ImageRef, is_file_path
 
@@ -32,6 +34,9 @@ MAX_ASPECT = 200  # the Qwen-VL processors refuse images that are longer than th
 MAX_PIXELS = 80_000_000  # a larger file is taken for a bomb
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what is ever decoded
 
+GREY_BITS = "REGROUND_GREY_BITS"  # bits in use of grey photos of 16, at least; of a whole set
+
+_WHOLE = "whole size"  # of a picture that was decoded at less, in its info
 _LIMIT = "REGROUND_MAX_IMAGE_PIXELS"
 _BITS = "significant bits"  # in a picture's info
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
@@ -119,10 +124,12 @@ class View:
         return Box(x1, y1, x2, y2, Frame.pixels(width, height))
 
 
-def load(image: ImageRef | str) -> Image.Image:
+def load(image: ImageRef | str, *, most: int | None = None) -> Image.Image:
     """The image in RGB, upright (EXIF orientation applied), alpha laid on white, first frame.
 
-    A path with a scheme is rendered by its source; ``#view=`` behind a path cuts a view out.
+    A path with a scheme is rendered by its source; ``#view=`` behind a path cuts a view out. Where
+    only ``most`` pixels are looked at, a JPEG of more than ``MAX_PIXELS`` is decoded at a half, a
+    quarter or an eighth of its sides, as long as those are more pixels than that.
     Raises ``DataError`` where the file is missing, no image, truncated or larger than
     ``MAX_PIXELS``, and where the size recorded in an ``ImageRef`` is not the file's: its boxes
     would be in a wrong frame.
@@ -130,14 +137,14 @@ def load(image: ImageRef | str) -> Image.Image:
     path = image if isinstance(image, str) else image.path
     file, view = split_view(path)
     source = source_of(file)
-    loaded = source.render(file) if source else _load_file(file)
+    loaded = source.render(file) if source else _load_file(file, None if view else most)
     if view is not None:
         if view.right > loaded.width or view.lower > loaded.height:
             found = ImageSize(*loaded.size)
             raise DataError(f"{path}: reaches outside the file's {found}; convert the data again")
         loaded = view.image(loaded)
-    if isinstance(image, ImageRef) and loaded.size != (image.width, image.height):
-        found = ImageSize(*loaded.size)
+    found = loaded.info.get(_WHOLE, ImageSize(*loaded.size))
+    if isinstance(image, ImageRef) and found != ImageSize(image.width, image.height):
         raise DataError(
             f"{path}: the file is {found}, but {image.width} x {image.height} is recorded, so "
             "its boxes are in another frame; convert the data again"
@@ -183,9 +190,10 @@ def data_url(image: Image.Image) -> str:
 def exists(path: str) -> bool:
     """Whether the file of an image, or of the image that a view is cut from, is on disk.
 
-    What a source renders needs no file.
+    What a source renders needs no file. Raises ``DataError`` for a view without pixels, and outside
+    the folder that data are confined to.
     """
-    return not is_file_path(path) or os.path.isfile(split_view(path)[0])
+    return not is_file_path(path) or os.path.isfile(confined(split_view(path)[0]))
 
 
 def size(path: str | Path) -> ImageSize:
@@ -210,8 +218,9 @@ def check(image: ImageRef) -> None:
         raise DataError(f"{file}: the file is {found}, recorded {ImageSize(*recorded)}")
 
 
-def unreadable(images: Iterable[ImageRef]) -> list[str]:
+def unreadable(images: Iterable[ImageRef]) -> dict[ImageRef, str]:
     """What is wrong with images, by their headers; each is looked at once."""
+    each = list(dict.fromkeys(images))
 
     def problem(image: ImageRef) -> str | None:
         try:
@@ -221,7 +230,8 @@ def unreadable(images: Iterable[ImageRef]) -> list[str]:
         return None
 
     with ThreadPoolExecutor() as workers:
-        return [found for found in workers.map(problem, dict.fromkeys(images)) if found]
+        found = zip(each, workers.map(problem, each), strict=True)
+        return {image: wrong for image, wrong in found if wrong}
 
 
 def sides(path: str) -> tuple[int, int]:
@@ -235,11 +245,22 @@ def header(path: str | Path) -> Header:
     if source := source_of(str(path)):
         return Header(ImageSize(*source.render(str(path)).size), 1)
     with _opened(str(path)) as image:
-        return Header(ImageSize(*image.size), image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _header(image)
 
 
-def _load_file(path: str) -> Image.Image:
+def _header(image: Image.Image) -> Header:
+    return Header(ImageSize(*image.size), image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _load_file(path: str, most: int | None) -> Image.Image:
     with _opened(path) as image:
+        pixels = image.width * image.height
+        if most is not None and pixels > max(MAX_PIXELS, most):
+            head, shrink = _header(image), math.sqrt(pixels / most)
+            image.draft(None, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
+            picture = _as_rgb(ImageOps.exif_transpose(image), path)
+            picture.info[_WHOLE] = head.upright
+            return picture
         return _as_rgb(ImageOps.exif_transpose(image), path)
 
 
@@ -247,11 +268,12 @@ def _load_file(path: str) -> Image.Image:
 def _opened(path: str, data: io.BytesIO | None = None) -> Iterator[Image.Image]:
     """The one door for pictures: regular files of a short list of formats, of a known size."""
     try:
-        if data is None and not stat.S_ISREG(os.stat(path).st_mode):
+        file = path if data else confined(path)
+        if data is None and not stat.S_ISREG(os.stat(file).st_mode):
             raise DataError(f"{path}: not a regular file; expected an image file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(data or path, formats=FORMATS)
+            opened = Image.open(data or file, formats=FORMATS)
         with opened as image:
             if image.width * image.height > max_pixels():
                 raise Image.DecompressionBombError
@@ -269,15 +291,18 @@ def _opened(path: str, data: io.BytesIO | None = None) -> Iterator[Image.Image]:
         known = ", ".join(FORMATS)
         raise DataError(f"{path}: not an image in {known}; replace the file") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        shown = f"{path[:100]}..." if len(path) > 200 else path
         said = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown}: cannot be decoded ({said}); replace the file") from None
+        raise DataError(f"{shown(path)}: cannot be decoded ({said}); replace the file") from None
 
 
 def max_pixels() -> int:
     """How many pixels a picture may have: more is taken for a bomb, but where the owner says so."""
-    stated = os.environ.get(_LIMIT, "")
-    return int(stated) if stated.isdecimal() and int(stated) > 0 else MAX_PIXELS
+    return _setting(_LIMIT) or MAX_PIXELS
+
+
+def _setting(name: str) -> int | None:
+    stated = os.environ.get(name, "")
+    return int(stated) if stated.isdecimal() and int(stated) > 0 else None
 
 
 def _as_rgb(image: Image.Image, path: str) -> Image.Image:
@@ -293,16 +318,24 @@ def _as_rgb(image: Image.Image, path: str) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image, path: str) -> Image.Image:
-    """The upper eight of the bits in use: cameras and scanners keep 12 bits in 16."""
+    """The upper eight of the bits in use: cameras and scanners keep 12 bits in 16.
+
+    They are those of this file (a PNG's sBIT, else its highest bit), so that it looks alike alone
+    and among others; a dark file of a set may use fewer, for which ``REGROUND_GREY_BITS`` is. What
+    was taken stands under that name in the picture's ``info``.
+    """
     # Pillow clips 16-bit grey at 255 when asked to convert.
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise DataError(f"{path}: 32-bit pixels have no known range; save it as 8 or 16 bit")
     used = int(values.max()).bit_length()
-    bits = image.info.get(_BITS) or next(depth for depth in _DEPTHS if used <= depth)
+    least = max(used, min(_setting(GREY_BITS) or 8, 16))
+    bits = image.info.get(_BITS) or next(depth for depth in _DEPTHS if least <= depth)
     # PNG's sBIT counts the upper bits of samples that were scaled up; others fill the lower ones.
     shift = 8 if used > bits else bits - 8
-    return Image.fromarray((values >> shift).astype(np.uint8)).convert("RGB")
+    picture = Image.fromarray((values >> shift).astype(np.uint8)).convert("RGB")
+    picture.info[GREY_BITS] = 8 + shift
+    return picture
 
 
 def _significant_bits(file: Any) -> int | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from reground.data.images import MAX_ASPECT, ImageSize, exists, load, split_view
+import numpy as np
+
+from reground.data.confine import OutsideError
+from reground.data.images import GREY_BITS, MAX_ASPECT, ImageSize, exists, load, split_view
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Target
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
+FLAT = 16  # levels of 256; a photo without more in any channel shows next to nothing
 FACTOR = 28  # no side of an image may be shorter: patch x merge of Qwen2-VL and Qwen2.5-VL
 
 
@@ -22,6 +26,7 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate id"
     MISSING_IMAGE = "missing image"
     CORRUPT_IMAGE = "corrupt image"
+    CONFINED = OutsideError.kind
     SIZE_DIFFERS = "recorded size differs from the file"
     TOO_SMALL = "side under the factor"
     TOO_LONG = "aspect over 200"
@@ -49,7 +54,7 @@ class Soundness:
     factor: int = FACTOR
     may_lack: bool = False
     _ids: dict[str, str] = field(default_factory=dict)
-    _images: dict[str, ImageSize | Problem] = field(default_factory=dict)
+    _images: dict[str, _Photo | Problem] = field(default_factory=dict)
 
     def problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
         """Everything wrong with a sample; ``where`` it stands is what later ones are told."""
@@ -63,6 +68,19 @@ class Soundness:
         found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]
         for target in found:
             yield from _box_problems(target.box)
+
+    def doubts(self) -> Iterator[str]:
+        """Sentences about the photos so far that set none aside, for a person to look at."""
+        photos = {path: own for path, own in self._images.items() if isinstance(own, _Photo)}
+        if flat := [path for path, own in photos.items() if own.is_flat]:
+            yield f"{len(flat)} of {len(photos)} photos are almost of one colour: {_first(flat)}"
+        bits = {path: own.bits for path, own in photos.items() if own.bits is not None}
+        most = max(bits.values(), default=0)
+        if fewer := [path for path, own in bits.items() if own < most]:
+            yield (
+                f"{len(fewer)} of {len(bits)} photos of 16 bits use fewer than the {most} of the "
+                f"others, and are shown brighter: {_first(fewer)}; set {GREY_BITS}={most}"
+            )
 
     def finished(self, sample: Sample) -> Sample:
         """A sample without a problem, its targets clipped to their images."""
@@ -94,21 +112,42 @@ class Soundness:
             return Problem(Reason.CORRUPT_IMAGE, str(error))
         if file not in self._images:
             self._images[file] = _decoded(file)
-        whole = self._images[file]
-        if view is None or isinstance(whole, Problem):
+        found = self._images[file]
+        if isinstance(found, Problem):
+            return found
+        whole = found.size
+        if view is None:
             return whole
         if view.right > whole.width or view.lower > whole.height:
             return Problem(Reason.CORRUPT_IMAGE, f"{path}: reaches outside the file's {whole}")
         return ImageSize(view.right - view.left, view.lower - view.upper)
 
 
-def _decoded(path: str) -> ImageSize | Problem:
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    """What is to know of a decoded file; ``bits`` that are shown where it is grey in 16 bits."""
+
+    size: ImageSize
+    bits: int | None
+    is_flat: bool
+
+
+def _decoded(path: str) -> _Photo | Problem:
     try:
         if not exists(path):
             return Problem(Reason.MISSING_IMAGE, path)
-        return ImageSize(*load(path).size)
+        image = load(path)
+        is_flat = bool(np.ptp(image.getextrema(), axis=-1).max() <= FLAT)
+        return _Photo(ImageSize(*image.size), image.info.get(GREY_BITS), is_flat)
+    except OutsideError as error:
+        return Problem(Reason.CONFINED, str(error))
     except DataError as error:
         return Problem(Reason.CORRUPT_IMAGE, str(error))
+
+
+def _first(paths: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more
 
 
 def _box_problems(box: Box) -> Iterator[Problem]:

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from reground.data.frames import Boxes
 from reground.data.images import sides
-from reground.data.soundness import FACTOR, MAX_OVERHANG, Problem, Reason, Soundness
+from reground.data.soundness import FACTOR, Problem, Reason, Soundness
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.sample import Sample, read_row
 from reground.io import numbered_lines, parse_json
 
-# Boxes of a right file happen to look like 0-1000 throughout with at most this probability.
-_LOG_CHANCE = math.log(1e-6)
-# So many of at least this many boxes outside small images mean a wrong frame, not slips.
-_OUTSIDE_SHARE, _OUTSIDE_COUNT = 0.2, 5
-
 
 @dataclass(slots=True)
 class Report:
-    """What :func:`validate` found. ``reasons`` counts rows; a row may have several reasons."""
+    """What :func:`validate` found. ``reasons`` counts rows; a row may have several reasons.
+
+    ``doubts`` are sentences about the whole file, for a person to look at.
+    """
 
     quarantine: Path
     num_rows: int = 0
     num_clean: int = 0
     num_clipped: int = 0
     reasons: Counter[Reason] = field(default_factory=Counter)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def num_quarantined(self) -> int:
@@ -49,19 +48,24 @@ def validate(path: Path, *, factor: int = FACTOR, out: Path | None = None) -> Re
 
     A frame is suspect where all four numbers of a box are at most 1, and where the file as a whole
     looks like 0-1000: no number above 1000, and either many boxes leave their (smaller) images, or
-    boxes in larger images would all keep below 1000 only by a chance of one in a million.
+    boxes in larger images would all keep below 1000 only by a chance of one in a million. Doubts
+    that set no row aside (boxes that look like those of a resized copy, photos of one colour or of
+    other bits than the rest) are sentences of the report.
 
     Raises ``DataError`` where the file is missing or holds no row.
     """
     report = Report(path.with_name(f"{path.stem}.quarantine.jsonl"))
-    like_thousand = _like_thousand(row.sample for row in _rows(path) if row.sample)
+    boxes = Boxes.of(row.sample for row in _rows(path) if row.sample)
+    like_thousand, soundness = boxes.like_thousand(), Soundness(factor)
     with report.quarantine.open("wb") as rejects:
-        check = _Check(Soundness(factor), like_thousand, rejects, report)
+        check = _Check(soundness, like_thousand, rejects, report)
         clean = check.clean(_rows(path))
         if out:
             save_dataset(out, clean)
         else:
             deque(clean, maxlen=0)
+    report.doubts += [] if like_thousand else boxes.doubts()
+    report.doubts += soundness.doubts()
     if not report.num_quarantined:
         report.quarantine.unlink()
     if not report.num_rows:
@@ -91,22 +95,6 @@ def _parsed(number: int, line: bytes, folder: Path) -> _Row:
         return _Row(number, content, sample=read_row(content, folder, sides))
     except DataError as error:
         return _Row(number, content, problem=Problem(Reason.UNREADABLE, str(error)))
-
-
-def _like_thousand(samples: Iterable[Sample]) -> bool:
-    """Whether the file's boxes, declared as pixels, look like 0-1000 as a whole.
-
-    A box's lower right corner lies below 1000 of W pixels with a chance of about 1000 / W at most,
-    so the product of these over all different boxes bounds the chance that pixels are meant.
-    """
-    boxes = {target.box for sample in samples for target in sample.targets}
-    if any(max(box.xyxy) > 1000 for box in boxes):
-        return False
-    sides = [side for box in boxes for side in (box.frame.width, box.frame.height)]
-    log_chance = sum(min(0.0, math.log(1000 / side)) for side in sides)
-    outside = sum(box.overhang() > MAX_OVERHANG for box in boxes)
-    many_outside = outside >= max(_OUTSIDE_COUNT, _OUTSIDE_SHARE * len(boxes))
-    return many_outside or log_chance < _LOG_CHANCE
 
 
 @dataclass(slots=True)

@@ -66,6 +66,28 @@ class PixelLimits:
             other.most if self.most is None else self.most,
         )
 
+    def resized(self, width: int, height: int, *, factor: int) -> tuple[int, int]:
+        """Width and height that an image is encoded at: multiples of ``factor``, in proportion.
+
+        ``factor`` is patch x merge: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL. Source:
+        ``smart_resize`` of transformers and qwen-vl-utils.
+
+        >>> PixelLimits(most=1_003_520).resized(4000, 3000, factor=28)
+        (1148, 840)
+        >>> PixelLimits(fewest=200_704).resized(320, 240, factor=28)
+        (532, 392)
+        """
+        own = width, height
+        sides = [max(factor, round(side / factor) * factor) for side in own]
+        pixels = sides[0] * sides[1]
+        if self.most is not None and pixels > self.most:
+            shrink = math.sqrt(width * height / self.most)
+            sides = [max(factor, math.floor(side / shrink / factor) * factor) for side in own]
+        elif self.fewest is not None and pixels < self.fewest:
+            grow = math.sqrt(self.fewest / (width * height))
+            sides = [math.ceil(side * grow / factor) * factor for side in own]
+        return sides[0], sides[1]
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedSize:

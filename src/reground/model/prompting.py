@@ -19,7 +19,7 @@ from reground.data.images import load
 from reground.errors import DataError
 from reground.grounding.answers import Answer
 from reground.grounding.sample import Sample
-from reground.model.chat import Prompt
+from reground.model.chat import EncodedImage, Prompt
 from reground.model.load import Checkpoint
 from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
@@ -72,8 +72,7 @@ class Prompter:
         what the model's context does not hold: nothing is ever cut off a prompt.
         """
         chat, shown = self.checkpoint.chat, tuple(images or ())
-        images = images or [load(image) for image in samples[0].images]
-        encoded = chat.encode_images(images)
+        encoded = chat.encode_images(images) if images else self._encoded(samples[0])
         pictured = sum(map(chat.num_tokens, encoded))
         self._check_length(samples[0], pictured, pictured)
         sizes = [image.size for image in encoded]
@@ -83,6 +82,16 @@ class Prompter:
             self._check_length(sample, len(prompt.ids), pictured)
         looks = any(Function.ZOOM in self.protocol(each).plan.functions for each in samples)
         return [replace(prompt, shown=shown) for prompt in prompts] if looks and shown else prompts
+
+    def _encoded(self, sample: Sample) -> tuple[EncodedImage, ...]:
+        """A sample's own images, with the sizes of their files, which may be decoded at less."""
+        chat = self.checkpoint.chat
+        _, most = chat.adapter.limits(chat.image_processor)
+        encoded = chat.encode_images([load(image, most=most) for image in sample.images])
+        return tuple(
+            replace(own, size=replace(own.size, width=image.width, height=image.height))
+            for own, image in zip(encoded, sample.images, strict=True)
+        )
 
     def _check_length(self, sample: Sample, length: int, pictured: int) -> None:
         context = self.checkpoint.context

@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from PIL import ExifTags, Image
-
-from reground.data.images import exists, load, split_view
+from reground.data.images import exists, header, load, split_view
 from reground.data.source import save_dataset
 from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.sample import ImageRef, Sample, is_file_path
@@ -26,7 +24,6 @@ from reground.teacher.store import Store
 REASONED, DIRECT, IMAGES = "sft.jsonl", "sft_direct.jsonl", "images"
 _FILES = (REASONED, DIRECT, sharegpt.ROWS, sharegpt.DESCRIPTION)
 _COPYING = "--copy-images, or the setting export.copy_images=true,"
-_UPRIGHT = 1  # the EXIF orientation of an image that is stored as it is seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +180,4 @@ def _is_plain(image: ImageRef) -> bool:
     file, view = split_view(image.path)
     if not is_file_path(file) or view is not None:
         return False
-    with Image.open(file) as opened:
-        orientation: int = opened.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-    return orientation == _UPRIGHT
+    return header(file).orientation == 1

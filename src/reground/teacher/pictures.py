@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from reground.data.images import data_url, load
-from reground.grounding.codecs import EncodedSize
+from reground.grounding.codecs import EncodedSize, PixelLimits
 from reground.grounding.sample import ImageRef
 
 
@@ -55,26 +54,7 @@ class Pictures:
 def encoded_size(image: ImageRef, *, max_pixels: int | None = None, factor: int = 1) -> EncodedSize:
     """The size of an image, and that at which it is sent: its own, unless that is limited."""
     size = image.width, image.height
-    return EncodedSize(*size, *sent_size(*size, max_pixels=max_pixels, factor=factor))
-
-
-def sent_size(
-    width: int, height: int, *, max_pixels: int | None = None, factor: int = 1
-) -> tuple[int, int]:
-    """The sides at which an image is sent: multiples of ``factor``, in proportion, never enlarged
-    but to fill the last multiple.
-
-    Qwen-VL's rule (``smart_resize`` in transformers and qwen-vl-utils), without its fewest pixels.
-
-    >>> sent_size(4000, 3000, max_pixels=1_003_520), sent_size(4000, 3000, max_pixels=1_003_520,
-    ...     factor=28)
-    ((1156, 867), (1148, 840))
-    """
-    sides = [max(factor, round(side / factor) * factor) for side in (width, height)]
-    if max_pixels is not None and sides[0] * sides[1] > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        sides = [max(factor, int(side / shrink / factor) * factor) for side in (width, height)]
-    return sides[0], sides[1]
+    return EncodedSize(*size, *PixelLimits(most=max_pixels).resized(*size, factor=factor))
 
 
 def _encoded(images: Sequence[ImageRef], sizes: tuple[EncodedSize, ...]) -> Sent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from reground.errors import TrainingError
-from reground.io import append_jsonl
+from reground.io import append_jsonl, read_jsonl
 from reground.model.load import Checkpoint
 from reground.model.parts import full_state
 from reground.runs import RunDir
@@ -26,6 +27,7 @@ from reground.training.method import Method, Micro, StepBatch, smaller, within
 from reground.training.optimiser import Updates
 from reground.training.ranks import gathered
 from reground.training.settings import TrainConfig
+from reground.training.signs import RECENT, new_signs
 from reground.training.tally import Tally
 
 Validate = Callable[[int], dict[str, float]]
@@ -43,9 +45,11 @@ class Trainer:
     validate: Validate | None = None
     _updates: Updates = field(init=False)
     _phases: dict[str, float] = field(default_factory=dict)
+    _norms: dict[str, float] = field(default_factory=dict)
     _zero_variance: int = 0
     _limit: int | None = None  # tokens of a micro-batch that fit, where not all did
     _best: float = -1.0
+    _recent: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=2 * RECENT))
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the last step."""
@@ -55,6 +59,8 @@ class Trainer:
         self._zero_variance, self._limit = int(extra.get("zero_variance", 0)), extra.get("limit")
         self.run.truncate_after(start or -1)  # step 0 is validated anew as well
         self._best = storage.read_best(self.run)
+        if start and self.run.metrics.exists():
+            self._recent.extend(row for row in read_jsonl(self.run.metrics, dict) if row["step"])
         self._updates = Updates(module, optimizer, config, accelerator)
         if start == 0 and self.validate:
             self._log(0, self._validated(0))
@@ -65,6 +71,7 @@ class Trainer:
             for step in range(start + 1, config.steps + 1):
                 metrics = self._step(step, batches(step))
                 self._log(step, metrics | self._validated(step))
+                self._warn(step, metrics)
                 if step % config.save_every == 0 or step == config.steps:
                     self._save(step)
                 advance(metrics)
@@ -79,11 +86,13 @@ class Trainer:
             for _ in range(self.method.updates_per_batch):
                 norm = self._update(step, batch, rate, normaliser)
         self._record(step, batch)
-        return {"lr": rate, "grad_norm": norm, **batch.tally.reduced(self.accelerator)}
+        own = {"lr": rate, "grad_norm": norm} | self._norms
+        return own | dict(batch.tally.reduced(self.accelerator))
 
     def _update(self, step: int, batch: StepBatch, rate: float, normaliser: float) -> float:
         ranks = self.accelerator.num_processes
         total = self._summed(self._fitted(step, batch, normaliser))
+        self._norms = self._updates.norms(self.checkpoint.chat.adapter.part_of)
         norm = self._updates.step(rate) if math.isfinite(total) else math.nan
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
@@ -164,6 +173,17 @@ class Trainer:
         append_jsonl(self.run.timings, {"step": step} | self._phases)
         self.accelerator.log(metrics | self._phases, step=step)
         self._phases.clear()
+
+    def _warn(self, step: int, metrics: dict[str, float]) -> None:
+        """Say what the last batches show to be wrong, now and then."""
+        self._recent.append(metrics)
+        if step % RECENT and step != self.config.steps:
+            return
+        signs = new_signs(list(self._recent), self.config.rewards)
+        for sign in signs:
+            self.accelerator.print(f"step {step}: {sign.says}")
+        if signs and self.accelerator.is_main_process:
+            append_jsonl(self.run.warnings, *({"step": step, "says": own.says} for own in signs))
 
     def _validated(self, step: int) -> dict[str, float]:
         """Figures on held-out samples, where it is time for them; the best weights are kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -49,6 +50,18 @@ class Updates:
         self._optimizer.zero_grad()
         return norm
 
+    def norms(self, part_of: Callable[[str], str]) -> dict[str, float]:
+        """The norm of the gradient of each part that is tuned, as metrics; every rank must call."""
+        parts: dict[str, list[Tensor]] = {}
+        for name, parameter in self._own.named_parameters():
+            if parameter.requires_grad:
+                own = parts.setdefault(part_of(name), [])
+                own += [] if parameter.grad is None else [parameter.grad]
+        return {
+            f"grad_norm/{part}": _number(torch.nn.utils.get_total_norm(gradients))
+            for part, gradients in parts.items()
+        }
+
     def state(self) -> dict[str, Any]:
         """Weights and optimiser states, gathered; every rank must call, the first one has all."""
         module, optimizer = get_state_dict(self._own, self._optimizer, options=WHOLE)
@@ -74,6 +87,10 @@ def optimizer(module: nn.Module, settings: Optim) -> torch.optim.AdamW:
 def clip_gradients(module: nn.Module, settings: Optim) -> float:
     """Scale gradients down to ``clip_norm`` where theirs is larger; returns the norm before."""
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+    return _number(norm)
+
+
+def _number(norm: Tensor) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 

@@ -39,6 +39,11 @@ class Term:
         """What its figures are called."""
         return self.type
 
+    @property
+    def of_form(self) -> bool:
+        """Whether it is about the form of a response alone, and not about what it points at."""
+        return self.type in ("format", "refinement_format", "length")
+
 
 @config
 class Iou(Term):
@@ -182,6 +187,11 @@ class OwnReward:
     def name(self) -> str:
         """The function's name."""
         return self.path.rpartition(":")[2]
+
+    @property
+    def of_form(self) -> bool:
+        """Nobody knows."""
+        return False
 
 
 RewardSettings = Annotated[

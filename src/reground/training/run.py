@@ -195,10 +195,11 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
 
 def _check_photos(rows: Sequence[Sample]) -> None:
     """Raise ``DataError`` where photos are missing or no photos: now, and not at their turn."""
-    images = dict.fromkeys(image for row in rows for image in row.images)
-    if problems := unreadable(images):
+    users = {image: row.id for row in reversed(rows) for image in row.images}
+    if wrong := unreadable(users):
+        problems = [f"{users[image]}: {problem}" for image, problem in wrong.items()]
         raise DataError(
-            f"{len(problems)} of {len(images)} photos cannot be used: {'; '.join(problems[:3])}"
+            f"{len(problems)} of {len(users)} photos cannot be used: {'; '.join(problems[:3])}"
             f"{'; ...' if len(problems) > 3 else ''}. `reground data validate FILE --out CLEAN` "
             "leaves their rows out"
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reground.grounding.answers import Status
-from reground.rollout.episode import RolloutStatus
-from reground.training.algorithms.parts import EASY, HARD, Credit, mean_iou
+from reground.protocols.readings import Reading, overlaps
+from reground.rollout.episode import RolloutStatus, Trajectory
+from reground.training.algorithms.parts import EASY, HARD, SAME, Credit, mean_iou
 from reground.training.packing import TrainGroup, TrainSequence
 from reground.training.rewards import Scored
 from reground.training.tally import Tally
@@ -45,10 +46,19 @@ class ScoredGroup:
 
 
 def batch_tally(groups: Sequence[ScoredGroup]) -> Tally:
-    """Means of credit, rewards, parsing and rollouts, over all groups that were drawn."""
+    """Means of credit, rewards, parsing and rollouts, over all groups that were drawn.
+
+    ``varied/TERM`` is the share of groups whose trajectories differ in a term, ``rollout/best`` of
+    those whose best one is right; ``frame/declared`` is the mean IoU of the first box as it is
+    read, and ``frame/KIND`` (``KIND_yx``: y before x) if its numbers counted something else.
+    """
     tally = Tally()
     for group in groups:
         advantages, overlap = group.credit.advantages, mean_iou(group.members)
+        for name in group.members[0].terms:
+            earned = [own.terms[name] for own in group.members]
+            tally.add(f"varied/{name}", float(max(earned) - min(earned) > SAME))
+        tally.add("rollout/best", float(max(own.iou for own in group.members) > 0.5))
         tally.add("advantage/spread", max(advantages) - min(advantages))
         tally.add("advantage/zero_variance", float(not group.credit.teaches))
         tally.add("difficulty/easy", float(overlap > EASY))
@@ -59,12 +69,26 @@ def batch_tally(groups: Sequence[ScoredGroup]) -> Tally:
             tally.add("reward/total", own.reward)
             for name, value in {"iou": own.iou, **own.terms}.items():
                 tally.add(f"reward/{name}", value)
+            for name, value in _readings(own.trajectory).items():
+                tally.add(f"frame/{name}", value)
             for status in Status:
                 tally.add(f"parse/{status.value}", float(own.answer.status is status))
             tally.add("rollout/length", own.num_sampled)
             for ending in RolloutStatus:
                 tally.add(f"rollout/{ending.value}", float(own.trajectory.status is ending))
     return tally
+
+
+def _readings(trajectory: Trajectory) -> dict[str, float]:
+    """IoU of an answer by every reading of its numbers."""
+    assert trajectory.protocol is not None
+    sample, declared = trajectory.sample, Reading(trajectory.protocol.codec.frame)
+    size, truth = trajectory.prompt.images[sample.target_image].size, next(iter(sample.boxes), None)
+    found = overlaps(trajectory.text, trajectory.protocol, size, truth)
+    return {
+        "declared" if reading == declared else reading.key: value
+        for reading, value in found.items()
+    }
 
 
 def logged(groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import xml.etree.ElementTree as ET
 from collections import defaultdict
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import read_json
+from reground.data.convert.common import read_bytes, read_json
 from reground.data.convert.hub import parquet_columns
 from reground.data.convert.hub_objects import has_objects
 from reground.errors import DataError
@@ -75,7 +76,7 @@ def _kind(path: Path) -> str | None:
     if suffix == ".parquet":
         return _of_columns(parquet_columns(path))
     if suffix in (".yaml", ".yml"):
-        return "yolo" if "names:" in path.read_text(errors="replace") else None
+        return "yolo" if b"names:" in read_bytes(path) else None
     if suffix == ".p":
         return "refcoco"
     return "csv" if suffix in (".csv", ".tsv") else None
@@ -83,8 +84,8 @@ def _kind(path: Path) -> str | None:
 
 def _of_xml(path: Path) -> str | None:
     try:
-        _, root = next(ET.iterparse(path, events=("start",)))
-    except (ET.ParseError, StopIteration, OSError):
+        _, root = next(ET.iterparse(io.BytesIO(read_bytes(path)), events=("start",)))
+    except (ET.ParseError, StopIteration, ValueError, LookupError, DataError):
         return None
     return {"annotation": "voc", "annotations": "cvat"}.get(root.tag)
 

@@ -13,8 +13,11 @@ from reground.data.convert.common import numbers, plain, read_rows
 from reground.data.convert.mentions import asked_image, mentions
 from reground.data.convert.photos import Images
 from reground.data.convert.tally import Tally, Unusable
-from reground.errors import DataError
+from reground.data.images import exists
+from reground.data.soundness import FACTOR, MAX_OVERHANG, Reason
+from reground.errors import ConfigError, DataError, did_you_mean
 from reground.grounding.boxes import THOUSAND, UNIT, Box, Frame
+from reground.grounding.codecs import PixelLimits
 from reground.grounding.sample import ImageRef, Sample, Target
 
 IMAGE = "<image>"
@@ -22,6 +25,7 @@ _NUMBER = r"\s*+(-?\d++(?:\.\d++)?)\s*+"
 # [x1, y1, x2, y2], (x1, y1, x2, y2) and (x1,y1),(x2,y2), with whatever a family puts around them.
 _BOX = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:\)\s*+,\s*+\(|,){_NUMBER},{_NUMBER}[\])]")
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_NO_LIMITS = PixelLimits()
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "model", "assistant": "model"}
 
 
@@ -29,8 +33,62 @@ class BoxFrame(StrEnum):
     """What the numbers of plain answers count."""
 
     ORIGINAL = "original"  # pixels of the photo
+    RESIZED = "resized"  # pixels of the copy that a model saw
     THOUSANDTHS = "thousandths"  # 0-1000 of each side
     UNIT = "unit"  # 0-1 of each side
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What numbers count, and for ``resized`` what made the copy."""
+
+    kind: BoxFrame
+    limits: PixelLimits = _NO_LIMITS
+    factor: int = FACTOR
+
+    @classmethod
+    def of(
+        cls, name: str, fewest: int | None, most: int | None, factor: int | None
+    ) -> _Reading | None:
+        """What the options of a conversion say; None where they say nothing.
+
+        Raises ``ConfigError`` for an unknown frame, and where "resized" and its limits are not
+        given together: they differ from trainer to trainer, and every other one moves the boxes.
+        """
+        given = {"--min-pixels": fewest, "--max-pixels": most, "--factor": factor}
+        if name and name not in list(BoxFrame):
+            raise ConfigError(f"--box-frame: unknown {name!r}; {did_you_mean(name, BoxFrame)}")
+        if name == BoxFrame.RESIZED:
+            needed = ("--min-pixels", "--max-pixels")
+            if missing := [flag for flag in needed if given[flag] is None]:
+                raise ConfigError(
+                    f"--box-frame resized needs {' and '.join(missing)}: the fewest and the most "
+                    "pixels of the copies that the boxes count, as the trainer had them (its "
+                    "processor's min_pixels and max_pixels; --factor 32 for Qwen3-VL)"
+                )
+            return cls(BoxFrame.RESIZED, PixelLimits(fewest, most), factor or FACTOR)
+        if unread := [flag for flag, value in given.items() if value is not None]:
+            raise ConfigError(f"{unread[0]} says how photos were resized; add --box-frame resized")
+        return cls(BoxFrame(name)) if name else None
+
+    def frame(self, image: ImageRef) -> Frame:
+        """The frame of numbers about ``image``."""
+        match self.kind:
+            case BoxFrame.ORIGINAL:
+                return image.frame
+            case BoxFrame.RESIZED:
+                sides = self.limits.resized(image.width, image.height, factor=self.factor)
+                return Frame.input(*sides)
+            case BoxFrame.THOUSANDTHS:
+                return THOUSAND
+            case BoxFrame.UNIT:
+                return UNIT
+
+    def box(self, edges: Sequence[float], image: ImageRef) -> Box:
+        """The box in pixels of ``image``, whose file says its sides."""
+        if self.kind in (BoxFrame.ORIGINAL, BoxFrame.RESIZED) and not exists(image.path):
+            raise Unusable(Reason.MISSING_IMAGE, f"{image.path}: boxes in pixels need its sides")
+        return Box(*numbers(edges), self.frame(image)).to(image.frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +120,30 @@ def chat(
     *,
     images: Path | None = None,
     box_frame: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    factor: int | None = None,
     allow_missing_images: bool = False,
 ) -> Iterator[Sample]:
     """One sample per question whose answer holds boxes, in `conversations` or `messages`.
 
     `<image>` in a text stands for the next of the row's images; their number is checked. Nothing in
-    such rows says what the boxes count: ``box_frame`` does ("original", "thousandths", "unit").
-    Without it the only frame that holds all boxes is taken; where several do, that is a
-    ``DataError``. ``<think>`` of an answer is the chain. Answers without a box are left out.
+    such rows says what the boxes count: ``box_frame`` does ("original", "thousandths", "unit", or
+    "resized": pixels of copies made within ``min_pixels`` and ``max_pixels``, their sides multiples
+    of ``factor``). Without it the only frame that holds all boxes is taken; where several do, that
+    is a ``DataError``. ``<think>`` of an answer is the chain. Answers without a box are left out.
     """
+    reading = _Reading.of(box_frame or "", min_pixels, max_pixels, factor)
     found = Images(images or source.parent, allow_missing_images)
     turns = []
     for number, row in read_rows(source, tally):
         name = f"{source.stem}-{row.get('id', f'{number:06d}')}"
         with tally.row(source, name):
             turns += list(_turns(row, name, found))
-    frame = BoxFrame(box_frame) if box_frame else _only_frame(turns, source, tally)
+    reading = reading or _only_frame(turns, source, tally)
     for turn in turns:
         with tally.row(source, turn.name):
-            if sample := _sample(turn, frame, source.stem):
+            if sample := _sample(turn, reading, source.stem):
                 yield sample
             else:
                 tally.note("answers without a box, left out", turn.name)
@@ -154,7 +217,7 @@ def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield _SPEAKERS[who], str(content)
 
 
-def _sample(turn: _Turn, frame: BoxFrame, task: str) -> Sample | None:
+def _sample(turn: _Turn, reading: _Reading, task: str) -> Sample | None:
     boxes = turn.boxes
     if not boxes or not turn.images:
         return None
@@ -164,7 +227,7 @@ def _sample(turn: _Turn, frame: BoxFrame, task: str) -> Sample | None:
         images=turn.images,
         question=turn.question,
         targets=tuple(
-            Target(image, _in_pixels(edges, frame, turn.images[image])) for image, edges in boxes
+            Target(image, reading.box(edges, turn.images[image])) for image, edges in boxes
         ),
         task=task,
         target_image=boxes[0][0],
@@ -172,34 +235,25 @@ def _sample(turn: _Turn, frame: BoxFrame, task: str) -> Sample | None:
     )
 
 
-def _in_pixels(edges: Sequence[float], frame: BoxFrame, image: ImageRef) -> Box:
-    frames: dict[BoxFrame, Frame] = {
-        BoxFrame.ORIGINAL: image.frame,
-        BoxFrame.THOUSANDTHS: THOUSAND,
-        BoxFrame.UNIT: UNIT,
-    }
-    return Box(*numbers(edges), frames[frame]).to(image.frame)
-
-
-def _only_frame(turns: Sequence[_Turn], source: Path, tally: Tally) -> BoxFrame:
+def _only_frame(turns: Sequence[_Turn], source: Path, tally: Tally) -> _Reading:
     """The frame in which all boxes lie inside their images, if it is the only one."""
     boxes = [(edges, turn.images[at]) for turn in turns if turn.images for at, edges in turn.boxes]
     if not boxes:
         raise DataError(f"{source}: no answer holds a box; expected [x1, y1, x2, y2] or the like")
     if all(max(edges) <= 1 for edges, _ in boxes):
-        return BoxFrame.UNIT
+        return _Reading(BoxFrame.UNIT)
     fits = [
-        frame
-        for frame in (BoxFrame.ORIGINAL, BoxFrame.THOUSANDTHS)
-        if all(_in_pixels(edges, frame, image).overhang() <= 0.01 for edges, image in boxes)
+        reading
+        for reading in map(_Reading, (BoxFrame.ORIGINAL, BoxFrame.THOUSANDTHS))
+        if all(reading.box(edges, image).overhang() <= MAX_OVERHANG for edges, image in boxes)
     ]
     if len(fits) == 1:
-        tally.note(f"boxes read as {fits[0]} (--box-frame says otherwise)", source.name)
+        tally.note(f"boxes read as {fits[0].kind} (--box-frame says otherwise)", source.name)
         return fits[0]
     seen = "several frames hold" if fits else "no frame holds"
     raise DataError(
         f"{source}: {seen} all {len(boxes)} boxes; say what they count with --box-frame original "
-        "(pixels of the photo) or thousandths"
+        "(pixels of the photo), resized (of the copy that a model saw) or thousandths"
     )
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from reground.data.confine import confined
 from reground.data.convert.tally import Tally, Unusable
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
@@ -27,7 +28,10 @@ _KINDS: Mapping[str | None, SpanKind] = {"object_ref": "phrase", "box": "box"}
 def read_bytes(path: Path) -> bytes:
     """What a file of annotations holds; raises ``DataError`` where it cannot be read."""
     try:
-        return path.read_bytes()
+        file = Path(confined(str(path)))
+        if file.exists() and not file.is_file():
+            raise DataError(f"{path}: not a regular file; name the annotations to convert")
+        return file.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; name the annotations to convert") from None
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from reground.data.convert.common import bounds, turned
+from reground.data.convert.common import bounds, read_bytes, turned
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.tally import Tally
 from reground.data.images import ImageSize
@@ -22,8 +22,8 @@ def photos(source: Path, tally: Tally) -> tuple[list[Photo], list[str]]:
     Frames of a video are called as CVAT's own export writes them, frame_000000 and so on.
     """
     try:
-        root = ET.parse(source).getroot()
-    except (ET.ParseError, OSError) as error:
+        root = ET.fromstring(read_bytes(source))
+    except (ET.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{source}: not an XML of CVAT ({error}); export it again") from None
     if root.tag != "annotations":
         raise DataError(f"{source}: the root is <{root.tag}>; expected CVAT's <annotations>")

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from reground.data.confine import CONFINE
 from reground.data.convert import refcoco
 from reground.data.convert.common import box_in, read_rows, reading
 from reground.data.convert.photos import Images
@@ -74,6 +75,11 @@ def table(source: Path, split: str | None) -> Any:
     ``source`` is a folder of ``save_to_disk``, a Parquet file, any folder that `datasets` knows, or
     a hub id. Raises ``DataError`` where the package is missing or cannot read it.
     """
+    if os.environ.get(CONFINE):
+        raise DataError(
+            f"{source}: the package datasets opens what such a folder's own files name, so that "
+            "--confine cannot hold it; convert it where it can do no harm, without --confine"
+        )
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError:

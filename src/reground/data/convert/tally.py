@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reground.data.confine import OutsideError
 from reground.errors import DataError
 from reground.io import json_line, write_lines
 
@@ -74,7 +75,7 @@ class Tally:
     def _set_aside(self, source: Path | str, name: str, error: DataError) -> None:
         if self.strict:
             raise _Located(f"{source}: {name}: {error}") from None
-        kind = error.kind if isinstance(error, Unusable) else "not readable"
+        kind = error.kind if isinstance(error, Unusable | OutsideError) else "not readable"
         self.aside.append(SetAside(str(source), name, kind, str(error)))
 
     def table(self) -> Iterator[str]:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from reground.data.convert.common import numbers, read_text, turned
+from reground.data.convert.common import numbers, read_bytes, read_text, turned
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.photos import SUFFIXES
 from reground.data.convert.tally import Tally, Unusable
@@ -47,7 +47,7 @@ def photos(
 def _parse(path: Path) -> ET.Element:
     try:
         # ElementTree reads marks and declared encodings; a text without either may be Latin-1.
-        return ET.parse(path).getroot()
+        return ET.fromstring(read_bytes(path))
     except (ET.ParseError, ValueError, LookupError):
         try:
             return ET.fromstring(read_text(path, "latin-1"))

@@ -1,44 +1,31 @@
-"""Answers read in every frame and both corner orders, to see a mismatch at once.
+"""Stored answers read in every frame and both corner orders (`reground eval`'s own figures stay).
 
 A reading that beats the declared one by far says that frames or corners were mixed up somewhere.
-No score ever uses it: a score reads answers in the frame that the family declares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from reground.evaluation.records import Prediction
-from reground.grounding.boxes import Box, FrameKind, iou
-from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.protocol import AnswerProtocol
-
-_ENDLESS = EncodedSize(10**9, 10**9, 10**9, 10**9)  # in which no number is outside
-TRIED = (  # others differ from one of them by less than an answer's rounding
-    FrameKind.PIXELS,
-    FrameKind.INPUT,
-    FrameKind.THOUSAND,
-    FrameKind.UNIT,
-    FrameKind.SQUARE,
-)
-CLEAR = 0.1  # of mean IoU: a lead that is no accident
+from reground.protocols.readings import CLEAR, Reading, overlaps
 
 
 @dataclass(frozen=True, slots=True)
 class FrameFit:
-    """The mean IoU of all answers if their numbers were of ``frame``, corners swapped or not."""
+    """The mean IoU of all answers by one ``reading``."""
 
-    frame: FrameKind
-    swapped: bool  # y before x
+    reading: Reading
     declared: bool
     mean_iou: float
 
     @property
     def name(self) -> str:
         """As a person would say it."""
-        return f"{self.frame}, {'y before x' if self.swapped else 'x before y'}"
+        return self.reading.name
 
 
 def diagnose(
@@ -48,27 +35,16 @@ def diagnose(
 
     An answer without a box that can be read, and a sample without a true box, count 0.
     """
-    boxes = [_numbers(row, protocol_for) for row in predictions if row.error is None]
-    own_frame = protocol_for(predictions[0].sample).codec.frame
+    declared = Reading(protocol_for(predictions[0].sample).codec.frame)
     asked = [row for row in predictions if row.error is None]
-    readings = []
-    for frame in dict.fromkeys((*TRIED, own_frame)):
-        for swapped in (False, True):
-            total = sum(
-                _overlap(found[0], row, frame, swapped)
-                for found, row in zip(boxes, asked, strict=True)
-                if found and row.sample.boxes
-            )
-            declared = frame is own_frame and not swapped
-            readings.append(FrameFit(frame, swapped, declared, total / max(1, len(asked))))
-    return sorted(readings, key=lambda own: (-own.mean_iou, not own.declared))
-
-
-def _numbers(row: Prediction, protocol_for: Callable[[Sample], AnswerProtocol]) -> tuple[Box, ...]:
-    """The boxes of an answer with the very numbers that it holds."""
-    own = protocol_for(row.sample)
-    plain = replace(own, codec=replace(own.codec, frame=FrameKind.PIXELS))
-    return plain.read(row.text, _ENDLESS).boxes
+    sums: dict[Reading, float] = {declared: 0.0}
+    for row in asked:
+        size, truth = row.sizes[row.sample.target_image], next(iter(row.sample.boxes), None)
+        found = overlaps(row.text, protocol_for(row.sample), size, truth)
+        sums |= {reading: sums.get(reading, 0.0) + value for reading, value in found.items()}
+    count = max(1, len(asked))
+    fits = [FrameFit(own, own == declared, total / count) for own, total in sums.items()]
+    return sorted(fits, key=lambda own: (-own.mean_iou, not own.declared))
 
 
 def describe(readings: Sequence[FrameFit]) -> str:
@@ -89,11 +65,3 @@ def verdict(readings: Sequence[FrameFit]) -> str:
             f"but are scored as {declared.name} ({declared.mean_iou:.3f})"
         )
     return f"no mismatch: the answers fit as declared, {declared.name} ({declared.mean_iou:.3f})"
-
-
-def _overlap(found: Box, row: Prediction, kind: FrameKind, swapped: bool) -> float:
-    size = row.sizes[row.sample.target_image]
-    x1, y1, x2, y2 = found.xyxy
-    numbers = (y1, x1, y2, x2) if swapped else (x1, y1, x2, y2)
-    box = Box(*numbers, size.frame(kind)).clipped().to(size.pixels)
-    return iou(box, row.sample.boxes[0])

@@ -20,7 +20,7 @@ Clip = Annotated[float, Field(gt=0, lt=1)]
 STD_FLOOR = 1e-4  # added to the group's standard deviation, as in UniVG-R1's code
 LOG_FLOOR = 0.02
 EASY, HARD = 0.7, 0.3  # mIoU bounds of the difficulty bins (UniVG-R1, Figure 3)
-_SAME = 1e-9  # rewards this close differ by rounding alone
+SAME = 1e-9  # rewards this close differ by rounding alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Algorithm(Protocol):
 
 def wanted(group: Sequence[Scored], sampling: DynamicSampling | None) -> bool:
     """Whether dynamic sampling keeps a group."""
-    return sampling is None or spread(group) > max(sampling.threshold, _SAME)
+    return sampling is None or spread(group) > max(sampling.threshold, SAME)
 
 
 def spread(group: Sequence[Scored]) -> float:
@@ -119,7 +119,7 @@ def spread(group: Sequence[Scored]) -> float:
 def centred(group: Sequence[Scored], *, by_std: bool) -> tuple[float, ...]:
     """r - mean of the group, over its unbiased std + 1e-4 if ``by_std``; 0 where all are alike."""
     rewards = [each.reward for each in group]
-    if spread(group) < _SAME:
+    if spread(group) < SAME:
         return (0.0,) * len(rewards)
     mean = math.fsum(rewards) / len(rewards)
     std = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
