@@ -59,7 +59,7 @@ class Soundness:
         if "<image>" in sample.question:
             yield Problem(Reason.PLACEHOLDER, "images are listed apart; take <image> out")
         for image in sample.images:
-            yield from self._image_problems(image)
+            yield from self.image_problems(image)
         found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]
         for target in found:
             yield from _box_problems(target.box)
@@ -71,7 +71,8 @@ class Soundness:
         targets = tuple(Target(target.image, target.box.clipped()) for target in sample.targets)
         return replace(sample, targets=targets)
 
-    def _image_problems(self, image: ImageRef) -> Iterator[Problem]:
+    def image_problems(self, image: ImageRef) -> Iterator[Problem]:
+        """Everything wrong with an image, or with the size that is recorded of it."""
         recorded = ImageSize(image.width, image.height)
         found = self._measured(image.path)
         if isinstance(found, Problem):
