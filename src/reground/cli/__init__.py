@@ -54,7 +54,8 @@ Examples:
 `reground VERB --help` says more about each.
 """
 
-# What stops a command although nothing is wrong with it: rights, full disks, folders in the way.
+# What stops a command although nothing is wrong with it: rights, full disks, folders in the way,
+# paths that no file can have.
 _SURROUNDINGS = {
     errno.EACCES,
     errno.EPERM,
@@ -63,6 +64,9 @@ _SURROUNDINGS = {
     errno.EDQUOT,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 
 _TRAIN_EXTRA = {"accelerate", "peft", "safetensors", "tensorboard", "torch", "transformers"}

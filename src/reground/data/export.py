@@ -97,6 +97,8 @@ def coco(samples: Sequence[Sample], out: Path) -> Written:
 def yolo(samples: Sequence[Sample], out: Path) -> Written:
     """A folder with data.yaml, ``labels/`` and, in ``images/``, links to the photos."""
     labels = Labels.of(samples)
+    if out.exists() and not (out / "data.yaml").is_file():
+        raise DataError(f"{out}: exists and is no YOLO data set; name a new folder")
     numbers = {name: number for number, name in enumerate(labels.classes)}
     with whole(out) as folder:
         for name, image in _file_names(labels.boxes).items():

@@ -242,12 +242,11 @@ def _opened(path: str) -> Iterator[Image.Image]:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise DataError(f"{path}: not a regular file; expected an image file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path, formats=FORMATS)
-        with opened as image:
-            if image.width * image.height > max_pixels():
-                raise Image.DecompressionBombError
-            yield image
+            warnings.filterwarnings("ignore", module="PIL")  # what matters ends in a sentence
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > max_pixels():
+                    raise Image.DecompressionBombError
+                yield image
     except Image.DecompressionBombError:
         raise DataError(
             f"{path}: too many pixels, more than {max_pixels() // 1_000_000} million; shrink the "

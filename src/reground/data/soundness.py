@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -13,6 +14,11 @@ from reground.grounding.sample import Detection, ImageRef, Sample, Target
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 FACTOR = 28  # no side of an image may be shorter: patch x merge of Qwen2-VL and Qwen2.5-VL
+
+# Boxes of a right file happen to look like 0-1000 throughout with at most this probability.
+_LOG_CHANCE = math.log(1e-6)
+# So many of at least this many boxes outside small images mean a wrong frame, not slips.
+_OUTSIDE_SHARE, _OUTSIDE_COUNT = 0.2, 5
 
 
 class Reason(StrEnum):
@@ -38,6 +44,12 @@ class Problem:
     reason: Reason
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+LIKE_THOUSAND = Problem(Reason.SUSPECT_FRAME, "the whole file's boxes look like 0-1000")
+
 
 @dataclass(slots=True)
 class Soundness:
@@ -53,13 +65,20 @@ class Soundness:
 
     def problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
         """Everything wrong with a sample; ``where`` it stands is what later ones are told."""
+        yield from self.row_problems(sample, where)
+        for image in sample.images:
+            if problem := self._file_problem(image):
+                yield problem
+
+    def row_problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
+        """What is wrong with a sample by its row alone, whatever its pictures are."""
         if first := self._ids.get(sample.id):
             yield Problem(Reason.DUPLICATE_ID, f"{sample.id!r} stands in {first} too")
         self._ids.setdefault(sample.id, where)
         if "<image>" in sample.question:
             yield Problem(Reason.PLACEHOLDER, "images are listed apart; take <image> out")
         for image in sample.images:
-            yield from self.image_problems(image)
+            yield from self._side_problems(image)
         found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]
         for target in found:
             yield from _box_problems(target.box)
@@ -73,13 +92,22 @@ class Soundness:
 
     def image_problems(self, image: ImageRef) -> Iterator[Problem]:
         """Everything wrong with an image, or with the size that is recorded of it."""
+        if problem := self._file_problem(image):
+            yield problem
+        yield from self._side_problems(image)
+
+    def _file_problem(self, image: ImageRef) -> Problem | None:
         recorded = ImageSize(image.width, image.height)
         found = self._measured(image.path)
         if isinstance(found, Problem):
-            if not (self.may_lack and found.reason is Reason.MISSING_IMAGE):
-                yield found
-        elif found != recorded:
-            yield Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
+            lacks = self.may_lack and found.reason is Reason.MISSING_IMAGE
+            return None if lacks else found
+        if found != recorded:
+            return Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
+        return None
+
+    def _side_problems(self, image: ImageRef) -> Iterator[Problem]:
+        recorded = ImageSize(image.width, image.height)
         short, long = sorted((recorded.width, recorded.height))
         if short < self.factor:
             detail = f"{image.path} is {recorded}, the factor {self.factor}"
@@ -101,6 +129,22 @@ class Soundness:
         if view.right > whole.width or view.lower > whole.height:
             return Problem(Reason.CORRUPT_IMAGE, f"{path}: reaches outside the file's {whole}")
         return ImageSize(view.right - view.left, view.lower - view.upper)
+
+
+def looks_like_thousand(samples: Iterable[Sample]) -> bool:
+    """Whether the file's boxes, declared as pixels, look like 0-1000 as a whole.
+
+    A box's lower right corner lies below 1000 of W pixels with a chance of about 1000 / W at most,
+    so the product of these over all different boxes bounds the chance that pixels are meant.
+    """
+    boxes = {target.box for sample in samples for target in sample.targets}
+    if any(max(box.xyxy) > 1000 for box in boxes):
+        return False
+    sides = [side for box in boxes for side in (box.frame.width, box.frame.height)]
+    log_chance = sum(min(0.0, math.log(1000 / side)) for side in sides)
+    outside = sum(box.overhang() > MAX_OVERHANG for box in boxes)
+    many_outside = outside >= max(_OUTSIDE_COUNT, _OUTSIDE_SHARE * len(boxes))
+    return many_outside or log_chance < _LOG_CHANCE
 
 
 def _decoded(path: str) -> ImageSize | Problem:

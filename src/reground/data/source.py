@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from reground.data.benchmarks import open_benchmark
 from reground.data.images import sides
 from reground.data.schemes import is_endless, source_of
+from reground.data.soundness import LIKE_THOUSAND, Soundness, looks_like_thousand
 from reground.errors import ConfigError, DataError
 from reground.grounding.sample import Sample, read_jsonl, with_paths, write_jsonl
 
@@ -21,7 +22,8 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
 
     A source may be endless unless ``limit`` is given, and ``seed`` picks what it draws. Files keep
     the order of their rows, whatever the seed. Raises ``DataError`` where the file is missing,
-    malformed or empty, what the source is asked for or the benchmark is unknown, or a benchmark's
+    malformed or empty, or holds a row that :func:`validate` sets aside for more than a picture's
+    file, what the source is asked for or the benchmark is unknown, or a benchmark's
     files are missing or incomplete.
     """
     if limit is not None and limit < 1:
@@ -30,9 +32,17 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
         return source.open(spec, seed=seed, limit=limit)
     if not spec.endswith(".jsonl"):
         return open_benchmark(spec, limit=limit)
-    samples = list(islice(read_jsonl(Path(spec), measure=sides), limit))
+    soundness, numbers = Soundness(), count(1)
+
+    def check(sample: Sample) -> None:
+        for problem in soundness.row_problems(sample, f"row {next(numbers)}"):
+            raise DataError(str(problem))
+
+    samples = list(islice(read_jsonl(Path(spec), measure=sides, check=check), limit))
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
+    if looks_like_thousand(samples):
+        raise DataError(f"{spec}: {LIKE_THOUSAND}; expected pixels of the photos, convert it again")
     return samples
 
 

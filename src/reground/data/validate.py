@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,16 +10,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from reground.data.images import sides
-from reground.data.soundness import FACTOR, MAX_OVERHANG, Problem, Reason, Soundness
+from reground.data.soundness import (
+    FACTOR,
+    LIKE_THOUSAND,
+    Problem,
+    Reason,
+    Soundness,
+    looks_like_thousand,
+)
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.sample import Sample, read_row
-from reground.io import numbered_lines, parse_json
-
-# Boxes of a right file happen to look like 0-1000 throughout with at most this probability.
-_LOG_CHANCE = math.log(1e-6)
-# So many of at least this many boxes outside small images mean a wrong frame, not slips.
-_OUTSIDE_SHARE, _OUTSIDE_COUNT = 0.2, 5
+from reground.io import numbered_lines, parse_row
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ def validate(path: Path, *, factor: int = FACTOR, out: Path | None = None) -> Re
     Raises ``DataError`` where the file is missing or holds no row.
     """
     report = Report(path.with_name(f"{path.stem}.quarantine.jsonl"))
-    like_thousand = _like_thousand(row.sample for row in _rows(path) if row.sample)
+    like_thousand = looks_like_thousand(row.sample for row in _rows(path) if row.sample)
     with report.quarantine.open("wb") as rejects:
         check = _Check(Soundness(factor), like_thousand, rejects, report)
         clean = check.clean(_rows(path))
@@ -87,26 +88,10 @@ def _rows(path: Path) -> Iterator[_Row]:
 def _parsed(number: int, line: bytes, folder: Path) -> _Row:
     content: Any = line.decode("utf-8", errors="replace").rstrip("\n")
     try:
-        content = parse_json(line)
+        content = parse_row(line)
         return _Row(number, content, sample=read_row(content, folder, sides))
     except DataError as error:
         return _Row(number, content, problem=Problem(Reason.UNREADABLE, str(error)))
-
-
-def _like_thousand(samples: Iterable[Sample]) -> bool:
-    """Whether the file's boxes, declared as pixels, look like 0-1000 as a whole.
-
-    A box's lower right corner lies below 1000 of W pixels with a chance of about 1000 / W at most,
-    so the product of these over all different boxes bounds the chance that pixels are meant.
-    """
-    boxes = {target.box for sample in samples for target in sample.targets}
-    if any(max(box.xyxy) > 1000 for box in boxes):
-        return False
-    sides = [side for box in boxes for side in (box.frame.width, box.frame.height)]
-    log_chance = sum(min(0.0, math.log(1000 / side)) for side in sides)
-    outside = sum(box.overhang() > MAX_OVERHANG for box in boxes)
-    many_outside = outside >= max(_OUTSIDE_COUNT, _OUTSIDE_SHARE * len(boxes))
-    return many_outside or log_chance < _LOG_CHANCE
 
 
 @dataclass(slots=True)
@@ -141,4 +126,4 @@ class _Check:
             return
         yield from self.soundness.problems(row.sample, f"line {row.line}")
         if self.like_thousand and row.sample.targets:
-            yield Problem(Reason.SUSPECT_FRAME, "the whole file's boxes look like 0-1000")
+            yield LIKE_THOUSAND

@@ -94,12 +94,12 @@ class Reading:
                 for problem in self.soundness.image_problems(image):
                     raise Unusable(problem.reason, problem.detail)
                 objects, unsure = self._objects(photo, image, edges)
-                self.tally.kept["boxes"] += len(objects)
                 if unsure & self.asker.questions.keys():
                     self.tally.note("photos with classes not boxed throughout", photo.name)
                 asked = self.asker.samples(name, image, objects, unsure, photo.checked)
                 good = list(sound(asked, self.source, self.tally, self.soundness))
                 self.tally.kept["photos"] += bool(good)
+                self.tally.kept["boxes"] += len(objects)
                 if not good:
                     self.tally.note("photos that gave no question", photo.name)
                 yield from good

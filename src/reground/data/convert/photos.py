@@ -54,7 +54,9 @@ class Images:
         """
         key = (name, stem)
         if key not in self._paths:
-            self._paths[key] = self._found(name, stem)
+            self._paths[key] = found = self._found(name, stem)
+            if found and not _is_utf8(str(found)):
+                raise Unusable("name of a file that is not in UTF-8", f"{found}; rename it")
         return self._paths[key]
 
     def has(self, name: str, *, stem: str | None = None) -> bool:
@@ -200,6 +202,13 @@ def _other_names(name: str) -> list[str]:
 
 def _is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _folded(name: str) -> str:

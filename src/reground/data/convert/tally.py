@@ -70,7 +70,7 @@ class Tally:
 
     def note(self, kind: str, where: str) -> None:
         """Count something that was mended, or left out as the format asks."""
-        self.notes[kind].append(where)
+        self.notes[kind].append(_writable(where))
 
     @contextmanager
     def row(self, source: Path | str, name: str, what: What = "row") -> Iterator[None]:
@@ -89,7 +89,8 @@ class Tally:
         if self.strict:
             raise _Located(f"{source}: {name}: {problem}")
         kind = problem.kind if isinstance(problem, Unusable) else "not readable"
-        self.aside.append(SetAside(what, str(source), name, kind, str(problem)))
+        said = map(_writable, (str(source), name, kind, str(problem)))
+        self.aside.append(SetAside(what, *said))
 
     def table(self) -> Iterator[str]:
         """Lines for people: what was found, mended and set aside, with the first names."""
@@ -125,6 +126,11 @@ class Tally:
             for each in self.aside
         )
         write_lines(self.rejected(out), map(json_line, rows))
+
+
+def _writable(text: str) -> str:
+    """Text that UTF-8 can hold: names of files may have bytes that are none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _first(places: Iterable[str]) -> str:

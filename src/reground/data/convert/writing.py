@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -63,9 +64,12 @@ def write(
             files[part].write(json_line(sample.to_json(named=named)))
             counts[paths[part]] += 1
         tally.found["questions"] = sum(counts.values())
+        for file in files:  # a full disk is found before anything is in its place
+            file.flush()
+            os.fsync(file.fileno())
+        tally.write(out)
         if not tally.found["questions"]:
             raise _NothingLeft
-    tally.write(out)
     return counts, tally
 
 
