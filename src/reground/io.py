@@ -76,7 +76,7 @@ def parse_row(line: bytes) -> Any:
 
 def _parsed(text: bytes, **how: Any) -> Any:
     try:
-        value = json.loads(text, **how)
+        value = json.loads(text.decode("utf-8-sig"), **how)
         if rb"\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
         return value

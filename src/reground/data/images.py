@@ -132,13 +132,15 @@ def load(image: ImageRef | str) -> Image.Image:
     if view is not None:
         if view.right > loaded.width or view.lower > loaded.height:
             found = ImageSize(*loaded.size)
-            raise DataError(f"{path}: reaches outside the file's {found}; convert the data again")
+            raise DataError(
+                f"{shown(path)}: reaches outside the file's {found}; convert the data again"
+            )
         loaded = view.image(loaded)
     if isinstance(image, ImageRef) and loaded.size != (image.width, image.height):
         found = ImageSize(*loaded.size)
         raise DataError(
-            f"{path}: the file is {found}, but {image.width} x {image.height} is recorded, so "
-            "its boxes are in another frame; convert the data again"
+            f"{shown(path)}: the file is {found}, but {image.width} x {image.height} is recorded, "
+            "so its boxes are in another frame; convert the data again"
         )
     return loaded
 
@@ -155,8 +157,10 @@ def split_view(path: str) -> tuple[str, View | None]:
     if found is None:
         return path, None
     left, upper, right, lower = (int(found[number][:9]) for number in range(2, 6))
+    if _VIEW.fullmatch(found["path"]):
+        raise DataError(f"{shown(path)}: a view of a view; name the part of the file itself")
     if not (left < right and upper < lower):
-        raise DataError(f"{path}: a view without pixels; expected LEFT,UPPER,RIGHT,LOWER")
+        raise DataError(f"{shown(path)}: a view without pixels; expected LEFT,UPPER,RIGHT,LOWER")
     return found["path"], View(left, upper, right, lower, "h" in found[6], "v" in found[6])
 
 
@@ -240,7 +244,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
     """The one door for picture files: regular files of a short list of formats, of a known size."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DataError(f"{path}: not a regular file; expected an image file")
+            raise DataError(f"{shown(path)}: not a regular file; expected an image file")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # what matters ends in a sentence
             with Image.open(path, formats=FORMATS) as image:
@@ -249,18 +253,29 @@ def _opened(path: str) -> Iterator[Image.Image]:
                 yield image
     except Image.DecompressionBombError:
         raise DataError(
-            f"{path}: too many pixels, more than {max_pixels() // 1_000_000} million; shrink the "
-            f"image and its boxes, or set {_LIMIT}=PIXELS"
+            f"{shown(path)}: too many pixels, more than {max_pixels() // 1_000_000} million; "
+            f"shrink the image and its boxes, or set {_LIMIT}=PIXELS"
         ) from None
     except FileNotFoundError:
-        raise DataError(f"{path}: no such image; check the path or the images folder") from None
+        raise DataError(
+            f"{shown(path)}: no such image; check the path or the images folder"
+        ) from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise DataError(f"{path}: not an image in {known}; replace the file") from None
+        raise DataError(f"{shown(path)}: not an image in {known}; replace the file") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        shown = f"{path[:100]}..." if len(path) > 200 else path
         said = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown}: cannot be decoded ({said}); replace the file") from None
+        raise DataError(f"{shown(path)}: cannot be decoded ({said}); replace the file") from None
+
+
+def shown(path: str) -> str:
+    """A path as a sentence can hold it: in one line, and not without end.
+
+    >>> shown("a\\nb.png")
+    'a\\\\nb.png'
+    """
+    cut = f"{path[:100]}..." if len(path) > 200 else path
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cut)
 
 
 def max_pixels() -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from reground.data.images import MAX_ASPECT, ImageSize, exists, load, split_view
+from reground.data.images import MAX_ASPECT, ImageSize, load, shown, split_view
 from reground.errors import DataError
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 FACTOR = 28  # no side of an image may be shorter: patch x merge of Qwen2-VL and Qwen2.5-VL
@@ -18,7 +19,7 @@ FACTOR = 28  # no side of an image may be shorter: patch x merge of Qwen2-VL and
 # Boxes of a right file happen to look like 0-1000 throughout with at most this probability.
 _LOG_CHANCE = math.log(1e-6)
 # So many of at least this many boxes outside small images mean a wrong frame, not slips.
-_OUTSIDE_SHARE, _OUTSIDE_COUNT = 0.2, 5
+_OUTSIDE_SHARE, _FEWEST = 0.2, 5
 
 
 class Reason(StrEnum):
@@ -127,7 +128,9 @@ class Soundness:
         if view is None or isinstance(whole, Problem):
             return whole
         if view.right > whole.width or view.lower > whole.height:
-            return Problem(Reason.CORRUPT_IMAGE, f"{path}: reaches outside the file's {whole}")
+            return Problem(
+                Reason.CORRUPT_IMAGE, f"{shown(path)}: reaches outside the file's {whole}"
+            )
         return ImageSize(view.right - view.left, view.lower - view.upper)
 
 
@@ -138,22 +141,22 @@ def looks_like_thousand(samples: Iterable[Sample]) -> bool:
     so the product of these over all different boxes bounds the chance that pixels are meant.
     """
     boxes = {target.box for sample in samples for target in sample.targets}
-    if any(max(box.xyxy) > 1000 for box in boxes):
+    if len(boxes) < _FEWEST or any(max(box.xyxy) > 1000 for box in boxes):
         return False
     sides = [side for box in boxes for side in (box.frame.width, box.frame.height)]
     log_chance = sum(min(0.0, math.log(1000 / side)) for side in sides)
     outside = sum(box.overhang() > MAX_OVERHANG for box in boxes)
-    many_outside = outside >= max(_OUTSIDE_COUNT, _OUTSIDE_SHARE * len(boxes))
+    many_outside = outside >= max(_FEWEST, _OUTSIDE_SHARE * len(boxes))
     return many_outside or log_chance < _LOG_CHANCE
 
 
 def _decoded(path: str) -> ImageSize | Problem:
     try:
-        if not exists(path):
-            return Problem(Reason.MISSING_IMAGE, path)
         return ImageSize(*load(path).size)
     except DataError as error:
-        return Problem(Reason.CORRUPT_IMAGE, str(error))
+        is_there = not is_file_path(path) or os.path.exists(path)
+        reason = Reason.CORRUPT_IMAGE if is_there else Reason.MISSING_IMAGE
+        return Problem(reason, str(error))
 
 
 def _box_problems(box: Box) -> Iterator[Problem]:

@@ -16,12 +16,15 @@ from reground.errors import ConfigError, DataError
 from reground.grounding.sample import Sample, read_jsonl, with_paths, write_jsonl
 
 
-def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
+def open_dataset(
+    spec: str, *, seed: int = 0, limit: int | None = None, sound: bool = True
+) -> Sequence[Sample]:
     """The samples that ``spec`` names: a path that ends in .jsonl, ``SCHEME:REST`` of an installed
     source (as ``synth:diff``), or a benchmark as ``mig_bench``.
 
     A source may be endless unless ``limit`` is given, and ``seed`` picks what it draws. Files keep
-    the order of their rows, whatever the seed. Raises ``DataError`` where the file is missing,
+    the order of their rows, whatever the seed. Without ``sound``, rows are taken whose boxes and
+    ids are to be mended. Raises ``DataError`` where the file is missing,
     malformed or empty, or holds a row that :func:`validate` sets aside for more than a picture's
     file, what the source is asked for or the benchmark is unknown, or a benchmark's
     files are missing or incomplete.
@@ -38,17 +41,20 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
         for problem in soundness.row_problems(sample, f"row {next(numbers)}"):
             raise DataError(str(problem))
 
-    samples = list(islice(read_jsonl(Path(spec), measure=sides, check=check), limit))
+    rows = read_jsonl(Path(spec), measure=sides, check=check if sound else lambda sample: None)
+    samples = list(islice(rows, limit))
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
-    if looks_like_thousand(samples):
+    if sound and looks_like_thousand(samples):
         raise DataError(f"{spec}: {LIKE_THOUSAND}; expected pixels of the photos, convert it again")
     return samples
 
 
-def read_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> list[Sample]:
+def read_dataset(
+    spec: str, *, seed: int = 0, limit: int | None = None, sound: bool = True
+) -> list[Sample]:
     """All samples that ``spec`` names; raises ``ConfigError`` where they have no end."""
-    samples = open_dataset(spec, seed=seed, limit=limit)
+    samples = open_dataset(spec, seed=seed, limit=limit, sound=sound)
     if is_endless(samples):
         raise ConfigError(f"{spec} is endless; say how many samples with --limit")
     return list(samples)

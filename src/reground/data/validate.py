@@ -124,6 +124,6 @@ class _Check:
     def _problems(self, row: _Row) -> Iterator[Problem]:
         if row.sample is None:
             return
-        yield from self.soundness.problems(row.sample, f"line {row.line}")
+        yield from self.soundness.problems(row.sample, f"row {self.report.num_rows}")
         if self.like_thousand and row.sample.targets:
             yield LIKE_THOUSAND
