@@ -170,6 +170,8 @@ def locked(path: Path) -> Iterator[None]:
     with own.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock.fileno()), os.stat(own)):
+                raise BlockingIOError  # the last holder's, which is gone by now
         except OSError:
             raise DataError(
                 f"{path}: another process is writing it; wait for it, or write to another file"
@@ -229,7 +231,7 @@ def parse_yaml(text: str, source: str, error: type[UserError] = ConfigError) -> 
     except yaml.YAMLError as found:
         mark = getattr(found, "problem_mark", None)
         place = f"{source}:{mark.line + 1}" if mark else source
-        problem = getattr(found, "problem", None) or str(found)
+        problem = " ".join((getattr(found, "problem", None) or str(found)).split())
         raise error(f"{place}: not valid YAML: {problem}") from None
     except RecursionError:
         raise error(f"{source}: not valid YAML: nested too deeply; write it flatter") from None

@@ -18,7 +18,7 @@ from reground.data.source import path_from
 from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, is_file_path
-from reground.io import dump_yaml, json_line, whole, write_json, write_lines
+from reground.io import dump_yaml, json_line, locked, whole, write_json, write_lines
 
 IMAGE = "<image>"
 
@@ -177,7 +177,8 @@ def export(name: str, samples: Sequence[Sample], out: Path) -> Written:
     """
     if name not in WRITERS:
         raise DataError(f"unknown format {name!r}; {did_you_mean(name, WRITERS)}")
-    return +WRITERS[name](samples, out)
+    with locked(out):
+        return +WRITERS[name](samples, out)
 
 
 # ---- parts -------------------------------------------------------------------------------------

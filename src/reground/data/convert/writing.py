@@ -57,7 +57,11 @@ def write(
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
     named = partial(path_from, out.parent.resolve())
-    with suppress(_NothingLeft), locked(out), ExitStack() as stack:
+    if source.resolve() in {path.resolve() for path in (*paths, tally.rejected(out))}:
+        raise ConfigError(f"--out {out}: is what is converted; name another file")
+    with suppress(_NothingLeft), ExitStack() as stack:
+        for path in {out, *paths}:
+            stack.enter_context(locked(path))
         files = [stack.enter_context(_written(path)) for path in paths]
         for sample in convert(name, source, tally=tally, **options):
             part = part_of(sample)
