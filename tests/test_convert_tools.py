@@ -277,6 +277,21 @@ def test_a_box_that_cannot_be_read_leaves_its_class_unasked(
     assert (tally.found["photos"], tally.found["boxes"], tally.kept["boxes"]) == (1, 2, 1)
 
 
+@pytest.mark.parametrize("names", ["{.inf: cup}", "{.nan: cup}", "cup", "{a: cup}", "[[cup]]: 1"])
+def test_classes_of_yolo_that_have_no_numbers(tmp_path: Path, names: str) -> None:
+    picture(tmp_path / "a.png")
+    put(tmp_path / "data.yaml", f"names: {names}\n")
+    with pytest.raises(DataError, match=r"data\.yaml"):
+        list(convert("yolo", tmp_path))
+
+
+@pytest.mark.parametrize("head", ["a,b,c", ",".join(["column"] * 5000)])
+def test_tables_without_known_columns(tmp_path: Path, head: str) -> None:
+    with pytest.raises(DataError, match=r"t\.csv: columns .*; expected") as caught:
+        list(convert("csv", put(tmp_path / "t.csv", f"{head}\n1,2,3\n")))
+    assert len(str(caught.value)) < 600
+
+
 # --- turns --------------------------------------------------------------------------------------
 
 

@@ -84,7 +84,8 @@ def _rows(source: Path) -> list[dict[str, str]]:
     if len(head) == len(_BARE) and _is_number(head[1]):
         return [dict(zip(_BARE, row, strict=False)) for row in table]
     raise DataError(
-        f"{source}: columns {', '.join(head)}; expected filename, class, xmin, ymin, xmax and ymax"
+        f"{source}: columns {', '.join(head):.200}; expected filename, class, xmin, ymin, xmax "
+        "and ymax"
     )
 
 

@@ -74,9 +74,9 @@ def _numbered(names: Any, path: Path) -> dict[int, str]:
     listed = dict(enumerate(names)) if isinstance(names, list) else names
     try:
         return {int(number): str(name) for number, name in listed.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise DataError(
-            f"{path}: names is {names!r}; expected a list or numbers to names"
+            f"{path}: names is {names!r:.200}; expected a list or numbers to names"
         ) from None
 
 
