@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import random
@@ -32,6 +33,8 @@ from reground.training.run import train
 from reground.training.settings import TrainConfig
 from reground.training.sharding import shard
 from server import serving
+
+LOOK_S = 120.0  # a process that lives longer shows where it is
 
 
 def jobs(plan: str) -> None:
@@ -180,5 +183,6 @@ ACTIONS: Mapping[str, Callable[..., None]] = {
 }
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(LOOK_S, repeat=True)
     torch.set_num_threads(1)
     ACTIONS[sys.argv[1]](*sys.argv[2:])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,3 +105,35 @@ def whole(world: World) -> Mapping[str, RunDir]:
 
     with single_thread():
         return {name: world.run(f"whole-{name}", case(world)) for name, case in CASES.items()}
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium on the PATH")
+    with api.sync_playwright() as playwright:
+        # Chromium's sandbox does not run as root, as which containers run tests.
+        root = ["--no-sandbox"] if os.getuid() == 0 else []
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=root)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page on which no script fails and no policy is broken."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 800})
+    opened.set_default_timeout(15_000)
+    said: list[str] = []
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+    yield opened
+    opened.close()
+    assert [line for line in said if not line.startswith("Failed to load resource")] == []

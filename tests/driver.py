@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 CHILD = str(Path(__file__).with_name("child.py"))
 PYTHON = (sys.executable, CHILD)
 _TORCHRUN = (
@@ -28,6 +30,8 @@ _TORCHRUN = (
     "--standalone",
     "--local-addr=127.0.0.1",
 )
+# Ranks meet on the loopback, whatever a name server makes of the machine's name, and how slowly.
+_ALONE = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 LONGEST_S = 300.0  # that a process may live
 
 
@@ -56,7 +60,7 @@ class Child:
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 command,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+                env=os.environ | _ALONE | environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -66,6 +70,10 @@ class Child:
         """Wait for its end, which comes within so many seconds."""
         try:
             self.process.communicate(timeout=longest)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()  # a launcher ends its ranks
+            self.process.communicate(timeout=60)
+            pytest.fail(f"not ended after {longest:g} s; it printed:\n{self.log.read_text()}")
         finally:
             self.process.kill()
         return Ended(self.process.returncode, self.log.read_text())

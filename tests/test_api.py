@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
-from reground.api import Grounder
+from reground.api import Grounder, GroundingRequest
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Status
 from reground.grounding.boxes import iou
+from reground.model.forward import shared_logprobs
 from reground.protocols.calls import CALL
 from reground.tinyworld import scenes as synth
+from reground.training.packing import TrainGroup, TrainSequence, collate
 from scripted import ScriptedPolicy
 
 SAMPLE = synth.sample("referring", seed=3, index=1)
@@ -28,6 +32,26 @@ def test_an_answer_without_a_detector(tiny: Grounder) -> None:
     found = tiny.ground([IMAGE], SAMPLE.question)
     assert (found.answer.status, found.image, found.tool) == (Status.OK, 0, None)
     assert iou(found.answer.boxes[0], SAMPLE.boxes[0]) > 0.5
+
+
+def test_a_score_is_the_probability_that_the_model_gives_the_boxes_numbers(tiny: Grounder) -> None:
+    """Read again, with all words at once, the model finds its numbers as probable."""
+    found = tiny.ground([IMAGE], SAMPLE.question)
+    chat = tiny.prompter.checkpoint.chat
+    ids = [*chat.encode(found.text), chat.end_id]
+    prompt = tiny.prompter.prompts([SAMPLE], images=[IMAGE])[0]
+    group = TrainGroup(prompt, (TrainSequence(tuple(ids), (1.0,) * len(ids)),))
+    batch = collate([group], pad_id=chat.pad_id, device=torch.device("cpu")).batch
+    with torch.no_grad():
+        logprobs = shared_logprobs(
+            tiny.prompter.checkpoint.model, batch, banned_ids=chat.banned_ids
+        ).tolist()
+    own = [
+        logprob
+        for id, logprob in zip(ids, logprobs, strict=True)
+        if any(map(str.isdigit, chat.decode([id])))
+    ]
+    assert found.scores == pytest.approx([math.exp(sum(own) / len(own))], rel=1e-4)
 
 
 def test_a_box_at_hand_is_given_back_beside_the_answer(tiny: Grounder) -> None:
@@ -89,3 +113,22 @@ def test_bad_images_are_errors(tiny: Grounder, tmp_path: Path) -> None:
         tiny.ground([IMAGE], "the cup", target_image=3)
     with pytest.raises(DataError, match="found an empty text"):
         tiny.ground([IMAGE], " ")
+
+
+def test_a_batch_answers_as_one_by_one(tiny: Grounder) -> None:
+    """Each under its own protocol, about its own images."""
+    asked = [synth.sample("referring", seed=3, index=index) for index in range(4)]
+    requests = [
+        GroundingRequest(
+            images=[synth.render(each.images[0].path)],
+            text=each.question,
+            protocol="think" if place % 2 else None,
+        )
+        for place, each in enumerate(asked)
+    ]
+    together = tiny.ground_batch(requests)
+    thinker = tiny.under("think")
+    for place, (found, request) in enumerate(zip(together, requests, strict=True)):
+        alone = (thinker if place % 2 else tiny).ground(request.images, request.text)
+        assert (found.text, found.answer, found.image) == (alone.text, alone.answer, alone.image)
+        assert found.scores == pytest.approx(alone.scores, rel=1e-4)

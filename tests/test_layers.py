@@ -18,9 +18,9 @@ SOURCE = Path(__file__).parents[1] / "src"
 # From top to bottom: a layer imports only from those below it, and from itself.
 LAYERS = (
     {"__main__", "cli"},
+    {"serving"},
     {"api"},
     {"tinyworld"},
-    {"serving"},
     {"teacher"},
     {"evaluation"},
     {"training"},
@@ -62,6 +62,10 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.predicting.tools",
     "reground.evaluation.reproducing.plan",
     "reground.evaluation.reproducing.verdict",
+    "reground.serving.app",
+    "reground.serving.detector",
+    "reground.serving.run",
+    "reground.serving.service",
     "reground.teacher.rethink",
 )
 

@@ -29,8 +29,8 @@ from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol
 
 if TYPE_CHECKING:
-    from reground.model.chat import Prompt
     from reground.model.prompting import Prompter
+    from reground.rollout.environment import Start
     from reground.rollout.episode import Trajectory
     from reground.rollout.policy import Policy
     from reground.rollout.tools.tool import Tool
@@ -42,13 +42,30 @@ TOOL_TIMEOUT_S = 60.0
 class Grounding:
     """One answer: what was parsed, the text it was parsed from, and the image its boxes are in.
 
-    ``tool`` are the boxes that a detector gave beforehand, in original pixels; None without one.
+    ``scores`` say how sure the model was of each of the answer's boxes: the geometric mean
+    probability of the tokens of its numbers, None where they cannot be told apart. ``tool`` are the
+    boxes that a detector gave beforehand, in original pixels; None without one.
     """
 
     answer: Answer
     text: str
     image: int
+    scores: tuple[float | None, ...] = ()
     tool: tuple[Detection, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroundingRequest:
+    """One question about some images, as :meth:`Grounder.ground` takes it.
+
+    ``protocol`` is for this question alone; None is the grounder's own.
+    """
+
+    images: Sequence[str | Path | Image.Image]
+    text: str
+    target_image: int | None = None
+    tool: str | Tool | Sequence[Sequence[float]] | None = None
+    protocol: ProtocolName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,7 @@ class Grounder:
         from reground.model.runtime import Runtime
         from reground.rollout.opening import opened
 
-        protocols = Protocols.of(answering_of(path), family=family, flag=protocol, prompt=prompt)
+        protocols = Protocols.of(answering_of(path), family=family, config=protocol, prompt=prompt)
         runtime = Runtime.resolve(device=device, dtype=dtype)
         limits = PixelLimits(min_pixels, max_pixels)
         checkpoint, policy = opened(path, runtime, engine=engine, limits=limits)
@@ -96,7 +113,7 @@ class Grounder:
     def under(self, protocol: ProtocolName, *, prompt: str | None = None) -> Grounder:
         """The same model under another protocol, with that protocol's prompt or ``prompt``."""
         own = self.prompter.protocols
-        protocols = Protocols.of(own.answering, flag=protocol, prompt=prompt)
+        protocols = Protocols.of(own.answering, config=protocol, prompt=prompt)
         return replace(self, prompter=replace(self.prompter, protocols=protocols))
 
     @property
@@ -122,7 +139,22 @@ class Grounder:
         read, an index outside ``images`` and a tool without a result, ``ConfigError`` where the
         model would not see the tool's boxes.
         """
-        target = len(images) - 1 if target_image is None else target_image
+        request = GroundingRequest(images=images, text=text, target_image=target_image, tool=tool)
+        return self.ground_batch([request], max_tokens=max_tokens)[0]
+
+    def ground_batch(
+        self, requests: Sequence[GroundingRequest], *, max_tokens: int = 256
+    ) -> list[Grounding]:
+        """The answers to several questions, which the model takes together; raises as `ground`."""
+        starts = [self.start(request, id=str(place)) for place, request in enumerate(requests)]
+        return self.answers(starts, max_tokens=max_tokens)
+
+    def start(self, request: GroundingRequest, *, id: str) -> Start:
+        """A question as a prompt, its tool asked; ``id`` tells it from others of its batch."""
+        from reground.rollout.environment import Start
+
+        images, text = request.images, request.text
+        target = len(images) - 1 if request.target_image is None else request.target_image
         if not 0 <= target < len(images):
             raise DataError(
                 f"found image {target} of {len(images)} images, expected 0 to {len(images) - 1}"
@@ -132,32 +164,48 @@ class Grounder:
         loaded = [
             im.convert("RGB") if isinstance(im, Image.Image) else load(str(im)) for im in images
         ]
-        sample = Sample("asked", _refs(images, loaded), text, (), "ground", target_image=target)
-        if tool is not None:
-            sample = replace(sample, tool_results=self._asked(tool, sample, loaded))
-        rollout, prompt = self._rolled(sample, loaded, max_tokens)
-        answer = self.prompter.read(rollout.ids, prompt, sample=sample)
-        if answer.image_index is not None and 0 <= answer.image_index < len(images):
-            target = answer.image_index
-            named = replace(sample, target_image=target)
-            answer = self.prompter.read(rollout.ids, prompt, sample=named)
-        said = self.prompter.text(rollout.ids)
-        return Grounding(answer, said, target, sample.tool_results)
+        sample = Sample(
+            id,
+            _refs(images, loaded),
+            text,
+            (),
+            "ground",
+            target_image=target,
+            protocol=request.protocol,
+        )
+        if request.tool is not None:
+            sample = replace(sample, tool_results=self._asked(request.tool, sample, loaded))
+        return Start(sample, self.prompter.prompts([sample], images=loaded)[0])
 
-    def _rolled(
-        self, sample: Sample, loaded: Sequence[Image.Image], max_tokens: int
-    ) -> tuple[Trajectory, Prompt]:
-        from reground.rollout.environment import PlannedEnvironment, Start
+    def answers(self, starts: Sequence[Start], *, max_tokens: int) -> list[Grounding]:
+        """What the model answers to each, all taken together."""
+        from reground.rollout.environment import PlannedEnvironment
         from reground.rollout.episode import roll_out
         from reground.rollout.policy import Sampling
 
-        prompt = self.prompter.prompts([sample], images=loaded)[0]
         environment = PlannedEnvironment(self.prompter)
         sampling = Sampling(max_tokens=max_tokens)
-        ((rollout,),) = roll_out(
-            self.policy, environment, [Start(sample, prompt)], n=1, sampling=sampling
+        rolled = roll_out(self.policy, environment, starts, n=1, sampling=sampling)
+        return [
+            self._grounding(start, rollout)
+            for start, (rollout,) in zip(starts, rolled, strict=True)
+        ]
+
+    def _grounding(self, start: Start, rollout: Trajectory) -> Grounding:
+        sample, prompter = start.sample, self.prompter
+        answer = prompter.read(rollout.ids, start.prompt, sample=sample)
+        named = answer.image_index
+        if named is not None and 0 <= named < len(sample.images):
+            sample = replace(sample, target_image=named)
+            answer = prompter.read(rollout.ids, start.prompt, sample=sample)
+        scores = prompter.scores(rollout.ids, rollout.logprobs, sample=sample)
+        return Grounding(
+            answer,
+            prompter.text(rollout.ids),
+            sample.target_image,
+            scores if answer.boxes else (),
+            start.sample.tool_results,
         )
-        return rollout, prompt
 
     def _asked(
         self,
@@ -169,9 +217,10 @@ class Grounder:
         from reground.rollout.tools.runner import ToolRunner
         from reground.rollout.tools.tool import Request
 
-        if not self.protocol.shows_tool:
+        protocol = self.prompter.protocol(sample)
+        if not protocol.shows_tool:
             raise ConfigError(
-                f"protocol {self.protocol.name} does not show a tool's boxes; load the model with "
+                f"protocol {protocol.name} does not show a tool's boxes; load the model with "
                 "protocol piter (they are shown with the question) or think_rethink (it thinks, "
                 "calls, rethinks)"
             )

@@ -31,6 +31,7 @@ _VERBS = (
     "score",
     "report",
     "compare",
+    "serve",
     "demo",
 )
 
@@ -50,6 +51,7 @@ Examples:
   reground score results/photos --out results/photos
   reground report results/photos
   reground compare results/base results/photos --out results/compared
+  reground serve --model runs/photos
 
 `reground VERB --help` says more about each.
 """
@@ -69,7 +71,10 @@ _SURROUNDINGS = {
     errno.ELOOP,
 }
 
-_TRAIN_EXTRA = {"accelerate", "peft", "safetensors", "tensorboard", "torch", "transformers"}
+_EXTRAS = {
+    "train": {"accelerate", "peft", "safetensors", "tensorboard", "torch", "transformers"},
+    "serve": {"fastapi", "prometheus_client", "starlette", "uvicorn"},
+}
 
 app = typer.Typer(
     name="reground",
@@ -89,9 +94,10 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in _TRAIN_EXTRA:
+        extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
+        if extra is None:
             raise
-        _fail(f"{error.name} is not installed; this needs pip install 'reground[train]'")
+        _fail(f"{error.name} is not installed; this needs pip install 'reground[{extra}]'")
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             raise

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -32,6 +33,7 @@ MAX_PIXELS = 80_000_000  # a larger file is taken for a bomb
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what is ever decoded
 
 _LIMIT = "REGROUND_MAX_IMAGE_PIXELS"
+_BITS = "significant bits"  # in a picture's info
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
 
 # EXIF orientations that turn the image by a quarter, so that its sides swap.
@@ -145,6 +147,12 @@ def load(image: ImageRef | str) -> Image.Image:
     return loaded
 
 
+def decoded(data: bytes, name: str) -> Image.Image:
+    """What :func:`load` makes of a file's bytes, which errors call ``name``."""
+    with _opened(name, io.BytesIO(data)) as image:
+        return _as_rgb(ImageOps.exif_transpose(image), name)
+
+
 def split_view(path: str) -> tuple[str, View | None]:
     """A path and the view that it asks for, if any.
 
@@ -240,16 +248,18 @@ def _load_file(path: str) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """The one door for picture files: regular files of a short list of formats, of a known size."""
+def _opened(path: str, data: io.BytesIO | None = None) -> Iterator[Image.Image]:
+    """The one door for pictures: regular files of a short list of formats, of a known size."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if data is None and not stat.S_ISREG(os.stat(path).st_mode):
             raise DataError(f"{shown(path)}: not a regular file; expected an image file")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # what matters ends in a sentence
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(data or path, formats=FORMATS) as image:
                 if image.width * image.height > max_pixels():
                     raise Image.DecompressionBombError
+                if image.format == "PNG" and image.mode.startswith("I"):
+                    image.info[_BITS] = _significant_bits(image.fp)
                 yield image
     except Image.DecompressionBombError:
         raise DataError(
@@ -303,21 +313,22 @@ def _from_16_bit(image: Image.Image, path: str) -> Image.Image:
     if values.min() < 0 or values.max() > 0xFFFF:
         raise DataError(f"{path}: 32-bit pixels have no known range; save it as 8 or 16 bit")
     used = int(values.max()).bit_length()
-    bits = _significant_bits(path) or next(depth for depth in _DEPTHS if used <= depth)
+    bits = image.info.get(_BITS) or next(depth for depth in _DEPTHS if used <= depth)
     # PNG's sBIT counts the upper bits of samples that were scaled up; others fill the lower ones.
     shift = 8 if used > bits else bits - 8
     return Image.fromarray((values >> shift).astype(np.uint8)).convert("RGB")
 
 
-def _significant_bits(path: str) -> int | None:
+def _significant_bits(file: Any) -> int | None:
     """What a PNG's sBIT chunk says of its grey samples; None without one."""
-    with open(path, "rb") as file:
-        if file.read(8) != b"\x89PNG\r\n\x1a\n":
-            return None
-        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
-            (length,) = struct.unpack(">I", head[:4])
-            if head[4:] == b"sBIT" and length >= 1:
-                bits = file.read(1)[0]
-                return bits if 8 <= bits <= 16 else None
-            file.seek(length + 4, os.SEEK_CUR)
-    return None
+    here = file.tell()
+    file.seek(8)
+    found = None
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        (length,) = struct.unpack(">I", head[:4])
+        if head[4:] == b"sBIT" and length >= 1:
+            found = file.read(1)[0]
+            break
+        file.seek(length + 4, os.SEEK_CUR)
+    file.seek(here)
+    return found if found and 8 <= found <= 16 else None

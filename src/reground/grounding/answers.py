@@ -96,6 +96,13 @@ def parse(
     )
 
 
+def quads(text: str, codec: Codec, *, form: Form = Form.DIRECT) -> Sequence[Sequence[float]]:
+    """The numbers of the boxes that :func:`parse` reads, as they stand in the text, four a box."""
+    text = text[: _content_end(text)]
+    spoken = _spoken(_split(text, direct=form is Form.DIRECT), form)
+    return read(spoken, codec.grammar).quads or ()
+
+
 def score(answer: Answer, sample: Sample) -> float:
     """The IoU that counts, for the reward and our metrics alike: of an ok answer, otherwise 0.
 

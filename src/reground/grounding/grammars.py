@@ -107,10 +107,10 @@ def spell(boxes: Sequence[Sequence[int]], grammar: Grammar, *, decimals: int = 0
 
 # ---- reading -----------------------------------------------------------------------------------
 
-_NUMBER = r"[-+]?+[0-9]++(?:\.[0-9]*+)?+"
+NUMBER = r"[-+]?+[0-9]++(?:\.[0-9]*+)?+"
 _COMMA = r"\s*+,\s*+"
-_FOUR = _COMMA.join([_NUMBER] * 4)
-_POINT = rf"\(\s*+{_NUMBER}{_COMMA}{_NUMBER}\s*+\)"
+_FOUR = _COMMA.join([NUMBER] * 4)
+_POINT = rf"\(\s*+{NUMBER}{_COMMA}{NUMBER}\s*+\)"
 _PAIR = rf"{_POINT}{_COMMA}{_POINT}"
 _LIST = rf"\[\s*+{_FOUR}\s*+\]"
 _SEMICOLONS = rf"\[\s*+{_FOUR}(?:\s*+;\s*+{_FOUR})*+\s*+\]"
@@ -143,10 +143,10 @@ _LISTINGS = {
     Grammar.SEMICOLONS: _Listing(_SEMICOLONS),
     Grammar.THREE_DIGITS: _Listing(rf"\[\s*+{_SEMICOLONS}\s*+\]"),
     Grammar.BOX_NUMBERS: _Listing(
-        r"<box>\s*+" + r"\s++".join([_NUMBER] * 4) + r"\s*+</box>", silent=_REF
+        r"<box>\s*+" + r"\s++".join([NUMBER] * 4) + r"\s*+</box>", silent=_REF
     ),
     Grammar.BBOX_NUMBERS: _Listing(
-        r"<bbox>\s*+" + r"\s++".join([_NUMBER] * 4) + r"\s*+</bbox>", _REF, r"</?+bbox"
+        r"<bbox>\s*+" + r"\s++".join([NUMBER] * 4) + r"\s*+</bbox>", _REF, r"</?+bbox"
     ),
     Grammar.BOX_BLOCK: _Listing(rf"{_LISTS}|{_LIST}", r"<\|(?:begin|end)_of_box\|>"),
     Grammar.DET_LIST: _Listing(_LISTS, r"<\|ref\|>[^<]*+<\|/ref\|>|<\|/?+(?:ref|det|grounding)\|>"),
@@ -163,7 +163,7 @@ _LISTINGS = {
 }
 _BLOCK = ("<|begin_of_box|>", "<|end_of_box|>")
 _GAP = ";)"  # in place of a good box: it joins nothing, and closes an open point
-_NUMBER_SCAN = re.compile(_NUMBER)
+_NUMBER_SCAN = re.compile(NUMBER)
 _LIST_SCAN = re.compile(_LIST)
 _LIST_OR_LISTS = re.compile(rf"{_LIST}|{_LISTS}")
 _FENCE = re.compile(r"```(?:json)?+")
@@ -191,7 +191,7 @@ def _read_listed(text: str, listing: _Listing) -> Reading:
     parts = [part for each in re.findall(group, text) for part in _NUMBER_SCAN.findall(each)]
     if not parts or re.search(listing.remains, re.sub(group, _GAP, text)):
         return Reading(None)
-    numbers = [_number(part) for part in parts]
+    numbers = [number(part) for part in parts]
     found = [numbers[at : at + listing.size] for at in range(0, len(numbers), listing.size)]
     quads = [[quad[place] for place in listing.order] for quad in map(_quad, found)]
     is_strict = re.fullmatch(rf"\s*+{group}(?:\s*+,?+\s*+{group})*+\s*+", text) is not None
@@ -253,7 +253,7 @@ def _read_json(text: str, keyed: _Keyed) -> Reading:
 def _decoded(text: str) -> tuple[Any, bool]:
     """What JSON holds, and whether no bracket was missing at its end; raises ``ValueError``."""
     read = json.JSONDecoder(
-        parse_int=_number, parse_float=_number, parse_constant=_nan, object_pairs_hook=tuple
+        parse_int=number, parse_float=number, parse_constant=_nan, object_pairs_hook=tuple
     ).decode
     try:
         return read(text), True
@@ -363,7 +363,7 @@ def _scan_quads(text: str, keyed: _Keyed) -> list[list[float]] | None:
     else:
         matches = list(_LIST_SCAN.finditer(text))
     quads = [
-        [_number(n) for n in _NUMBER_SCAN.findall(part)]
+        [number(n) for n in _NUMBER_SCAN.findall(part)]
         for match in matches
         if match
         for part in _LIST_SCAN.findall(match[0])
@@ -374,7 +374,8 @@ def _scan_quads(text: str, keyed: _Keyed) -> list[list[float]] | None:
     return [_ordered(quad, keyed) for quad in quads]
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """The value of a numeral; infinite where it is too long to be a coordinate."""
     return float(text) if len(text) <= _MAX_DIGITS else math.inf
 
 

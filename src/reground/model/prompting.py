@@ -105,6 +105,13 @@ class Prompter:
         size = prompt.images[sample.target_image].size
         return self.protocol(sample).read(self.text(ids), size)
 
+    def scores(
+        self, ids: Sequence[int], logprobs: Sequence[float], *, sample: Sample
+    ) -> tuple[float | None, ...]:
+        """How sure the model was of each box that a completion spells, in [0, 1]."""
+        pieces = [self.text([each]) for each in ids]
+        return self.protocol(sample).scores(pieces, logprobs)
+
 
 def side_by_side(make: Callable[[S], T], of: Sequence[S]) -> list[T]:
     """What ``make`` makes of each, in order, in as many threads as there are cores."""

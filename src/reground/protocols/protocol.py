@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reground.errors import ConfigError, DataError
-from reground.grounding.answers import Answer, parse
+from reground.grounding.answers import Answer, parse, quads
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
+from reground.grounding.confidence import box_scores
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Detection, Sample
 from reground.protocols.calls import CALL_END, FIRST_TOOL, Function, tool_text
@@ -153,6 +154,11 @@ class AnswerProtocol:
         """What ``text`` answers about the image of ``size``; never raises, whatever the text."""
         calls = bool(self.plan.functions)
         return parse(text, self.codec, size, form=self.form, calls=calls)
+
+    def scores(self, pieces: Sequence[str], logprobs: Sequence[float]) -> tuple[float | None, ...]:
+        """How sure the model was of each box that :meth:`read` finds in the tokens' text."""
+        found = quads("".join(pieces), self.codec, form=self.form)
+        return box_scores(pieces, logprobs, found)
 
 
 def make_protocol(

@@ -1,0 +1,98 @@
+"""``reground serve``: an HTTP API over one model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from reground.cli.options import (
+    DeviceOption,
+    DTypeOption,
+    EngineOption,
+    FamilyOption,
+    MaxPixelsOption,
+    MaxTokensOption,
+    MinPixelsOption,
+    PromptOption,
+    ProtocolOption,
+    ToolOption,
+)
+
+
+def command(
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A run, a checkpoint folder, a hub id, or tiny.")
+    ] = "tiny",
+    host: Annotated[
+        str, typer.Option(help="Where it listens; another than 127.0.0.1 takes --api-key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="REGROUND_API_KEY", help="What every request must bring."),
+    ] = None,
+    host_name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name by which clients call it; repeatable."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
+    ] = None,
+    tool: ToolOption = None,
+    family: FamilyOption = None,
+    protocol: ProtocolOption = None,
+    prompt: PromptOption = None,
+    max_tokens: MaxTokensOption = 256,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
+    ] = 256,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Longest time to an answer.")
+    ] = 120.0,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
+    engine: EngineOption = "transformers",
+    min_pixels: MinPixelsOption = None,
+    max_pixels: MaxPixelsOption = None,
+) -> None:
+    """Answer questions over HTTP: POST /v1/ground takes images and a text, and gives boxes.
+
+    \b
+    Examples:
+      reground serve
+      reground serve --model runs/refiner --tool IDEA-Research/grounding-dino-tiny --port 9000
+      REGROUND_API_KEY=... reground serve --host 0.0.0.0 --host-name gpu.example.org
+    """
+    from reground.errors import ConfigError
+
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+        raise ConfigError(
+            f"host {host} can be reached by others; give --api-key (or REGROUND_API_KEY), which "
+            "every request must bring then"
+        )
+    from reground.api import Grounder
+    from reground.serving.guard import LOCAL, Rules
+    from reground.serving.run import listening, serve
+    from reground.serving.service import Limits
+
+    listener = listening(host, port)  # before a model is loaded
+    grounder = Grounder.from_pretrained(
+        model,
+        family=family,
+        protocol=protocol,
+        prompt=prompt,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
+    rules = Rules(
+        hosts=(*LOCAL, *map(str.lower, host_name or ())),
+        origins=tuple(allow_origin or ()),
+        api_key=api_key,
+    )
+    limits = Limits(most_waiting=max_waiting, max_tokens=max_tokens, timeout_s=timeout)
+    serve(grounder, listener, model=model, tool=tool, rules=rules, limits=limits)

@@ -1,0 +1,156 @@
+"""One thread with the model: questions that wait are answered together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from reground.errors import UserError
+
+if TYPE_CHECKING:
+    from reground.api import Grounding
+    from reground.rollout.environment import Start
+
+GATHER_S = 0.01  # that the first of a batch waits for others
+LARGEST = 32  # questions of a batch
+LATELY = 20  # batches over which the pace is measured
+
+
+class Answers(Protocol):
+    """What answers questions together, as ``Grounder`` does."""
+
+    def answers(self, starts: Sequence[Start], *, max_tokens: int) -> list[Grounding]:
+        """The answers, in the order of the questions."""
+
+
+class QueueFullError(UserError):
+    """Too many questions wait; ``retry_s`` says when there will be room."""
+
+    def __init__(self, waiting: int, retry_s: int) -> None:
+        super().__init__(f"{waiting} questions wait already; ask again in {retry_s} s")
+        self.retry_s = retry_s
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer, how long its question waited for the model, and how long the model took."""
+
+    grounding: Grounding
+    waited_s: float
+    model_s: float
+    batch: int  # questions that were answered together
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    start: Start
+    max_tokens: int
+    since: float
+    future: Future[Answered] = field(default_factory=Future)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.start.prompt.ids) + self.max_tokens
+
+
+class ModelThread:
+    """Answers questions in batches of at most ``batch_tokens``, in the order in which they came.
+
+    At most ``most_waiting`` wait. A question whose future was cancelled before its turn costs
+    nothing. Where a batch fails, each of its questions is answered alone, so that one cannot spoil
+    the others.
+    """
+
+    def __init__(self, model: Answers, *, batch_tokens: int, most_waiting: int) -> None:
+        self._model, self._batch_tokens, self._most = model, batch_tokens, most_waiting
+        self._queue: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._pace: deque[float] = deque([1.0], maxlen=LATELY)  # seconds a question
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait."""
+        return len(self._queue)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether questions are taken, and the thread is there to answer them."""
+        return not self._closed and self._thread.is_alive()
+
+    def submit(self, start: Start, *, max_tokens: int) -> Future[Answered]:
+        """The answer to come; raises ``QueueFullError`` where too many wait."""
+        with self._changed:
+            if len(self._queue) >= self._most:
+                self._queue = deque(each for each in self._queue if not each.future.cancelled())
+            if len(self._queue) >= self._most:
+                pace = sum(self._pace) / len(self._pace)
+                raise QueueFullError(len(self._queue), max(1, round(len(self._queue) * pace)))
+            waiting = _Waiting(start, max_tokens, time.monotonic())
+            self._queue.append(waiting)
+            self._changed.notify()
+        return waiting.future
+
+    def close(self) -> None:
+        """Answer what waits, then end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._batch():
+            begin = time.monotonic()
+            self._answer(batch)
+            self._pace.append((time.monotonic() - begin) / len(batch))
+
+    def _batch(self) -> list[_Waiting]:
+        """The next questions; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._changed.wait_for(lambda: len(self._queue) >= LARGEST or self._closed, GATHER_S)
+            batch: list[_Waiting] = []
+            while self._queue and self._fits(batch, self._queue[0]):
+                first = self._queue.popleft()
+                if first.future.set_running_or_notify_cancel():
+                    batch.append(first)
+            again = not batch and (self._queue or not self._closed)
+        return self._batch() if again else batch
+
+    def _fits(self, batch: Sequence[_Waiting], following: _Waiting) -> bool:
+        if not batch:
+            return True
+        widest = max(each.tokens for each in [*batch, following])
+        return (
+            following.max_tokens == batch[0].max_tokens
+            and len(batch) < LARGEST
+            and widest * (len(batch) + 1) <= self._batch_tokens
+        )
+
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        begin = time.monotonic()
+        # Ids tell the questions of a batch apart, whatever their askers called them.
+        starts = [
+            replace(each.start, sample=replace(each.start.sample, id=str(place)))
+            for place, each in enumerate(batch)
+        ]
+        try:
+            found = self._model.answers(starts, max_tokens=batch[0].max_tokens)
+        except Exception as error:  # of a model, of memory: the server goes on
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+                return
+            for each in batch:
+                self._answer([each])
+            return
+        took = time.monotonic() - begin
+        for each, grounding in zip(batch, found, strict=True):
+            waited = begin - each.since
+            each.future.set_result(Answered(grounding, waited, took, len(batch)))

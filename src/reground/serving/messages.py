@@ -1,0 +1,148 @@
+"""What is asked and answered over HTTP, as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from reground.grounding.answers import Status
+from reground.grounding.names import ProtocolName
+
+if TYPE_CHECKING:
+    from reground.api import Grounding
+    from reground.serving.batching import Answered
+
+MOST_IMAGES = 16
+LONGEST_TEXT = 4_000  # letters
+MOST_BOXES = 100
+MOST_TOGETHER = 32
+
+Side = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
+XYXY = tuple[Side, Side, Side, Side]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GroundRequest(_Strict):
+    """A question about one image or several."""
+
+    images: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            max_length=MOST_IMAGES,
+            description="Each a data URL (data:image/png;base64,...) of a JPEG, PNG, WebP, ...",
+        ),
+    ]
+    text: Annotated[
+        str, Field(min_length=1, max_length=LONGEST_TEXT, description="What to point at.")
+    ]
+    target_image: Annotated[
+        int | None, Field(ge=0, description="The image to point in, from 0; default: the last.")
+    ] = None
+    tool_boxes: Annotated[
+        list[XYXY] | None,
+        Field(
+            max_length=MOST_BOXES,
+            description="A detector's boxes [x1, y1, x2, y2] in pixels of the target image, for "
+            "the model to check. Under a protocol that shows none, piter is taken.",
+        ),
+    ] = None
+    protocol: ProtocolName | None = None
+    max_tokens: Annotated[int | None, Field(ge=1, description="At most the server's limit.")] = None
+
+
+class BatchRequest(_Strict):
+    """Several questions."""
+
+    requests: Annotated[list[GroundRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
+
+
+class FoundBox(BaseModel):
+    """A box in pixels of the image that was sent, and how sure the model is of it."""
+
+    box: Annotated[tuple[float, float, float, float], Field(description="x1, y1, x2, y2")]
+    score: Annotated[
+        float | None,
+        Field(description="Geometric mean probability of the tokens of the box's numbers."),
+    ] = None
+    label: str | None = None
+
+
+class Timings(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    waited_ms: float
+    model_ms: float
+    batch: Annotated[int, Field(description="Questions that the model took together.")]
+
+
+class GroundResponse(BaseModel):
+    """An answer; without boxes unless ``status`` is ok, and ok without one: nothing is there."""
+
+    boxes: list[FoundBox]
+    image: Annotated[int, Field(description="The image that the boxes are in, from 0.")]
+    width: int
+    height: int
+    status: Status
+    text: Annotated[str, Field(description="What the model wrote.")]
+    think: str | None = None
+    rethink: str | None = None
+    tool: list[FoundBox] | None = None
+    protocol: ProtocolName
+    model: str
+    timings: Timings
+
+
+class Problem(BaseModel):
+    """Why there is no answer, in one sentence."""
+
+    error: str
+
+
+class BatchResponse(BaseModel):
+    """The answers, in the order of the questions."""
+
+    results: list[GroundResponse | Problem]
+
+
+def found_boxes(grounding: Grounding) -> list[FoundBox]:
+    """The boxes of an answer, each with its score."""
+    scores = grounding.scores or (None,) * len(grounding.answer.boxes)
+    return [
+        FoundBox(box=box.xyxy, score=score)
+        for box, score in zip(grounding.answer.boxes, scores, strict=True)
+    ]
+
+
+def response_of(
+    answered: Answered, *, sizes: list[tuple[int, int]], protocol: ProtocolName, model: str
+) -> GroundResponse:
+    """An answer as it is sent."""
+    found = answered.grounding
+    answer = found.answer
+    width, height = sizes[found.image]
+    tool = None
+    if found.tool is not None:
+        tool = [FoundBox(box=own.box.xyxy, score=own.score, label=own.label) for own in found.tool]
+    return GroundResponse(
+        boxes=found_boxes(found),
+        image=found.image,
+        width=width,
+        height=height,
+        status=answer.status,
+        text=found.text,
+        think=answer.think,
+        rethink=answer.rethink,
+        tool=tool,
+        protocol=protocol,
+        model=model,
+        timings=Timings(
+            waited_ms=round(1000 * answered.waited_s, 1),
+            model_ms=round(1000 * answered.model_s, 1),
+            batch=answered.batch,
+        ),
+    )

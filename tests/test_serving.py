@@ -1,0 +1,424 @@
+"""The HTTP API: its answers are the grounder's, and whatever is asked gets one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from asking import Slow, served
+from reground.api import Grounder, GroundingRequest
+from reground.data.images import base64_png, data_url
+from reground.errors import RunError
+from reground.rollout.environment import Start
+from reground.rollout.tools.http import HttpDetector
+from reground.rollout.tools.tool import Request, ToolError
+from reground.serving.batching import LARGEST, ModelThread, QueueFullError
+from reground.serving.guard import Rules
+from reground.serving.run import listening
+from reground.serving.service import Limits
+from reground.tinyworld import scenes as synth
+
+SAMPLES = [synth.sample("referring", seed=7, index=index) for index in range(8)]
+IMAGES = [synth.render(sample.images[0].path) for sample in SAMPLES]
+URL = data_url(IMAGES[0])
+ASKED = {"images": [URL], "text": "the ring"}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Grounder:
+    return Grounder.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def client(tiny: Grounder) -> Iterator[httpx2.Client]:
+    with served(tiny, tiny) as client:
+        yield client
+
+
+# ---- answers -----------------------------------------------------------------------------------
+
+
+def test_answers_are_those_of_the_grounder(client: httpx2.Client, tiny: Grounder) -> None:
+    """Alone, and in a batch; boxes in pixels of the image, with the grounder's own scores."""
+    asked = [
+        {"images": [data_url(image)], "text": sample.question}
+        for image, sample in zip(IMAGES, SAMPLES, strict=True)
+    ]
+    alone = client.post("/v1/ground", json=asked[0]).json()
+    together = client.post("/v1/ground/batch", json={"requests": asked}).json()["results"]
+    assert alone["text"] == together[0]["text"]
+    for sent, image, sample in zip(together, IMAGES, SAMPLES, strict=True):
+        found = tiny.ground([image], sample.question)
+        assert (sent["text"], sent["status"]) == (found.text, found.answer.status)
+        assert (sent["width"], sent["height"], sent["protocol"]) == (*image.size, "think")
+        assert [tuple(each["box"]) for each in sent["boxes"]] == [
+            box.xyxy for box in found.answer.boxes
+        ]
+        scores = [each["score"] for each in sent["boxes"]]
+        assert scores == pytest.approx(found.scores, rel=1e-3)
+
+
+def test_a_box_at_hand_reaches_the_model(client: httpx2.Client, tiny: Grounder) -> None:
+    sent = client.post("/v1/ground", json=ASKED | {"tool_boxes": [[1, 2, 30, 40]]}).json()
+    found = tiny.under("piter").ground([IMAGES[0]], "the ring", tool=[(1, 2, 30, 40)])
+    assert (sent["protocol"], sent["text"]) == ("piter", found.text)
+    assert sent["tool"] == [{"box": [1, 2, 30, 40], "score": None, "label": None}]
+
+
+def test_one_bad_question_of_a_batch_leaves_the_others(client: httpx2.Client) -> None:
+    batch = {"requests": [ASKED, ASKED | {"target_image": 5}, ASKED]}
+    first, second, third = client.post("/v1/ground/batch", json=batch).json()["results"]
+    assert second == {"error": "found image 5 of 1 images, expected 0 to 0"}
+    assert first["text"] == third["text"]
+
+
+def test_the_models_are_named(client: httpx2.Client) -> None:
+    assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["tiny"]
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/ready").json() == {"ready": True}
+
+
+def test_what_happened_is_counted(client: httpx2.Client) -> None:
+    client.post("/v1/ground", json=ASKED)
+    client.get("/health", headers={"Host": "elsewhere"})
+    text = client.get("/metrics").text
+    assert 'reground_responses_total{status="200"}' in text
+    assert 'reground_responses_total{status="421"}' in text
+    assert "reground_batch_questions_count" in text
+
+
+def test_it_is_a_detector_for_others(client: httpx2.Client, tiny: Grounder) -> None:
+    """For our own tools by their protocol, and for CVAT by its."""
+    detector = HttpDetector(url=str(client.base_url.join("/detect")))
+    (boxes,) = detector.detect([Request(SAMPLES[0], SAMPLES[0].question)])
+    found = tiny.ground([IMAGES[0]], SAMPLES[0].question)
+    assert not isinstance(boxes, ToolError)
+    assert [each and each.box.xyxy for each in boxes] == [each.xyxy for each in found.answer.boxes]
+    labels = {"labels": [SAMPLES[0].question, "the blue cross"]}
+    asked = {"image": base64_png(IMAGES[0]), "threshold": 0.0}
+    shapes = client.post("/cvat", params=labels, json=asked).json()
+    assert shapes[0]["points"] == list(found.answer.boxes[0].xyxy)
+    assert (shapes[0]["label"], shapes[0]["type"]) == (SAMPLES[0].question, "rectangle")
+    assert float(shapes[0]["confidence"]) == pytest.approx(found.scores[0], abs=1e-3)
+    surer = client.post("/cvat", params=labels, json=asked | {"threshold": 1.0}).json()
+    assert surer == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "problem"),
+    [
+        ("/detect", {"image": "?", "expression": "a"}, "image: not base64"),
+        ("/detect", {"image": "AAAA", "expression": "a"}, "image: not an image in"),
+        ("/detect", {"image": "AAAA"}, "expression: field required"),
+        ("/cvat", {"image": "AAAA"}, "labels: field required"),
+        ("/cvat?labels=", {"image": "AAAA"}, "labels.0: string should have at least 1 character"),
+        ("/cvat?labels=a", {"image": "AAAA", "threshold": 2}, "threshold: input should be less"),
+    ],
+)
+def test_a_bad_question_to_a_detector_gets_a_sentence(
+    client: httpx2.Client, path: str, body: Any, problem: str
+) -> None:
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(problem)
+
+
+# ---- bad questions -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({}, "images: field required"),
+        ({"images": [URL]}, "text: field required"),
+        (ASKED | {"images": []}, "images: list should have at least 1 item"),
+        (ASKED | {"images": [URL] * 17}, "images: list should have at most 16 items"),
+        (ASKED | {"images": "a"}, "images: input should be a valid list"),
+        (ASKED | {"images": ["http://127.0.0.1/a.png"]}, "image 0: expected a data URL"),
+        (ASKED | {"images": ["/etc/passwd"]}, "image 0: expected a data URL"),
+        (ASKED | {"images": ["file:///etc/passwd"]}, "image 0: expected a data URL"),
+        (ASKED | {"images": ["synth:referring"]}, "image 0: expected a data URL"),
+        (ASKED | {"images": [URL, "data:image/png;base64,AAAA"]}, "image 1: not an image in"),
+        (ASKED | {"images": ["data:image/png;base64,?"]}, "image 0: not base64"),
+        (ASKED | {"images": ["data:image/png;base64,"]}, "image 0: not an image in"),
+        (ASKED | {"images": [URL[:200]]}, "image 0: "),
+        (ASKED | {"text": "  "}, "found an empty text"),
+        (ASKED | {"text": "a" * 5_000}, "text: string should have at most 4000 characters"),
+        (ASKED | {"text": 5}, "text: input should be a valid string"),
+        (ASKED | {"target_image": 1}, "found image 1 of 1 images"),
+        (ASKED | {"target_image": -1}, "target_image: input should be greater than or equal"),
+        (ASKED | {"protocol": "zoom"}, "protocol: input should be 'direct'"),
+        (ASKED | {"protocol": "direct", "tool_boxes": [[0, 0, 9, 9]]}, "protocol direct does not"),
+        (ASKED | {"tool_boxes": [[0, 0, 9]]}, "tool_boxes.0.3: field required"),
+        (ASKED | {"tool_boxes": [[0, 0, 9, 1e30]]}, "tool_boxes.0.3: input should be less than"),
+        (ASKED | {"max_tokens": 0}, "max_tokens: input should be greater than or equal to 1"),
+        (ASKED | {"more": 1}, "more: extra inputs are not permitted"),
+        ([ASKED], "the body: input should be a valid dictionary"),
+    ],
+    ids=str,
+)
+def test_a_bad_question_gets_a_sentence(client: httpx2.Client, body: Any, problem: str) -> None:
+    response = client.post("/v1/ground", json=body)
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(problem)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"images": ["\\ud800"]}'])
+def test_what_is_no_json_gets_a_sentence(client: httpx2.Client, body: bytes) -> None:
+    kind = {"Content-Type": "application/json"}
+    response = client.post("/v1/ground", content=body, headers=kind)
+    assert response.status_code in (400, 422) and response.json()["error"]
+
+
+def test_a_longer_answer_than_the_servers_limit_is_cut(tiny: Grounder) -> None:
+    with served(tiny, tiny, Limits(max_tokens=5)) as client:
+        sent = client.post("/v1/ground", json=ASKED | {"max_tokens": 100}).json()
+        shorter = client.post("/v1/ground", json=ASKED | {"max_tokens": 2}).json()
+    assert sent["status"] == "no_answer"
+    assert sent["text"].startswith(shorter["text"]) and len(shorter["text"]) < len(sent["text"])
+
+
+# ---- who may ask -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "LOCALHOST:9"}, 200),
+        ({"Host": "[::1]"}, 200),
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": "127.0.0.1@evil.example"}, 421),
+        ({"Host": ""}, 421),
+        ({"Host": "localhost", "Origin": "http://localhost"}, 200),
+        ({"Host": "localhost", "Origin": "https://localhost"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+    ids=str,
+)
+def test_other_names_and_other_pages_are_refused(
+    client: httpx2.Client, headers: dict[str, str], status: int
+) -> None:
+    response = client.get("/v1/models", headers=headers)
+    assert response.status_code == status
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_a_named_origin_may_ask(tiny: Grounder) -> None:
+    rules = Rules(origins=("https://app.example",))
+    own = {"Origin": "https://app.example"}
+    with served(tiny, Slow(), rules=rules) as client:
+        preflight = client.options("/v1/ground", headers=own)
+        asked = client.get("/v1/models", headers=own)
+        other = client.get("/v1/models", headers={"Origin": "https://other.example"})
+    assert (preflight.status_code, asked.status_code, other.status_code) == (204, 200, 403)
+    for response in (preflight, asked):
+        assert response.headers["access-control-allow-origin"] == "https://app.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer other"}, 401),
+        ({"Authorization": "Bearer"}, 401),
+        ({"Authorization": "Bearer käse"}, 401),
+        ({"Authorization": "Bearer key"}, 200),
+        ({"X-API-Key": "key"}, 200),
+    ],
+    ids=str,
+)
+def test_the_key_opens_all_but_what_watches_the_server(
+    tiny: Grounder, headers: dict[str, str], status: int
+) -> None:
+    sent = {name: value.encode() for name, value in headers.items()}
+    with served(tiny, Slow(), rules=Rules(api_key="key")) as client:
+        assert client.get("/v1/models", headers=sent).status_code == status
+        assert client.get("/metrics", headers=sent).status_code == status
+        assert client.get("/health").status_code == 200
+
+
+def test_large_and_slow_bodies_are_refused(tiny: Grounder) -> None:
+    def drip() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(1)
+        yield b"}"
+
+    def flood() -> Iterator[bytes]:
+        yield from [b" " * 1000] * 20
+
+    with served(tiny, Slow(), rules=Rules(max_body=10_000, body_s=0.5)) as client:
+        stated = client.post("/v1/ground", content=b" " * 20_000)
+        unstated = client.post("/v1/ground", content=flood())
+        slow = client.post("/v1/ground", content=drip())
+    assert [each.status_code for each in (stated, unstated, slow)] == [413, 413, 408]
+
+
+# ---- the queue ---------------------------------------------------------------------------------
+
+
+def start(tiny: Grounder, text: str) -> Start:
+    return tiny.start(GroundingRequest(images=[IMAGES[0]], text=text), id=text)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    for _ in range(12_000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came to that")
+
+
+def test_what_waits_is_answered_together_in_its_order(tiny: Grounder) -> None:
+    model = Slow()
+    thread = ModelThread(model, batch_tokens=10**9, most_waiting=100)
+    asked = [thread.submit(start(tiny, "0"), max_tokens=8)]
+    until(lambda: bool(model.batches))
+    for number in range(1, LARGEST + 3):
+        asked.append(thread.submit(start(tiny, str(number)), max_tokens=8))
+    asked.append(thread.submit(start(tiny, "short"), max_tokens=4))
+    model.may.set()
+    texts = [each.result(30).grounding.text for each in asked]
+    thread.close()
+    assert texts == [*map(str, range(LARGEST + 3)), "short"]
+    assert [len(batch) for batch in model.batches] == [1, LARGEST, 2, 1]
+
+
+def test_a_batch_keeps_to_the_budget_of_tokens(tiny: Grounder) -> None:
+    model, one = Slow(), start(tiny, "a")
+    thread = ModelThread(model, batch_tokens=2 * (len(one.prompt.ids) + 8), most_waiting=100)
+    asked = [thread.submit(one, max_tokens=8)]
+    until(lambda: bool(model.batches))
+    asked += [thread.submit(one, max_tokens=8) for _ in range(5)]
+    model.may.set()
+    assert all(each.result(30) for each in asked)
+    thread.close()
+    assert [len(batch) for batch in model.batches] == [1, 2, 2, 1]
+
+
+def test_one_question_that_fails_spoils_no_other(tiny: Grounder) -> None:
+    model = Slow(spoilt="bad")
+    thread = ModelThread(model, batch_tokens=10**9, most_waiting=100)
+    first = thread.submit(start(tiny, "first"), max_tokens=8)
+    until(lambda: bool(model.batches))
+    asked = [thread.submit(start(tiny, text), max_tokens=8) for text in ("a", "bad", "b")]
+    model.may.set()
+    assert first.result(30) and asked[0].result(30) and asked[2].result(30)
+    assert isinstance(asked[1].exception(30), MemoryError)
+    thread.close()
+
+
+def test_a_full_queue_says_when_to_come_again(tiny: Grounder) -> None:
+    model = Slow()
+    thread = ModelThread(model, batch_tokens=10**9, most_waiting=2)
+    first = thread.submit(start(tiny, "first"), max_tokens=8)
+    until(lambda: bool(model.batches))
+    waiting = [thread.submit(start(tiny, "more"), max_tokens=8) for _ in range(2)]
+    with pytest.raises(QueueFullError, match="2 questions wait already; ask again in 2 s"):
+        thread.submit(start(tiny, "too many"), max_tokens=8)
+    waiting[0].cancel()
+    model.may.set()
+    assert first.result(30) and waiting[1].result(30)
+    thread.close()
+    assert model.batches == [["first"], ["more"]]
+
+
+def test_a_full_queue_a_late_answer_and_a_failure_have_their_status(tiny: Grounder) -> None:
+    model = Slow(spoilt="bad")
+    limits = Limits(most_waiting=1, timeout_s=0.5)
+    with served(tiny, model, limits) as client, ThreadPoolExecutor(2) as askers:
+        first = askers.submit(client.post, "/v1/ground", json=ASKED)
+        until(lambda: bool(model.batches))
+        second = askers.submit(client.post, "/v1/ground", json=ASKED)
+        until(lambda: "reground_waiting_questions 1.0" in client.get("/metrics").text)
+        full = client.post("/v1/ground", json=ASKED)
+        late = [each.result().status_code for each in (first, second)]
+        model.may.set()
+        failed = client.post("/v1/ground", json=ASKED | {"text": "bad"})
+    assert (full.status_code, late, failed.status_code) == (429, [504, 504], 503)
+    assert int(full.headers["Retry-After"]) >= 1
+    assert failed.json() == {"error": "the model failed: MemoryError"}
+
+
+def test_a_client_that_hangs_up_frees_its_place(tiny: Grounder) -> None:
+    model = Slow()
+    with served(tiny, model, Limits(most_waiting=1)) as client, ThreadPoolExecutor(1) as asker:
+        first = asker.submit(client.post, "/v1/ground", json=ASKED)
+        until(lambda: bool(model.batches))
+        with pytest.raises(httpx2.ReadTimeout):
+            client.post("/v1/ground", json=ASKED | {"text": "gone"}, timeout=0.5)
+        until(lambda: 'responses_total{status="499"}' in client.get("/metrics").text)
+        model.may.set()
+        assert first.result().status_code == 200
+        assert client.post("/v1/ground", json=ASKED).status_code == 200
+    assert [text for batch in model.batches for text in batch] == ["the ring", "the ring"]
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def test_a_taken_port_is_named() -> None:
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RunError, match=f"127.0.0.1:{port} cannot be used"):
+            listening("127.0.0.1", port)
+
+
+def test_other_machines_take_a_key() -> None:
+    command = [sys.executable, "-m", "reground", "serve", "--host", "0.0.0.0"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "host 0.0.0.0 can be reached by others; give --api-key" in ended.stderr
+
+
+def test_what_is_asked_when_it_is_told_to_stop_is_answered(tmp_path: Path) -> None:
+    """SIGTERM in the midst of questions: each is answered, or cannot connect."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "reground", "serve", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stderr=log)
+    try:
+        until(lambda: is_ready(port))
+        statuses = asyncio.run(asked_while_stopping(f"http://127.0.0.1:{port}", server))
+        assert server.wait(60) == 0, (tmp_path / "log").read_text()
+    finally:
+        server.kill()
+    assert statuses.count(200) >= 20 and set(statuses) <= {200, None}
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/ready", timeout=10).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+async def asked_while_stopping(address: str, server: Any) -> list[int | None]:
+    async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
+
+        async def ask(number: int) -> int | None:
+            try:
+                return (await client.post("/v1/ground", json=ASKED)).status_code
+            except httpx2.ConnectError:
+                return None
+
+        asked = [asyncio.create_task(ask(number)) for number in range(20)]
+        await asyncio.sleep(0.3)
+        server.send_signal(signal.SIGTERM)
+        later = [asyncio.create_task(ask(number)) for number in range(20)]
+        return [*await asyncio.gather(*asked), *await asyncio.gather(*later)]

@@ -1,0 +1,265 @@
+"""The page in a real browser: photos, boxes, a detector's box, errors; keyboard and phone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from asking import Slow, served
+from reground.api import Grounder
+from reground.serving.guard import Rules
+from reground.serving.service import Limits
+from reground.tinyworld import scenes as synth
+
+pytestmark = pytest.mark.slow  # each opens pages
+SAMPLE = synth.sample("referring", seed=7, index=1)
+TRUE = SAMPLE.boxes[0].xyxy
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Grounder:
+    return Grounder.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def client(tiny: Grounder) -> Iterator[httpx2.Client]:
+    with served(tiny, tiny) as client:
+        yield client
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "scene.png"
+    synth.render(SAMPLE.images[0].path).save(path)
+    return path
+
+
+def asked(page: Any, client: httpx2.Client, photo: Path, text: str = SAMPLE.question) -> None:
+    """Pick the photo, ask, and wait for the answer."""
+    page.goto(str(client.base_url))
+    page.set_input_files("#files", photo)
+    page.wait_for_selector("#photos img")
+    page.fill("#text", text)
+    page.click("#go")
+    page.wait_for_selector("#answer:not([hidden])")
+
+
+def said(page: Any, text: str) -> None:
+    page.wait_for_function(
+        "text => document.querySelector('#status').textContent.includes(text)", arg=text
+    )
+
+
+def test_a_photo_and_a_phrase_give_a_box(
+    page: Any, client: httpx2.Client, tiny: Grounder, photo: Path
+) -> None:
+    """Drawn at its pixels, with score and reasoning, and told as the API tells it."""
+    asked(page, client, photo)
+    found = tiny.ground([photo], SAMPLE.question)
+    (box,) = found.answer.boxes
+    drawn = page.locator("rect.found")
+    edges = [float(drawn.get_attribute(name)) for name in ("x", "y", "width", "height")]
+    assert edges == pytest.approx([box.x1, box.y1, box.width, box.height])
+    assert found.answer.think and found.answer.think in page.inner_text("#reasons")
+    assert f"score {found.scores[0]:.2f}" in page.inner_text("#boxes")
+    image, area = page.locator("#photos img").bounding_box(), page.locator("svg").bounding_box()
+    for name in ("x", "y", "width"):
+        assert area[name] == pytest.approx(image[name], abs=1)
+    assert area["height"] == pytest.approx(image["height"], abs=1)
+
+
+def test_everything_by_keyboard(page: Any, client: httpx2.Client, photo: Path) -> None:
+    """An example, the question, a detector's box by its edges."""
+    page.goto(str(client.base_url))
+    page.wait_for_selector("#examples button")
+    page.locator("#examples button").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#photos img")
+    page.wait_for_function("document.activeElement.id === 'text'")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the detector's box
+    page.keyboard.press("Tab")
+    for edge in ("10", "12", "60", "70"):
+        page.keyboard.type(edge)
+        page.keyboard.press("Tab")
+    page.wait_for_selector("rect.tool")
+    page.locator("#text").focus()
+    with page.expect_request("**/v1/ground") as request:
+        page.keyboard.press("Enter")
+    assert request.value.post_data_json["tool_boxes"] == [[10, 12, 60, 70]]
+    page.wait_for_selector("#answer:not([hidden])")
+
+
+def test_a_box_is_drawn_with_the_mouse(page: Any, client: httpx2.Client, photo: Path) -> None:
+    page.goto(str(client.base_url))
+    page.set_input_files("#files", photo)
+    page.click("summary")
+    page.wait_for_selector("figure.draws svg")
+    area = page.locator("figure.draws svg").bounding_box()
+    x, y = (area[side] + area[size] / 2 for side, size in (("x", "width"), ("y", "height")))
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - area["width"] / 4, y + area["height"] / 4)
+    page.mouse.up()
+    edges = [float(page.input_value(f"#{name}")) for name in ("x1", "y1", "x2", "y2")]
+    assert edges == pytest.approx([28, 56, 56, 84], abs=1)
+    page.click("#unbox")
+    assert page.locator("rect.tool").count() == 0
+
+
+def test_several_photos_and_the_one_to_point_in(
+    page: Any, client: httpx2.Client, tmp_path: Path
+) -> None:
+    sample = synth.sample("refer_grounding", seed=7, index=0)
+    paths = []
+    for number, image in enumerate(sample.images):
+        paths.append(tmp_path / f"{number}.png")
+        synth.render(image.path).save(paths[-1])
+    page.goto(str(client.base_url))
+    page.set_input_files("#files", paths)
+    page.fill("#text", sample.question)
+    page.locator("input[name=target]").first.check()
+    with page.expect_request("**/v1/ground") as request:
+        page.click("#go")
+    body = request.value.post_data_json
+    assert (len(body["images"]), body["target_image"]) == (len(paths), 0)
+    page.wait_for_selector("#answer:not([hidden])")
+
+
+def test_photos_are_dropped_and_pasted(page: Any, client: httpx2.Client, photo: Path) -> None:
+    page.goto(str(client.base_url))
+    for kind in ("drop", "paste"):
+        page.evaluate(
+            """async ([kind, url]) => {
+              const bytes = await (await fetch(url)).blob();
+              const transfer = new DataTransfer();
+              transfer.items.add(new File([bytes], kind + ".svg", {type: "image/svg+xml"}));
+              const bubbles = true;
+              document.body.dispatchEvent(kind === "drop"
+                ? new DragEvent(kind, {dataTransfer: transfer, bubbles})
+                : new ClipboardEvent(kind, {clipboardData: transfer, bubbles}));
+            }""",
+            [kind, "page/icon.svg"],
+        )
+        page.wait_for_selector(f"figcaption:has-text('{kind}.svg')")
+
+
+def test_earlier_questions_come_back(page: Any, client: httpx2.Client, photo: Path) -> None:
+    asked(page, client, photo)
+    first = page.inner_text("#boxes")
+    page.fill("#text", "<b>nothing</b> like this")
+    page.click("#go")
+    page.wait_for_selector("#history li:nth-child(2)")
+    page.locator("#history button").last.click()
+    assert page.input_value("#text") == SAMPLE.question
+    assert page.inner_text("#boxes") == first
+    assert page.inner_text("#history li:first-child") == "<b>nothing</b> like this"
+
+
+def test_an_answer_is_copied(page: Any, client: httpx2.Client, photo: Path, browser: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    asked(page, client, photo, 'the cup\'s "lid"')
+    copied = {}
+    for kind in ("json", "coco", "curl", "python"):
+        page.click(f"[data-copy={kind}]")
+        said(page, "Copied.")
+        copied[kind] = page.evaluate("navigator.clipboard.readText()")
+        page.evaluate("document.querySelector('#status').textContent = ''")
+    answer, coco = json.loads(copied["json"]), json.loads(copied["coco"])
+    x, y, width, height = coco["annotations"][0]["bbox"]
+    assert answer["boxes"][0]["box"] == pytest.approx([x, y, x + width, y + height])
+    assert coco["categories"][0]["name"] == 'the cup\'s "lid"'
+    compile(copied["python"], "copied", "exec")
+    if shutil.which("curl") and shutil.which("jq"):
+        command = copied["curl"].replace("PHOTO", str(photo))
+        done = subprocess.run(command, shell=True, capture_output=True, check=True)
+        assert json.loads(done.stdout)["text"] == answer["text"]
+
+
+def test_mistakes_are_told(page: Any, client: httpx2.Client, tmp_path: Path, photo: Path) -> None:
+    page.goto(str(client.base_url))
+    page.fill("#text", "the cup")
+    page.click("#go")
+    said(page, "Choose a photo first.")
+    bad = tmp_path / "notes.png"
+    bad.write_text("no picture")
+    page.set_input_files("#files", bad)
+    said(page, "notes.png is no picture that a browser shows")
+    page.set_input_files("#files", photo)
+    page.wait_for_selector("#photos img")
+    page.fill("#text", "   ")
+    page.click("#go")
+    said(page, "found an empty text; say what to look for")
+
+
+def test_a_full_queue_and_a_server_that_is_gone_are_told(
+    page: Any, tiny: Grounder, photo: Path
+) -> None:
+    model = Slow()
+    with served(tiny, model, Limits(most_waiting=1, timeout_s=2)) as client:
+        page.goto(str(client.base_url))
+        page.set_input_files("#files", photo)
+        page.fill("#text", "late")
+        page.click("#go")
+        said(page, "no answer within 2 s")
+        model.may.set()
+    page.click("#go")
+    said(page, "The server does not answer; is it still running?")
+
+
+def test_a_key_is_asked_for(page: Any, tiny: Grounder, photo: Path) -> None:
+    with served(tiny, tiny, rules=Rules(api_key="secret")) as client:
+        page.on("dialog", lambda dialog: dialog.accept("secret"))
+        asked(page, client, photo)
+        assert page.inner_text("#model") == "tiny"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_a_phone_and_a_desktop(
+    browser: Any, client: httpx2.Client, photo: Path, scheme: str, width: int
+) -> None:
+    """Nothing reaches past the side, everything has a name, and words can be read."""
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    asked(page, client, photo)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, img")].filter((each) =>
+          !(each.textContent.trim() || each.ariaLabel || each.alt || each.labels?.length)).length"""
+    )
+    assert unnamed == 0
+    assert page.evaluate(CONTRAST) == []
+    page.click("#theme")
+    assert page.evaluate(CONTRAST) == []
+    page.close()
+
+
+# Words whose contrast with what is behind them is below 4.5 (WCAG 2.2, 1.4.3).
+CONTRAST = """() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = numbers(colour).slice(0, 3).map((value) => value / 255)
+      .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (each) => {
+    for (let at = each; at; at = at.parentElement) {
+      const colour = numbers(getComputedStyle(at).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return getComputedStyle(at).backgroundColor;
+    }
+  };
+  return [...document.querySelectorAll("body *")].filter((each) => {
+    const own = [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !each.checkVisibility()) return false;
+    const [a, b] = [light(getComputedStyle(each).color), light(behind(each))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05) < 4.5;
+  }).map((each) => each.outerHTML.slice(0, 80));
+}"""
