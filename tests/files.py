@@ -20,7 +20,7 @@ def write(path: Path, content: Any) -> Path:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def photo(path: Path, width: int = 200, height: int = 100) -> Path:

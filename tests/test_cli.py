@@ -192,7 +192,8 @@ def test_data_convert_writes_samples(tmp_path: Path, samples: list[Sample]) -> N
     converted = list(read_jsonl(out))
     written, read, *_ = done.stdout.splitlines()
     assert written == f"{out}: {len(converted)} samples"
-    assert read == f"read 1 classes, 1 photos, 1 boxes, {len(converted)} questions"
+    counted = "read 1 photos (1 asked about), 1 boxes (1 asked about), 1 classes"
+    assert read == f"{counted}, {len(converted)} questions"
     assert {len(row.targets) for row in converted} == {1}
     assert {row.images[0].path for row in converted} == {samples[0].images[0].path}
 

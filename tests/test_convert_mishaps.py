@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +284,35 @@ def test_marks_before_the_text(tmp_path: Path, encoding: str) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "c.json").write_text(json.dumps(coco([10, 10, 50, 50])), encoding=encoding)
     assert len(list(convert("coco", tmp_path / "c.json"))) == 1
+
+
+def test_items_that_are_no_objects_are_set_aside(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    tables = coco([10, 10, 50, 50])
+    tables["images"] += [None, "b.png"]
+    tables["annotations"] += [7, {"id": 9, "category_id": 1, "bbox": [1, 1, 9, 9]}]
+    tables["categories"].append("hat")
+    samples, tally = converted(tmp_path, tables)
+    assert edges(samples) == [(10, 10, 60, 60)]
+    assert sorted(each.what for each in tally.aside) == ["box", "box", "class", "photo", "photo"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
+@pytest.mark.parametrize("name", ["yolo", "voc"])
+def test_names_of_files_that_are_not_utf_8(tmp_path: Path, name: str) -> None:
+    """As an archive of Windows leaves them: a row cannot hold such a name, a table can show it."""
+    odd = os.fsdecode(b"caf\xe9")
+    for stem in (odd, "good"):
+        picture(tmp_path / f"{stem}.png")
+        (tmp_path / f"{stem}.xml").write_text(xml("", bndbox(10, 10, 60, 60)))
+        (tmp_path / f"{stem}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (tmp_path / "data.yaml").write_text("names: [cup]\n")
+    counts, tally = write(name, tmp_path, out=tmp_path / "out" / "o.jsonl")
+    assert [*counts.values()] == [1]
+    assert [each.kind for each in tally.aside] == ["name of a file that is not in UTF-8"]
+    rejected = json.loads((tmp_path / "out" / "o.rejected.jsonl").read_text())
+    assert "caf\\udce9" in rejected["id"]
+    assert all(line.encode() for line in tally.table())
 
 
 def test_lines_of_json_are_found_whatever_the_file_is_called(tmp_path: Path) -> None:

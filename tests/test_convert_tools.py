@@ -238,6 +238,65 @@ def test_auto_names_what_it_cannot_choose_between(tmp_path: Path) -> None:
         recognised(tmp_path)
 
 
+# --- boxes that cannot be read ------------------------------------------------------------------
+
+# The second box is a cup too, and one of its numbers is no number.
+BROKEN: list[tuple[str, Callable[[Path], Path], str, str]] = [
+    ("coco", coco, "[200, 50, 100, 100]", '["wide", 50, 100, 100]'),
+    ("voc", voc, "<xmin>200<", "<xmin>wide<"),
+    ("yolo", yolo, "0.625", "wide"),
+    ("labelme", labelme, "[200, 90]", '["wide", 90]'),
+    ("label_studio", label_studio, '"x": 50.0', '"x": "wide"'),
+    ("label_studio", label_studio_min, '"x": 50.0', '"x": "wide"'),
+    ("cvat", cvat, 'xtl="200"', 'xtl="wide"'),
+    ("via", via, "[200, 300, 250]", '["wide", 300, 250]'),
+    ("csv", csv_of_tensorflow, "hat,200,", "hat,wide,"),
+    ("csv", csv_of_sides, ",200,", ",wide,"),
+    ("csv", via_csv, "[200, 300, 250]", '[""wide"", 300, 250]'),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "old", "new"), BROKEN, ids=[made.__name__ for _, made, *_ in BROKEN]
+)
+def test_a_box_that_cannot_be_read_leaves_its_class_unasked(
+    tmp_path: Path, name: str, made: Callable[[Path], Path], old: str, new: str
+) -> None:
+    """Of two cups one is known: "the cup" would have an answer that is half of the truth."""
+    picture(tmp_path / "images" / "a.png")
+    source = made(tmp_path)
+    spoilt = 0
+    for path in tmp_path.rglob("*.*"):
+        if path.suffix != ".png" and path.is_file():
+            text = path.read_text()
+            for quote in ('"', '""'):  # a ticked box of VIA
+                hat, cup = f"{quote}hat{quote}", f"{quote}cup{quote}"
+                text = text.replace(f"{{{hat}: true, {cup}: false}}", cup)
+            spoilt += text.count(old)
+            path.write_text(text.replace(old, new).replace("hat", "cup"))
+    assert spoilt
+    tally = Tally()
+    options = {} if source == tmp_path else {"images": tmp_path / "images"}
+    assert not list(convert(name, source, tally=tally, **options))
+    assert [each.what for each in tally.aside] == ["box"]
+    assert (tally.found["photos"], tally.found["boxes"], tally.kept["boxes"]) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("names", ["{.inf: cup}", "{.nan: cup}", "cup", "{a: cup}", "[[cup]]: 1"])
+def test_classes_of_yolo_that_have_no_numbers(tmp_path: Path, names: str) -> None:
+    picture(tmp_path / "a.png")
+    put(tmp_path / "data.yaml", f"names: {names}\n")
+    with pytest.raises(DataError, match=r"data\.yaml"):
+        list(convert("yolo", tmp_path))
+
+
+@pytest.mark.parametrize("head", ["a,b,c", ",".join(["column"] * 5000)])
+def test_tables_without_known_columns(tmp_path: Path, head: str) -> None:
+    with pytest.raises(DataError, match=r"t\.csv: columns .*; expected") as caught:
+        list(convert("csv", put(tmp_path / "t.csv", f"{head}\n1,2,3\n")))
+    assert len(str(caught.value)) < 600
+
+
 # --- turns --------------------------------------------------------------------------------------
 
 

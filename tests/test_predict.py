@@ -203,7 +203,7 @@ def test_an_empty_shard_and_a_processor_without_a_server_are_refused(tmp_path: P
 
 def test_two_samples_of_one_name_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
     save_dataset(tmp_path / "data.jsonl", [photo(tmp_path, "a"), photo(tmp_path, "a")])
-    with pytest.raises(DataError, match="two samples are called 'a'"):
+    with pytest.raises(DataError, match=r"data\.jsonl:2: duplicate id: 'a' stands in row 1"):
         predict_folder(tmp_path / "out", Question(model="tiny", data=str(tmp_path / "data.jsonl")))
 
 

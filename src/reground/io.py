@@ -47,7 +47,7 @@ def read_jsonl(
         if line.isspace():
             continue
         with at(f"{path}:{number}", advice):
-            row = parse(parse_json(line))
+            row = parse(parse_row(line))
         yield row
 
 
@@ -66,13 +66,31 @@ def parse_json(text: bytes) -> Any:
     That is what is nested too deeply, and half of a surrogate pair (``"\\ud800"``), which JSON can
     spell and UTF-8 cannot.
     """
+    return _parsed(text)
+
+
+def parse_row(line: bytes) -> Any:
+    """What a line of a JSONL holds, as :func:`parse_json`; a key given twice is an error, too."""
+    return _parsed(line, object_pairs_hook=_unique)
+
+
+def _parsed(text: bytes, **how: Any) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text.decode("utf-8-sig"), **how)
         if rb"\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON in UTF-8 ({error})") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return row
 
 
 def append_jsonl(path: Path, *rows: Mapping[str, Any]) -> None:
@@ -125,7 +143,7 @@ def whole(path: Path) -> Iterator[Path]:
     """A path to write a file or folder to, which takes the place of ``path`` once it is written.
 
     It is on the disk before it is renamed. After an error nothing of it is left, and ``path`` is
-    unchanged. The folder around ``path`` is made.
+    unchanged. The folder around ``path`` is made. A file never takes the place of a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -133,9 +151,12 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        if path.is_dir():
+        if path.is_dir() and partial.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # of a full disk only the errno is known
+        raise
     finally:
         delete(partial)
     sync_folder(path.parent)
@@ -149,6 +170,8 @@ def locked(path: Path) -> Iterator[None]:
     with own.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock.fileno()), os.stat(own)):
+                raise BlockingIOError  # the last holder's, which is gone by now
         except OSError:
             raise DataError(
                 f"{path}: another process is writing it; wait for it, or write to another file"

@@ -56,7 +56,8 @@ Examples:
 `reground VERB --help` says more about each.
 """
 
-# What stops a command although nothing is wrong with it: rights, full disks, folders in the way.
+# What stops a command although nothing is wrong with it: rights, full disks, folders in the way,
+# paths that no file can have.
 _SURROUNDINGS = {
     errno.EACCES,
     errno.EPERM,
@@ -65,6 +66,9 @@ _SURROUNDINGS = {
     errno.EDQUOT,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 
 _EXTRAS = {

@@ -69,7 +69,7 @@ def run(
     from reground.rollout.tools.results import fill
     from reground.rollout.tools.runner import ToolRunner
 
-    samples = read_dataset(data, seed=seed, limit=limit)
+    samples = read_dataset(data, seed=seed, limit=limit, sound=False)  # mends boxes
     opened = open_tool(tool, samples=samples)
     runner = ToolRunner(opened, timeout_s=timeout, batch_size=batch_size)
     rows = list(fill(samples, runner, path=_results(out)))

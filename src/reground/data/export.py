@@ -19,7 +19,7 @@ from reground.data.source import path_from
 from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, is_file_path
-from reground.io import dump_yaml, json_line, whole, write_json, write_lines
+from reground.io import dump_yaml, json_line, locked, whole, write_json, write_lines
 
 IMAGE = "<image>"
 # What LLaMA-Factory and ms-swift put something in the place of.
@@ -109,6 +109,8 @@ def instances(samples: Sequence[Sample], folder: Path) -> tuple[dict[str, Any], 
 def yolo(samples: Sequence[Sample], out: Path) -> Written:
     """A folder with data.yaml, ``labels/`` and, in ``images/``, links to the photos."""
     labels = Labels.of(samples)
+    if out.exists() and not (out / "data.yaml").is_file():
+        raise DataError(f"{out}: exists and is no YOLO data set; name a new folder")
     numbers = {name: number for number, name in enumerate(labels.classes)}
     with whole(out) as folder:
         for name, image in _file_names(labels.boxes).items():
@@ -187,7 +189,8 @@ def export(name: str, samples: Sequence[Sample], out: Path) -> Written:
     """
     if name not in WRITERS:
         raise DataError(f"unknown format {name!r}; {did_you_mean(name, WRITERS)}")
-    return +WRITERS[name](samples, out)
+    with locked(out):
+        return +WRITERS[name](samples, out)
 
 
 # ---- parts -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from reground.grounding.sample import ImageRef, Sample
 # A right file happens to look like another frame with at most this probability.
 _LOG_CHANCE = math.log(1e-6)
 # So many of at least this many boxes outside their photos mean a wrong frame, not slips.
-_OUTSIDE_SHARE, _OUTSIDE_COUNT = 0.2, 5
+_OUTSIDE_SHARE, _FEWEST = 0.2, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Boxes:
         meant.
         """
         boxes = {box for own in self.by_photo.values() for box in own}
-        if any(max(box.xyxy) > 1000 for box in boxes):
+        if len(boxes) < _FEWEST or any(max(box.xyxy) > 1000 for box in boxes):
             return False
         sides = [side for box in boxes for side in (box.frame.width, box.frame.height)]
         log_chance = sum(min(0.0, math.log(1000 / side)) for side in sides)
@@ -65,7 +65,7 @@ class Boxes:
     def _many_outside(self) -> bool:
         boxes = [box for own in self.by_photo.values() for box in own]
         outside = sum(box.overhang() > MAX_OVERHANG for box in boxes)
-        return outside >= max(_OUTSIDE_COUNT, _OUTSIDE_SHARE * len(boxes))
+        return outside >= max(_FEWEST, _OUTSIDE_SHARE * len(boxes))
 
     def _like_a_copy(self) -> int | None:
         """The pixels of the smallest copies that hold all boxes, where they look like such.

@@ -141,13 +141,15 @@ def load(image: ImageRef | str, *, most: int | None = None) -> Image.Image:
     if view is not None:
         if view.right > loaded.width or view.lower > loaded.height:
             found = ImageSize(*loaded.size)
-            raise DataError(f"{path}: reaches outside the file's {found}; convert the data again")
+            raise DataError(
+                f"{shown(path)}: reaches outside the file's {found}; convert the data again"
+            )
         loaded = view.image(loaded)
     found = loaded.info.get(_WHOLE, ImageSize(*loaded.size))
     if isinstance(image, ImageRef) and found != ImageSize(image.width, image.height):
         raise DataError(
-            f"{path}: the file is {found}, but {image.width} x {image.height} is recorded, so "
-            "its boxes are in another frame; convert the data again"
+            f"{shown(path)}: the file is {found}, but {image.width} x {image.height} is recorded, "
+            "so its boxes are in another frame; convert the data again"
         )
     return loaded
 
@@ -170,8 +172,10 @@ def split_view(path: str) -> tuple[str, View | None]:
     if found is None:
         return path, None
     left, upper, right, lower = (int(found[number][:9]) for number in range(2, 6))
+    if _VIEW.fullmatch(found["path"]):
+        raise DataError(f"{shown(path)}: a view of a view; name the part of the file itself")
     if not (left < right and upper < lower):
-        raise DataError(f"{path}: a view without pixels; expected LEFT,UPPER,RIGHT,LOWER")
+        raise DataError(f"{shown(path)}: a view without pixels; expected LEFT,UPPER,RIGHT,LOWER")
     return found["path"], View(left, upper, right, lower, "h" in found[6], "v" in found[6])
 
 
@@ -270,26 +274,27 @@ def _opened(path: str, data: io.BytesIO | None = None) -> Iterator[Image.Image]:
     try:
         file = path if data else confined(path)
         if data is None and not stat.S_ISREG(os.stat(file).st_mode):
-            raise DataError(f"{path}: not a regular file; expected an image file")
+            raise DataError(f"{shown(path)}: not a regular file; expected an image file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(data or file, formats=FORMATS)
-        with opened as image:
-            if image.width * image.height > max_pixels():
-                raise Image.DecompressionBombError
-            if image.format == "PNG" and image.mode.startswith("I"):
-                image.info[_BITS] = _significant_bits(image.fp)
-            yield image
+            warnings.filterwarnings("ignore", module="PIL")  # what matters ends in a sentence
+            with Image.open(data or file, formats=FORMATS) as image:
+                if image.width * image.height > max_pixels():
+                    raise Image.DecompressionBombError
+                if image.format == "PNG" and image.mode.startswith("I"):
+                    image.info[_BITS] = _significant_bits(image.fp)
+                yield image
     except Image.DecompressionBombError:
         raise DataError(
-            f"{path}: too many pixels, more than {max_pixels() // 1_000_000} million; shrink the "
-            f"image and its boxes, or set {_LIMIT}=PIXELS"
+            f"{shown(path)}: too many pixels, more than {max_pixels() // 1_000_000} million; "
+            f"shrink the image and its boxes, or set {_LIMIT}=PIXELS"
         ) from None
     except FileNotFoundError:
-        raise DataError(f"{path}: no such image; check the path or the images folder") from None
+        raise DataError(
+            f"{shown(path)}: no such image; check the path or the images folder"
+        ) from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise DataError(f"{path}: not an image in {known}; replace the file") from None
+        raise DataError(f"{shown(path)}: not an image in {known}; replace the file") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         said = getattr(error, "strerror", None) or error
         raise DataError(f"{shown(path)}: cannot be decoded ({said}); replace the file") from None

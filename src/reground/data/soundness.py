@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -9,10 +10,10 @@ from enum import StrEnum
 import numpy as np
 
 from reground.data.confine import OutsideError
-from reground.data.images import GREY_BITS, MAX_ASPECT, ImageSize, exists, load, split_view
-from reground.errors import DataError
+from reground.data.images import GREY_BITS, MAX_ASPECT, ImageSize, load, split_view
+from reground.errors import DataError, shown
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target
+from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 FLAT = 16  # levels of 256; a photo without more in any channel shows next to nothing
@@ -43,6 +44,12 @@ class Problem:
     reason: Reason
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+LIKE_THOUSAND = Problem(Reason.SUSPECT_FRAME, "the whole file's boxes look like 0-1000")
+
 
 @dataclass(slots=True)
 class Soundness:
@@ -58,13 +65,20 @@ class Soundness:
 
     def problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
         """Everything wrong with a sample; ``where`` it stands is what later ones are told."""
+        yield from self.row_problems(sample, where)
+        for image in sample.images:
+            if problem := self._file_problem(image):
+                yield problem
+
+    def row_problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
+        """What is wrong with a sample by its row alone, whatever its pictures are."""
         if first := self._ids.get(sample.id):
             yield Problem(Reason.DUPLICATE_ID, f"{sample.id!r} stands in {first} too")
         self._ids.setdefault(sample.id, where)
         if "<image>" in sample.question:
             yield Problem(Reason.PLACEHOLDER, "images are listed apart; take <image> out")
         for image in sample.images:
-            yield from self._image_problems(image)
+            yield from self._side_problems(image)
         found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]
         for target in found:
             yield from _box_problems(target.box)
@@ -89,14 +103,24 @@ class Soundness:
         targets = tuple(Target(target.image, target.box.clipped()) for target in sample.targets)
         return replace(sample, targets=targets)
 
-    def _image_problems(self, image: ImageRef) -> Iterator[Problem]:
+    def image_problems(self, image: ImageRef) -> Iterator[Problem]:
+        """Everything wrong with an image, or with the size that is recorded of it."""
+        if problem := self._file_problem(image):
+            yield problem
+        yield from self._side_problems(image)
+
+    def _file_problem(self, image: ImageRef) -> Problem | None:
         recorded = ImageSize(image.width, image.height)
         found = self._measured(image.path)
         if isinstance(found, Problem):
-            if not (self.may_lack and found.reason is Reason.MISSING_IMAGE):
-                yield found
-        elif found != recorded:
-            yield Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
+            lacks = self.may_lack and found.reason is Reason.MISSING_IMAGE
+            return None if lacks else found
+        if found != recorded:
+            return Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
+        return None
+
+    def _side_problems(self, image: ImageRef) -> Iterator[Problem]:
+        recorded = ImageSize(image.width, image.height)
         short, long = sorted((recorded.width, recorded.height))
         if short < self.factor:
             detail = f"{image.path} is {recorded}, the factor {self.factor}"
@@ -119,7 +143,9 @@ class Soundness:
         if view is None:
             return whole
         if view.right > whole.width or view.lower > whole.height:
-            return Problem(Reason.CORRUPT_IMAGE, f"{path}: reaches outside the file's {whole}")
+            return Problem(
+                Reason.CORRUPT_IMAGE, f"{shown(path)}: reaches outside the file's {whole}"
+            )
         return ImageSize(view.right - view.left, view.lower - view.upper)
 
 
@@ -134,15 +160,15 @@ class _Photo:
 
 def _decoded(path: str) -> _Photo | Problem:
     try:
-        if not exists(path):
-            return Problem(Reason.MISSING_IMAGE, path)
         image = load(path)
         is_flat = bool(np.ptp(image.getextrema(), axis=-1).max() <= FLAT)
         return _Photo(ImageSize(*image.size), image.info.get(GREY_BITS), is_flat)
     except OutsideError as error:
         return Problem(Reason.CONFINED, str(error))
     except DataError as error:
-        return Problem(Reason.CORRUPT_IMAGE, str(error))
+        is_there = not is_file_path(path) or os.path.exists(path)
+        reason = Reason.CORRUPT_IMAGE if is_there else Reason.MISSING_IMAGE
+        return Problem(reason, str(error))
 
 
 def _first(paths: Sequence[str], most: int = 3) -> str:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from reground.data.benchmarks import open_benchmark
+from reground.data.frames import Boxes
 from reground.data.images import sides
 from reground.data.schemes import is_endless, source_of
+from reground.data.soundness import LIKE_THOUSAND, Soundness
 from reground.errors import ConfigError, DataError
 from reground.grounding.sample import Sample, read_jsonl, write_jsonl
 
 
-def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
+def open_dataset(
+    spec: str, *, seed: int = 0, limit: int | None = None, sound: bool = True
+) -> Sequence[Sample]:
     """The samples that ``spec`` names: a path that ends in .jsonl, ``SCHEME:REST`` of an installed
     source (as ``synth:diff``), or a benchmark as ``mig_bench``.
 
     A source may be endless unless ``limit`` is given, and ``seed`` picks what it draws. Files keep
-    the order of their rows, whatever the seed. Raises ``DataError`` where the file is missing,
-    malformed or empty, what the source is asked for or the benchmark is unknown, or a benchmark's
+    the order of their rows, whatever the seed. Without ``sound``, rows are taken whose boxes and
+    ids are to be mended. Raises ``DataError`` where the file is missing,
+    malformed or empty, or holds a row that :func:`validate` sets aside for more than a picture's
+    file, what the source is asked for or the benchmark is unknown, or a benchmark's
     files are missing or incomplete.
     """
     if limit is not None and limit < 1:
@@ -30,15 +36,26 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
         return source.open(spec, seed=seed, limit=limit)
     if not spec.endswith(".jsonl"):
         return open_benchmark(spec, limit=limit)
-    samples = list(islice(read_jsonl(Path(spec), measure=sides), limit))
+    soundness, numbers = Soundness(), count(1)
+
+    def check(sample: Sample) -> None:
+        for problem in soundness.row_problems(sample, f"row {next(numbers)}"):
+            raise DataError(str(problem))
+
+    rows = read_jsonl(Path(spec), measure=sides, check=check if sound else lambda sample: None)
+    samples = list(islice(rows, limit))
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
+    if sound and Boxes.of(samples).like_thousand():
+        raise DataError(f"{spec}: {LIKE_THOUSAND}; expected pixels of the photos, convert it again")
     return samples
 
 
-def read_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> list[Sample]:
+def read_dataset(
+    spec: str, *, seed: int = 0, limit: int | None = None, sound: bool = True
+) -> list[Sample]:
     """All samples that ``spec`` names; raises ``ConfigError`` where they have no end."""
-    samples = open_dataset(spec, seed=seed, limit=limit)
+    samples = open_dataset(spec, seed=seed, limit=limit, sound=sound)
     if is_endless(samples):
         raise ConfigError(f"{spec} is endless; say how many samples with --limit")
     return list(samples)

@@ -11,11 +11,11 @@ from typing import IO, Any
 
 from reground.data.frames import Boxes
 from reground.data.images import sides
-from reground.data.soundness import FACTOR, Problem, Reason, Soundness
+from reground.data.soundness import FACTOR, LIKE_THOUSAND, Problem, Reason, Soundness
 from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.sample import Sample, read_row
-from reground.io import numbered_lines, parse_json
+from reground.io import numbered_lines, parse_row
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ def _rows(path: Path) -> Iterator[_Row]:
 def _parsed(number: int, line: bytes, folder: Path) -> _Row:
     content: Any = line.decode("utf-8", errors="replace").rstrip("\n")
     try:
-        content = parse_json(line)
+        content = parse_row(line)
         return _Row(number, content, sample=read_row(content, folder, sides))
     except DataError as error:
         return _Row(number, content, problem=Problem(Reason.UNREADABLE, str(error)))
@@ -127,6 +127,6 @@ class _Check:
     def _problems(self, row: _Row) -> Iterator[Problem]:
         if row.sample is None:
             return
-        yield from self.soundness.problems(row.sample, f"line {row.line}")
+        yield from self.soundness.problems(row.sample, f"row {self.report.num_rows}")
         if self.like_thousand and row.sample.targets:
-            yield Problem(Reason.SUSPECT_FRAME, "the whole file's boxes look like 0-1000")
+            yield LIKE_THOUSAND

@@ -40,8 +40,7 @@ def whole(value: Any, name: str, *, at_least: int = 0) -> int:
     >>> whole(320.0, "width")
     320
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value != int(value) or value < at_least:
+    if not _is_finite(value) or value != int(value) or value < at_least:
         raise wrong(name, value, f"a whole number from {at_least}")
     return int(value)
 
@@ -51,9 +50,10 @@ def number(row: Row, name: str) -> float | None:
     value = row.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_finite(value):
         raise wrong(name, value, "a number")
-    return value
+    number: float = value
+    return number
 
 
 def share(row: Row, name: str) -> float | None:
@@ -95,4 +95,8 @@ def _held(row: Row, name: str) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -192,9 +192,14 @@ class Sample:
         if unknown := sorted(set(row) - known):
             raise DataError(f"unknown field {unknown[0]!r}; a row has {', '.join(sorted(known))}")
         images = tuple(_image_from_json(each, measure) for each in fields.objects(row, "images"))
-        strata = row.get("strata") or {}
-        if not isinstance(strata, Mapping):
+        strata = {} if row.get("strata") is None else row["strata"]
+        if not isinstance(strata, Mapping) or any(
+            isinstance(group, list | dict) for group in strata.values()
+        ):
             raise fields.wrong("strata", strata, "an object of names and groups")
+        spans = [] if row.get("spans") is None else row["spans"]
+        if not isinstance(spans, list):
+            raise fields.wrong("spans", spans, "a list of [start, end, kind]")
         tools = None if row.get("tool_results") is None else fields.objects(row, "tool_results")
         return cls(
             id=fields.key(row, "id"),
@@ -210,7 +215,7 @@ class Sample:
             difficulty=fields.share(row, "difficulty"),
             strata={str(name): str(group) for name, group in strata.items()},
             protocol=row.get("protocol"),
-            spans=tuple(map(_span_from_json, row.get("spans") or ())),
+            spans=tuple(map(_span_from_json, spans)),
             tool_results=None
             if tools is None
             else tuple(_detection_from_json(each, images) for each in tools),
@@ -222,15 +227,26 @@ def is_file_path(path: str) -> bool:
     return path.partition(":")[0] not in installed("sources")
 
 
-def read_jsonl(path: Path, *, measure: Measure | None = None) -> Iterator[Sample]:
+def read_jsonl(
+    path: Path,
+    *,
+    measure: Measure | None = None,
+    check: Callable[[Sample], None] = lambda sample: None,
+) -> Iterator[Sample]:
     """Samples of a canonical JSONL; image paths are taken relative to the file's folder.
 
     ``measure`` gives the sides of images whose rows leave them out. Raises ``DataError`` naming the
-    file and line of the first row that is no sample.
+    file and line of the first row that is no sample, or for which ``check`` raises one.
     """
+
+    def parsed(row: Any) -> Sample:
+        sample = read_row(row, path.parent, measure)
+        check(sample)
+        return sample
+
     return io.read_jsonl(
         path,
-        lambda row: read_row(row, path.parent, measure),
+        parsed,
         expected="a JSONL as `reground data convert` writes",
         advice="mend the row, or let `reground data validate` set such rows aside",
     )
@@ -326,7 +342,8 @@ def _span_from_json(row: Any) -> Span:
         raise fields.wrong("spans", row, "[start, end, kind]")
     start, end, kind = row
     if kind not in get_args(SpanKind):
-        raise DataError(f"unknown kind of span {kind!r}; {did_you_mean(kind, get_args(SpanKind))}")
+        hint = did_you_mean(str(kind), get_args(SpanKind))
+        raise DataError(f"unknown kind of span {kind!r:.80}; {hint}")
     return Span(fields.whole(start, "spans"), fields.whole(end, "spans"), kind)
 
 

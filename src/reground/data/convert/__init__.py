@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from reground.data.convert import boxes, chat, hub, instructed, refcoco, several_images
-from reground.data.convert.tally import Tally, Unusable
+from reground.data.convert.common import sound
+from reground.data.convert.tally import Tally
 from reground.data.soundness import Soundness
 from reground.errors import DataError, did_you_mean
 from reground.grounding.sample import Sample
@@ -65,21 +66,10 @@ def convert(
         raise DataError(f"{flags[0]} means nothing to {name}; it reads {', '.join(flags[1:])}")
     tally = tally or Tally(strict=True)
     samples = FORMATS[name](source, tally, **given)
-    if name not in AS_PUBLISHED:
-        samples = _sound(samples, source, tally, may_lack=bool(given.get("allow_missing_images")))
+    if name not in AS_PUBLISHED and name not in boxes.READERS:  # those look photo by photo
+        soundness = Soundness(may_lack=bool(given.get("allow_missing_images")))
+        samples = sound(samples, source, tally, soundness)
     return _some(samples, source, tally)
-
-
-def _sound(
-    samples: Iterator[Sample], source: Path, tally: Tally, *, may_lack: bool
-) -> Iterator[Sample]:
-    """The samples that the validator passes."""
-    soundness = Soundness(may_lack=may_lack)
-    for sample in samples:
-        with tally.row(source, sample.id):
-            for problem in soundness.problems(sample):
-                raise Unusable(problem.reason, problem.detail)
-            yield soundness.finished(sample)
 
 
 def _some(samples: Iterator[Sample], source: Path, tally: Tally) -> Iterator[Sample]:

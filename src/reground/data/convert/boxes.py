@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from reground.data.convert.labelled import MIN_VISIBLE, Photo, Reading
 from reground.data.convert.photos import Images, pictures_below
 from reground.data.convert.questions import Asker, flips_of, read_questions
 from reground.data.convert.tally import Tally
+from reground.data.soundness import Soundness
 from reground.grounding.sample import Sample
 
 # The photos that a source describes, and all classes that it names.
@@ -53,6 +55,10 @@ def samples(
     if name in _HOLD_PHOTOS:
         own["images"] = images
     photos, classes = READERS[name](source, tally, **own)
+    aside = Counter(each.what for each in tally.aside)
+    tally.found["photos"] = len(photos) + aside["photo"]
+    tally.found["boxes"] = sum(len(photo.marks) for photo in photos) + aside["box"]
+    tally.kept.update(photos=0, boxes=0)
     phrases = read_questions(questions, classes)
     allowed = flips_of(phrases, flips)
     if views and allowed != flips:
@@ -60,7 +66,8 @@ def samples(
     found = Images(images or images_folder(source), allow_missing_images)
     tally.found["classes"] = len(classes)
     asker = Asker(name, phrases, views, allowed)
-    yield from Reading(source, found, asker, tally, min_visible).samples(photos)
+    soundness = Soundness(may_lack=allow_missing_images)
+    yield from Reading(source, found, asker, tally, soundness, min_visible).samples(photos)
 
 
 def images_folder(source: Path) -> Path:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import bounds, numbers, read_json, reading
+from reground.data.convert.common import bounds, numbers, read_json
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.photos import Images, plain_name
-from reground.data.convert.tally import Tally, Unusable
+from reground.data.convert.tally import Tally, Unusable, What
 from reground.data.images import ImageSize
 from reground.errors import DataError
 from reground.grounding.boxes import Box
@@ -41,14 +42,14 @@ def read_instances(path: Path, tally: Tally) -> Instances:
     content = read_json(path)
     if not isinstance(content, dict) or "images" not in content:
         raise DataError(f"{path}: expected a COCO JSON with 'images' and 'annotations'")
-    rows = _rows(content, "annotations", path)
+    rows = _rows(content, "annotations", path, tally, "box")
     if rows and "segments_info" in rows[0]:
         raise DataError(f"{path}: panoptic annotations hold no boxes; convert the instances file")
-    images = _by_id(_rows(content, "images", path), path, tally, "image", "file_name")
-    classes = _by_id(_rows(content, "categories", path), path, tally, "category", "name")
+    images = _by_id(_rows(content, "images", path, tally, "photo"), path, tally, "photo")
+    classes = _by_id(_rows(content, "categories", path, tally, "class"), path, tally, "class")
     by_image: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
-        with reading(f"{path}: annotation {row.get('id')}"):
+        with tally.row(path, f"annotation {row.get('id')}", "box"):
             by_image[_key(row["image_id"])].append(row)
     return Instances(
         images,
@@ -63,12 +64,12 @@ def photos(source: Path, tally: Tally) -> tuple[list[Photo], list[str]]:
     tables = read_instances(source, tally)
     read = []
     for key, row in tables.images.items():
-        with tally.row(source, f"image {key}"):
+        with tally.row(source, f"image {key}", "photo"):
             read.append(_photo(row, tables.by_image.get(key, []), tables, source, tally))
     for key in tables.by_image.keys() - tables.images.keys():
-        with tally.row(source, f"image {key}"):
-            count = len(tables.by_image[key])
-            raise Unusable("annotations of no image", f"{count} of image_id {key}")
+        for row in tables.by_image[key]:
+            with tally.row(source, f"annotation {row.get('id')} of image {key}", "box"):
+                raise Unusable("annotation of no photo", f"none has image_id {key} to itself")
     return read, sorted(set(tables.classes.values()))
 
 
@@ -94,15 +95,19 @@ def recorded_size(row: Row) -> ImageSize | None:
     return ImageSize(int(width), int(height)) if width >= 1 and height >= 1 else None
 
 
-def _rows(content: Row, name: str, path: Path) -> list[Row]:
+def _rows(content: Row, name: str, path: Path, tally: Tally, what: What) -> list[Row]:
     rows = content.get(name)
     if rows is None and name != "images":
         rows = []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or (rows and not any(isinstance(row, dict) for row in rows)):
         raise DataError(f"{path}: {name!r} is no list of objects; expected COCO's tables")
     if not rows and name == "annotations" and name not in content:
         raise DataError(f"{path}: field 'annotations' is missing; expected COCO's tables")
-    return rows
+    for number, row in enumerate(rows):
+        with tally.row(path, f"{name}[{number}]", what):
+            if not isinstance(row, dict):
+                raise Unusable("row that is no object", f"{row!r:.80}")
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def _key(value: Any) -> Any:
@@ -112,11 +117,12 @@ def _key(value: Any) -> Any:
     return str(value) if isinstance(value, Hashable) else repr(value)
 
 
-def _by_id(rows: Iterable[Row], path: Path, tally: Tally, what: str, field: str) -> dict[Any, Row]:
-    """Rows by their ids; those under one id that differ in ``field`` are set aside."""
+def _by_id(rows: Iterable[Row], path: Path, tally: Tally, what: What) -> dict[Any, Row]:
+    """Rows by their ids; those under one id that differ in their name are set aside."""
+    field = "file_name" if what == "photo" else "name"
     every: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
-        with tally.row(path, f"{what} {row.get(field)}"):
+        with tally.row(path, f"{what} {row.get(field)}", what):
             every[_key(row["id"])].append(row)
     own = {}
     for key, alike in every.items():
@@ -124,7 +130,7 @@ def _by_id(rows: Iterable[Row], path: Path, tally: Tally, what: str, field: str)
         if len(names) == 1:
             own[key] = alike[0]
         for name in names if len(names) > 1 else ():
-            with tally.row(path, name):
+            with tally.row(path, name, what):
                 others = ", ".join(other for other in names if other != name)
                 raise Unusable(
                     f"{what} id that is not unique", f"id {key} is also that of {others}"
@@ -135,6 +141,8 @@ def _by_id(rows: Iterable[Row], path: Path, tally: Tally, what: str, field: str)
 def _name(row: Row) -> str:
     """The file's name: LVIS has the last parts of the photo's address in its place."""
     if name := row.get("file_name"):
+        if not isinstance(name, str | int):
+            raise Unusable("a name that is no text", f"file_name {name!r:.80}")
         return str(name)
     if not (address := row.get("coco_url") or row.get("flickr_url")):
         raise KeyError("file_name")
@@ -146,17 +154,14 @@ def _photo(
 ) -> Photo:
     name = _name(row)
     marks = []
-    unsure = set()
     for each in annotations:
-        with tally.row(source, f"annotation {each.get('id')} of {name}"):
+        with tally.row(source, f"annotation {each.get('id')} of {name}", "box"):
             label = tables.classes.get(_key(each.get("category_id")))
             if label is None:
                 raise Unusable("unknown category", f"category_id {each.get('category_id')}")
             is_whole = not any(each.get(key) for key in _GROUPS)
-            marks.append(Mark(label, _edges(each, tally, name), whole=is_whole))
-            continue
-        unsure.add(tables.classes.get(_key(each.get("category_id")), ""))
-    unsure |= set(_classes(row.get("not_exhaustive_category_ids"), tables))
+            marks.append(Mark.of(label, partial(_edges, each, tally, name), whole=is_whole))
+    unsure = set(_classes(row.get("not_exhaustive_category_ids"), tables))
     checked = None
     if "neg_category_ids" in row:
         checked = frozenset(_classes(row["neg_category_ids"], tables))

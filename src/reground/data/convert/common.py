@@ -13,9 +13,10 @@ from typing import Any
 
 from reground.data.confine import confined
 from reground.data.convert.tally import Tally, Unusable
+from reground.data.soundness import Soundness
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.sample import Span, SpanKind
+from reground.grounding.sample import Sample, Span, SpanKind
 from reground.io import at, parse_json
 
 _MARKUP = re.compile(r"<image>|<\|(object_ref|box|quad)_(start|end)\|>")
@@ -32,8 +33,9 @@ def read_bytes(path: Path) -> bytes:
         if file.exists() and not file.is_file():
             raise DataError(f"{path}: not a regular file; name the annotations to convert")
         return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; name the annotations to convert") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: {said}; name the annotations to convert") from None
 
 
 _MARKS = (  # the longer first: UTF-32's mark begins as UTF-16's does
@@ -103,6 +105,17 @@ def _lacks(row: Any, fields: Sequence[str]) -> str | None:
     if not isinstance(row, dict):
         return "is no object"
     return next((f"has no {name!r}" for name in fields if name not in row), None)
+
+
+def sound(
+    samples: Iterable[Sample], source: Path, tally: Tally, soundness: Soundness
+) -> Iterator[Sample]:
+    """The samples that the validator passes; the others are set aside."""
+    for sample in samples:
+        with tally.row(source, sample.id):
+            for problem in soundness.problems(sample):
+                raise Unusable(problem.reason, problem.detail)
+            yield soundness.finished(sample)
 
 
 # ---- fields ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from reground.data.convert.common import bounds, read_json, turned
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.photos import SUFFIXES, plain_name
 from reground.data.convert.tally import Tally, Unusable
-from reground.data.images import ImageSize
+from reground.data.images import Edges, ImageSize
 from reground.errors import DataError
 
 _LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
@@ -24,30 +25,34 @@ def photos(source: Path, tally: Tally) -> tuple[list[Photo], list[str]]:
     """
     tasks = read_json(source)
     tasks = [tasks] if isinstance(tasks, dict) else tasks
-    if (
-        not isinstance(tasks, list)
-        or not tasks
-        or not all(isinstance(each, dict) for each in tasks)
-    ):
+    if not isinstance(tasks, list) or not any(isinstance(each, dict) for each in tasks):
         raise DataError(f"{source}: expected a list of tasks, as Label Studio exports JSON")
     read = []
     for number, task in enumerate(tasks):
-        name = f"task {task.get('id', number)}"
-        with tally.row(source, name):
-            values = list(_values(task, name, tally))
+        image = None
+        name = f"task {task.get('id', number) if isinstance(task, dict) else number}"
+        with tally.row(source, name, "photo"):
+            if not isinstance(task, dict):
+                raise Unusable("task that is no object", f"{task!r:.80}")
             image = _image(task)
-            marks, sizes = [], set()
-            for value in values:
-                if mark := _mark(value, image, tally):
-                    marks.append(mark)
-                    sizes.add(_size(value))
-            known = sizes - {None}
-            if len(known) > 1:
-                raise Unusable("regions that record different sizes", image)
-            read.append(Photo(image, tuple(marks), next(iter(known), None)))
+        if image is not None:
+            with tally.row(source, image, "photo"):
+                read.append(_photo(task, image, tally))
     if not read:
         raise DataError(f"{source}: no task can be read; expected Label Studio's JSON or JSON-MIN")
     return read, sorted({mark.label for photo in read for mark in photo.marks})
+
+
+def _photo(task: dict[str, Any], image: str, tally: Tally) -> Photo:
+    marks, sizes = [], set()
+    for value in _values(task, image, tally):
+        if mark := _mark(value, image, tally):
+            marks.append(mark)
+            sizes.add(_size(value))
+    known = sizes - {None}
+    if len(known) > 1:
+        raise Unusable("regions that record different sizes", ", ".join(map(str, known)))
+    return Photo(image, tuple(marks), next(iter(known), None))
 
 
 def _values(task: dict[str, Any], name: str, tally: Tally) -> Iterator[dict[str, Any]]:
@@ -62,8 +67,9 @@ def _values(task: dict[str, Any], name: str, tally: Tally) -> Iterator[dict[str,
     done.sort(key=lambda each: not each.get("ground_truth"))
     if len(done) > 1:
         tally.note("tasks annotated more than once, one annotation taken", name)
-    for region in done[0]["result"] if done else ():
-        yield {**region, **region["value"]}
+    for region in (done[0]["result"] or ()) if done else ():
+        if region.get("type") != "relation":
+            yield {**region, **(region.get("value") or {})}
 
 
 def _image(task: dict[str, Any]) -> str:
@@ -83,22 +89,26 @@ def _size(value: dict[str, Any]) -> ImageSize | None:
 
 def _mark(value: dict[str, Any], image: str, tally: Tally) -> Mark | None:
     labels = next((value[key] for key in _LABELS if value.get(key)), None)
-    if labels is None:
-        if "x" in value or "points" in value:
-            tally.note("regions without a label, left out", image)
-        return None
-    label = str(labels[0] if isinstance(labels, list) else labels).strip()
-    size = _size(value) or ImageSize(1, 1)
-    edges = _edges(value, size, image, tally)
+    if labels is None and not {"x", "points"} & value.keys():
+        return None  # a choice, a rating, a brush
+    label = labels[0] if isinstance(labels, list) else labels
+    return Mark.of(
+        "" if label is None else str(label).strip(),
+        partial(_upright, value, image, tally),
+        shares=True,
+    )
+
+
+def _upright(value: dict[str, Any], image: str, tally: Tally) -> Edges:
+    """The region in shares of the photo as it is, not as it was turned to be labelled."""
+    edges = _edges(value, _size(value) or ImageSize(1, 1), image, tally)
     if quarter := int(value.get("image_rotation") or 0) % 360:
         tally.note("photos turned while they were labelled, boxes turned back", image)
-        edges = _turned_back(edges, quarter)
-    return Mark(label, edges, shares=True)
+        return _turned_back(edges, quarter)
+    return edges
 
 
-def _edges(
-    value: dict[str, Any], size: ImageSize, image: str, tally: Tally
-) -> tuple[float, float, float, float]:
+def _edges(value: dict[str, Any], size: ImageSize, image: str, tally: Tally) -> Edges:
     """Left, upper, right, lower in shares of the photo."""
     if "points" in value:
         return _divided(bounds(value["points"]), 100, 100)
@@ -115,15 +125,11 @@ def _edges(
     return _divided(turned(pixels, degrees, pixels[:2]), size.width, size.height)
 
 
-def _divided(
-    edges: tuple[float, float, float, float], width: float, height: float
-) -> tuple[float, float, float, float]:
+def _divided(edges: Edges, width: float, height: float) -> Edges:
     return (edges[0] / width, edges[1] / height, edges[2] / width, edges[3] / height)
 
 
-def _turned_back(
-    edges: tuple[float, float, float, float], degrees: int
-) -> tuple[float, float, float, float]:
+def _turned_back(edges: Edges, degrees: int) -> Edges:
     """Shares of a photo that was shown turned clockwise, as shares of the photo as it is."""
     x1, y1, x2, y2 = edges
     if degrees == 90:

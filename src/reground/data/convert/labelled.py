@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from reground.data.convert.common import numbers
+from reground.data.convert.common import numbers, sound
 from reground.data.convert.photos import Images
 from reground.data.convert.questions import Asker, Labelled
-from reground.data.convert.tally import Tally, Unusable
-from reground.data.images import Edges, Header, ImageSize, header
-from reground.data.soundness import Reason
+from reground.data.convert.tally import FLAWS, Tally, Unusable, named
+from reground.data.images import Edges, Header, ImageSize
+from reground.data.soundness import Reason, Soundness
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame, as_array, iou_matrix
 from reground.grounding.sample import ImageRef, Sample
@@ -27,13 +28,32 @@ class Mark:
     """A labelled box as an annotation file holds it: left, upper, right, lower.
 
     They are pixels, or with ``shares`` shares of the image's sides. ``whole`` is False where the
-    box stands for several objects.
+    box stands for several objects. ``flaw`` is why it has no edges.
     """
 
     label: str
     edges: Sequence[object]
     shares: bool = False
     whole: bool = True
+    flaw: DataError | None = None
+
+    @classmethod
+    def of(
+        cls,
+        label: str,
+        edges: Callable[[], Sequence[object]],
+        *,
+        shares: bool = False,
+        whole: bool = True,
+    ) -> Mark:
+        """The mark with what ``edges`` gives, or with what goes wrong in it.
+
+        A box that cannot be read leaves its class in doubt there, as one outside its photo does.
+        """
+        try:
+            return cls(label, edges(), shares, whole)
+        except FLAWS as error:
+            return cls(label, (), flaw=named(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,7 @@ class Reading:
     found: Images
     asker: Asker
     tally: Tally
+    soundness: Soundness
     min_visible: float = MIN_VISIBLE
 
     def samples(self, photos: Iterable[Photo]) -> Iterator[Sample]:
@@ -68,35 +89,49 @@ class Reading:
         listed = list(self._merged(photos))
         names = sample_names([str(self._where(photo)) for photo in listed])
         for photo, name in zip(listed, names, strict=True):
-            with self.tally.row(self.source, photo.name):
+            with self._photo(photo):
                 image, edges = self._upright(photo)
+                for problem in self.soundness.image_problems(image):
+                    raise Unusable(problem.reason, problem.detail)
                 objects, unsure = self._objects(photo, image, edges)
-                self.tally.found["photos"] += 1
-                self.tally.found["boxes"] += len(objects)
                 if unsure & self.asker.questions.keys():
                     self.tally.note("photos with classes not boxed throughout", photo.name)
-                asked = list(self.asker.samples(name, image, objects, unsure, photo.checked))
-                if not asked:
+                asked = self.asker.samples(name, image, objects, unsure, photo.checked)
+                good = list(sound(asked, self.source, self.tally, self.soundness))
+                self.tally.kept["photos"] += bool(good)
+                self.tally.kept["boxes"] += len(objects)
+                if not good:
                     self.tally.note("photos that gave no question", photo.name)
-                yield from asked
+                yield from good
+
+    @contextmanager
+    def _photo(self, photo: Photo) -> Iterator[None]:
+        """A photo is read: where it is set aside, its boxes are too, which is noted."""
+        before = len(self.tally.aside)
+        with self.tally.row(self.source, photo.name, "photo"):
+            yield
+            return
+        if len(self.tally.aside) > before:
+            for _ in photo.marks:
+                self.tally.note("boxes of photos that were set aside", photo.name)
 
     def _merged(self, photos: Iterable[Photo]) -> Iterator[Photo]:
         """The photos; entries of one name are one photo, other names for its file are set aside."""
         by_file: dict[Path | str, list[Photo]] = defaultdict(list)
         for photo in photos:
-            with self.tally.row(self.source, photo.name):
+            with self._photo(photo):
                 by_file[self._where(photo)].append(photo)
         for file, alike in by_file.items():
             exact = [photo for photo in alike if self.found.path(photo.name) == file] or alike
-            others = sorted({photo.name for photo in alike} - {exact[0].name})
-            for name in others:
-                with self.tally.row(self.source, name):
-                    raise Unusable(
-                        Reason.MISSING_IMAGE, f"{file} is already that of {exact[0].name!r}"
-                    )
             same = [photo for photo in alike if photo.name == exact[0].name]
-            if len(same) > 1:
-                self.tally.note("images that stand twice, put together", same[0].name)
+            for photo in alike:
+                with self._photo(photo):
+                    if photo.name != exact[0].name:
+                        raise Unusable(
+                            Reason.MISSING_IMAGE, f"{file} is already that of {exact[0].name!r}"
+                        )
+            for photo in same[1:]:
+                self.tally.note("images that stand twice, put together", photo.name)
             yield replace(
                 same[0],
                 marks=tuple(mark for photo in same for mark in photo.marks),
@@ -116,7 +151,7 @@ class Reading:
         photo, as today's tools show it, unless only the stored one holds them all.
         """
         path = self.found.find(photo.name, stem=photo.stem)
-        head = header(path) if path else None
+        head = self.found.header(path) if path else None
         recorded = photo.recorded
         if path and head and head.is_turned and recorded in (None, head.stored, head.upright):
             image = ImageRef(str(path), head.upright.width, head.upright.height)
@@ -156,7 +191,7 @@ class Reading:
             if not mark.whole:
                 unsure.add(mark.label)
             found = len(self.tally.aside)
-            with self.tally.row(self.source, f"{photo.name}: {mark.label}"):
+            with self.tally.row(self.source, f"{photo.name}: {mark.label}", "box"):
                 if box := self._box(mark, each, image, photo.name):
                     twice = Labelled(mark.label, box)
                     if twice in kept:
@@ -168,6 +203,10 @@ class Reading:
         return list(kept), frozenset(unsure)
 
     def _box(self, mark: Mark, edges: Edges | None, image: ImageRef, name: str) -> Box | None:
+        if mark.flaw:
+            raise mark.flaw
+        if not mark.label.strip():
+            raise Unusable("box without a class", f"{mark.edges!r}")
         if edges is None:
             raise Unusable("box without four numbers", f"{mark.edges!r}")
         x1, y1, x2, y2 = edges

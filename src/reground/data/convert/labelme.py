@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reground.data.convert.common import bounds, numbers, read_json
 from reground.data.convert.labelled import Mark, Photo
 from reground.data.convert.tally import Tally, Unusable
-from reground.data.images import ImageSize
+from reground.data.images import Edges, ImageSize
 from reground.errors import DataError
 
+SHAPES = ("rect", "circle", "ellipse", "polygon")  # of VIA's, those with bounds
 _CLASS_FIELDS = ("class", "label", "name", "type", "category", "object", "class_name")
 
 
@@ -24,7 +26,7 @@ def labelme(source: Path, tally: Tally) -> tuple[list[Photo], list[str]]:
     files = sorted(source.rglob("*.json")) if source.is_dir() else [source]
     read = []
     for path in files:
-        with tally.row(path, path.stem):
+        with tally.row(path, path.stem, "photo"):
             row = read_json(path)
             if not isinstance(row, dict) or "shapes" not in row:
                 raise Unusable("no labelme file", "expected an object with 'shapes'")
@@ -46,11 +48,11 @@ def via(source: Path, tally: Tally) -> tuple[list[Photo], list[str]]:
     content = read_json(source)
     if isinstance(content, dict):
         content = content.get("_via_img_metadata", content)
-    if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
+    if not isinstance(content, dict) or not any(isinstance(row, dict) for row in content.values()):
         raise DataError(f"{source}: expected a project or export of VIA, by photos")
     read = []
     for key, row in content.items():
-        with tally.row(source, str(row.get("filename", key))):
+        with tally.row(source, key, "photo"):
             regions = row["regions"]
             listed = regions.values() if isinstance(regions, dict) else regions
             name = str(row["filename"])
@@ -70,31 +72,35 @@ def _size(width: Any, height: Any) -> ImageSize | None:
 
 def _shapes(shapes: Any, path: Path, tally: Tally) -> Iterator[Mark]:
     for shape in shapes:
-        with tally.row(path, f"{path.stem}: {shape.get('label')}"):
-            kind, points = shape.get("shape_type") or "polygon", shape["points"]
-            if kind == "circle":
-                (x, y), (x2, y2) = points
-                radius = math.hypot(x2 - x, y2 - y)
-                points = [(x - radius, y - radius), (x + radius, y + radius)]
-            elif kind not in ("rectangle", "polygon", "rotation", "mask"):
+        with tally.row(path, f"{path.stem}: {shape}"[:80], "box"):
+            kind = shape.get("shape_type") or "polygon"
+            if kind not in ("rectangle", "polygon", "rotation", "mask", "circle"):
                 tally.note(f"shapes that are no boxes ({kind}), left out", path.name)
                 continue
-            yield Mark(str(shape["label"]).strip(), bounds(points))
+            yield Mark.of(str(shape["label"]).strip(), partial(_bounds, shape, kind))
+
+
+def _bounds(shape: dict[str, Any], kind: str) -> Edges:
+    if kind != "circle":
+        return bounds(shape["points"])
+    (x, y), (x2, y2) = shape["points"]
+    radius = math.hypot(x2 - x, y2 - y)
+    return (x - radius, y - radius, x + radius, y + radius)
 
 
 def _regions(regions: Iterable[Any], name: str, tally: Tally) -> Iterator[Mark]:
     for region in regions:
-        shape, attributes = region["shape_attributes"], region["region_attributes"]
-        label = class_of(attributes)
-        if edges := via_edges(shape):
-            yield Mark(label, edges)
-        else:
-            tally.note(f"shapes that are no boxes ({shape.get('name')}), left out", name)
+        with tally.row(name, f"{name}: {region}"[:80], "box"):
+            shape, attributes = region["shape_attributes"], region["region_attributes"]
+            if shape.get("name") in SHAPES:
+                yield Mark.of(class_of(attributes), partial(via_edges, shape))
+            else:
+                tally.note(f"shapes that are no boxes ({shape.get('name')}), left out", name)
 
 
-def via_edges(shape: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    """Left, upper, right, lower of a region; None for a point or a line."""
-    kind = shape.get("name")
+def via_edges(shape: dict[str, Any]) -> Edges:
+    """Left, upper, right, lower of a region, which is one of ``SHAPES``."""
+    kind = shape["name"]
     if kind == "rect":
         x, y, width, height = numbers([shape[key] for key in ("x", "y", "width", "height")])
         return (x, y, x + width, y + height)
@@ -103,9 +109,7 @@ def via_edges(shape: dict[str, Any]) -> tuple[float, float, float, float] | None
         down = float(shape.get("r", shape.get("ry", 0)))
         x, y = float(shape["cx"]), float(shape["cy"])
         return (x - across, y - down, x + across, y + down)
-    if kind == "polygon":
-        return bounds(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
-    return None
+    return bounds(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
 
 
 def class_of(attributes: Any) -> str:

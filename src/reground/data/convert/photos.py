@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from reground.data.convert.tally import Unusable
-from reground.data.images import ImageSize, size
+from reground.data.images import Header, ImageSize, header
 from reground.data.soundness import Reason
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef
@@ -54,7 +54,9 @@ class Images:
         """
         key = (name, stem)
         if key not in self._paths:
-            self._paths[key] = self._found(name, stem)
+            self._paths[key] = found = self._found(name, stem)
+            if found and not _is_utf8(str(found)):
+                raise Unusable("name of a file that is not in UTF-8", f"{found}; rename it")
         return self._paths[key]
 
     def has(self, name: str, *, stem: str | None = None) -> bool:
@@ -91,11 +93,11 @@ class Images:
         return tuple(self.ref(name) for name in names)
 
     def _ref(self, name: str, recorded: ImageSize | None, stem: str | None) -> ImageRef:
-        if not self.has(name, stem=stem):
+        self.has(name, stem=stem)
+        if (path := self.find(name, stem=stem)) is None:
             sides = recorded or NOMINAL
             return ImageRef(str(self.path(name)), sides.width, sides.height)
-        path = self.find(name, stem=stem)
-        found = size(str(path))
+        found = self.header(path).upright
         if recorded and recorded != found:
             raise Unusable(
                 Reason.SIZE_DIFFERS,
@@ -103,13 +105,21 @@ class Images:
             )
         return ImageRef(str(path), found.width, found.height)
 
+    @staticmethod
+    def header(path: Path) -> Header:
+        """The header of a file that was found; raises ``DataError``."""
+        try:
+            return header(path)
+        except DataError as error:
+            raise Unusable(Reason.CORRUPT_IMAGE, str(error)) from None
+
     def _found(self, name: str, stem: str | None) -> Path | None:
         try:
             if name and self.path(name).is_file():
                 return self.path(name)
         except (OSError, ValueError):  # too long for a file system, or with a zero byte
             return None
-        names = [plain_name(name), *_other_names(name)]
+        names = [name, plain_name(name), *_other_names(name)]
         return (
             next((found for each in names if each and (found := self._tail(each))), None)
             or self._by_stem(Path(plain_name(name)).stem, name)
@@ -167,8 +177,7 @@ def plain_name(name: str) -> str:
     >>> plain_name("C:\\\\photos\\\\my%20cup.png"), plain_name("https://host/up/4/abc.png?d=1")
     ('photos/my cup.png', 'up/4/abc.png')
     """
-    if "://" in name:
-        parts = urlsplit(name)
+    if "://" in name and (parts := _split(name)):
         query = [value for part in parts.query.split("&") for value in part.split("=")[1:]]
         # Label Studio's local files: /data/local-files/?d=folder/photo.png
         name = next((each for each in query if _is_picture(unquote(each))), parts.path)
@@ -176,6 +185,13 @@ def plain_name(name: str) -> str:
         name = name.partition("?d=")[2]
     name = unquote(name).replace("\\", "/")
     return re.sub(r"^(?:[A-Za-z]:)?/*", "", name)
+
+
+def _split(address: str) -> SplitResult | None:
+    try:
+        return urlsplit(address)
+    except ValueError:  # half of an IPv6 address
+        return None
 
 
 def _other_names(name: str) -> list[str]:
@@ -186,6 +202,13 @@ def _other_names(name: str) -> list[str]:
 
 def _is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _folded(name: str) -> str:

@@ -6,14 +6,15 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from reground.data.convert.common import read_text
 from reground.data.convert.labelled import Mark, Photo
-from reground.data.convert.labelme import class_of, via_edges
+from reground.data.convert.labelme import SHAPES, class_of, via_edges
 from reground.data.convert.tally import Tally, Unusable
-from reground.data.images import ImageSize
+from reground.data.images import Edges, ImageSize
 from reground.errors import DataError
 
 # What columns are called, in small letters and without signs: the first that is there counts.
@@ -48,8 +49,11 @@ def photos(source: Path, tally: Tally) -> tuple[list[Photo], list[str]]:
     sizes: dict[str, ImageSize | None] = {}
     shares = _in_shares(rows)
     for number, row in enumerate(rows, start=2):
-        with tally.row(source, f"line {number}"):
+        with tally.row(source, f"line {number}", "box"):
             name = row["name"].strip()
+            if shape := row.get("region_shape_attributes"):
+                by_name[name] += _regions(row, shape, tally)
+                continue
             by_name[name] += _marks(row, shares)
             width, height = row.get("width"), row.get("height")
             if width and height:
@@ -72,14 +76,16 @@ def _rows(source: Path) -> list[dict[str, str]]:
         raise DataError(f"{source}: holds no row; expected a row for each box")
     head = [cell.strip() for cell in table[0]]
     if set(_VIA) <= {*head}:
-        return [_of_via(dict(zip(head, row, strict=False))) for row in table[1:]]
+        named = ["name" if cell == "filename" else cell for cell in head]
+        return [dict(zip(named, row, strict=False)) for row in table[1:]]
     columns = _named(head)
     if "name" in columns and ({"x1", "y1", "x2", "y2"} <= columns.keys() or _has_sides(columns)):
         return [_by_column(row, columns) for row in table[1:]]
     if len(head) == len(_BARE) and _is_number(head[1]):
         return [dict(zip(_BARE, row, strict=False)) for row in table]
     raise DataError(
-        f"{source}: columns {', '.join(head)}; expected filename, class, xmin, ymin, xmax and ymax"
+        f"{source}: columns {', '.join(head):.200}; expected filename, class, xmin, ymin, xmax "
+        "and ymax"
     )
 
 
@@ -103,13 +109,14 @@ def _by_column(row: Sequence[str], columns: Mapping[str, int]) -> dict[str, str]
     return {key: row[place] for key, place in columns.items() if place < len(row)}
 
 
-def _of_via(row: dict[str, str]) -> dict[str, str]:
-    own = {"name": row["filename"]}
-    shape = json.loads(row["region_shape_attributes"] or "{}")
-    if edges := via_edges(shape):
-        own |= dict(zip(("x1", "y1", "x2", "y2"), map(repr, edges), strict=True))
-        own["label"] = class_of(json.loads(row["region_attributes"] or "{}"))
-    return own
+def _regions(row: Mapping[str, str], text: str, tally: Tally) -> Iterator[Mark]:
+    """The region of a row of VIA's, if any."""
+    shape = json.loads(text)
+    if shape.get("name") in SHAPES:
+        label = class_of(json.loads(row.get("region_attributes") or "{}"))
+        yield Mark.of(label, partial(via_edges, shape))
+    elif shape:
+        tally.note(f"shapes that are no boxes ({shape.get('name')}), left out", row["name"])
 
 
 def _in_shares(rows: Sequence[Mapping[str, str]]) -> bool:
@@ -130,10 +137,14 @@ def _marks(row: Mapping[str, str], shares: bool) -> list[Mark]:
     if not label:
         raise Unusable("box without a class", row["name"])
     if not any(listed):
-        x, y, width, height = (float(row[key]) for key in ("x", "y", "w", "h"))
-        return [Mark(label, (x, y, x + width, y + height), shares)]
+        return [Mark.of(label, partial(_sides, row), shares=shares)]
     whole = row.get("group", "0").strip().lower() not in ("1", "true")
     return [Mark(label, listed, shares, whole)]
+
+
+def _sides(row: Mapping[str, str]) -> Edges:
+    x, y, width, height = (float(row[key]) for key in ("x", "y", "w", "h"))
+    return (x, y, x + width, y + height)
 
 
 def _is_number(text: str) -> bool:

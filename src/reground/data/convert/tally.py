@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from reground.data.confine import OutsideError
 from reground.errors import DataError
 from reground.io import json_line, write_lines
 
 FIRST = 3  # names that a table shows of each kind
+What = Literal["photo", "box", "class", "row"]
 
 
 class Unusable(DataError):
@@ -23,6 +25,19 @@ class Unusable(DataError):
         self.kind = kind
 
 
+# What reading the fields of a stranger's row raises.
+FLAWS = (DataError, TypeError, ValueError, AttributeError, ArithmeticError, LookupError)
+
+
+def named(error: Exception) -> DataError:
+    """One of ``FLAWS`` as an error that says what is wrong with a row."""
+    if isinstance(error, DataError):
+        return error
+    if isinstance(error, KeyError):
+        return Unusable(f"field {error.args[0]!r} is missing")
+    return Unusable("a field has the wrong form", str(error))
+
+
 class _Located(DataError):
     """An error that names its place: that of the part inside, not of what is around it."""
 
@@ -31,6 +46,7 @@ class _Located(DataError):
 class SetAside:
     """One thing of the source that no sample is made of, and why."""
 
+    what: What
     source: str
     id: str
     kind: str
@@ -42,21 +58,23 @@ class Tally:
     """Counts of one conversion.
 
     ``strict`` raises the first ``DataError``; without it, what cannot be used is set aside and the
-    rest goes on. ``found`` counts what was read (photos, boxes), ``notes`` holds where something
-    was mended or left out on purpose, by kind.
+    rest goes on. ``found`` counts what the source describes (photos, boxes), ``kept`` what of it
+    questions are made of, ``notes`` holds where something was mended or left out on purpose, by
+    kind: what is found is kept, noted as left out or set aside.
     """
 
     strict: bool = False
     found: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    kept: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     notes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     aside: list[SetAside] = field(default_factory=list)
 
     def note(self, kind: str, where: str) -> None:
         """Count something that was mended, or left out as the format asks."""
-        self.notes[kind].append(where)
+        self.notes[kind].append(_writable(where))
 
     @contextmanager
-    def row(self, source: Path | str, name: str) -> Iterator[None]:
+    def row(self, source: Path | str, name: str, what: What = "row") -> Iterator[None]:
         """A part of ``source`` is read; an error of its fields sets it aside, or is raised.
 
         What goes wrong becomes a ``DataError`` that names the part.
@@ -65,23 +83,23 @@ class Tally:
             yield
         except _Located:
             raise
-        except KeyError as error:
-            self._set_aside(source, name, Unusable(f"field {error.args[0]!r} is missing"))
-        except DataError as error:
-            self._set_aside(source, name, error)
-        except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
-            self._set_aside(source, name, Unusable("a field has the wrong form", str(error)))
-
-    def _set_aside(self, source: Path | str, name: str, error: DataError) -> None:
+        except FLAWS as error:
+            problem = named(error)
+        else:
+            return
         if self.strict:
-            raise _Located(f"{source}: {name}: {error}") from None
-        kind = error.kind if isinstance(error, Unusable | OutsideError) else "not readable"
-        self.aside.append(SetAside(str(source), name, kind, str(error)))
+            raise _Located(f"{source}: {name}: {problem}")
+        kind = problem.kind if isinstance(problem, Unusable | OutsideError) else "not readable"
+        said = map(_writable, (str(source), name, kind, str(problem)))
+        self.aside.append(SetAside(what, *said))
 
     def table(self) -> Iterator[str]:
         """Lines for people: what was found, mended and set aside, with the first names."""
         if self.found:
-            yield "read " + ", ".join(f"{count} {what}" for what, count in self.found.items())
+            yield "read " + ", ".join(
+                f"{count} {what}{f' ({self.kept[what]} asked about)' if what in self.kept else ''}"
+                for what, count in self.found.items()
+            )
         for kind, places in sorted(self.notes.items(), key=lambda item: -len(item[1])):
             yield f"  {len(places)} x {kind}: {_first(places)}"
         reasons: dict[str, list[str]] = defaultdict(list)
@@ -105,10 +123,15 @@ class Tally:
             self.rejected(out).unlink(missing_ok=True)
             return
         rows = (
-            {"source": each.source, "id": each.id, "kind": each.kind, "reason": each.reason}
+            {key: getattr(each, key) for key in ("what", "source", "id", "kind", "reason")}
             for each in self.aside
         )
         write_lines(self.rejected(out), map(json_line, rows))
+
+
+def _writable(text: str) -> str:
+    """Text that UTF-8 can hold: names of files may have bytes that are none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _first(places: Iterable[str]) -> str:

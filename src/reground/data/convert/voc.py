@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from reground.data.convert.common import numbers, read_bytes, read_text, turned
@@ -30,7 +31,7 @@ def photos(
         raise DataError(f"{source}: no XML files; expected a Pascal VOC folder as source")
     trees = {}
     for path in files:
-        with tally.row(path, path.stem):
+        with tally.row(path, path.stem, "photo"):
             trees[path] = _parse(path)
     classes = sorted({_label(item) for tree in trees.values() for item in tree.iter("object")})
     if origin is None:
@@ -39,7 +40,7 @@ def photos(
     chosen = trees if split is None else _chosen(source, split, trees, tally)
     read = []
     for path, tree in chosen.items():
-        with tally.row(path, path.stem):
+        with tally.row(path, path.stem, "photo"):
             read.append(_photo(tree, path, source, origin, tally))
     return read, classes
 
@@ -51,7 +52,7 @@ def _parse(path: Path) -> ET.Element:
     except (ET.ParseError, ValueError, LookupError):
         try:
             return ET.fromstring(read_text(path, "latin-1"))
-        except (ET.ParseError, ValueError) as error:
+        except (ET.ParseError, ValueError, DataError) as error:
             raise Unusable("broken XML", f"{path}: {error}; mend the file") from None
 
 
@@ -128,12 +129,11 @@ def _photo(tree: ET.Element, path: Path, source: Path, origin: int, tally: Tally
 def _marks(tree: ET.Element, path: Path, origin: int, tally: Tally) -> Iterator[Mark]:
     for item in tree.iter("object"):
         if (element := item.find("robndbox")) is not None:
-            edges: Sequence[object] = _bounds(element)
             tally.note("rotated boxes, their upright bounds taken", path.name)
+            yield Mark.of(_label(item), partial(_bounds, element))
         else:
             texts = [item.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
-            edges = _from_origin(texts, origin)
-        yield Mark(_label(item), edges)
+            yield Mark(_label(item), _from_origin(texts, origin))
 
 
 def _from_origin(texts: Sequence[str | None], origin: int) -> Sequence[object]:

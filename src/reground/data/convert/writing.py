@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -56,16 +57,23 @@ def write(
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
     named = partial(path_from, out.parent.resolve())
-    with suppress(_NothingLeft), locked(out), ExitStack() as stack:
+    if source.resolve() in {path.resolve() for path in (*paths, tally.rejected(out))}:
+        raise ConfigError(f"--out {out}: is what is converted; name another file")
+    with suppress(_NothingLeft), ExitStack() as stack:
+        for path in {out, *paths}:
+            stack.enter_context(locked(path))
         files = [stack.enter_context(_written(path)) for path in paths]
         for sample in convert(name, source, tally=tally, **options):
             part = part_of(sample)
             files[part].write(json_line(sample.to_json(named=named)))
             counts[paths[part]] += 1
         tally.found["questions"] = sum(counts.values())
+        for file in files:  # a full disk is found before anything is in its place
+            file.flush()
+            os.fsync(file.fileno())
+        tally.write(out)
         if not tally.found["questions"]:
             raise _NothingLeft
-    tally.write(out)
     return counts, tally
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,17 +33,23 @@ def photos(
     read = []
     labels = {path.relative_to(folder).as_posix() for path in folder.rglob("*.txt")}
     labels = {name for name in labels if not _is_list(name)}
-    for name in pictures_below(folder):
-        own = next((path for path in _label_files(name) if path in labels), None)
-        labels.discard(own or "")
+    own_of = {
+        name: next((path for path in _label_files(name) if path in labels), None)
+        for name in pictures_below(folder)
+    }
+    photos_of = Counter(own_of.values())
+    labels -= {own for own in own_of.values() if own}
+    for name, own in own_of.items():
         if split and not {*_SPLITS.get(split, (split,))} & {*PurePosixPath(name).parts[:-1]}:
             continue
-        with tally.row(folder, name):
+        with tally.row(folder, name, "photo"):
+            if own and photos_of[own] > 1:
+                raise Unusable("two photos of one label file", f"{own} is that of another, too")
             read.append(_photo(name, folder / own if own else None, names, tally))
     if split and not read:
         raise DataError(f"{folder}: no photos below a folder {split!r}; leave --split out for all")
     for name in sorted(labels) if read else ():
-        with tally.row(folder, name):
+        with tally.row(folder, name, "photo"):
             raise Unusable(Reason.MISSING_IMAGE, f"{name}: labels of no photo")
     if not read:
         raise DataError(f"{folder}: no photos; expected images/ and labels/ of a YOLO data set")
@@ -67,9 +74,9 @@ def _numbered(names: Any, path: Path) -> dict[int, str]:
     listed = dict(enumerate(names)) if isinstance(names, list) else names
     try:
         return {int(number): str(name) for number, name in listed.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise DataError(
-            f"{path}: names is {names!r}; expected a list or numbers to names"
+            f"{path}: names is {names!r:.200}; expected a list or numbers to names"
         ) from None
 
 
@@ -100,7 +107,7 @@ def _photo(name: str, path: Path | None, names: dict[int, str], tally: Tally) ->
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        with tally.row(path or name, f"{name}: line {number}"):
+        with tally.row(path or name, f"{name}: line {number}", "box"):
             marks.append(_mark(line.split(), names, name, tally))
             continue
         unsure.update(names.values())  # whose box it is cannot be said
