@@ -111,14 +111,17 @@ def test_a_row_that_leads_outside_is_set_aside(
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "link.png", "away/secret.png"])
-def test_every_verb_refuses_it_in_a_sentence(theirs: Path, path: str) -> None:
+def test_every_verb_refuses_it_in_a_sentence(
+    theirs: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = write_rows(theirs, row(path))
     reground("data", "validate", rows, "--confine", theirs)
     (aside,) = read_rows(theirs / "rows.quarantine.jsonl")
     assert aside["reasons"][0]["reason"] == Reason.CONFINED
     model = theirs.parent / "none"
+    shown = reground("data", "show", rows, "--out", theirs / "sheet.png", "--confine", theirs)
+    assert shown.exit_code == 0 and "leads outside" in caplog.text  # a grey field in its place
     for words in (
-        ("data", "show", rows, "--out", theirs / "sheet.png"),
         ("predict", theirs / path, "the cup", "--model", model),
         ("train", write_config(theirs.parent, rows), "--out", theirs.parent / "run"),
     ):

@@ -269,4 +269,5 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 
 def test_all_readers_are_tried() -> None:
-    assert {name for name, _ in TOOLS} == {*READERS}
+    """But that of Hugging Face, whose files are written by its own package (test_hub_objects)."""
+    assert {name for name, _ in TOOLS} == {*READERS} - {"hub_objects"}

@@ -88,8 +88,8 @@ class Boxes:
 
 
 def _reach(boxes: Iterable[Box]) -> float:
-    """How far boxes reach to the right or down, as a share of the side."""
-    return max(max(box.x2 / box.frame.width, box.y2 / box.frame.height) for box in boxes)
+    """How far boxes reach to the right or down, as a share of the side; at most all of it."""
+    return max(min(1.0, max(box.x2 / box.frame.width, box.y2 / box.frame.height)) for box in boxes)
 
 
 def _middle(boxes: Iterable[Box]) -> float:
