@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-fast test-vllm bench-peers demo clean
+.PHONY: help install check test test-fast test-vllm browser test-browser bench-peers serve demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ test-fast: $(INSTALLED) ## tests and doctests of what does without torch
 test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine and torchvision on the CPU, in .venv-vllm
 	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py -k "test_vllm or transformers"
 
+browser: ## bring a Chromium, where apt-get can; without one the tests of pages are skipped
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null \
+	  || { timeout 240 apt-get update -qq && timeout 240 apt-get install -qq --yes chromium; } \
+	  > /dev/null 2>&1 || echo "no Chromium could be brought: tests of pages are skipped"
+
+test-browser: $(INSTALLED) browser ## the tests of pages in a real Chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet tests/test_serving_browser.py tests/test_teach_review_browser.py
+
 # vLLM needs torchvision, which fits the registry's own torch alone: local builds are not looked for.
 $(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -54,6 +62,9 @@ bench-peers: $(VLLM)/.peers ## a GRPO step here and of TRL, side by side, in .ve
 $(VLLM)/.peers: $(VLLM)/.installed
 	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet trl==1.16.0 datasets
 	@touch $@
+
+serve: $(INSTALLED) ## open the page over the shipped tiny model
+	$(BIN)/reground serve --open
 
 demo: $(INSTALLED) ## train, compare and report a tiny model on this machine
 	$(BIN)/reground demo

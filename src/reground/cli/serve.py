@@ -40,6 +40,7 @@ def command(
         list[str] | None,
         typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
     ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     tool: ToolOption = None,
     family: FamilyOption = None,
     protocol: ProtocolOption = None,
@@ -57,11 +58,11 @@ def command(
     min_pixels: MinPixelsOption = None,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
-    """Answer questions over HTTP: POST /v1/ground takes images and a text, and gives boxes.
+    """Answer questions over HTTP: on a page for people, and at POST /v1/ground for programs.
 
     \b
     Examples:
-      reground serve
+      reground serve --open
       reground serve --model runs/refiner --tool IDEA-Research/grounding-dino-tiny --port 9000
       REGROUND_API_KEY=... reground serve --host 0.0.0.0 --host-name gpu.example.org
     """
@@ -95,4 +96,12 @@ def command(
         api_key=api_key,
     )
     limits = Limits(most_waiting=max_waiting, max_tokens=max_tokens, timeout_s=timeout)
-    serve(grounder, listener, model=model, tool=tool, rules=rules, limits=limits)
+    serve(
+        grounder,
+        listener,
+        model=model,
+        tool=tool,
+        rules=rules,
+        limits=limits,
+        open_page=open_page,
+    )

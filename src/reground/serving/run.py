@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import threading
+import webbrowser
 from contextlib import suppress
 
 import typer
@@ -46,6 +48,7 @@ def serve(
     tool: str | None,
     rules: Rules,
     limits: Limits,
+    open_page: bool = False,
 ) -> None:
     """Answer until SIGINT or SIGTERM; what was asked by then is answered."""
     from reground.model.runtime import runtime_of  # torch
@@ -54,7 +57,10 @@ def serve(
     thread = ModelThread(grounder, batch_tokens=budget, most_waiting=limits.most_waiting)
     service = Service(grounder, model, thread, limits, tool)
     host, port = listener.getsockname()[:2]
-    typer.echo(f"{model} answers at http://{host}:{port}/v1/ground; Ctrl-C ends it", err=True)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    typer.echo(f"{model} answers at {address} (Ctrl-C ends it)", err=True)
+    if open_page:
+        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     config = uvicorn.Config(
         make_app(service, rules),
         log_level="warning",
