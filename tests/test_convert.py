@@ -206,7 +206,7 @@ def test_voc_asks_unique_and_all_by_default(voc: Path) -> None:
     assert (unique.id, unique.question) == ("a-WBC-unique", "the WBC")
     assert unique.boxes == (box(0, 0, 36, 36),)  # VOC counts from 1 and includes the last pixel
     assert unique.think == "the WBC is medium and purple, at the top left."
-    assert unique.strata == {"class": "WBC", "rule": "unique"}
+    assert unique.strata == {"class": "WBC", "rule": "unique", "rivals": "0"}
     assert (all_of_them.id, all_of_them.question) == ("a-RBC-all", "every RBC")
     assert all_of_them.boxes == (box(50, 10, 80, 30), box(100, 10, 130, 30))
     assert all_of_them.think is None

@@ -138,7 +138,11 @@ class Asker:
                     targets=tuple(Target(0, box) for box in chosen),
                     task=self.task,
                     think=describe(phrase, chosen[0], pixels) if len(chosen) == 1 else None,
-                    strata={"class": label, "rule": str(rule)},
+                    strata={
+                        "class": label,
+                        "rule": str(rule),
+                        "rivals": str(len(boxes) - len(chosen)),
+                    },
                 )
 
 
