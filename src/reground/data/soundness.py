@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -64,6 +67,15 @@ class Soundness:
         for target in found:
             yield from _box_problems(target.box)
 
+    def look_at(self, samples: Iterable[Sample]) -> None:
+        """Decode the images of ``samples`` on all cores, before they are asked about one by one."""
+        files = dict.fromkeys(
+            file for each in samples for image in each.images if (file := _file_of(image.path))
+        )
+        new = [file for file in files if file not in self._images]
+        with ThreadPoolExecutor(os.cpu_count()) as workers:  # decoding leaves Python's lock
+            self._images.update(zip(new, workers.map(_decoded, new), strict=True))
+
     def finished(self, sample: Sample) -> Sample:
         """A sample without a problem, its targets clipped to their images."""
         if all(target.box.overhang() == 0 for target in sample.targets):
@@ -72,14 +84,14 @@ class Soundness:
         return replace(sample, targets=targets)
 
     def _image_problems(self, image: ImageRef) -> Iterator[Problem]:
-        recorded = ImageSize(image.width, image.height)
         found = self._measured(image.path)
+        recorded = f"{image.width} x {image.height}"
         if isinstance(found, Problem):
             if not (self.may_lack and found.reason is Reason.MISSING_IMAGE):
                 yield found
-        elif found != recorded:
+        elif (found.width, found.height) != (image.width, image.height):
             yield Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
-        short, long = sorted((recorded.width, recorded.height))
+        short, long = sorted((image.width, image.height))
         if short < self.factor:
             detail = f"{image.path} is {recorded}, the factor {self.factor}"
             yield Problem(Reason.TOO_SMALL, detail)
@@ -100,6 +112,12 @@ class Soundness:
         if view.right > whole.width or view.lower > whole.height:
             return Problem(Reason.CORRUPT_IMAGE, f"{path}: reaches outside the file's {whole}")
         return ImageSize(view.right - view.left, view.lower - view.upper)
+
+
+def _file_of(path: str) -> str | None:
+    with suppress(DataError):  # of a view without pixels
+        return split_view(path)[0]
+    return None
 
 
 def _decoded(path: str) -> ImageSize | Problem:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from reground.data.benchmarks import open_benchmark
 from reground.data.images import sides
+from reground.data.rows import LARGE, Rows
 from reground.data.schemes import is_endless, source_of
 from reground.errors import ConfigError, DataError
-from reground.grounding.sample import Sample, read_jsonl, with_paths, write_jsonl
+from reground.grounding.sample import Move, Sample, by_folder, read_jsonl, with_paths, write_jsonl
 
 
 def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Sequence[Sample]:
@@ -30,7 +31,10 @@ def open_dataset(spec: str, *, seed: int = 0, limit: int | None = None) -> Seque
         return source.open(spec, seed=seed, limit=limit)
     if not spec.endswith(".jsonl"):
         return open_benchmark(spec, limit=limit)
-    samples = list(islice(read_jsonl(Path(spec), measure=sides), limit))
+    path = Path(spec)
+    if limit is None and path.is_file() and path.stat().st_size > LARGE:
+        return Rows(path)
+    samples = list(islice(read_jsonl(path, measure=sides), limit))
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
     return samples
@@ -51,7 +55,7 @@ def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
     """
     # Resolved, so that ".." leaves the folder itself and not a link to it.
     folder = path.parent.resolve()
-    return write_jsonl(path, samples, named=partial(path_from, folder))
+    return write_jsonl(path, samples, named=paths_from(folder))
 
 
 def relative_to(sample: Sample, folder: Path) -> Sample:
@@ -59,18 +63,21 @@ def relative_to(sample: Sample, folder: Path) -> Sample:
     return with_paths(sample, partial(path_from, folder))
 
 
-@lru_cache(maxsize=65_536)
 def path_from(folder: Path, path: str) -> str:
     """The way from ``folder``, which is resolved, to a file of the working directory.
 
     ``..`` behind a link leads up from where the link points, so the file's folder is resolved too.
     """
-    where, name = os.path.split(path)
-    return Path(
-        os.path.relpath(os.path.join(_resolved(os.path.join(os.getcwd(), where)), name), folder)
-    ).as_posix()
+    return _way_from(folder, os.getcwd())(path)
 
 
-@lru_cache(maxsize=4096)
-def _resolved(folder: str) -> str:
-    return os.path.realpath(folder)
+def paths_from(folder: Path) -> Move:
+    """:func:`path_from` for many files, of the working directory that is now."""
+    return _way_from(folder, os.getcwd())
+
+
+@lru_cache(maxsize=16)
+def _way_from(folder: Path, here: str) -> Move:
+    return by_folder(
+        lambda where: os.path.relpath(os.path.realpath(os.path.join(here, where)), folder)
+    )

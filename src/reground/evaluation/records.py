@@ -8,9 +8,9 @@ to the file's folder, as in every JSONL of ReGround.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,12 +18,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from reground.data.images import split_view
-from reground.data.source import path_from
+from reground.data.source import paths_from
 from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import ImageRef, Sample, is_file_path
+from reground.grounding.sample import ImageRef, Move, Sample, by_folder, is_file_path
 from reground.io import at, numbered_lines, whole, write_json, write_lines
 from reground.protocols.choice import Decider, PromptUse, protocol_of
 from reground.protocols.families import get_family
@@ -49,7 +49,6 @@ _STRICT = ConfigDict(extra="forbid")
 _SampleField = Annotated[Sample, PlainValidator(_sample), PlainSerializer(Sample.to_json)]
 _Row = TypeVar("_Row", "Prediction", "SampleScore")
 _Kind = TypeVar("_Kind")
-_Move = Callable[[str], str]  # a relative path, seen from another folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +284,7 @@ def _write(
     return count
 
 
-def _line(row: _Row, adapter: TypeAdapter[_Row], move: _Move) -> bytes:
+def _line(row: _Row, adapter: TypeAdapter[_Row], move: Move) -> bytes:
     return adapter.dump_json(_with_paths(row, move), exclude_none=True) + b"\n"
 
 
@@ -321,25 +320,25 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
-def _outwards(folder: Path) -> _Move:
+def _outwards(folder: Path) -> Move:
     """From paths of the working directory to those of ``folder``, where links really lead."""
-    return partial(path_from, folder.resolve())
+    return paths_from(folder.resolve())
 
 
-def _inwards(folder: Path) -> _Move:
+def _inwards(folder: Path) -> Move:
     """The inverse."""
     base, here = os.path.realpath(folder), os.path.realpath(os.curdir)
-    return lambda path: os.path.relpath(os.path.join(base, path), here)
+    return by_folder(lambda path: os.path.relpath(os.path.join(base, path), here))
 
 
-def _with_paths(row: _Row, move: _Move) -> _Row:
+def _with_paths(row: _Row, move: Move) -> _Row:
     """``row`` with every relative path moved."""
     sample = row.sample
     images = tuple([_moved(image, move) for image in sample.images])
     return row if images == sample.images else replace(row, sample=replace(sample, images=images))
 
 
-def _moved(image: ImageRef, move: _Move) -> ImageRef:
+def _moved(image: ImageRef, move: Move) -> ImageRef:
     if not is_file_path(image.path) or os.path.isabs(image.path):
         return image
     return ImageRef(move(image.path), image.width, image.height)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from reground.errors import DataError
 
 Row = Mapping[str, Any]
+_OBJECT = (dict, Mapping)  # dict first: looking at an abstract class takes longer
+_LARGEST = 2**53  # whole numbers up to here are floats without rounding
 
 
 def text(row: Row, name: str) -> str:
@@ -40,8 +42,7 @@ def whole(value: Any, name: str, *, at_least: int = 0) -> int:
     >>> whole(320.0, "width")
     320
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value != int(value) or value < at_least:
+    if not _is_finite(value) or value != int(value) or value < at_least:
         raise wrong(name, value, f"a whole number from {at_least}")
     return int(value)
 
@@ -51,9 +52,10 @@ def number(row: Row, name: str) -> float | None:
     value = row.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_finite(value):
         raise wrong(name, value, "a number")
-    return value
+    found: float = value
+    return found
 
 
 def share(row: Row, name: str) -> float | None:
@@ -67,7 +69,7 @@ def share(row: Row, name: str) -> float | None:
 def objects(row: Row, name: str) -> list[Row]:
     """A list of objects."""
     value = _held(row, name)
-    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+    if not isinstance(value, list) or not all([isinstance(each, _OBJECT) for each in value]):
         raise wrong(name, value, "a list of objects")
     return value
 
@@ -75,8 +77,8 @@ def objects(row: Row, name: str) -> list[Row]:
 def edges(row: Row, name: str) -> tuple[float, float, float, float]:
     """Four finite numbers."""
     value = _held(row, name)
-    is_four = isinstance(value, list | tuple) and len(value) == 4
-    if not is_four or not all(_is_finite(each) for each in value):
+    is_four = isinstance(value, (list, tuple)) and len(value) == 4
+    if not is_four or not all(map(_is_finite, value)):
         raise wrong(name, value, "four finite numbers, [left, upper, right, lower]")
     x1, y1, x2, y2 = map(float, value)
     return (x1, y1, x2, y2)
@@ -95,4 +97,5 @@ def _held(row: Row, name: str) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_float = isinstance(value, float)
+    return isfinite(value) if is_float else type(value) is int and abs(value) <= _LARGEST

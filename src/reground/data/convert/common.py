@@ -123,7 +123,7 @@ def plain(text: str) -> str:
     >>> plain("<image>\\n<image>\\nFind <|object_ref_start|>the cat<|object_ref_end|>.")
     'Find the cat.'
     """
-    return marked(text)[0]
+    return " ".join((_MARKUP.sub("", text) if "<" in text else text).split())
 
 
 def marked(text: str) -> tuple[str, tuple[Span, ...]]:
@@ -132,8 +132,8 @@ def marked(text: str) -> tuple[str, tuple[Span, ...]]:
     >>> marked("<image>Find  <|object_ref_start|> the cat<|object_ref_end|>.")
     ('Find the cat.', (Span(start=5, end=12, kind='phrase'),))
     """
-    if "<" not in text:
-        return " ".join(text.split()), ()
+    if "_start|>" not in text:
+        return plain(text), ()
     out, opened, end = "", None, 0
     spans: list[Span] = []
     for mark in _MARKUP.finditer(text):

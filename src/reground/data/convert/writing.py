@@ -7,7 +7,6 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +15,7 @@ from reground.data.convert import convert
 from reground.data.convert.auto import recognised
 from reground.data.convert.tally import Tally
 from reground.data.images import split_view
-from reground.data.source import path_from
+from reground.data.source import paths_from
 from reground.errors import ConfigError
 from reground.grounding.sample import Sample
 from reground.io import json_line, locked, whole
@@ -55,7 +54,7 @@ def write(
         name, source = recognised(source)
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
-    named = partial(path_from, out.parent.resolve())
+    named = paths_from(out.parent.resolve())
     with suppress(_NothingLeft), locked(out), ExitStack() as stack:
         files = [stack.enter_context(_written(path)) for path in paths]
         for sample in convert(name, source, tally=tally, **options):
