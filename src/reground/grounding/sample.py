@@ -325,8 +325,17 @@ def digest(samples: Iterable[Sample]) -> str:
 
     Two files of samples with the same digest are the same version of a benchmark.
     """
-    rows = sorted(hashlib.sha256(_line(sample)).digest() for sample in samples)
-    return hashlib.sha256(b"".join(rows)).hexdigest()
+    return digest_of(map(row_digest, samples))
+
+
+def digest_of(rows: Iterable[bytes]) -> str:
+    """:func:`digest` of samples by the :func:`row_digest` of each."""
+    return hashlib.sha256(b"".join(sorted(rows))).hexdigest()
+
+
+def row_digest(sample: Sample) -> bytes:
+    """SHA-256 of what one sample asks and holds true."""
+    return hashlib.sha256(_line(sample)).digest()
 
 
 def content(samples: Iterable[Sample]) -> str:

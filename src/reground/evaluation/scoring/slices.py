@@ -6,13 +6,18 @@ A sample's own ``strata`` divide scores in the same way.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from reground.evaluation.records import SampleScore
+import numpy as np
+
 from reground.evaluation.scoring.bootstrap import Interval, intervals
-from reground.evaluation.scoring.metrics import Hit, Summary, is_hit, summarise
+from reground.evaluation.scoring.metrics import Hit, Summary, hits, summarise
 from reground.grounding.sample import Sample
+
+if TYPE_CHECKING:
+    from reground.evaluation.scoring.columns import Columns, Keys
 
 # COCO's sizes: the area of a box in pixels of the original image.
 _SIZES = {"small (< 32²)": 32**2, "medium (< 96²)": 96**2, "large": float("inf")}
@@ -28,16 +33,11 @@ class Slice:
     accuracy: Interval | None
 
 
-def by_slice(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, dict[str, Slice]]:
-    """What divides the scores into more than one slice, and the slices of each.
-
-    Sort ``scores`` by sample id: intervals are then the same for the same scores.
-    """
-    groups: dict[str, dict[str, list[SampleScore]]] = {}
-    for score in scores:
-        for name, value in slices_of(score.sample).items():
-            groups.setdefault(name, {}).setdefault(value, []).append(score)
-    return {name: _slices(own, hit) for name, own in groups.items() if len(own) > 1}
+def by_slice(scores: Columns, hit: Hit = operator.gt) -> dict[str, dict[str, Slice]]:
+    """What divides the scores into more than one slice, and the slices of each."""
+    return {
+        name: _slices(scores, own, hit) for name, own in scores.slices.items() if len(own.names) > 1
+    }
 
 
 def slices_of(sample: Sample) -> Mapping[str, str]:
@@ -56,17 +56,17 @@ def slices_of(sample: Sample) -> Mapping[str, str]:
     return {**found, **{name: each for name, each in sample.strata.items() if name not in found}}
 
 
-def _slices(groups: Mapping[str, Sequence[SampleScore]], hit: Hit) -> dict[str, Slice]:
-    scored = [
-        (value, score) for value, own in groups.items() for score in own if score.error is None
-    ]
+def _slices(scores: Columns, keys: Keys, hit: Hit) -> dict[str, Slice]:
+    groups = {name: np.flatnonzero(keys.codes == place) for place, name in enumerate(keys.names)}
+    rows = np.concatenate([*groups.values()])
+    scored = rows[scores.scored[rows]]
     ends = intervals(
-        {"acc": [float(is_hit(score, hit=hit)) for _, score in scored]},
-        tasks=[value for value, _ in scored],
-        clusters=[score.cluster for _, score in scored],
+        {"acc": hits(scores, scored, hit)},
+        tasks=[keys.names[place] for place in keys.codes[scored]],
+        clusters=scores.clusters.codes[scored].tolist(),
     )["acc"].tasks
     return {
-        value: Slice(summarise(groups[value], hit), ends.get(value))
+        value: Slice(summarise(scores, hit, rows=groups[value]), ends.get(value))
         for value in sorted(groups, key=_place)
     }
 
