@@ -196,7 +196,8 @@ def iou(first: Box, second: Box) -> float:
     >>> iou(Box(0, 0, 10, 10, THOUSAND), Box(0, 0, 10, 5, THOUSAND))
     0.5
     """
-    _check_frames([first, second])
+    if first.frame is not second.frame:
+        _check_frames([first, second])
     width = min(first.x2, second.x2) - max(first.x1, second.x1)
     height = min(first.y2, second.y2) - max(first.y1, second.y1)
     inter = max(width, 0.0) * max(height, 0.0)

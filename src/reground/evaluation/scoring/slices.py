@@ -51,9 +51,9 @@ def slices_of(sample: Sample) -> Mapping[str, str]:
     ]
     words = len((phrases[0] if phrases else sample.question).split())
     found = {"phrase": _first_above(_LENGTHS, words), "images": str(len(sample.images))}
-    if len(sample.boxes) == 1:
-        found = {"box": _first_above(_SIZES, sample.boxes[0].area), **found}
-    return {**found, **{name: each for name, each in sample.strata.items() if name not in found}}
+    if len(boxes := sample.boxes) == 1:
+        found = {"box": _first_above(_SIZES, boxes[0].area), **found}
+    return found | {name: each for name, each in sample.strata.items() if name not in found}
 
 
 def _slices(scores: Columns, keys: Keys, hit: Hit) -> dict[str, Slice]:
