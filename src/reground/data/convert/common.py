@@ -18,6 +18,7 @@ from reground.grounding.sample import Span, SpanKind
 from reground.io import at, parse_json
 
 _MARKUP = re.compile(r"<image>|<\|(object_ref|box|quad)_(start|end)\|>")
+_PLACES = re.compile(r"(?:\s*+<image>)*+")  # of images, before all else
 _KINDS: Mapping[str | None, SpanKind] = {"object_ref": "phrase", "box": "box"}
 
 
@@ -134,9 +135,10 @@ def marked(text: str) -> tuple[str, tuple[Span, ...]]:
     """
     if "_start|>" not in text:
         return plain(text), ()
-    out, opened, end = "", None, 0
+    start = _PLACES.match(text)
+    out, opened, end = "", None, start.end() if start else 0
     spans: list[Span] = []
-    for mark in _MARKUP.finditer(text):
+    for mark in _MARKUP.finditer(text, end):
         out = _continued(out, text[end : mark.start()])
         end = mark.end()
         kind = _KINDS.get(mark[1])

@@ -104,7 +104,7 @@ class Images:
         return ImageRef(str(path), found.width, found.height)
 
     def _found(self, name: str, stem: str | None) -> Path | None:
-        if name and os.path.isfile(os.path.join(self.root, name)):
+        if name and os.path.isfile(below(self.root)(name)):
             return self.path(name)
         if not any(self._files().values()):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from bisect import bisect_right
@@ -55,7 +56,7 @@ def write(
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
     named = paths_from(out.parent.resolve())
-    with suppress(_NothingLeft), locked(out), ExitStack() as stack:
+    with suppress(_NothingLeft), locked(out), _without_collection(), ExitStack() as stack:
         files = [stack.enter_context(_written(path)) for path in paths]
         for sample in convert(name, source, tally=tally, **options):
             part = part_of(sample)
@@ -70,6 +71,18 @@ def write(
 
 class _NothingLeft(Exception):
     """Everything was set aside: what was begun is taken back, and no file is written."""
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without the search for cycles: rows hold none, and it would look at all of them each time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextmanager
