@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reground.evaluation.records import Finish, SampleScore
-from reground.evaluation.scoring.columns import columns_of
+from reground.evaluation.scoring.columns import columns_of, slices_of
 from reground.evaluation.scoring.metrics import (
     Estimate,
     Outcome,
@@ -23,7 +23,7 @@ from reground.evaluation.scoring.metrics import (
     outcome,
     summarise,
 )
-from reground.evaluation.scoring.slices import by_slice, slices_of
+from reground.evaluation.scoring.slices import by_slice
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Span, Target

@@ -135,8 +135,8 @@ def marked(text: str) -> tuple[str, tuple[Span, ...]]:
     """
     if "_start|>" not in text:
         return plain(text), ()
-    start = _PLACES.match(text)
-    out, opened, end = "", None, start.end() if start else 0
+    places = _PLACES.match(text)
+    out, opened, end = "", None, places.end() if places else 0
     spans: list[Span] = []
     for mark in _MARKUP.finditer(text, end):
         out = _continued(out, text[end : mark.start()])

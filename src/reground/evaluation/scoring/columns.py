@@ -10,15 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reground.evaluation.records import SampleScore
-from reground.evaluation.scoring.slices import slices_of
 from reground.grounding.answers import Status
 from reground.grounding.boxes import FloatArray
+from reground.grounding.sample import Sample
 
 Codes = NDArray[np.int64]
 MEASURES = ("iou", "length", "well_formed", "clipped", "truncated")
 _STATUS = {status: place for place, status in enumerate(Status)}
 _NONE = -1
 _NAN = float("nan")
+
+
+# COCO's sizes: the area of a box in pixels of the original image.
+_SIZES = {"small (< 32²)": 32**2, "medium (< 96²)": 96**2, "large": float("inf")}
+_LENGTHS = {"1 to 3 words": 4, "4 to 8 words": 9, "9 or more words": float("inf")}
+ORDER = [*_SIZES, *_LENGTHS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +143,23 @@ def _values(score: SampleScore) -> tuple[float | None, ...]:
         None if score.num_clipped is None else score.num_clipped > 0,
         None if score.finish == "unrecorded" else score.finish == "length",
     )
+
+
+def slices_of(sample: Sample) -> Mapping[str, str]:
+    """The slices that a sample belongs to, by what divides them.
+
+    Its box has a size where it is the only true one. Its phrase is what the question marks as one,
+    else the whole question.
+    """
+    phrases = [
+        sample.question[each.start : each.end] for each in sample.spans if each.kind == "phrase"
+    ]
+    words = len((phrases[0] if phrases else sample.question).split())
+    found = {"phrase": _first_above(_LENGTHS, words), "images": str(len(sample.images))}
+    if len(boxes := sample.boxes) == 1:
+        found = {"box": _first_above(_SIZES, boxes[0].area), **found}
+    return found | {name: each for name, each in sample.strata.items() if name not in found}
+
+
+def _first_above(limits: Mapping[str, float], value: float) -> str:
+    return next(name for name, limit in limits.items() if value < limit)

@@ -14,18 +14,16 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reground.data.benchmarks import in_order
 from reground.evaluation.records import SampleScore
+from reground.evaluation.scoring.columns import Columns
 from reground.grounding.answers import Status
 from reground.grounding.boxes import FloatArray
-
-if TYPE_CHECKING:
-    from reground.evaluation.scoring.columns import Columns
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 HIT_THRESHOLD = 0.5
@@ -99,14 +97,15 @@ def summarise(
     """The figures of scores, or of some ``rows``, standard errors clustered by target image."""
     rows = np.arange(len(scores)) if rows is None else rows
     scored = rows[scores.scored[rows]]
-    clusters = scores.clusters.codes[scored]
+    images, index = np.unique(scores.clusters.codes[scored], return_inverse=True)
     counts = np.bincount(scores.status[scored], minlength=len(Status))
     return Summary(
         n=len(scored),
         errors=len(rows) - len(scored),
-        num_images=len(np.unique(clusters)),
+        num_images=len(images),
         estimates={
-            name: _mean(values, clusters) for name, values in _measures(scores, scored, hit).items()
+            name: _mean(values, index, len(images))
+            for name, values in _measures(scores, scored, hit).items()
         },
         status={status: int(count) for status, count in zip(Status, counts, strict=True)},
     )
@@ -171,15 +170,19 @@ def clustered_mean(values: Sequence[float] | FloatArray, clusters: Clusters) -> 
     >>> clustered_mean([1.0, 0.0, 1.0, 1.0], ["a", "a", "a", "a"])
     Estimate(value=0.75, stderr=None)
     """
-    if not len(values):
+    images, index = np.unique(np.asarray(clusters), return_inverse=True)
+    return _mean(np.asarray(values, np.float64), index, len(images))
+
+
+def _mean(values: FloatArray, index: NDArray[np.int64], num_clusters: int) -> Estimate:
+    """None where somebody did not record or measure it; ``index`` is the cluster of each value."""
+    if not len(values) or np.isnan(values).any():
         return Estimate(None, None)
-    part = _mean_part(values, clusters)
-    return Estimate(part.mean, _stderr([part], clusters))
-
-
-def _mean(values: FloatArray, clusters: NDArray[np.int64]) -> Estimate:
-    """None where somebody did not record or measure it."""
-    return Estimate(None, None) if np.isnan(values).any() else clustered_mean(values, clusters)
+    mean = float(values.mean())
+    if num_clusters < 2:
+        return Estimate(mean, None)
+    sums = np.bincount(index, weights=_influence(values, mean, num_clusters))
+    return Estimate(mean, float(np.linalg.norm(sums)))
 
 
 def _measures(scores: Columns, rows: NDArray[np.int64], hit: Hit) -> dict[str, FloatArray]:
@@ -201,8 +204,13 @@ def _mean_part(values: Sequence[float] | FloatArray, clusters: Clusters) -> _Mea
     mean, num_clusters = float(array.mean()), len(np.unique(np.asarray(clusters)))
     if num_clusters < 2:
         return _MeanPart(mean, None)
+    return _MeanPart(mean, _influence(array, mean, num_clusters))
+
+
+def _influence(values: FloatArray, mean: float, num_clusters: int) -> FloatArray:
     small_sample = math.sqrt(num_clusters / (num_clusters - 1))
-    return _MeanPart(mean, small_sample * (array - mean) / len(array))
+    found: FloatArray = small_sample * (values - mean) / len(values)
+    return found
 
 
 def _stderr(parts: Sequence[_MeanPart], clusters: Clusters) -> float | None:
