@@ -19,7 +19,7 @@ from tables.models import bccd, demo, speed, tasks, tiny
 from tables.published import prompts, published
 from tables.refining import refiner, refiner_photos, refiner_photos_probes, refiner_probes
 from tables.rl import curves, table4, table5
-from tables.scaling import growth, recipes, vllm, vs_trl
+from tables.scaling import data, growth, recipes, vllm, vs_trl
 from tables.scored import (
     benchmarks,
     endpoint,
@@ -84,6 +84,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         demo,
         speed,
         growth,
+        data,
         refiner,
         refiner_probes,
         refiner_photos,

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reground.evaluation.records import Finish, SampleScore
+from reground.evaluation.scoring.columns import columns_of, slices_of
 from reground.evaluation.scoring.metrics import (
     Estimate,
     Outcome,
@@ -22,7 +23,7 @@ from reground.evaluation.scoring.metrics import (
     outcome,
     summarise,
 )
-from reground.evaluation.scoring.slices import by_slice, slices_of
+from reground.evaluation.scoring.slices import by_slice
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Span, Target
@@ -75,7 +76,7 @@ def score(
 def test_accuracy_counts_iou_above_the_threshold(
     iou: float, accuracies: tuple[int, int, int]
 ) -> None:
-    row = summarise([score(iou)]).to_json()
+    row = summarise(columns_of([score(iou)])).to_json()
     assert (row["acc@0.3"], row["acc@0.5"], row["acc@0.7"]) == accuracies
     assert row["mean_iou"] == iou
 
@@ -99,16 +100,19 @@ def test_every_sample_has_one_outcome(one: SampleScore, expected: Outcome) -> No
 def test_unscored_is_not_zero() -> None:
     answered = [score(1.0, image="a"), score(0.5, image="b")]
     unreadable = score(0.0, image="c", status=Status.UNPARSABLE)
-    assert summarise([*answered, score(None)]).estimates == summarise(answered).estimates
-    assert summarise([*answered, score(None)]).to_json()["errors"] == 1
-    assert summarise([*answered, unreadable]).estimates["mean_iou"].value == 0.5
+    assert (
+        summarise(columns_of([*answered, score(None)])).estimates
+        == summarise(columns_of(answered)).estimates
+    )
+    assert summarise(columns_of([*answered, score(None)])).to_json()["errors"] == 1
+    assert summarise(columns_of([*answered, unreadable])).estimates["mean_iou"].value == 0.5
 
 
 def test_nothing_scored_gives_no_figures() -> None:
-    summary = summarise([score(None)])
+    summary = summarise(columns_of([score(None)]))
     assert (summary.n, summary.errors, summary.num_images) == (0, 1, 0)
     assert set(summary.estimates.values()) == {Estimate(None, None)}
-    assert macro_accuracy([score(None)]) == Estimate(None, None)
+    assert macro_accuracy(columns_of([score(None)])) == Estimate(None, None)
 
 
 def test_summary_counts_status_lengths_and_shares() -> None:
@@ -118,7 +122,7 @@ def test_summary_counts_status_lengths_and_shares() -> None:
         score(0.0, image="c", status=Status.NO_ANSWER, num_tokens=60, finish="length"),
         score(0.8, image="c", num_tokens=10),
     ]
-    row = summarise(rows).to_json()
+    row = summarise(columns_of(rows)).to_json()
     assert (row["n"], row["images"], row["length"]) == (4, 3, 25.0)
     assert (row["clipped"], row["truncated"], row["well_formed"]) == (0.25, 0.25, 1.0)
     assert row["status"] == {
@@ -137,11 +141,11 @@ def test_tasks_and_slices_are_summarised_apart() -> None:
         score(0.9, task="find", strata={"kind": "relation"}),
         score(None, task="find", strata={"kind": "relation"}),
     ]
-    assert [(name, row.n, row.errors) for name, row in by_task(rows).items()] == [
+    assert [(name, row.n, row.errors) for name, row in by_task(columns_of(rows)).items()] == [
         ("find", 2, 1),
         ("track", 1, 0),
     ]
-    slices = by_slice(rows)
+    slices = by_slice(columns_of(rows))
     assert list(slices) == ["kind"]  # all have one box, phrase and image alike, and three objects
     relation = slices["kind"]["relation"]
     assert (list(slices["kind"]), relation.summary.n) == (["attribute", "relation"], 2)
@@ -194,7 +198,7 @@ def test_slices_come_in_their_order_with_intervals_and_without_the_unanswered() 
         for n, number in enumerate(["10", "9", "none", "10", "9", "10"])
     ]
     rows.append(score(None, image="z.png", strata={"objects": "9"}))
-    slices = by_slice(rows)
+    slices = by_slice(columns_of(rows))
     assert list(slices) == ["objects"] and list(slices["objects"]) == ["9", "10", "none"]
     nine, ten, none = slices["objects"].values()
     assert (nine.summary.n, nine.summary.errors, ten.summary.n, none.summary.n) == (2, 1, 3, 1)
@@ -240,16 +244,16 @@ def test_clustered_error_is_the_jackknife_over_equal_clusters(
 def test_macro_weighs_tasks_alike() -> None:
     rows = [score(0.9, task="few", image=name) for name in "ab"]
     rows += [score(0.9 * (name in "cd"), task="many", image=name) for name in "cdefghij"]
-    tasks = by_task(rows)
+    tasks = by_task(columns_of(rows))
     errors = [tasks[name].estimates["acc@0.5"].stderr or 0.0 for name in ("few", "many")]
-    macro = macro_accuracy(rows)
+    macro = macro_accuracy(columns_of(rows))
     assert macro.value == pytest.approx((1.0 + 0.25) / 2)
     assert macro.stderr == pytest.approx(math.hypot(*errors) / 2)
 
 
 def test_macro_of_one_task_is_its_accuracy() -> None:
     rows = [score(iou, image=name) for iou, name in [(0.9, "a"), (0.1, "a"), (0.8, "b")]]
-    assert macro_accuracy(rows) == summarise(rows).estimates["acc@0.5"]
+    assert macro_accuracy(columns_of(rows)) == summarise(columns_of(rows)).estimates["acc@0.5"]
 
 
 def test_macro_error_grows_when_tasks_share_images() -> None:
@@ -260,14 +264,17 @@ def test_macro_error_grows_when_tasks_share_images() -> None:
             score(iou, task="two", image=name) for iou, name in zip(hits, second, strict=True)
         ]
 
-    apart, shared = macro_accuracy(rows("efgh")), macro_accuracy(rows("abcd"))
+    apart, shared = (
+        macro_accuracy(columns_of(rows("efgh"))),
+        macro_accuracy(columns_of(rows("abcd"))),
+    )
     assert apart.value == shared.value
     assert shared.stderr == pytest.approx(math.sqrt(2) * (apart.stderr or 0))
 
 
 def test_macro_error_is_unknown_where_a_task_has_one_image() -> None:
     rows = [score(0.9, task="one"), *(score(0.9, task="two", image=name) for name in "bc")]
-    assert macro_accuracy(rows) == Estimate(1.0, None)
+    assert macro_accuracy(columns_of(rows)) == Estimate(1.0, None)
 
 
 @pytest.mark.skipif(not MIG_OUTPUTS.is_dir(), reason="the optional ../shared/data is absent")
@@ -282,7 +289,7 @@ def test_macro_reproduces_mig_bench_averages_from_recorded_ious(
             score(answer["iou"], task=answer["task"], image=f"{path.name}/{index}")
             for index, answer in enumerate(answers)
         ]
-    assert len(by_task(rows)) == 10
-    macro = macro_accuracy(rows)
+    assert len(by_task(columns_of(rows))) == 10
+    macro = macro_accuracy(columns_of(rows))
     assert 100 * (macro.value or 0) == pytest.approx(expected, abs=0.006)
     assert 0.005 < (macro.stderr or 0) < 0.02

@@ -87,3 +87,23 @@ def recipes() -> str:
     ]
     head = ["recipe (derived)", "GPUs", "memory of each", "steps", "a step", "in all"]
     return table(head, rows)
+
+
+def data() -> str:
+    """What data cost at scale, before and now."""
+    result = read("data")
+    config, (old, new) = result["config"], (result["data"][side] for side in ("old", "new"))
+    shown = {
+        "convert": (f"convert {config['rows']:,} rows", "s"),
+        "first open": ("open them the first time", "s"),
+        "open": ("open them again, as every rank does", "s"),
+        "score": (f"score {config['answers']:,} answers, with report.json", "s"),
+        "pages": ("draw their report", "s"),
+        "validate": (f"validate {config['photos']:,} photos of 1600 x 1200", "wall_s"),
+    }
+    rows = [
+        [label, *(f"{spread(side[what][unit], 's')}, {side[what]['mib']['median']:.0f} MiB"
+                  for side in (old, new))]
+        for what, (label, unit) in shown.items()
+    ]  # fmt: skip
+    return table(["what", f"before (`{config['old'][:7]}`)", "now"], rows)

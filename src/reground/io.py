@@ -46,8 +46,10 @@ def read_jsonl(
     for number, line in numbered_lines(path, expected=expected):
         if line.isspace():
             continue
-        with at(f"{path}:{number}", advice):
+        try:
             row = parse(parse_row(line))
+        except (DataError, ValueError, TypeError) as error:
+            raise DataError(f"{path}:{number}: {error}; {advice}") from None
         yield row
 
 
@@ -77,7 +79,7 @@ def parse_row(line: bytes) -> Any:
 def _parsed(text: bytes, **how: Any) -> Any:
     try:
         value = json.loads(text.decode("utf-8-sig"), **how)
-        if rb"\ud" in text.lower():
+        if rb"\ud" in text or rb"\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError) as error:
@@ -114,7 +116,10 @@ def drop_unfinished_line(path: Path) -> int:
 
 def json_line(row: Mapping[str, Any]) -> bytes:
     """A row as a line of a JSONL; raises ``ValueError`` for NaN and infinity."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return _ENCODER.encode(row).encode() + b"\n"
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> int:

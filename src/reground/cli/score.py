@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from reground.evaluation.records import RunInfo, SampleScore
 
 ScorerOption = Annotated[
     str,
@@ -71,7 +74,7 @@ def command(
     rewards also reward, format and tool_iou, and the means in report.json.
     """
     from reground.errors import ConfigError
-    from reground.evaluation.reporting.report import write_json_report
+    from reground.evaluation.reporting.report import Gathered
     from reground.evaluation.scoring import score
 
     if format_name == "cases":
@@ -82,15 +85,23 @@ def command(
         return
     if family:
         raise ConfigError("--family is for --format cases; other answers say whose they are")
+    reports: list[Gathered] = []
+
+    def begin(run: RunInfo) -> Callable[[SampleScore], None]:
+        reports.append(Gathered(run))
+        return reports[-1].add
+
     if format_name == "predictions":
-        count = score.score_folder(predictions, out=out, scorer=scorer)
+        count = score.score_folder(predictions, out=out, scorer=scorer, begin=begin)
         found = score.diagnose_folder(predictions) if diagnose else None
     else:
-        count = score.score_log(predictions, format_name=format_name, out=out, scorer=scorer)
+        count = score.score_log(
+            predictions, format_name=format_name, out=out, scorer=scorer, begin=begin
+        )
         found = score.diagnose_log(predictions, format_name=format_name) if diagnose else None
     if found:
         typer.echo(found)
-    report = write_json_report(out, partial=partial)
+    report = reports[0].write(out, partial=partial, pages=False)
     if not report["n"]:
         typer.echo(f"{out / 'scores.jsonl'}: none of {count} samples was ever answered", err=True)
         raise typer.Exit(1)

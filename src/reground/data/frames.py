@@ -27,9 +27,13 @@ class Boxes:
         """The targets of ``samples``."""
         found = cls()
         for sample in samples:
-            for target in sample.targets:
-                found.by_photo.setdefault(sample.images[target.image], set()).add(target.box)
+            found.add(sample)
         return found
+
+    def add(self, sample: Sample) -> None:
+        """Take the targets of one more sample."""
+        for target in sample.targets:
+            self.by_photo.setdefault(sample.images[target.image], set()).add(target.box)
 
     def like_thousand(self) -> bool:
         """Whether the numbers look like 0-1000 as a whole.

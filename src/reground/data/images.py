@@ -168,7 +168,7 @@ def split_view(path: str) -> tuple[str, View | None]:
     >>> split_view("a.jpg#view=0,0,64,48,h")[0]
     'a.jpg'
     """
-    found = _VIEW.fullmatch(path)
+    found = _VIEW.fullmatch(path) if "#view=" in path else None
     if found is None:
         return path, None
     left, upper, right, lower = (int(found[number][:9]) for number in range(2, 6))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -96,6 +98,15 @@ class Soundness:
                 f"others, and are shown brighter: {_first(fewer)}; set {GREY_BITS}={most}"
             )
 
+    def look_at(self, samples: Iterable[Sample]) -> None:
+        """Decode the images of ``samples`` on all cores, before they are asked about one by one."""
+        files = dict.fromkeys(
+            file for each in samples for image in each.images if (file := _file_of(image.path))
+        )
+        new = [file for file in files if file not in self._images]
+        with ThreadPoolExecutor(os.cpu_count()) as workers:  # decoding leaves Python's lock
+            self._images.update(zip(new, workers.map(_decoded, new), strict=True))
+
     def finished(self, sample: Sample) -> Sample:
         """A sample without a problem, its targets clipped to their images."""
         if all(target.box.overhang() == 0 for target in sample.targets):
@@ -110,23 +121,24 @@ class Soundness:
         yield from self._side_problems(image)
 
     def _file_problem(self, image: ImageRef) -> Problem | None:
-        recorded = ImageSize(image.width, image.height)
         found = self._measured(image.path)
         if isinstance(found, Problem):
             lacks = self.may_lack and found.reason is Reason.MISSING_IMAGE
             return None if lacks else found
-        if found != recorded:
+        if (found.width, found.height) != (image.width, image.height):
+            recorded = ImageSize(image.width, image.height)
             return Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
         return None
 
     def _side_problems(self, image: ImageRef) -> Iterator[Problem]:
-        recorded = ImageSize(image.width, image.height)
-        short, long = sorted((recorded.width, recorded.height))
+        short, long = sorted((image.width, image.height))
+        if short >= self.factor and long <= MAX_ASPECT * short:
+            return
+        recorded = f"{image.path} is {image.width} x {image.height}"
         if short < self.factor:
-            detail = f"{image.path} is {recorded}, the factor {self.factor}"
-            yield Problem(Reason.TOO_SMALL, detail)
+            yield Problem(Reason.TOO_SMALL, f"{recorded}, the factor {self.factor}")
         if long > MAX_ASPECT * short:
-            yield Problem(Reason.TOO_LONG, f"{image.path} is {recorded}")
+            yield Problem(Reason.TOO_LONG, recorded)
 
     def _measured(self, path: str) -> ImageSize | Problem:
         """The sides of an image or of a view; its file is decoded once."""
@@ -147,6 +159,12 @@ class Soundness:
                 Reason.CORRUPT_IMAGE, f"{shown(path)}: reaches outside the file's {whole}"
             )
         return ImageSize(view.right - view.left, view.lower - view.upper)
+
+
+def _file_of(path: str) -> str | None:
+    with suppress(DataError):  # of a view without pixels
+        return split_view(path)[0]
+    return None
 
 
 @dataclass(frozen=True, slots=True)

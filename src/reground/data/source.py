@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
 
 from reground.data.benchmarks import open_benchmark
 from reground.data.frames import Boxes
 from reground.data.images import sides
+from reground.data.rows import LARGE, Rows, check_frame
 from reground.data.schemes import is_endless, source_of
-from reground.data.soundness import LIKE_THOUSAND, Soundness
+from reground.data.soundness import Soundness
 from reground.errors import ConfigError, DataError
-from reground.grounding.sample import Sample, read_jsonl, write_jsonl
+from reground.grounding.sample import Move, Sample, by_folder, read_jsonl, write_jsonl
 
 
 def open_dataset(
@@ -36,18 +37,21 @@ def open_dataset(
         return source.open(spec, seed=seed, limit=limit)
     if not spec.endswith(".jsonl"):
         return open_benchmark(spec, limit=limit)
+    path = Path(spec)
+    if limit is None and path.is_file() and path.stat().st_size > LARGE:
+        return Rows(path, sound=sound)
     soundness, numbers = Soundness(), count(1)
 
     def check(sample: Sample) -> None:
         for problem in soundness.row_problems(sample, f"row {next(numbers)}"):
             raise DataError(str(problem))
 
-    rows = read_jsonl(Path(spec), measure=sides, check=check if sound else lambda sample: None)
+    rows = read_jsonl(path, measure=sides, check=check if sound else lambda sample: None)
     samples = list(islice(rows, limit))
     if not samples:
         raise DataError(f"{spec}: holds no sample; expected one JSON object a line")
-    if sound and Boxes.of(samples).like_thousand():
-        raise DataError(f"{spec}: {LIKE_THOUSAND}; expected pixels of the photos, convert it again")
+    if sound:
+        check_frame(spec, Boxes.of(samples))
     return samples
 
 
@@ -68,21 +72,24 @@ def save_dataset(path: Path, samples: Iterable[Sample]) -> int:
     """
     # Resolved, so that ".." leaves the folder itself and not a link to it.
     folder = path.parent.resolve()
-    return write_jsonl(path, samples, named=partial(path_from, folder))
+    return write_jsonl(path, samples, named=paths_from(folder))
 
 
-@lru_cache(maxsize=65_536)
 def path_from(folder: Path, path: str) -> str:
     """The way from ``folder``, which is resolved, to a file of the working directory.
 
     ``..`` behind a link leads up from where the link points, so the file's folder is resolved too.
     """
-    where, name = os.path.split(path)
-    return Path(
-        os.path.relpath(os.path.join(_resolved(os.path.join(os.getcwd(), where)), name), folder)
-    ).as_posix()
+    return _way_from(folder, os.getcwd())(path)
 
 
-@lru_cache(maxsize=4096)
-def _resolved(folder: str) -> str:
-    return os.path.realpath(folder)
+def paths_from(folder: Path) -> Move:
+    """:func:`path_from` for many files, of the working directory that is now."""
+    return _way_from(folder, os.getcwd())
+
+
+@lru_cache(maxsize=16)
+def _way_from(folder: Path, here: str) -> Move:
+    return by_folder(
+        lambda where: os.path.relpath(os.path.realpath(os.path.join(here, where)), folder)
+    )

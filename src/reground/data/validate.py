@@ -6,6 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,8 @@ from reground.data.source import save_dataset
 from reground.errors import DataError
 from reground.grounding.sample import Sample, read_row
 from reground.io import numbered_lines, parse_row
+
+_BATCH = 256  # rows whose images are decoded together
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class _Check:
 
     def clean(self, rows: Iterable[_Row]) -> Iterator[Sample]:
         """The samples without a problem, clipped; the others are written to ``rejects``."""
-        for row in rows:
+        for row in self._looked_at(rows):
             self.report.num_rows += 1
             if problems := [row.problem] if row.problem else list(self._problems(row)):
                 self.report.reasons.update({problem.reason for problem in problems})
@@ -118,6 +121,13 @@ class _Check:
                 finished = self.soundness.finished(row.sample)
                 self.report.num_clipped += finished != row.sample
                 yield finished
+
+    def _looked_at(self, rows: Iterable[_Row]) -> Iterator[_Row]:
+        """The rows, after a look at the images of so many together."""
+        rows = iter(rows)
+        while batch := list(islice(rows, _BATCH)):
+            self.soundness.look_at(row.sample for row in batch if row.sample)
+            yield from batch
 
     def _reject(self, row: _Row, problems: list[Problem]) -> None:
         reasons = [{"reason": problem.reason, "detail": problem.detail} for problem in problems]

@@ -6,21 +6,24 @@ from collections.abc import Sequence
 
 from reground.errors import DataError
 from reground.evaluation.records import RunInfo
-from reground.grounding.sample import Sample, digest
+from reground.grounding.sample import digest_of
 
 
-def check_cover(samples: Sequence[Sample], run: RunInfo) -> None:
-    """Raise ``DataError`` unless ``samples`` are exactly those that the run asks."""
-    found = digest(samples)
+def check_cover(rows: Sequence[bytes], run: RunInfo) -> None:
+    """Raise ``DataError`` unless samples are exactly those that the run asks.
+
+    ``rows`` are the :func:`row_digest` of each.
+    """
+    found = digest_of(rows)
     if found == run.data_sha256:
         return
-    if len(samples) >= run.num_samples:
+    if len(rows) >= run.num_samples:
         raise DataError(
             f"these are not the samples of {run.data} that were asked: sha256 {found[:12]}… here, "
             f"{run.data_sha256[:12]}… there; predict again with this version of the data"
         )
     part = f"shard {run.shard} holds " if run.shard else ""
     raise DataError(
-        f"{part}{len(samples)} of the {run.num_samples} samples of {run.data}; go on with the same "
+        f"{part}{len(rows)} of the {run.num_samples} samples of {run.data}; go on with the same "
         "`reground eval`, `reground merge` the shards, or publish a part with --partial"
     )

@@ -8,22 +8,30 @@ to the file's folder, as in every JSONL of ReGround.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    SerializationInfo,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 
 from reground.data.images import split_view
-from reground.data.source import path_from
+from reground.data.source import paths_from
 from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import ImageRef, Sample, is_file_path
+from reground.grounding.sample import Move, Sample, by_folder
 from reground.io import at, numbered_lines, whole, write_json, write_lines
 from reground.protocols.choice import Decider, PromptUse, protocol_of
 from reground.protocols.families import get_family
@@ -39,17 +47,20 @@ Finish = Literal["stop", "length", "no_call", "tool_failed", "unrecorded"]
 XYXY = tuple[float, float, float, float]  # left, upper, right, lower in original pixels
 
 
-def _sample(value: Any) -> Sample:
+def _sample(value: Any, info: ValidationInfo) -> Sample:
     if not isinstance(value, dict):
         raise DataError(f"'sample' is {value!r}, expected an object as Sample.to_json makes it")
-    return Sample.from_json(value)
+    return Sample.from_json(value, placed=info.context)
+
+
+def _row(sample: Sample, info: SerializationInfo) -> dict[str, Any]:
+    return sample.to_json(named=info.context or str)
 
 
 _STRICT = ConfigDict(extra="forbid")
-_SampleField = Annotated[Sample, PlainValidator(_sample), PlainSerializer(Sample.to_json)]
+_SampleField = Annotated[Sample, PlainValidator(_sample), PlainSerializer(_row)]
 _Row = TypeVar("_Row", "Prediction", "SampleScore")
 _Kind = TypeVar("_Kind")
-_Move = Callable[[str], str]  # a relative path, seen from another folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +296,8 @@ def _write(
     return count
 
 
-def _line(row: _Row, adapter: TypeAdapter[_Row], move: _Move) -> bytes:
-    return adapter.dump_json(_with_paths(row, move), exclude_none=True) + b"\n"
+def _line(row: _Row, adapter: TypeAdapter[_Row], move: Move) -> bytes:
+    return adapter.dump_json(row, exclude_none=True, context=move) + b"\n"
 
 
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:
@@ -297,20 +308,20 @@ def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) 
     move = _inwards(folder)
     for number, line in numbered_lines(path, expected=f"a folder as `{made_by}` writes it"):
         with at(f"{path}:{number}", f"run `{made_by}` again, or mend the row"):
-            row = _parsed(line, adapter)
+            row = _parsed(line, adapter, move)
         if row.sample.id in seen:
             raise DataError(
                 f"{path}:{number}: sample {row.sample.id!r} stands here twice; drop one row"
             )
         seen.add(row.sample.id)
-        yield _with_paths(row, move)
+        yield row
     if not seen:
         raise DataError(f"{path}: no rows; expected one for each sample, so run `{made_by}` again")
 
 
-def _parsed(line: bytes, adapter: TypeAdapter[_Row]) -> _Row:
+def _parsed(line: bytes, adapter: TypeAdapter[_Row], move: Move) -> _Row:
     try:
-        return adapter.validate_json(line, strict=True)
+        return adapter.validate_json(line, strict=True, context=move)
     except ValidationError as error:
         raise DataError(_explain(error)) from None
 
@@ -321,25 +332,16 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
-def _outwards(folder: Path) -> _Move:
+def _outwards(folder: Path) -> Move:
     """From paths of the working directory to those of ``folder``, where links really lead."""
-    return partial(path_from, folder.resolve())
+    return _if_relative(paths_from(folder.resolve()))
 
 
-def _inwards(folder: Path) -> _Move:
+def _inwards(folder: Path) -> Move:
     """The inverse."""
     base, here = os.path.realpath(folder), os.path.realpath(os.curdir)
-    return lambda path: os.path.relpath(os.path.join(base, path), here)
+    return _if_relative(by_folder(lambda path: os.path.relpath(os.path.join(base, path), here)))
 
 
-def _with_paths(row: _Row, move: _Move) -> _Row:
-    """``row`` with every relative path moved."""
-    sample = row.sample
-    images = tuple([_moved(image, move) for image in sample.images])
-    return row if images == sample.images else replace(row, sample=replace(sample, images=images))
-
-
-def _moved(image: ImageRef, move: _Move) -> ImageRef:
-    if not is_file_path(image.path) or os.path.isabs(image.path):
-        return image
-    return ImageRef(move(image.path), image.width, image.height)
+def _if_relative(move: Move) -> Move:
+    return lambda path: path if path.startswith("/") else move(path)

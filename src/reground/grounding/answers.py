@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
@@ -86,8 +86,10 @@ def parse(
     spoken = _spoken(response, form)
     reading = read(spoken, codec.grammar) if spoken else Reading(None)
     found = judge(reading.quads, size.frame(codec.frame), size.pixels)
-    return replace(
-        found if spoken else Answer(Status.NO_ANSWER),
+    return Answer(
+        found.status if spoken else Status.NO_ANSWER,
+        found.boxes if spoken else (),
+        num_clipped=found.num_clipped if spoken else 0,
         image_index=reading.image_index if found.status is Status.OK else None,
         think=response.first("think"),
         rethink=response.first("rethink"),

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,7 @@ class Frame:
         return (self.left, self.upper, self.left + self.width, self.upper + self.height)
 
     @classmethod
+    @lru_cache(maxsize=4096, typed=True)  # images of one size share theirs
     def pixels(cls, width: int, height: int) -> Frame:
         """Pixels of the original image, ``width`` x ``height``."""
         return cls(FrameKind.PIXELS, width, height)
@@ -103,7 +105,7 @@ class Box:
     frame: Frame
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, self.xyxy)):
+        if not all(map(math.isfinite, (self.x1, self.y1, self.x2, self.y2))):
             raise ValueError(f"a box needs four finite numbers, found {self.xyxy}")
 
     @property
@@ -145,9 +147,13 @@ class Box:
         """The same box in another frame of the same image."""
         own = self.frame
         x_scale, y_scale = frame.width / own.width, frame.height / own.height
-        x1, x2 = ((x - own.left) * x_scale + frame.left for x in (self.x1, self.x2))
-        y1, y2 = ((y - own.upper) * y_scale + frame.upper for y in (self.y1, self.y2))
-        return Box(x1, y1, x2, y2, frame)
+        return Box(
+            (self.x1 - own.left) * x_scale + frame.left,
+            (self.y1 - own.upper) * y_scale + frame.upper,
+            (self.x2 - own.left) * x_scale + frame.left,
+            (self.y2 - own.upper) * y_scale + frame.upper,
+            frame,
+        )
 
     def clipped(self) -> Box:
         """The part inside the image."""
@@ -190,7 +196,8 @@ def iou(first: Box, second: Box) -> float:
     >>> iou(Box(0, 0, 10, 10, THOUSAND), Box(0, 0, 10, 5, THOUSAND))
     0.5
     """
-    _check_frames([first, second])
+    if first.frame is not second.frame:
+        _check_frames([first, second])
     width = min(first.x2, second.x2) - max(first.x1, second.x1)
     height = min(first.y2, second.y2) - max(first.y1, second.y1)
     inter = max(width, 0.0) * max(height, 0.0)

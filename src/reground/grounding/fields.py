@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from reground.errors import DataError
 
 Row = Mapping[str, Any]
+_OBJECT = (dict, Mapping)  # dict first: looking at an abstract class takes longer
+_LARGEST = 2**53  # whole numbers up to here are floats without rounding
 
 
 def text(row: Row, name: str) -> str:
@@ -52,8 +54,8 @@ def number(row: Row, name: str) -> float | None:
         return None
     if not _is_finite(value):
         raise wrong(name, value, "a number")
-    number: float = value
-    return number
+    found: float = value
+    return found
 
 
 def share(row: Row, name: str) -> float | None:
@@ -67,7 +69,7 @@ def share(row: Row, name: str) -> float | None:
 def objects(row: Row, name: str) -> list[Row]:
     """A list of objects."""
     value = _held(row, name)
-    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+    if not isinstance(value, list) or not all([isinstance(each, _OBJECT) for each in value]):
         raise wrong(name, value, "a list of objects")
     return value
 
@@ -75,8 +77,8 @@ def objects(row: Row, name: str) -> list[Row]:
 def edges(row: Row, name: str) -> tuple[float, float, float, float]:
     """Four finite numbers."""
     value = _held(row, name)
-    is_four = isinstance(value, list | tuple) and len(value) == 4
-    if not is_four or not all(_is_finite(each) for each in value):
+    is_four = isinstance(value, (list, tuple)) and len(value) == 4
+    if not is_four or not all(map(_is_finite, value)):
         raise wrong(name, value, "four finite numbers, [left, upper, right, lower]")
     x1, y1, x2, y2 = map(float, value)
     return (x1, y1, x2, y2)
@@ -95,8 +97,5 @@ def _held(row: Row, name: str) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value is a number that a float can hold."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:
-        return False
+    is_float = isinstance(value, float)
+    return isfinite(value) if is_float else type(value) is int and abs(value) <= _LARGEST

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +20,8 @@ from reground.plugins import installed
 
 Measure = Callable[[str], tuple[int, int]]
 """Width and height of the image at a path; raises ``DataError``."""
+Move = Callable[[str], str]
+"""A path, as it is from another folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +111,31 @@ class Sample:
         if self.protocol is not None and self.protocol not in PROTOCOLS:
             hint = did_you_mean(str(self.protocol), PROTOCOLS)
             raise DataError(f"sample {self.id!r}: unknown protocol {self.protocol!r}; {hint}")
+        if self.spans:
+            self._check_spans()
+        marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
+        for index in [self.target_image, *[mark.image for mark in marks]]:
+            if not 0 <= index < len(self.images):
+                raise DataError(
+                    f"sample {self.id!r}: image index {index} with {len(self.images)} images; "
+                    "indices count from 0 and every sample needs an image"
+                )
+        for mark in marks:
+            expected = self.images[mark.image].frame
+            if mark.box.frame is not expected and mark.box.frame != expected:
+                raise DataError(
+                    f"sample {self.id!r}: a box of images[{mark.image}] is in {mark.box.frame}, "
+                    f"expected the image's own pixels, {expected}; convert it with .to()"
+                )
+
+    def _check_spans(self) -> None:
         edges = [edge for span in self.spans for edge in (span.start, span.end)]
-        if edges != sorted(edges) or not all(0 <= edge <= len(self.question) for edge in edges):
+        if edges != sorted(edges) or not (edges[0] >= 0 and edges[-1] <= len(self.question)):
             raise DataError(
                 f"sample {self.id!r}: spans {[span.to_json() for span in self.spans]} of a "
                 f"question of {len(self.question)} characters; expected [start, end, kind] in "
                 "order, inside it"
             )
-        marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
-        indices = [self.target_image, *(mark.image for mark in marks)]
-        wrong = [index for index in indices if not 0 <= index < len(self.images)]
-        if wrong:
-            raise DataError(
-                f"sample {self.id!r}: image index {wrong[0]} with {len(self.images)} images; "
-                "indices count from 0 and every sample needs an image"
-            )
-        for mark in marks:
-            if mark.box.frame != (expected := self.images[mark.image].frame):
-                raise DataError(
-                    f"sample {self.id!r}: a box of images[{mark.image}] is in {mark.box.frame}, "
-                    f"expected the image's own pixels, {expected}; convert it with .to()"
-                )
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -145,7 +151,7 @@ class Sample:
         """What a detector found in the target image; empty, too, where none was asked."""
         return tuple(each for each in self.tool_results or () if each.image == self.target_image)
 
-    def to_json(self, *, named: Callable[[str], str] = str) -> dict[str, Any]:
+    def to_json(self, *, named: Move = str) -> dict[str, Any]:
         """The sample as one JSON object, with boxes as [x1, y1, x2, y2] in original pixels.
 
         Paths of files are written as ``named`` makes them.
@@ -179,21 +185,26 @@ class Sample:
         return row | {key: value for key, value in optional.items() if value is not None}
 
     @classmethod
-    def from_json(cls, row: Any, *, measure: Measure | None = None) -> Sample:
+    def from_json(
+        cls, row: Any, *, measure: Measure | None = None, placed: Move | None = None
+    ) -> Sample:
         """The inverse of :meth:`to_json`; raises ``DataError`` that names the bad field.
 
-        ``measure`` gives width and height of images whose rows leave them out.
+        Paths of files become what ``placed`` makes of them, and ``measure`` gives width and height
+        of images, at the path that they have then, whose rows leave them out.
         """
-        if not isinstance(row, Mapping):
+        if not isinstance(row, (dict, Mapping)):
             raise DataError(
                 f"found {type(row).__name__}, expected an object with the fields of a row"
             )
-        known = {*cls.__dataclass_fields__}
-        if unknown := sorted(set(row) - known):
-            raise DataError(f"unknown field {unknown[0]!r}; a row has {', '.join(sorted(known))}")
-        images = tuple(_image_from_json(each, measure) for each in fields.objects(row, "images"))
+        if not row.keys() <= _FIELDS:
+            unknown, known = min(row.keys() - _FIELDS), ", ".join(sorted(_FIELDS))
+            raise DataError(f"unknown field {unknown!r}; a row has {known}")
+        images = tuple(
+            [_image_from_json(each, measure, placed) for each in fields.objects(row, "images")]
+        )
         strata = {} if row.get("strata") is None else row["strata"]
-        if not isinstance(strata, Mapping) or any(
+        if not isinstance(strata, (dict, Mapping)) or any(
             isinstance(group, list | dict) for group in strata.values()
         ):
             raise fields.wrong("strata", strata, "an object of names and groups")
@@ -206,7 +217,7 @@ class Sample:
             images=images,
             question=fields.text(row, "question"),
             targets=tuple(
-                _target_from_json(each, images) for each in fields.objects(row, "targets")
+                [_target_from_json(each, images) for each in fields.objects(row, "targets")]
             ),
             task=fields.text(row, "task"),
             target_image=fields.whole(row.get("target_image", 0), "target_image"),
@@ -222,9 +233,32 @@ class Sample:
         )
 
 
+_FIELDS = Sample.__dataclass_fields__.keys()
+
+
 def is_file_path(path: str) -> bool:
     """Whether a path is a file's, and does not begin with the scheme of an installed source."""
     return path.partition(":")[0] not in installed("sources")
+
+
+def by_folder(move: Move) -> Move:
+    """The same move of paths, worked out once for each folder that the files are in."""
+
+    @lru_cache(maxsize=4096)
+    def before(folder: str) -> str:
+        moved = move(folder)
+        return "" if moved == "." else os.path.join(moved, "")
+
+    def own(path: str) -> str:
+        folder, slash, name = path.rpartition("/")
+        if name in ("", ".", "..") or folder.endswith("/"):
+            return move(path)
+        return before(folder or slash or ".") + name
+
+    return own
+
+
+ADVICE = "mend the row, or let `reground data validate` set such rows aside"
 
 
 def read_jsonl(
@@ -248,17 +282,16 @@ def read_jsonl(
         path,
         parsed,
         expected="a JSONL as `reground data convert` writes",
-        advice="mend the row, or let `reground data validate` set such rows aside",
+        advice=ADVICE,
     )
 
 
 def read_row(row: Any, folder: Path, measure: Measure | None) -> Sample:
     """The sample of a row of a JSONL in ``folder``; raises ``DataError``."""
-    own = None if measure is None else lambda path: measure(_below(folder, path))
-    return relocated(Sample.from_json(row, measure=own), folder)
+    return Sample.from_json(row, measure=measure, placed=below(folder))
 
 
-def write_jsonl(path: Path, samples: Iterable[Sample], *, named: Callable[[str], str] = str) -> int:
+def write_jsonl(path: Path, samples: Iterable[Sample], *, named: Move = str) -> int:
     """Write samples, one a line, whole or not at all; returns how many.
 
     Paths of images are written as ``named`` makes them.
@@ -269,18 +302,24 @@ def write_jsonl(path: Path, samples: Iterable[Sample], *, named: Callable[[str],
 
 def relocated(sample: Sample, folder: Path) -> Sample:
     """The sample with ``folder`` before the relative paths of its images."""
-    return with_paths(sample, partial(_below, folder))
+    return with_paths(sample, below(folder))
 
 
-def _below(folder: Path, path: str) -> str:
-    return str(folder / path) if is_file_path(path) else path
+@lru_cache(maxsize=16)
+def below(folder: Path) -> Move:
+    """Puts ``folder`` before paths that are relative."""
+    return by_folder(lambda path: str(folder / path))
 
 
-def with_paths(sample: Sample, change: Callable[[str], str]) -> Sample:
+def with_paths(sample: Sample, change: Move) -> Sample:
     """The sample with every path of an image file as ``change`` makes it."""
     images = tuple(
-        replace(image, path=change(image.path)) if is_file_path(image.path) else image
-        for image in sample.images
+        [
+            ImageRef(change(image.path), image.width, image.height)
+            if is_file_path(image.path)
+            else image
+            for image in sample.images
+        ]
     )
     return replace(sample, images=images)
 
@@ -302,8 +341,17 @@ def digest(samples: Iterable[Sample]) -> str:
 
     Two files of samples with the same digest are the same version of a benchmark.
     """
-    rows = sorted(hashlib.sha256(_line(sample)).digest() for sample in samples)
-    return hashlib.sha256(b"".join(rows)).hexdigest()
+    return digest_of(map(row_digest, samples))
+
+
+def digest_of(rows: Iterable[bytes]) -> str:
+    """:func:`digest` of samples by the :func:`row_digest` of each."""
+    return hashlib.sha256(b"".join(sorted(rows))).hexdigest()
+
+
+def row_digest(sample: Sample) -> bytes:
+    """SHA-256 of what one sample asks and holds true."""
+    return hashlib.sha256(_line(sample)).digest()
 
 
 def content(samples: Iterable[Sample]) -> str:
@@ -326,15 +374,19 @@ def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:
     return row | {key: value for key, value in own.items() if value is not None}
 
 
-def _image_from_json(row: fields.Row, measure: Measure | None) -> ImageRef:
+def _image_from_json(
+    row: fields.Row, measure: Measure | None, placed: Move | None = None
+) -> ImageRef:
     path = fields.text(row, "path")
+    if placed is not None and is_file_path(path):
+        path = placed(path)
     if measure is not None and row.get("width") is None and row.get("height") is None:
         return ImageRef(path, *measure(path))
     for name in ("width", "height"):
         if name not in row:
             raise DataError(f"field {name!r} is missing")
-    sides = (fields.whole(row[name], name, at_least=1) for name in ("width", "height"))
-    return ImageRef(path, *sides)
+    width = fields.whole(row["width"], "width", at_least=1)
+    return ImageRef(path, width, fields.whole(row["height"], "height", at_least=1))
 
 
 def _span_from_json(row: Any) -> Span:

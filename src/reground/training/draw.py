@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from reground.data.rows import groups_of
 from reground.data.schemes import is_endless
 from reground.data.source import open_dataset
 from reground.errors import DataError, TrainingError
-from reground.grounding.sample import ImageRef, Sample, content
+from reground.grounding.sample import Sample, content
 from reground.training.settings import Phase
 
 T = TypeVar("T")
@@ -41,7 +43,7 @@ class Draws:
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
         self.left_out: dict[str, str] = {}
         self._rows = {
-            spec: _rows_by_images(source)
+            spec: _Alike(groups_of(source))
             for spec, source in self._sources.items()
             if not is_endless(source)
         }
@@ -109,7 +111,7 @@ class Draws:
         if spec not in self._rows:
             return [source[item]]
         row = self._shuffled(spec, item + shift * self._total)
-        others = [other for other in self._rows[spec][source[row].images] if other != row]
+        others = self._rows[spec].others(row)
         chosen = [row, *generator.permutation(others).tolist()]
         return [source[index] for index in chosen[:limit]]
 
@@ -125,8 +127,15 @@ class Draws:
         return int(known[1][place])
 
 
-def _rows_by_images(source: Sequence[Sample]) -> dict[tuple[ImageRef, ...], list[int]]:
-    rows: dict[tuple[ImageRef, ...], list[int]] = {}
-    for index, sample in enumerate(source):
-        rows.setdefault(sample.images, []).append(index)
-    return rows
+class _Alike:
+    """Rows by the number of their group [N]."""
+
+    def __init__(self, groups: NDArray[np.uint32]) -> None:
+        self._groups, self._order = groups, np.argsort(groups, kind="stable")
+        self._ends = np.cumsum(np.bincount(groups))
+
+    def others(self, row: int) -> list[int]:
+        """The other rows of a row's group, in their order."""
+        end = self._ends[self._groups[row]]
+        start = self._ends[self._groups[row] - 1] if self._groups[row] else 0
+        return [other for other in self._order[start:end].tolist() if other != row]

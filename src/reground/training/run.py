@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reground.config import differing_keys, dump
 from reground.data.images import unreadable
 from reground.errors import ConfigError, DataError, RunError
 from reground.grounding.codecs import PixelLimits
+from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample, digest
 from reground.io import append_jsonl, write_json
 from reground.model.adapter import set_limits
@@ -50,6 +52,8 @@ from reground.training.settings import CHANGEABLE, TrainConfig, Tuning, VisionCa
 from reground.training.sft import Sft
 from reground.training.sharding import shard
 from reground.training.validation import Validator, validation_samples
+
+_BATCH = 4096  # rows whose photos are looked at together
 
 
 def train(
@@ -134,7 +138,7 @@ def _train(
         if resume and not data_changed:
             _check_data(files, out)
         run = start(out, dump(config), resume=resume, clean=clean, changeable=CHANGEABLE)
-        asked = _asked(parts.prompter.protocols, parts.rows)
+        asked = _asked(parts.prompter.protocols, parts.kinds)
         made = dataclasses.asdict(_provenance(config, parts.draws, checkpoint, asked))
         _note(run, asked | made | {"files": files})
     accelerator.wait_for_everyone()
@@ -153,7 +157,7 @@ class Assembled:
     checkpoint: Checkpoint
     draws: Draws
     held_out: Sequence[Sample]
-    rows: Sequence[Sample]  # what is trained on, as far as it is known, and what is held out
+    kinds: Sequence[Sample]  # of what is trained on and held out, one for each protocol
     prompter: Prompter
     environment: PlannedEnvironment
     policy: TrainedPolicy
@@ -168,9 +172,8 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
     protocols = Protocols.of(answering(config), config=config.protocol)
     draws = Draws(config.data, seed=config.seed, total=config.steps * config.batch_size)
     held_out = validation_samples(config.validation) if config.validation else ()
-    rows = [*draws.known(), *held_out]
-    _check_photos(rows)
-    tools = _tools(protocols, rows, config)
+    kinds = _looked_at(chain(draws.known(), held_out))
+    tools = _tools(protocols, kinds, chain(draws.known(), held_out), config)
     torch.manual_seed(config.seed)  # adapters start from random weights
     sharded = config.sharding == "full" and ranks > 1
     checkpoint = starting_checkpoint(config, _unspread(config, runtime) if sharded else runtime)
@@ -190,19 +193,38 @@ def assembled(config: TrainConfig, runtime: Runtime, *, ranks: int = 1) -> Assem
     if sharded:
         for module in {method.module, method.reference or method.module}:
             shard(module, checkpoint.model, from_first=not _samples(config))
-    return Assembled(checkpoint, draws, held_out, rows, prompter, environment, policy, method)
+    return Assembled(checkpoint, draws, held_out, kinds, prompter, environment, policy, method)
 
 
-def _check_photos(rows: Sequence[Sample]) -> None:
-    """Raise ``DataError`` where photos are missing or no photos: now, and not at their turn."""
-    users = {image: row.id for row in reversed(rows) for image in row.images}
-    if wrong := unreadable(users):
-        problems = [f"{users[image]}: {problem}" for image, problem in wrong.items()]
+def _looked_at(rows: Iterable[Sample]) -> list[Sample]:
+    """The first of ``rows`` with each protocol that one names, or none.
+
+    Raises ``DataError`` where photos are missing or no photos: now, and not at their turn. So many
+    rows are in memory at a time.
+    """
+    kinds: dict[ProtocolName | None, Sample] = {}
+    looked: set[int] = set()
+    problems: list[str] = []
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        for row in batch:
+            kinds.setdefault(row.protocol, row)
+        users = {
+            image: row.id
+            for row in reversed(batch)
+            for image in row.images
+            if hash(image) not in looked
+        }
+        looked.update(map(hash, users))
+        wrong = unreadable(users)
+        problems += [f"{users[image]}: {problem}" for image, problem in wrong.items()]
+    if problems:
         raise DataError(
-            f"{len(problems)} of {len(users)} photos cannot be used: {'; '.join(problems[:3])}"
+            f"{len(problems)} of {len(looked)} photos cannot be used: {'; '.join(problems[:3])}"
             f"{'; ...' if len(problems) > 3 else ''}. `reground data validate FILE --out CLEAN` "
             "leaves their rows out"
         )
+    return list(kinds.values())
 
 
 def _unspread(config: TrainConfig, runtime: Runtime) -> Runtime:
@@ -314,9 +336,11 @@ def _keep_features(checkpoint: Checkpoint, settings: VisionCache) -> None:
     )
 
 
-def _tools(protocols: Protocols, rows: Sequence[Sample], config: TrainConfig) -> list[Tool]:
+def _tools(
+    protocols: Protocols, kinds: Sequence[Sample], rows: Iterable[Sample], config: TrainConfig
+) -> list[Tool]:
     """The detectors that rows may ask; raises ``ConfigError`` where they would not, or lack one."""
-    used = [each.name for each in protocols.used(rows) if Function.RESULT in each.plan.functions]
+    used = [each.name for each in protocols.used(kinds) if Function.RESULT in each.plan.functions]
     specs = config.tools.specs
     if specs and not used:
         raise ConfigError(

@@ -20,6 +20,7 @@ from reground.grounding.sample import Sample, Span, SpanKind
 from reground.io import at, parse_json
 
 _MARKUP = re.compile(r"<image>|<\|(object_ref|box|quad)_(start|end)\|>")
+_PLACES = re.compile(r"(?:\s*+<image>)*+")  # of images, before all else
 _KINDS: Mapping[str | None, SpanKind] = {"object_ref": "phrase", "box": "box"}
 
 
@@ -140,7 +141,7 @@ def plain(text: str) -> str:
     >>> plain("<image>\\n<image>\\nFind <|object_ref_start|>the cat<|object_ref_end|>.")
     'Find the cat.'
     """
-    return marked(text)[0]
+    return " ".join((_MARKUP.sub("", text) if "<" in text else text).split())
 
 
 def marked(text: str) -> tuple[str, tuple[Span, ...]]:
@@ -149,11 +150,12 @@ def marked(text: str) -> tuple[str, tuple[Span, ...]]:
     >>> marked("<image>Find  <|object_ref_start|> the cat<|object_ref_end|>.")
     ('Find the cat.', (Span(start=5, end=12, kind='phrase'),))
     """
-    if "<" not in text:
-        return " ".join(text.split()), ()
-    out, opened, end = "", None, 0
+    if "_start|>" not in text:
+        return plain(text), ()
+    places = _PLACES.match(text)
+    out, opened, end = "", None, places.end() if places else 0
     spans: list[Span] = []
-    for mark in _MARKUP.finditer(text):
+    for mark in _MARKUP.finditer(text, end):
         out = _continued(out, text[end : mark.start()])
         end = mark.end()
         kind = _KINDS.get(mark[1])

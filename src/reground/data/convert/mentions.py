@@ -9,13 +9,15 @@ from reground.grounding.boxes import THOUSAND, Box
 from reground.grounding.sample import ImageRef, Target
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+_NOUN = re.compile(r"(?:image|frame|picture|photo)(?![a-z])")
 _MENTION = re.compile(
-    rf"(?P<source>\bsource image\b)"
-    rf"|\b(?P<word>{'|'.join(ORDINALS)}|last) (?:image|frame|picture|photo)\b"
-    r"|\b(?P<ordinal>\d{1,3})(?:st|nd|rd|th) (?:image|frame|picture|photo)\b"
-    r"|\b(?:image|frame|picture|photo)[ -]?#?(?P<number>\d{1,3})\b",
+    r"\b(?:(?P<source>source image)"
+    rf"|(?P<word>{'|'.join(ORDINALS)}|last) (?:image|frame|picture|photo)"
+    r"|(?P<ordinal>\d{1,3})(?:st|nd|rd|th) (?:image|frame|picture|photo)"
+    r"|(?:image|frame|picture|photo)[ -]?#?(?P<number>\d{1,3}))\b",
     re.IGNORECASE,
 )
+_BEFORE_NOUN = len("seventh ")  # the longest
 _BOX = re.compile(r"\((\d{1,4}), ?(\d{1,4})\), ?\((\d{1,4}), ?(\d{1,4})\)")
 
 
@@ -57,7 +59,13 @@ def names_beyond(text: str, num_images: int) -> bool:
 
 
 def _all_mentions(text: str, num_images: int) -> list[Mention]:
-    return [Mention(_index(match, num_images), match.end()) for match in _MENTION.finditer(text)]
+    start = 0
+    if text.isascii():  # lower case then keeps places, and is searched much faster
+        if not (noun := _NOUN.search(text.lower())):
+            return []
+        start = max(0, noun.start() - _BEFORE_NOUN)
+    found = _MENTION.finditer(text, start)
+    return [Mention(_index(match, num_images), match.end()) for match in found]
 
 
 def asked_image(question: str, hint: str, num_images: int) -> QuestionImage:

@@ -16,7 +16,7 @@ from reground.data.convert.tally import Unusable
 from reground.data.images import Header, ImageSize, header
 from reground.data.soundness import Reason
 from reground.errors import DataError
-from reground.grounding.sample import ImageRef
+from reground.grounding.sample import ImageRef, below
 
 NOMINAL = ImageSize(1000, 1000)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -90,13 +90,13 @@ class Images:
         """The images of a row; raises ``DataError`` where ``names`` is no list of paths."""
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
             raise DataError(f"images {names!r}; expected a list of at least one path")
-        return tuple(self.ref(name) for name in names)
+        return tuple(map(self.ref, names))
 
     def _ref(self, name: str, recorded: ImageSize | None, stem: str | None) -> ImageRef:
         self.has(name, stem=stem)
         if (path := self.find(name, stem=stem)) is None:
             sides = recorded or NOMINAL
-            return ImageRef(str(self.path(name)), sides.width, sides.height)
+            return ImageRef(below(self.root)(name), sides.width, sides.height)
         found = self.header(path).upright
         if recorded and recorded != found:
             raise Unusable(
@@ -114,33 +114,32 @@ class Images:
             raise Unusable(Reason.CORRUPT_IMAGE, str(error)) from None
 
     def _found(self, name: str, stem: str | None) -> Path | None:
-        try:
-            if name and self.path(name).is_file():
-                return self.path(name)
-        except (OSError, ValueError):  # too long for a file system, or with a zero byte
+        if name and os.path.isfile(below(self.root)(name)):
+            return self.path(name)
+        if not any(self._files().values()):
             return None
-        names = [name, plain_name(name), *_other_names(name)]
+        plain = plain_name(name)
+        names = [name, plain, *_other_names(plain)]
         return (
             next((found for each in names if each and (found := self._tail(each))), None)
-            or self._by_stem(Path(plain_name(name)).stem, name)
+            or self._by_stem(PurePosixPath(plain).stem, name)
             or (self._by_stem(stem, name) if stem else None)
         )
 
     def _tail(self, name: str) -> Path | None:
         """The file whose own end is the longest end of ``name``."""
-        parts = [_folded(part) for part in PurePosixPath(name).parts if part not in ("/", "..")]
-        if not parts:
+        path = PurePosixPath(name)
+        if not (files := self._files().get(_folded(path.name), [])):
             return None
-        files = self._files().get(parts[-1], [])
+        parts = [_folded(part) for part in path.parts if part not in ("/", "..")]
         ends = {file: _common_end(parts, [*map(_folded, file.split("/"))]) for file in files}
         best = max(ends.values(), default=0)
         return self._only([file for file in files if ends[file] == best], name)
 
     def _by_stem(self, stem: str, name: str) -> Path | None:
+        folded = _folded(stem)
         pictures = [
-            file
-            for suffix in sorted(SUFFIXES)
-            for file in self._files().get(_folded(stem + suffix), [])
+            file for suffix in sorted(SUFFIXES) for file in self._files().get(folded + suffix, [])
         ]
         return self._only(pictures, name)
 
@@ -196,7 +195,7 @@ def _split(address: str) -> SplitResult | None:
 
 def _other_names(name: str) -> list[str]:
     """COCO's 2014 names for photos that lie there under their names of 2017."""
-    found = _COCO_2014.search(plain_name(name))
+    found = _COCO_2014.search(name)
     return [found[1]] if found else []
 
 

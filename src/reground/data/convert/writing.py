@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ from reground.data.convert import convert
 from reground.data.convert.auto import recognised
 from reground.data.convert.tally import Tally
 from reground.data.images import split_view
-from reground.data.source import path_from
+from reground.data.source import paths_from
 from reground.errors import ConfigError
 from reground.grounding.sample import Sample
 from reground.io import json_line, locked, whole
@@ -56,10 +56,10 @@ def write(
         name, source = recognised(source)
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = dict.fromkeys(paths, 0)
-    named = partial(path_from, out.parent.resolve())
+    named = paths_from(out.parent.resolve())
     if source.resolve() in {path.resolve() for path in (*paths, tally.rejected(out))}:
         raise ConfigError(f"--out {out}: is what is converted; name another file")
-    with suppress(_NothingLeft), ExitStack() as stack:
+    with suppress(_NothingLeft), _without_collection(), ExitStack() as stack:
         for path in {out, *paths}:
             stack.enter_context(locked(path))
         files = [stack.enter_context(_written(path)) for path in paths]
@@ -79,6 +79,18 @@ def write(
 
 class _NothingLeft(Exception):
     """Everything was set aside: what was begun is taken back, and no file is written."""
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without the search for cycles: rows hold none, and it would look at all of them each time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from reground.evaluation.records import (
     read_run,
     write_predictions,
 )
+from reground.grounding.sample import row_digest
 from reground.rollout.tools.results import results_digest
 
 _T = TypeVar("_T")
@@ -71,7 +72,7 @@ def merge(folders: Sequence[Path], *, out: Path) -> int:
     merged = [row for row in chain.from_iterable(turns) if row is not None]
     boxes = results_digest(row.sample for row in merged)
     whole = dataclasses.replace(runs[0], shard=None, tool_sha256=boxes)
-    check_cover([row.sample for row in merged], whole)
+    check_cover([row_digest(row.sample) for row in merged], whole)
     if (out / RUN).exists() and read_run(out) != whole:
         raise DataError(f"{out}: holds another run; choose another --out, or delete that folder")
     return write_predictions(out, merged, run=whole)

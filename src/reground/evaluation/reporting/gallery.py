@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import heapq
 import io
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -86,6 +87,25 @@ class Example:
     def tool_iou(self) -> float:
         """IoU of the best of the detector's boxes, as it counts in the figures."""
         return tool_iou(self.score.sample)
+
+
+class Candidates:
+    """Of the scores that it is given, those that a choice of ``count`` may fall on."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._kinds: dict[Hashable, list[SampleScore]] = {}
+
+    def add(self, score: SampleScore, kind: Hashable) -> None:
+        """Take a score in, of a ``kind`` of which no more than ``count`` are ever chosen."""
+        own = self._kinds.setdefault(kind, [])
+        own.append(score)
+        if len(own) > 4 * self._count + 16:
+            own[:] = heapq.nsmallest(self._count, own, key=_digest)
+
+    def scores(self) -> list[SampleScore]:
+        """The first ``count`` of every kind, and some more."""
+        return [score for own in self._kinds.values() for score in own]
 
 
 def choose(

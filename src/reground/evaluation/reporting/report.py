@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +28,15 @@ from reground.evaluation.reporting.tools import (
     tool_figures,
     tool_outcomes,
 )
-from reground.evaluation.scoring.authors import authors_scores
+from reground.evaluation.scoring.authors import Authors
 from reground.evaluation.scoring.bootstrap import Interval, Intervals, intervals
+from reground.evaluation.scoring.columns import Collector, Columns
 from reground.evaluation.scoring.metrics import (
     HITS,
     Hit,
     Outcome,
     by_task,
-    is_hit,
+    hits,
     macro_accuracy,
     outcome,
     summarise,
@@ -43,6 +44,7 @@ from reground.evaluation.scoring.metrics import (
 from reground.evaluation.scoring.refinement import ToolOutcome
 from reground.evaluation.scoring.sampled import Sampled
 from reground.evaluation.scoring.slices import by_slice
+from reground.grounding.sample import row_digest
 
 if TYPE_CHECKING:
     from reground.evaluation.reporting.curves import Curve
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 
 _NUM_BINS = 20  # of the IoU histogram
+_ENDINGS = ("no_call", "tool_failed")  # of answers for which a detector may have given no boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,25 @@ def write_report(
     and where the scores are not those of all the samples asked, unless a ``partial`` report is
     wanted, whose title says so.
     """
-    scores, run = _read(folder, partial=partial)
-    report = _write_json(folder, scores, run)
-    curves = _curves(training) if training else []
+    run = read_run(folder)
     ended = functools.partial(outcome, hit=HITS[run.hit])
+    gathered, candidates = Gathered(run), gallery.Candidates(num_examples)
+    counts: Counter[Outcome] = Counter()
+    for score in read_scores(folder):
+        gathered.add(score)
+        counts[ended(score)] += 1
+        candidates.add(score, (*tool_outcomes([score]).values(), ended(score)))
+    report = gathered.write(folder, partial=partial)
+    curves = _curves(training) if training else []
+    scores = candidates.scores()
     tools = tool_outcomes(scores)
     words = {"measures": MEASURES, "tool_outcomes": OUTCOMES, "tool_note": NOTE}
     page = render(
         "report.html.j2",
         **words,
         report=report,
-        outcomes=_outcome_counts(scores, ended),
-        histogram=_histogram(scores),
+        outcomes={name: counts[name] for name in Outcome if counts[name]},
+        histogram=gathered.histogram(),
         examples=[
             gallery.draw(score, outcome=ended(score), tool_outcome=tools.get(score.sample.id))
             for score in _choose(scores, tools, count=num_examples, ended=ended)
@@ -101,26 +111,100 @@ def write_json_report(folder: Path, *, partial: bool = False) -> dict[str, Any]:
 
     Pages of earlier scores are removed. Raises as :func:`write_report` does.
     """
-    for stale in ("report.html", "report.md"):
-        (folder / stale).unlink(missing_ok=True)
-    return _write_json(folder, *_read(folder, partial=partial))
+    return _gathered(read_scores(folder), read_run(folder)).write(
+        folder, partial=partial, pages=False
+    )
 
 
-def _read(folder: Path, *, partial: bool) -> tuple[list[SampleScore], RunInfo]:
-    scores, run = list(read_scores(folder)), read_run(folder)
-    if not partial:
-        check_cover([score.sample for score in scores], run)
-    return scores, run
+class Gathered:
+    """Takes scores of a run one after another, and keeps what report.json needs of them.
+
+    That is numbers, and whole scores only of samples with a detector's boxes and of several
+    answers to a question.
+    """
+
+    def __init__(self, run: RunInfo) -> None:
+        self._run, self._scores, self._authors = run, Collector(), Authors.of(run)
+        self._asked: list[bytes] = []
+        self._errors: list[tuple[str, str]] = []
+        self._apart: list[SampleScore] = []
+        self._plain: SampleScore | None = None  # a score of one answer
+
+    def add(self, score: SampleScore) -> None:
+        """Take a score in."""
+        self._scores.add(score)
+        self._asked.append(row_digest(score.sample))
+        if self._authors:
+            self._authors.add(score)
+        if score.error is not None:
+            self._errors.append((score.sample.id, score.error))
+        elif not score.draws:
+            self._plain = score
+        if score.sample.tool_results is not None or score.draws or score.finish in _ENDINGS:
+            self._apart.append(score)
+
+    def write(self, folder: Path, *, partial: bool, pages: bool = True) -> dict[str, Any]:
+        """Write report.json into ``folder``, and return what it holds.
+
+        Raises ``DataError`` unless the scores are those of all the samples asked, or a ``partial``
+        report is wanted. Without new ``pages`` those of earlier scores are removed.
+        """
+        for stale in () if pages else ("report.html", "report.md"):
+            (folder / stale).unlink(missing_ok=True)
+        if not partial:
+            check_cover(self._asked, self._run)
+        report = self.report()
+        text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+        return report
+
+    def histogram(self) -> list[int]:
+        """How many IoUs of answers lie in each twentieth."""
+        scores = self._scores.columns()
+        ious = scores.values["iou"][scores.scored]
+        counts, _ = np.histogram(ious, bins=_NUM_BINS, range=(0.0, 1.0))
+        return [int(count) for count in counts]
+
+    def report(self) -> dict[str, Any]:
+        """What :func:`build_report` gives."""
+        run, scores, hit = self._run, self._scores.columns(), HITS[self._run.hit]
+        apart = sorted(self._apart, key=lambda score: score.sample.id)
+        drawn = [score for score in apart if score.draws]
+        if drawn and self._plain:
+            drawn.append(self._plain)  # which is an error
+        sampled, tools = _sampled(drawn, hit), tool_figures(apart, "best")
+        figures = _figures(scores, hit)
+        for name, row in figures["tasks"].items():
+            own = [score for score in drawn if score.sample.task == name]
+            row |= {"refinement": tools.tasks.get(name), "sampled": _sampled(own, hit)}
+        reasons = Counter(error for _, error in sorted(self._errors))
+        return {
+            "title": _title(len(scores), run),
+            **figures,
+            "reasons": dict(reasons.most_common(3)),
+            "authors": _by_authors(self._authors) if self._authors else None,
+            "slices": {
+                name: {
+                    value: each.summary.to_json() | {"acc@0.5_interval": _ends(each.accuracy)}
+                    for value, each in slices.items()
+                }
+                for name, slices in by_slice(scores, hit).items()
+            },
+            "refinement": tools.overall,
+            "sampled": sampled,
+            "refinement_top1": tool_figures(apart, "top-1").overall,
+            "run": dataclasses.asdict(run),
+        }
 
 
-def _write_json(folder: Path, scores: Sequence[SampleScore], run: RunInfo) -> dict[str, Any]:
-    report = build_report(scores, run=run)
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
-    return report
+def _gathered(scores: Iterable[SampleScore], run: RunInfo) -> Gathered:
+    gathered = Gathered(run)
+    for score in scores:
+        gathered.add(score)
+    return gathered
 
 
-def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, Any]:
+def build_report(scores: Iterable[SampleScore], *, run: RunInfo) -> dict[str, Any]:
     """What report.json holds; shares and IoU in [0, 1], null where there is nothing to measure.
 
     Keys: ``title``, those of :meth:`Summary.to_json` for all scores, ``reasons`` (the commonest of
@@ -136,33 +220,10 @@ def build_report(scores: Sequence[SampleScore], *, run: RunInfo) -> dict[str, An
     ``tasks``. ``acc@0.5_interval``, of tasks too, ``mean_iou_interval`` and ``macro@0.5_interval``
     are the ends of 95 % intervals. The order of ``scores`` changes nothing.
     """
-    scores = sorted(scores, key=lambda score: score.sample.id)
-    hit = HITS[run.hit]
-    tools = tool_figures(scores, "best")
-    figures = _figures(scores, hit)
-    for name, row in figures["tasks"].items():
-        own = [score for score in scores if score.sample.task == name]
-        row |= {"refinement": tools.tasks.get(name), "sampled": _sampled(own, hit)}
-    return {
-        "title": _title(len(scores), run),
-        **figures,
-        "reasons": dict(Counter(score.error for score in scores if score.error).most_common(3)),
-        "authors": _authors(scores, run),
-        "slices": {
-            name: {
-                value: each.summary.to_json() | {"acc@0.5_interval": _ends(each.accuracy)}
-                for value, each in slices.items()
-            }
-            for name, slices in by_slice(scores, hit).items()
-        },
-        "refinement": tools.overall,
-        "sampled": _sampled(scores, hit),
-        "refinement_top1": tool_figures(scores, "top-1").overall,
-        "run": dataclasses.asdict(run),
-    }
+    return _gathered(scores, run).report()
 
 
-def _figures(scores: Sequence[SampleScore], hit: Hit) -> dict[str, Any]:
+def _figures(scores: Columns, hit: Hit) -> dict[str, Any]:
     """The figures of all scores, their mean over tasks, and those of each task, with intervals."""
     macro = macro_accuracy(scores, hit)
     accuracy, mean_iou = _intervals(scores, hit)
@@ -180,12 +241,9 @@ def _figures(scores: Sequence[SampleScore], hit: Hit) -> dict[str, Any]:
     }
 
 
-def _authors(scores: Sequence[SampleScore], run: RunInfo) -> dict[str, Any] | None:
-    found = authors_scores(scores, run)
-    if found is None:
-        return None
-    named = {"scorer": found.scorer, "hit": found.rule, "left_out": found.left_out}
-    return named | _figures(found.scores, found.hit)
+def _by_authors(own: Authors) -> dict[str, Any]:
+    named = {"scorer": own.scorer, "hit": own.rule, "left_out": own.left_out}
+    return named | _figures(own.scores.columns(), HITS[own.rule])
 
 
 def _sampled(scores: Sequence[SampleScore], hit: Hit) -> dict[str, Any] | None:
@@ -193,18 +251,16 @@ def _sampled(scores: Sequence[SampleScore], hit: Hit) -> dict[str, Any] | None:
     return found.to_json() if found else None
 
 
-def _intervals(scores: Sequence[SampleScore], hit: Hit) -> tuple[Intervals, Intervals]:
-    """Those of Acc@0.5 and of the mean IoU."""
-    scored = [score for score in scores if score.error is None]
-    found = intervals(
-        {
-            "acc@0.5": [float(is_hit(score, hit=hit)) for score in scored],
-            "mean_iou": [score.iou or 0.0 for score in scored],
-        },
-        tasks=[score.sample.task for score in scored],
-        clusters=[score.cluster for score in scored],
-    )
-    return found["acc@0.5"], found["mean_iou"]
+def _intervals(scores: Columns, hit: Hit) -> tuple[Intervals, Intervals]:
+    """Those of Acc@0.5 and, of all tasks together, of the mean IoU."""
+    scored = np.flatnonzero(scores.scored)
+    tasks = [scores.tasks.names[place] for place in scores.tasks.codes[scored]]
+    clusters = scores.clusters.codes[scored].tolist()
+    found = {"acc@0.5": hits(scores, scored, hit)}
+    accuracy = intervals(found, tasks=tasks, clusters=clusters)["acc@0.5"]
+    found = {"mean_iou": scores.values["iou"][scored]}
+    mean_iou = intervals(found, tasks=[""] * len(scored), clusters=clusters)["mean_iou"]
+    return accuracy, mean_iou
 
 
 def _ends(interval: Interval | None) -> list[float] | None:
@@ -258,16 +314,3 @@ def _choose(
         return gallery.choose(scores, count=count, outcome=ended)
     kinds = {score.sample.id: (tools.get(score.sample.id), ended(score)) for score in scores}
     return gallery.choose_in_turn(scores, kinds, count=count)
-
-
-def _outcome_counts(
-    scores: Sequence[SampleScore], ended: Callable[[SampleScore], Outcome]
-) -> dict[Outcome, int]:
-    counts = Counter(map(ended, scores))
-    return {name: counts[name] for name in Outcome if counts[name]}
-
-
-def _histogram(scores: Sequence[SampleScore]) -> list[int]:
-    ious = [score.iou for score in scores if score.iou is not None]
-    counts, _ = np.histogram(ious, bins=_NUM_BINS, range=(0.0, 1.0))
-    return [int(count) for count in counts]

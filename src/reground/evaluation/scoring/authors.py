@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from reground.evaluation.records import RunInfo, SampleScore
-from reground.evaluation.scoring.metrics import HITS, Hit
+from reground.evaluation.scoring.columns import Collector
 from reground.evaluation.scoring.peers import get_peer
+from reground.evaluation.scoring.peers.peer import Peer
 from reground.evaluation.scoring.score import OURS, peer_score
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorsScores:
-    """Scores by the authors' ``scorer``, and how it compares an IoU with 0.5.
+class Authors:
+    """Makes scores again by the authors' scorer; counts those without exactly one true box."""
 
-    ``left_out`` counts the samples that it cannot score: those without exactly one true box.
-    """
+    def __init__(self, peer: Peer) -> None:
+        self.scorer, self.rule = peer.name, ">" if peer.strict else ">="
+        self.scores, self.left_out = Collector(), 0
+        self._peer = peer
 
-    scorer: str
-    rule: str
-    scores: tuple[SampleScore, ...]
-    left_out: int
+    @classmethod
+    def of(cls, run: RunInfo) -> Authors | None:
+        """The one of ``run``.
 
-    @property
-    def hit(self) -> Hit:
-        """Its comparison."""
-        return HITS[self.rule]
+        None where nobody named one, where another project's scorer made the scores, and where
+        several answers were sampled to each question.
+        """
+        if run.authors_scorer is None or run.scorer != OURS or run.draws > 1:
+            return None
+        return cls(get_peer(run.authors_scorer))
 
-
-def authors_scores(scores: Sequence[SampleScore], run: RunInfo) -> AuthorsScores | None:
-    """Our ``scores`` made again by the authors' scorer of ``run``.
-
-    None where nobody named one, where another project's scorer made ``scores``, and where several
-    answers were sampled to each question.
-    """
-    if run.authors_scorer is None or run.scorer != OURS or run.draws > 1:
-        return None
-    peer = get_peer(run.authors_scorer)
-    kept = [score for score in scores if len(score.sample.boxes) == 1]
-    made = tuple(score if score.error else peer_score(score, peer) for score in kept)
-    return AuthorsScores(
-        peer.name, ">" if peer.strict else ">=", made, left_out=len(scores) - len(kept)
-    )
+    def add(self, score: SampleScore) -> None:
+        """Take one of our scores in."""
+        if len(score.sample.boxes) != 1:
+            self.left_out += 1
+        else:
+            self.scores.add(score if score.error else peer_score(score, self._peer))

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from reground.grounding.boxes import FloatArray
 
+T = TypeVar("T")
+
 NUM_RESAMPLES = 2000
 _SEED = 0
 _BLOCK = 50  # resamples drawn at once, to bound the memory
+MANY = 10_000  # images; of more, values are resampled to three decimals, so that many are alike
+_DRAWN = 1_000_000  # numbers drawn at once of so many
 _LEVELS = (0.025, 0.975)
 
 
@@ -42,7 +46,10 @@ class Intervals:
 
 
 def intervals(
-    measures: Mapping[str, Sequence[float]], *, tasks: Sequence[str], clusters: Sequence[str]
+    measures: Mapping[str, Sequence[float] | FloatArray],
+    *,
+    tasks: Sequence[str],
+    clusters: Sequence[str | int],
 ) -> dict[str, Intervals]:
     """Intervals of every measure, each given as its values [N] beside ``tasks`` and ``clusters``.
 
@@ -53,8 +60,10 @@ def intervals(
     Interval(low=0.25, high=1.0)
     """
     names, task_index = _indexed(tasks)
-    _, cluster_index = _indexed(clusters)
+    images, cluster_index = _indexed(clusters)
     columns = np.array([np.ones(len(tasks)), *measures.values()])
+    if len(images) > MANY:
+        columns = columns.round(3)
     sums = _sums(columns, cluster_index, task_index)
     totals = _resampled(sums)
     with np.errstate(invalid="ignore"):  # NaN in a resample without the task
@@ -72,7 +81,7 @@ def intervals(
     }
 
 
-def _indexed(keys: Sequence[str]) -> tuple[list[str], list[int]]:
+def _indexed(keys: Sequence[T]) -> tuple[list[T], list[int]]:
     """Distinct keys in the order of their first row, and for each row the place of its key."""
     places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     return list(places), [places[key] for key in keys]
@@ -89,9 +98,20 @@ def _sums(columns: FloatArray, clusters: Sequence[int], tasks: Sequence[int]) ->
 def _resampled(sums: FloatArray) -> FloatArray:
     """Totals of the sums [G, T, C] in every resample of G clusters with replacement: [R, T, C].
 
-    One cluster gives NaN.
+    One cluster gives NaN. Of more than ``MANY``, those with the same sums are drawn together: how
+    often each is drawn is multinomial, and so is how often all of a kind are.
     """
     num_clusters, rng = len(sums), np.random.default_rng(_SEED)
+    if num_clusters > MANY:
+        flat = sums.reshape(num_clusters, -1)
+        kinds, alike = np.unique(flat, axis=0, return_counts=True)
+        size = max(1, _DRAWN // len(kinds))
+        parts = [
+            rng.multinomial(num_clusters, alike / num_clusters, size=min(size, NUM_RESAMPLES - at))
+            @ kinds
+            for at in range(0, NUM_RESAMPLES, size)
+        ]
+        return np.concatenate(parts).reshape(NUM_RESAMPLES, *sums.shape[1:])
     totals = np.full((NUM_RESAMPLES, *sums.shape[1:]), np.nan)
     for start in range(0, NUM_RESAMPLES if num_clusters > 1 else 0, _BLOCK):
         drawn = rng.integers(num_clusters, size=(_BLOCK, num_clusters))

@@ -11,24 +11,25 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reground.data.benchmarks import in_order
 from reground.evaluation.records import SampleScore
+from reground.evaluation.scoring.columns import Columns
 from reground.grounding.answers import Status
 from reground.grounding.boxes import FloatArray
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 HIT_THRESHOLD = 0.5
 
-Hit = Callable[[float, float], bool]  # whether an IoU is a hit at a threshold
+Hit = Callable[[Any, float], Any]  # whether an IoU, or each of an array, is a hit at a threshold
+Clusters = Sequence[str | int] | NDArray[np.int64]  # the image of each value
 HITS: Mapping[str, Hit] = {">": operator.gt, ">=": operator.ge}
 
 
@@ -87,47 +88,57 @@ def outcome(score: SampleScore, hit: Hit = operator.gt) -> Outcome:
 
 def is_hit(score: SampleScore, threshold: float = HIT_THRESHOLD, hit: Hit = operator.gt) -> bool:
     """Whether a sample was answered, and well enough."""
-    return score.iou is not None and hit(score.iou, threshold)
+    return score.iou is not None and bool(hit(score.iou, threshold))
 
 
-def summarise(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Summary:
-    """The figures of ``scores``, standard errors clustered by target image."""
-    scored = [score for score in scores if score.error is None]
-    clusters = [score.cluster for score in scored]
-    counts = Counter(score.status for score in scored)
+def summarise(
+    scores: Columns, hit: Hit = operator.gt, *, rows: NDArray[np.int64] | None = None
+) -> Summary:
+    """The figures of scores, or of some ``rows``, standard errors clustered by target image."""
+    rows = np.arange(len(scores)) if rows is None else rows
+    scored = rows[scores.scored[rows]]
+    images, index = np.unique(scores.clusters.codes[scored], return_inverse=True)
+    counts = np.bincount(scores.status[scored], minlength=len(Status))
     return Summary(
         n=len(scored),
-        errors=len(scores) - len(scored),
-        num_images=len(set(clusters)),
+        errors=len(rows) - len(scored),
+        num_images=len(images),
         estimates={
-            name: _mean([measure(score) for score in scored], clusters)
-            for name, measure in _measures(hit).items()
+            name: _mean(values, index, len(images))
+            for name, values in _measures(scores, scored, hit).items()
         },
-        status={status: counts[status] for status in Status},
+        status={status: int(count) for status, count in zip(Status, counts, strict=True)},
     )
 
 
-def by_task(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> dict[str, Summary]:
+def by_task(scores: Columns, hit: Hit = operator.gt) -> dict[str, Summary]:
     """A summary per task, in the order of MIG-Bench's table, other tasks by name."""
-    groups: dict[str, list[SampleScore]] = {}
-    for score in scores:
-        groups.setdefault(score.sample.task, []).append(score)
-    return {task: summarise(groups[task], hit) for task in in_order(groups)}
+    places = {name: place for place, name in enumerate(scores.tasks.names)}
+    return {
+        task: summarise(scores, hit, rows=np.flatnonzero(scores.tasks.codes == places[task]))
+        for task in in_order(places)
+    }
 
 
-def macro_accuracy(scores: Sequence[SampleScore], hit: Hit = operator.gt) -> Estimate:
+def macro_accuracy(scores: Columns, hit: Hit = operator.gt) -> Estimate:
     """Unweighted mean over tasks of Acc@0.5, as MIG-Bench's AVG."""
-    scored = [score for score in scores if score.error is None]
+    scored = np.flatnonzero(scores.scored)
     return macro_mean(
-        [float(is_hit(score, hit=hit)) for score in scored],
-        tasks=[score.sample.task for score in scored],
-        clusters=[score.cluster for score in scored],
+        hits(scores, scored, hit).tolist(),
+        tasks=[scores.tasks.names[place] for place in scores.tasks.codes[scored]],
+        clusters=scores.clusters.codes[scored].tolist(),
     )
 
 
-def macro_mean(
-    values: Sequence[float], *, tasks: Sequence[str], clusters: Sequence[str]
-) -> Estimate:
+def hits(
+    scores: Columns, rows: NDArray[np.int64], hit: Hit, threshold: float = HIT_THRESHOLD
+) -> FloatArray:
+    """Whether ``rows`` of scores are hits at a threshold, as 0 or 1 [N]."""
+    found: FloatArray = np.asarray(hit(scores.values["iou"][rows], threshold), np.float64)
+    return found
+
+
+def macro_mean(values: Sequence[float], *, tasks: Sequence[str], clusters: Clusters) -> Estimate:
     """Unweighted mean over tasks of the means of ``values`` [N], and its standard error.
 
     Images that several tasks share count as one cluster; where none is shared, the standard error
@@ -148,7 +159,7 @@ def macro_mean(
     return Estimate(value, _stderr(parts, list(itertools.chain.from_iterable(grouped))))
 
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+def clustered_mean(values: Sequence[float] | FloatArray, clusters: Clusters) -> Estimate:
     """The mean of ``values`` [N] and its cluster-robust standard error (Liang and Zeger 1986).
 
     With residuals summed within each of G clusters the variance is G/(G-1) * sum(sums^2) / N^2;
@@ -159,28 +170,26 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
     >>> clustered_mean([1.0, 0.0, 1.0, 1.0], ["a", "a", "a", "a"])
     Estimate(value=0.75, stderr=None)
     """
-    if not values:
+    images, index = np.unique(np.asarray(clusters), return_inverse=True)
+    return _mean(np.asarray(values, np.float64), index, len(images))
+
+
+def _mean(values: FloatArray, index: NDArray[np.int64], num_clusters: int) -> Estimate:
+    """None where somebody did not record or measure it; ``index`` is the cluster of each value."""
+    if not len(values) or np.isnan(values).any():
         return Estimate(None, None)
-    part = _mean_part(values, clusters)
-    return Estimate(part.mean, _stderr([part], clusters))
+    mean = float(values.mean())
+    if num_clusters < 2:
+        return Estimate(mean, None)
+    sums = np.bincount(index, weights=_influence(values, mean, num_clusters))
+    return Estimate(mean, float(np.linalg.norm(sums)))
 
 
-def _mean(values: Sequence[float | None], clusters: Sequence[str]) -> Estimate:
-    """None where somebody did not record or measure it."""
-    known = [float(value) for value in values if value is not None]
-    return clustered_mean(known, clusters) if len(known) == len(values) else Estimate(None, None)
-
-
-def _measures(hit: Hit) -> dict[str, Callable[[SampleScore], float | None]]:
+def _measures(scores: Columns, rows: NDArray[np.int64], hit: Hit) -> dict[str, FloatArray]:
     return {
-        **{f"acc@{t}": partial(is_hit, threshold=t, hit=hit) for t in THRESHOLDS},
-        "mean_iou": lambda score: score.iou or 0.0,
-        "length": lambda score: score.num_tokens,
-        "well_formed": lambda score: score.well_formed,
-        "clipped": lambda score: None if score.num_clipped is None else score.num_clipped > 0,
-        "truncated": lambda score: (
-            None if score.finish == "unrecorded" else score.finish == "length"
-        ),
+        **{f"acc@{t}": hits(scores, rows, hit, t) for t in THRESHOLDS},
+        "mean_iou": scores.values["iou"][rows],
+        **{name: own[rows] for name, own in scores.values.items() if name != "iou"},
     }
 
 
@@ -190,16 +199,21 @@ class _MeanPart:
     influence: FloatArray | None  # [N] of each row on the mean; None with fewer than two clusters
 
 
-def _mean_part(values: Sequence[float], clusters: Sequence[str]) -> _MeanPart:
+def _mean_part(values: Sequence[float] | FloatArray, clusters: Clusters) -> _MeanPart:
     array = np.asarray(values, dtype=np.float64)
-    mean, num_clusters = float(array.mean()), len(set(clusters))
+    mean, num_clusters = float(array.mean()), len(np.unique(np.asarray(clusters)))
     if num_clusters < 2:
         return _MeanPart(mean, None)
+    return _MeanPart(mean, _influence(array, mean, num_clusters))
+
+
+def _influence(values: FloatArray, mean: float, num_clusters: int) -> FloatArray:
     small_sample = math.sqrt(num_clusters / (num_clusters - 1))
-    return _MeanPart(mean, small_sample * (array - mean) / len(array))
+    found: FloatArray = small_sample * (values - mean) / len(values)
+    return found
 
 
-def _stderr(parts: Sequence[_MeanPart], clusters: Sequence[str]) -> float | None:
+def _stderr(parts: Sequence[_MeanPart], clusters: Clusters) -> float | None:
     """Standard error of the mean of ``parts``, whose rows together belong to ``clusters``."""
     influences = [part.influence for part in parts if part.influence is not None]
     if len(influences) < len(parts):

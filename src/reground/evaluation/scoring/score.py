@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,16 +36,25 @@ OURS = "reground"
 _LOG = logging.getLogger(__name__)
 
 
-def score_folder(predictions: Path, *, out: Path, scorer: str = OURS) -> int:
+Begin = Callable[[RunInfo], Callable[[SampleScore], None]]
+"""Is told how scores are made, and gives what takes each of them as it is written."""
+
+
+def score_folder(
+    predictions: Path, *, out: Path, scorer: str = OURS, begin: Begin | None = None
+) -> int:
     """Score the predictions of a folder into ``out`` (scores.jsonl, run.json); returns how many.
 
     Raises ``DataError`` for a missing or malformed file, ``ConfigError`` for an unknown family or
     scorer.
     """
-    return _score(read_predictions(predictions), read_run(predictions), out=out, scorer=scorer)
+    rows, run = read_predictions(predictions), read_run(predictions)
+    return _score(rows, run, out=out, scorer=scorer, begin=begin)
 
 
-def score_log(path: Path, *, format_name: str, out: Path, scorer: str = OURS) -> int:
+def score_log(
+    path: Path, *, format_name: str, out: Path, scorer: str = OURS, begin: Begin | None = None
+) -> int:
     """Score answers that another project stored, as :func:`score_folder` does predictions."""
     log = read_log(path, format_name=format_name)
     run = RunInfo(
@@ -62,7 +71,8 @@ def score_log(path: Path, *, format_name: str, out: Path, scorer: str = OURS) ->
         max_new_tokens=0,
     )
     run = with_provenance(run)
-    return _score(log.predictions, run, out=out, scorer=log.scorers.get(scorer, scorer))
+    own = log.scorers.get(scorer, scorer)
+    return _score(log.predictions, run, out=out, scorer=own, begin=begin)
 
 
 def diagnose_folder(predictions: Path) -> str:
@@ -80,16 +90,27 @@ def diagnose_log(path: Path, *, format_name: str) -> str:
     return f"answers\n{answers}\nrecorded boxes\n{recorded}"
 
 
-def _score(rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: str) -> int:
+def _score(
+    rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: str, begin: Begin | None
+) -> int:
     get_family(run.family)
-    if scorer == OURS:
-        _check_folder(out, run)
-        scores = (score_prediction(row, run.protocol_for(row.sample)) for row in rows)
-        return write_scores(out, scores, run=run)
-    peer = get_peer(scorer)
-    run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
+    peer = None if scorer == OURS else get_peer(scorer)
+    if peer:
+        run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
     _check_folder(out, run)
-    return write_scores(out, (_by_peer(row, peer) for row in rows), run=run)
+    take = begin(run) if begin else None
+
+    def scores() -> Iterator[SampleScore]:
+        for row in rows:
+            if peer:
+                score = _by_peer(row, peer)
+            else:
+                score = score_prediction(row, run.protocol_for(row.sample))
+            if take:
+                take(score)
+            yield score
+
+    return write_scores(out, scores(), run=run)
 
 
 def _check_folder(out: Path, run: RunInfo) -> None:

@@ -1,0 +1,165 @@
+"""Scores as columns of numbers: a hundred thousand of them in little memory, and quickly summed."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reground.evaluation.records import SampleScore
+from reground.grounding.answers import Status
+from reground.grounding.boxes import FloatArray
+from reground.grounding.sample import Sample
+
+Codes = NDArray[np.int64]
+MEASURES = ("iou", "length", "well_formed", "clipped", "truncated")
+_STATUS = {status: place for place, status in enumerate(Status)}
+_NONE = -1
+_NAN = float("nan")
+
+
+# COCO's sizes: the area of a box in pixels of the original image.
+_SIZES = {"small (< 32²)": 32**2, "medium (< 96²)": 96**2, "large": float("inf")}
+_LENGTHS = {"1 to 3 words": 4, "4 to 8 words": 9, "9 or more words": float("inf")}
+ORDER = [*_SIZES, *_LENGTHS]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A text for each score: ``names`` in the order of their first score, and their places [N].
+
+    A score without one has the place -1.
+    """
+
+    names: Sequence[str]
+    codes: Codes
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """N scores, sorted by sample id.
+
+    ``values`` hold what is averaged, by the names of ``MEASURES``, [N] each, NaN where nobody
+    recorded it: the IoU (0 of what could not be read), the answer's tokens, and shares as 0 or 1.
+    ``scored`` [N] says which samples were answered, ``status`` [N] is a place in ``Status``, and
+    ``slices`` are what divides samples, as in :func:`slices_of`.
+    """
+
+    values: Mapping[str, FloatArray]
+    scored: NDArray[np.bool_]
+    status: Codes
+    tasks: Keys
+    clusters: Keys
+    slices: Mapping[str, Keys]
+
+    def __len__(self) -> int:
+        return len(self.scored)
+
+
+def columns_of(scores: Iterable[SampleScore]) -> Columns:
+    """The columns of ``scores``, in whatever order these come."""
+    collector = Collector()
+    for score in scores:
+        collector.add(score)
+    return collector.columns()
+
+
+class Collector:
+    """Takes scores one after another; none of them is kept."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._values = {name: array("d") for name in MEASURES}
+        self._status = array("q")
+        self._tasks, self._clusters = _Texts(), _Texts()
+        self._slices: dict[str, _Texts] = {}
+
+    def add(self, score: SampleScore) -> None:
+        """Take a score in."""
+        for name, value in zip(MEASURES, _values(score), strict=True):
+            self._values[name].append(_NAN if value is None else value)
+        place = len(self._ids)
+        self._ids.append(score.sample.id)
+        self._status.append(_NONE if score.status is None else _STATUS[score.status])
+        self._tasks.add(place, score.sample.task)
+        self._clusters.add(place, score.cluster)
+        for name, group in slices_of(score.sample).items():
+            self._slices.setdefault(name, _Texts()).add(place, group)
+
+    def columns(self) -> Columns:
+        """The columns of what was taken in by now."""
+        order = np.array(sorted(range(len(self._ids)), key=self._ids.__getitem__), np.int64)
+        status = np.array(self._status, np.int64)[order]
+        slices = {name: own.keys(order) for name, own in self._slices.items()}
+        first = {name: int(np.argmax(own.codes >= 0)) for name, own in slices.items()}
+        return Columns(
+            values={name: np.array(own)[order] for name, own in self._values.items()},
+            scored=status != _NONE,
+            status=status,
+            tasks=self._tasks.keys(order),
+            clusters=self._clusters.keys(order),
+            slices={name: slices[name] for name in sorted(slices, key=first.__getitem__)},
+        )
+
+
+class _Texts:
+    """Texts of a column: each distinct one is kept once, with the scores that have it."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._codes = array("q")
+
+    def add(self, row: int, text: str) -> None:
+        """The text of score ``row``; those before it that have none get -1."""
+        self._codes.extend([_NONE] * (row - len(self._codes)))
+        self._codes.append(self._places.setdefault(text, len(self._places)))
+
+    def keys(self, order: Codes) -> Keys:
+        """The texts of scores in another order."""
+        codes = np.full(len(order), _NONE)
+        codes[: len(self._codes)] = self._codes
+        return in_order(list(self._places), codes[order])
+
+
+def in_order(names: Sequence[str], codes: Codes) -> Keys:
+    """Keys of places [N] in ``names``, of which those that occur are put in order."""
+    used, first = np.unique(codes, return_index=True)
+    used = used[np.argsort(first)]
+    used = used[used != _NONE]
+    places = np.full(len(names) + 1, _NONE)  # the last one is that of -1
+    places[used] = np.arange(len(used))
+    return Keys([names[place] for place in used], places[codes])
+
+
+def _values(score: SampleScore) -> tuple[float | None, ...]:
+    """By the names of ``MEASURES``."""
+    return (
+        score.iou or 0.0,
+        score.num_tokens,
+        score.well_formed,
+        None if score.num_clipped is None else score.num_clipped > 0,
+        None if score.finish == "unrecorded" else score.finish == "length",
+    )
+
+
+def slices_of(sample: Sample) -> Mapping[str, str]:
+    """The slices that a sample belongs to, by what divides them.
+
+    Its box has a size where it is the only true one. Its phrase is what the question marks as one,
+    else the whole question.
+    """
+    phrases = [
+        sample.question[each.start : each.end] for each in sample.spans if each.kind == "phrase"
+    ]
+    words = len((phrases[0] if phrases else sample.question).split())
+    found = {"phrase": _first_above(_LENGTHS, words), "images": str(len(sample.images))}
+    if len(boxes := sample.boxes) == 1:
+        found = {"box": _first_above(_SIZES, boxes[0].area), **found}
+    return found | {name: each for name, each in sample.strata.items() if name not in found}
+
+
+def _first_above(limits: Mapping[str, float], value: float) -> str:
+    return next(name for name, limit in limits.items() if value < limit)

@@ -1,0 +1,163 @@
+"""Short cuts that large data takes: they give what the long way gives."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from made import run_of
+from reground.data.convert.common import marked, plain
+from reground.data.convert.mentions import _MENTION, _all_mentions, _index
+from reground.data.source import path_from
+from reground.errors import DataError
+from reground.evaluation.records import Prediction, SampleScore, write_predictions
+from reground.evaluation.reporting import gallery
+from reground.evaluation.reporting.report import Gathered, write_json_report
+from reground.evaluation.scoring.bootstrap import MANY, intervals
+from reground.evaluation.scoring.metrics import clustered_mean, outcome
+from reground.evaluation.scoring.score import score_folder
+from reground.grounding.answers import Status
+from reground.grounding.boxes import Box
+from reground.grounding.codecs import EncodedSize
+from reground.grounding.sample import ImageRef, Sample, Target, below, by_folder
+
+WORDS = ["image", "Frame", "images", "the ", "seventh ", "source ", "last ", "12th ", "3rd ", "-",
+         "#", "4", "photo 2", " ", "\u0131mage 1", "picture"]  # fmt: skip
+MARKS = ["<image>", "<|box_start|>", "<|object_ref_start|>", "<|object_ref_end|>", "\n", " a", "b "]
+NAMES = st.lists(st.sampled_from(["a", "b.jpg", "..", ".", "", " c", "d e"]), max_size=5)
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=9).map("".join))
+def test_images_are_mentioned_wherever_the_search_begins(text: str) -> None:
+    every = [(_index(match, 9), match.end()) for match in _MENTION.finditer(text)]
+    assert [(each.image, each.end) for each in _all_mentions(text, 9)] == every
+
+
+@given(st.lists(st.sampled_from(MARKS), max_size=9).map("".join))
+def test_a_text_without_its_marks_is_the_same_with_and_without_spans(text: str) -> None:
+    assert plain(text) == marked(text)[0]
+
+
+@given(st.booleans(), NAMES, st.booleans())
+def test_paths_below_a_folder_are_those_of_pathlib(top: bool, parts: list[str], here: bool) -> None:
+    path, folder = "/" * top + "/".join(parts), Path("." if here else "data/own")
+    assert below(folder)(path) == str(folder / path)
+
+
+def test_paths_are_worked_out_once_for_each_folder() -> None:
+    asked: list[str] = []
+
+    def move(path: str) -> str:
+        asked.append(path)
+        return os.path.normpath(os.path.join("up", path))
+
+    moved = by_folder(move)
+    assert [moved(f"x/{number}.jpg") for number in range(50)][-1] == "up/x/49.jpg"
+    assert moved("../1.jpg") == "1.jpg" and asked == ["x", ".."]
+
+
+def test_paths_follow_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert path_from(tmp_path, "photos/a.jpg") == f"{name}/photos/a.jpg"
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**53 + 1], ids=["large", "least", "next"])
+@pytest.mark.parametrize("field", ["box", "width", "difficulty"])
+def test_numbers_that_no_float_holds_are_refused(number: int, field: str) -> None:
+    row = _sample(0).to_json()
+    if field == "box":
+        row["targets"][0]["box"][2] = number
+    elif field == "width":
+        row["images"][0]["width"] = number
+    else:
+        row["difficulty"] = number
+    with pytest.raises(DataError, match=f"^{field} is "):
+        Sample.from_json(json.loads(json.dumps(row)))
+
+
+def _sample(number: int, **changes: Any) -> Sample:
+    image = ImageRef(f"photos/{number // 2}.png", 1000, 1000)
+    target = Target(0, Box(10, 10, 500, 500, image.frame))
+    strata = {"kind": "odd" if number % 2 else "even"}
+    own = {"task": ("find", "track")[number % 3 == 0], "strata": strata}
+    return Sample(f"s{number:05d}", (image,), "the cup " * (number % 7), (target,), **own | changes)
+
+
+def _score(number: int) -> SampleScore:
+    if number % 11 == 0:
+        return SampleScore(_sample(number), error="no such image")
+    status = Status.UNPARSABLE if number % 5 == 0 else Status.OK
+    iou = 0.0 if number % 5 == 0 else number % 97 / 97
+    return SampleScore(_sample(number), status=status, iou=iou, num_tokens=9, finish="stop")
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 24])
+def test_a_choice_among_candidates_is_that_among_all(count: int) -> None:
+    scores = [_score(number) for number in range(900)]
+    candidates = gallery.Candidates(count)
+    for each in scores:
+        candidates.add(each, outcome(each))
+    kept = candidates.scores()
+    assert len(kept) < len(scores) / 2
+    expected = gallery.choose(scores, count=count, outcome=outcome)
+    assert gallery.choose(kept, count=count, outcome=outcome) == expected
+    kinds = {each.sample.id: outcome(each) for each in scores}
+    in_turn = gallery.choose_in_turn(scores, kinds, count=count)
+    assert gallery.choose_in_turn(kept, kinds, count=count) == in_turn
+
+
+def test_a_report_made_while_scores_are_written_is_that_of_the_file(tmp_path: Path) -> None:
+    samples = [_sample(number) for number in range(60)]
+    size = EncodedSize(1000, 1000, 1008, 1008)
+    rows = [
+        Prediction(
+            each, f"<think>a</think><answer>(10,10),({9 * place},480)</answer>", (size,), 9, "stop"
+        )
+        if place % 13
+        else Prediction(each, error="no such image")
+        for place, each in enumerate(samples)
+    ]
+    write_predictions(tmp_path, rows, run=run_of(samples))
+    reports: list[Gathered] = []
+
+    def begin(run: Any) -> Any:
+        reports.append(Gathered(run))
+        return reports[-1].add
+
+    score_folder(tmp_path, out=tmp_path / "out", begin=begin)
+    made = reports[0].write(tmp_path / "out", partial=False)
+    assert json.loads(json.dumps(made)) == json.loads(
+        json.dumps(write_json_report(tmp_path / "out"))
+    )
+    assert made["errors"] == 5 and 0 < made["acc@0.5"] < 1
+
+
+@pytest.mark.parametrize("per_image", [1, 3])
+def test_intervals_of_many_images_are_as_wide_as_their_standard_errors(per_image: int) -> None:
+    """Which 2,000 resamples give to two or three percent."""
+    rng = np.random.default_rng(3)
+    images = [str(number // per_image) for number in range(per_image * (MANY + 500))]
+    rates = rng.beta(6, 4, size=MANY + 500).repeat(per_image)
+    hits, ious = rng.random(len(images)) < rates, rng.random(len(images)) * rates
+    tasks = ["rare" if number < 90 else "usual" for number in range(len(images))]
+    found = intervals({"hit": hits.astype(float), "iou": ious}, tasks=tasks, clusters=images)
+    for values, own in ((hits, found["hit"]), (ious, found["iou"])):
+        for end, rows in ((own.overall, slice(None)), (own.tasks["rare"], slice(0, 90))):
+            mean = clustered_mean(values[rows].astype(float), images[rows])
+            assert end is not None and mean.value is not None and mean.stderr is not None
+            assert end.high - end.low == pytest.approx(2 * 1.96 * mean.stderr, rel=0.12)
+            assert (end.high + end.low) / 2 == pytest.approx(mean.value, abs=mean.stderr / 3)
+    again = intervals({"hit": hits.astype(float), "iou": ious}, tasks=tasks, clusters=images)
+    assert again == found and math.isfinite(found["iou"].macro.low if found["iou"].macro else 0)
