@@ -87,7 +87,7 @@ def changed(world: World, name: str, box: Callable[[Sample], Box]) -> str:
 
 
 def corner(sample: Sample) -> Box:
-    return Box(0, 0, 1, 1, sample.images[sample.target_image].frame)
+    return Box(0, 0, 2, 2, sample.images[sample.target_image].frame)
 
 
 def mirrored(sample: Sample) -> Box:

@@ -160,7 +160,8 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(partial, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # of a full disk only the errno is known
+        if error.errno is not None:  # of a full disk nothing else is known
+            error.filename = error.filename or str(path)
         raise
     finally:
         delete(partial)
