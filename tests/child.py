@@ -38,15 +38,17 @@ LOOK_S = 120.0  # a process that lives longer shows where it is
 
 
 def jobs(plan: str) -> None:
-    """Runs, one after the other, by all the ranks that were started."""
-    for number, job in enumerate(json.loads(Path(plan).read_text())):
-        if number and "RANK" in os.environ:  # a launcher's own store is for one process group
-            os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
-            os.environ["MASTER_PORT"] = str(job["port"])
-        with mock.patch.object(running, "shard", _really_sharded):
-            train(load(TrainConfig, Path(job["config"])), Path(job["out"]), resume=job["resume"])
-        AcceleratorState._reset_state(reset_partial_state=True)
-        print(f"done {job['out']}", file=sys.stderr, flush=True)
+    """Runs, one after the other, by all the ranks that were started: one process group for all."""
+    group = torch.distributed
+    with mock.patch.object(group, "destroy_process_group"):
+        for job in json.loads(Path(plan).read_text()):
+            config, out = load(TrainConfig, Path(job["config"])), Path(job["out"])
+            with mock.patch.object(running, "shard", _really_sharded):
+                train(config, out, resume=job["resume"])
+            AcceleratorState._reset_state(reset_partial_state=True)
+            print(f"done {out}", file=sys.stderr, flush=True)
+    if group.is_initialized():
+        group.destroy_process_group()
 
 
 def _really_sharded(module: nn.Module, model: nn.Module, *, from_first: bool) -> None:

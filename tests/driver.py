@@ -109,9 +109,8 @@ def unsupervised(ranks: int, *words: str, log: Path) -> list[Child]:
 
 
 def planned(path: Path, jobs: Sequence[Job]) -> str:
-    """Write the jobs where ``child.py`` reads them, each with a port that ranks may meet at."""
-    plan = [dataclasses.asdict(job) | {"port": free_port()} for job in jobs]
-    path.write_text(json.dumps(plan))
+    """Write the jobs where ``child.py`` reads them."""
+    path.write_text(json.dumps([dataclasses.asdict(job) for job in jobs]))
     return str(path)
 
 

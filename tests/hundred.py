@@ -1,7 +1,7 @@
 """Runs one job of two sharded ranks again and again, half of the time with both cores busy.
 
 Fault 28 was a corrupted heap in one of some thirty runs of this job: a test that runs it once would
-not have caught it. Launches are fresh, and each makes ten runs, with a process group of its own.
+not have caught it. Launches are fresh, and each makes ten runs.
 
     python tests/hundred.py FOLDER          # prints a line for every launch
 """
