@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,7 @@ def command(
     from reground.evaluation.predicting.shards import Shard
     from reground.rollout.endpoint import Endpoint
 
-    server = None
-    if endpoint:
-        server = Endpoint(url=endpoint, model=model, concurrency=concurrency, timeout_s=timeout)
+    server = partial(Endpoint, model=model, concurrency=concurrency, timeout_s=timeout)
     question = Question(
         model=model,
         data=data,
@@ -77,7 +76,7 @@ def command(
         draws=samples,
         temperature=temperature if temperature is not None else float(samples > 1),
         blank=blank,
-        endpoint=server,
+        endpoint=server(url=endpoint) if endpoint else None,
         processor=processor,
         device=device,
         dtype=dtype,

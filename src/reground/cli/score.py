@@ -74,8 +74,6 @@ def command(
     rewards also reward, format and tool_iou, and the means in report.json.
     """
     from reground.errors import ConfigError
-    from reground.evaluation.reporting.report import Gathered
-    from reground.evaluation.scoring import score
 
     if format_name == "cases":
         from reground.evaluation.scoring.cases import score_cases
@@ -85,6 +83,25 @@ def command(
         return
     if family:
         raise ConfigError("--family is for --format cases; other answers say whose they are")
+    report, count = _scored(
+        predictions, format_name, out, scorer, diagnose=diagnose, partial=partial
+    )
+    if not report["n"]:
+        typer.echo(f"{out / 'scores.jsonl'}: none of {count} samples was ever answered", err=True)
+        raise typer.Exit(1)
+    typer.echo(
+        f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "
+        f"next: reground report {out}"
+    )
+
+
+def _scored(
+    predictions: Path, format_name: str, out: Path, scorer: str, *, diagnose: bool, partial: bool
+) -> tuple[Mapping[str, Any], int]:
+    """The report of the answers, and how many there are."""
+    from reground.evaluation.reporting.report import Gathered
+    from reground.evaluation.scoring import score
+
     reports: list[Gathered] = []
 
     def begin(run: RunInfo) -> Callable[[SampleScore], None]:
@@ -101,14 +118,7 @@ def command(
         found = score.diagnose_log(predictions, format_name=format_name) if diagnose else None
     if found:
         typer.echo(found)
-    report = reports[0].write(out, partial=partial, pages=False)
-    if not report["n"]:
-        typer.echo(f"{out / 'scores.jsonl'}: none of {count} samples was ever answered", err=True)
-        raise typer.Exit(1)
-    typer.echo(
-        f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "
-        f"next: reground report {out}"
-    )
+    return reports[0].write(out, partial=partial, pages=False), count
 
 
 def _spelt(means: Mapping[str, Any]) -> str:

@@ -19,39 +19,48 @@ from reground.cli.options import (
     ToolOption,
 )
 
+ModelOption = Annotated[
+    str, typer.Option(metavar="MODEL", help="A run, a checkpoint folder, a hub id, or tiny.")
+]
+HostOption = Annotated[
+    str, typer.Option(help="Where it listens; another than 127.0.0.1 takes --api-key.")
+]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+KeyOption = Annotated[
+    str | None, typer.Option(envvar="REGROUND_API_KEY", help="What every request must bring.")
+]
+NamesOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A name by which clients call it; repeatable."),
+]
+OriginsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
+]
+OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+WaitingOption = Annotated[
+    int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option(min=0.1, metavar="SECONDS", help="Longest time to an answer.")
+]
+
 
 def command(
-    model: Annotated[
-        str, typer.Option(metavar="MODEL", help="A run, a checkpoint folder, a hub id, or tiny.")
-    ] = "tiny",
-    host: Annotated[
-        str, typer.Option(help="Where it listens; another than 127.0.0.1 takes --api-key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="REGROUND_API_KEY", help="What every request must bring."),
-    ] = None,
-    host_name: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A name by which clients call it; repeatable."),
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
-    ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    model: ModelOption = "tiny",
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    api_key: KeyOption = None,
+    host_name: NamesOption = None,
+    allow_origin: OriginsOption = None,
+    open_page: OpenOption = False,
     tool: ToolOption = None,
     family: FamilyOption = None,
     protocol: ProtocolOption = None,
     prompt: PromptOption = None,
     max_tokens: MaxTokensOption = 256,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
-    ] = 256,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Longest time to an answer.")
-    ] = 120.0,
+    max_waiting: WaitingOption = 256,
+    timeout: TimeoutOption = 120.0,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     engine: EngineOption = "transformers",
