@@ -82,6 +82,7 @@ def main() -> None:
     command_line.add_argument("--photos", type=int, default=400)
     command_line.add_argument("--growth", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     asked = command_line.parse_args()
+    sys.argv = ["WORKTREE" if each == str(asked.old) else each for each in sys.argv]
     sides = {"old": asked.old.resolve(), "new": HERE}
     with tempfile.TemporaryDirectory() as folder:
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
