@@ -13,6 +13,9 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    import httpx2
+
+    from reground.api import Grounder
     from reground.runs import RunDir
     from worlds import World
 
@@ -137,3 +140,20 @@ def page(browser: Any) -> Iterator[Any]:
     yield opened
     opened.close()
     assert [line for line in said if not line.startswith("Failed to load resource")] == []
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Grounder:
+    """The shipped tiny model."""
+    from reground.api import Grounder
+
+    return Grounder.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def client(tiny: Grounder) -> Iterator[httpx2.Client]:
+    """A client of a server of the HTTP API over the tiny model."""
+    from asking import served
+
+    with served(tiny, tiny) as client:
+        yield client

@@ -23,11 +23,6 @@ IMAGE = synth.render(SAMPLE.images[0].path)
 BOX = SAMPLE.boxes[0].xyxy
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Grounder:
-    return Grounder.from_pretrained("tiny")
-
-
 def test_an_answer_without_a_detector(tiny: Grounder) -> None:
     found = tiny.ground([IMAGE], SAMPLE.question)
     assert (found.answer.status, found.image, found.tool) == (Status.OK, 0, None)

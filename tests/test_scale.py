@@ -27,7 +27,8 @@ from reground.evaluation.scoring.score import score_folder
 from reground.grounding.answers import Status
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
-from reground.grounding.sample import ImageRef, Sample, Target, below, by_folder
+from reground.grounding.paths import below, by_folder
+from reground.grounding.sample import ImageRef, Sample, Target
 
 WORDS = ["image", "Frame", "images", "the ", "seventh ", "source ", "last ", "12th ", "3rd ", "-",
          "#", "4", "photo 2", " ", "\u0131mage 1", "picture"]  # fmt: skip

@@ -35,17 +35,6 @@ URL = data_url(IMAGES[0])
 ASKED = {"images": [URL], "text": "the ring"}
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Grounder:
-    return Grounder.from_pretrained("tiny")
-
-
-@pytest.fixture(scope="module")
-def client(tiny: Grounder) -> Iterator[httpx2.Client]:
-    with served(tiny, tiny) as client:
-        yield client
-
-
 # ---- answers -----------------------------------------------------------------------------------
 
 

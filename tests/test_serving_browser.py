@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,6 @@ from reground.tinyworld import scenes as synth
 pytestmark = pytest.mark.slow  # each opens pages
 SAMPLE = synth.sample("referring", seed=7, index=1)
 TRUE = SAMPLE.boxes[0].xyxy
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Grounder:
-    return Grounder.from_pretrained("tiny")
-
-
-@pytest.fixture(scope="module")
-def client(tiny: Grounder) -> Iterator[httpx2.Client]:
-    with served(tiny, tiny) as client:
-        yield client
 
 
 @pytest.fixture

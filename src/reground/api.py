@@ -198,12 +198,14 @@ class Grounder:
         if named is not None and 0 <= named < len(sample.images):
             sample = replace(sample, target_image=named)
             answer = prompter.read(rollout.ids, start.prompt, sample=sample)
-        scores = prompter.scores(rollout.ids, rollout.logprobs, sample=sample)
+        scores: tuple[float | None, ...] = ()
+        if answer.boxes:
+            scores = prompter.scores(rollout.ids, rollout.logprobs, sample=sample)
         return Grounding(
             answer,
             prompter.text(rollout.ids),
             sample.target_image,
-            scores if answer.boxes else (),
+            scores,
             start.sample.tool_results,
         )
 

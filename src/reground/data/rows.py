@@ -106,7 +106,7 @@ class Rows(Sequence[Sample]):
                 if not line.isspace():
                     row = self._parsed(line)
                     if self._sound:
-                        _check(row, checker, f"row {len(entries) + 1}")
+                        checker.check(row, f"row {len(entries) + 1}")
                         found.add(row)
                     group = alike.setdefault(_key(row), len(alike))
                     entries.append((start, len(line), zlib.crc32(line), group))
@@ -131,11 +131,6 @@ class Rows(Sequence[Sample]):
             home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
             return home / "reground" / "rows" / f"{key.hexdigest()}.npy"
         return None
-
-
-def _check(row: Sample, checker: Soundness, where: str) -> None:
-    for problem in checker.row_problems(row, where):
-        raise DataError(str(problem))
 
 
 def check_frame(spec: Path | str, boxes: Boxes) -> None:

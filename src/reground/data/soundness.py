@@ -72,6 +72,11 @@ class Soundness:
             if problem := self._file_problem(image):
                 yield problem
 
+    def check(self, sample: Sample, where: str) -> None:
+        """Raise ``DataError`` for the first thing that is wrong with a sample's row."""
+        for problem in self.row_problems(sample, where):
+            raise DataError(str(problem))
+
     def row_problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
         """What is wrong with a sample by its row alone, whatever its pictures are."""
         if first := self._ids.get(sample.id):

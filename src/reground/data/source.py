@@ -15,7 +15,8 @@ from reground.data.rows import LARGE, Rows, check_frame
 from reground.data.schemes import is_endless, source_of
 from reground.data.soundness import Soundness
 from reground.errors import ConfigError, DataError
-from reground.grounding.sample import Move, Sample, by_folder, read_jsonl, write_jsonl
+from reground.grounding.paths import Move, by_folder
+from reground.grounding.sample import Sample, read_jsonl, write_jsonl
 
 
 def open_dataset(
@@ -43,8 +44,7 @@ def open_dataset(
     soundness, numbers = Soundness(), count(1)
 
     def check(sample: Sample) -> None:
-        for problem in soundness.row_problems(sample, f"row {next(numbers)}"):
-            raise DataError(str(problem))
+        soundness.check(sample, f"row {next(numbers)}")
 
     rows = read_jsonl(path, measure=sides, check=check if sound else lambda sample: None)
     samples = list(islice(rows, limit))

@@ -31,7 +31,8 @@ from reground.errors import DataError
 from reground.grounding.answers import Status
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.names import ProtocolName
-from reground.grounding.sample import Move, Sample, by_folder
+from reground.grounding.paths import Move, by_folder
+from reground.grounding.sample import Sample
 from reground.io import at, numbered_lines, whole, write_json, write_lines
 from reground.protocols.choice import Decider, PromptUse, protocol_of
 from reground.protocols.families import get_family

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,12 +15,11 @@ from reground.errors import DataError, did_you_mean
 from reground.grounding import fields
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.names import PROTOCOLS, ProtocolName
+from reground.grounding.paths import Move, below
 from reground.plugins import installed
 
 Measure = Callable[[str], tuple[int, int]]
 """Width and height of the image at a path; raises ``DataError``."""
-Move = Callable[[str], str]
-"""A path, as it is from another folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,23 +239,6 @@ def is_file_path(path: str) -> bool:
     return path.partition(":")[0] not in installed("sources")
 
 
-def by_folder(move: Move) -> Move:
-    """The same move of paths, worked out once for each folder that the files are in."""
-
-    @lru_cache(maxsize=4096)
-    def before(folder: str) -> str:
-        moved = move(folder)
-        return "" if moved == "." else os.path.join(moved, "")
-
-    def own(path: str) -> str:
-        folder, slash, name = path.rpartition("/")
-        if name in ("", ".", "..") or folder.endswith("/"):
-            return move(path)
-        return before(folder or slash or ".") + name
-
-    return own
-
-
 ADVICE = "mend the row, or let `reground data validate` set such rows aside"
 
 
@@ -303,12 +284,6 @@ def write_jsonl(path: Path, samples: Iterable[Sample], *, named: Move = str) -> 
 def relocated(sample: Sample, folder: Path) -> Sample:
     """The sample with ``folder`` before the relative paths of its images."""
     return with_paths(sample, below(folder))
-
-
-@lru_cache(maxsize=16)
-def below(folder: Path) -> Move:
-    """Puts ``folder`` before paths that are relative."""
-    return by_folder(lambda path: str(folder / path))
 
 
 def with_paths(sample: Sample, change: Move) -> Sample:

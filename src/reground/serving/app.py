@@ -94,7 +94,7 @@ def _routes(app: FastAPI, service: Service) -> None:
         is_ready = service.thread.is_open
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
-    @app.get("/metrics", summary="ServerCounts for Prometheus", response_class=PlainTextResponse)
+    @app.get("/metrics", summary="Counts for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.counts.text(service.thread.waiting))
 

@@ -113,16 +113,18 @@ class ModelThread:
 
     def _batch(self) -> list[_Waiting]:
         """The next questions; none at the end."""
+        batch: list[_Waiting] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
-            self._changed.wait_for(lambda: len(self._queue) >= LARGEST or self._closed, GATHER_S)
-            batch: list[_Waiting] = []
-            while self._queue and self._fits(batch, self._queue[0]):
-                first = self._queue.popleft()
-                if first.future.set_running_or_notify_cancel():
-                    batch.append(first)
-            again = not batch and (self._queue or not self._closed)
-        return self._batch() if again else batch
+            while not batch and (self._queue or not self._closed):
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(
+                    lambda: len(self._queue) >= LARGEST or self._closed, GATHER_S
+                )
+                while self._queue and self._fits(batch, self._queue[0]):
+                    first = self._queue.popleft()
+                    if first.future.set_running_or_notify_cancel():
+                        batch.append(first)
+        return batch
 
     def _fits(self, batch: Sequence[_Waiting], following: _Waiting) -> bool:
         if not batch:

@@ -62,18 +62,16 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        allowed = self._allowed(headers)
+        answer, asked = self.app, receive
         try:
             self._check(scope, headers)
-            body = await self._body(headers, receive)
+            asked = _after(await self._body(headers, receive), receive)
+            if scope["method"] == "OPTIONS" and allowed:
+                answer = Response(status_code=204)
         except Refused as refused:
-            response = JSONResponse({"error": str(refused)}, refused.status)
-            await response(scope, receive, _with_headers(send, self._allowed(headers)))
-            return
-        if scope["method"] == "OPTIONS" and self._allowed(headers):
-            answer: App = Response(status_code=204)
-            await answer(scope, receive, _with_headers(send, self._allowed(headers)))
-            return
-        await self.app(scope, _after(body, receive), _with_headers(send, self._allowed(headers)))
+            answer = JSONResponse({"error": str(refused)}, refused.status)
+        await answer(scope, asked, _with_headers(send, allowed))
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         hosts, origins = headers.getlist("host"), headers.getlist("origin")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reground.grounding.answers import Status
+from reground.grounding.answers import RIGHT, Status
 from reground.protocols.readings import Reading, overlaps
 from reground.rollout.episode import RolloutStatus, Trajectory
 from reground.training.algorithms.parts import EASY, HARD, SAME, Credit, mean_iou
@@ -58,7 +58,7 @@ def batch_tally(groups: Sequence[ScoredGroup]) -> Tally:
         for name in group.members[0].terms:
             earned = [own.terms[name] for own in group.members]
             tally.add(f"varied/{name}", float(max(earned) - min(earned) > SAME))
-        tally.add("rollout/best", float(max(own.iou for own in group.members) > 0.5))
+        tally.add("rollout/best", float(max(own.iou for own in group.members) > RIGHT))
         tally.add("advantage/spread", max(advantages) - min(advantages))
         tally.add("advantage/zero_variance", float(not group.credit.teaches))
         tally.add("difficulty/easy", float(overlap > EASY))

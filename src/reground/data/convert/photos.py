@@ -16,7 +16,8 @@ from reground.data.convert.tally import Unusable
 from reground.data.images import Header, ImageSize, header
 from reground.data.soundness import Reason
 from reground.errors import DataError
-from reground.grounding.sample import ImageRef, below
+from reground.grounding.paths import below
+from reground.grounding.sample import ImageRef
 
 NOMINAL = ImageSize(1000, 1000)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})

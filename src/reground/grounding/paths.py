@@ -1,0 +1,34 @@
+"""Paths as they are from another folder, worked out once for each folder that files are in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+Move = Callable[[str], str]
+"""A path, as it is from another folder."""
+
+
+def by_folder(move: Move) -> Move:
+    """The same move of paths, worked out once for each folder that the files are in."""
+
+    @lru_cache(maxsize=4096)
+    def before(folder: str) -> str:
+        moved = move(folder)
+        return "" if moved == "." else os.path.join(moved, "")
+
+    def own(path: str) -> str:
+        folder, slash, name = path.rpartition("/")
+        if name in ("", ".", "..") or folder.endswith("/"):
+            return move(path)
+        return before(folder or slash or ".") + name
+
+    return own
+
+
+@lru_cache(maxsize=16)
+def below(folder: Path) -> Move:
+    """Puts ``folder`` before paths that are relative."""
+    return by_folder(lambda path: str(folder / path))
