@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-fast test-vllm browser test-browser bench-peers serve demo clean
+.PHONY: help install check test test-fast test-vllm browser test-browser bench-peers wheel serve demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ bench-peers: $(VLLM)/.peers ## a GRPO step here and of TRL, side by side, in .ve
 $(VLLM)/.peers: $(VLLM)/.installed
 	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet trl==1.16.0 datasets
 	@touch $@
+
+wheel: $(INSTALLED) ## build the package as dist/reground-VERSION-py3-none-any.whl
+	rm -rf build
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 serve: $(INSTALLED) ## open the page over the shipped tiny model
 	$(BIN)/reground serve --open

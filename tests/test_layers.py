@@ -31,7 +31,7 @@ LAYERS = (
     {"grounding"},
     {
         *("config", "config_places", "config_problems", "errors", "io", "patience", "plugins"),
-        *("provenance", "runs"),
+        *("provenance", "recipes", "runs"),
     },
 )
 
