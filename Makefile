@@ -37,7 +37,7 @@ test-fast: $(INSTALLED) ## tests and doctests of what does without torch
 
 # REGROUND_TEST_ALL=1 tests vLLM with every real processor, some minutes each.
 test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine and torchvision on the CPU, in .venv-vllm
-	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py -k "test_vllm or transformers"
+	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py tests/test_hub.py -k "test_vllm or transformers or lines_of_the_card"
 
 browser: ## bring a Chromium, where apt-get can; without one the tests of pages are skipped
 	@command -v chromium > /dev/null || command -v google-chrome > /dev/null \

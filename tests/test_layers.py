@@ -22,6 +22,7 @@ LAYERS = (
     {"api"},
     {"tinyworld"},
     {"teacher"},
+    {"hub"},
     {"evaluation"},
     {"training"},
     {"rollout"},

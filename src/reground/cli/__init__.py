@@ -75,6 +75,7 @@ _SURROUNDINGS = {
 
 _EXTRAS = {
     "train": {"accelerate", "peft", "safetensors", "tensorboard", "torch", "transformers"},
+    "hub": {"huggingface_hub"},
     "serve": {"fastapi", "prometheus_client", "starlette", "uvicorn"},
 }
 
