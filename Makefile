@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-fast test-vllm browser test-browser bench-peers serve demo clean
+.PHONY: help install check test test-fast test-vllm browser test-browser bench-peers wheel serve demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ test-fast: $(INSTALLED) ## tests and doctests of what does without torch
 
 # REGROUND_TEST_ALL=1 tests vLLM with every real processor, some minutes each.
 test-vllm: $(VLLM)/.installed ## the tests with a real vLLM engine and torchvision on the CPU, in .venv-vllm
-	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py -k "test_vllm or transformers"
+	$(VLLM)/bin/pytest --quiet tests/test_vllm.py tests/test_processors.py tests/test_hub.py -k "test_vllm or transformers or lines_of_the_card"
 
 browser: ## bring a Chromium, where apt-get can; without one the tests of pages are skipped
 	@command -v chromium > /dev/null || command -v google-chrome > /dev/null \
@@ -62,6 +62,10 @@ bench-peers: $(VLLM)/.peers ## a GRPO step here and of TRL, side by side, in .ve
 $(VLLM)/.peers: $(VLLM)/.installed
 	PIP_FIND_LINKS=$(abspath $(VLLM))/include $(VLLM)/bin/pip install --quiet trl==1.16.0 datasets
 	@touch $@
+
+wheel: $(INSTALLED) ## build the package as dist/reground-VERSION-py3-none-any.whl
+	rm -rf build
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 serve: $(INSTALLED) ## open the page over the shipped tiny model
 	$(BIN)/reground serve --open

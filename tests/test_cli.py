@@ -17,6 +17,7 @@ from reground.evaluation.records import Prediction, write_predictions
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target, read_jsonl, write_jsonl
+from reground.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,12 +94,17 @@ def test_the_help_of_a_verb_has_an_example(arguments: list[str]) -> None:
     assert re.search(rf"Examples?:\n +reground {' '.join(arguments)} \S", text)
 
 
-def test_configs_named_in_help_and_readme_exist() -> None:
+def test_recipes_named_in_help_and_readme_exist() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "src/reground/cli").glob("*.py")]
     texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
-    named = {name for text in texts for name in re.findall(r"configs/[\w/]+\.yaml", text)}
-    assert len(named) >= 5
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    in_readme = {name for text in texts for name in re.findall(r"configs/[\w/]+\.yaml", text)}
+    in_help = {
+        name
+        for text in texts
+        for name in re.findall(r"reground (?:train|headroom|teach run) (\w+(?:/\w+)+)", text)
+    }
+    assert min(len(in_readme), len(in_help)) >= 3
+    assert all(recipe(name).is_file() for name in in_readme | in_help)
 
 
 def test_help_loads_nothing_heavy() -> None:

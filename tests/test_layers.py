@@ -22,6 +22,7 @@ LAYERS = (
     {"api"},
     {"tinyworld"},
     {"teacher"},
+    {"hub"},
     {"evaluation"},
     {"training"},
     {"rollout"},
@@ -31,7 +32,7 @@ LAYERS = (
     {"grounding"},
     {
         *("config", "config_places", "config_problems", "errors", "io", "patience", "plugins"),
-        *("provenance", "runs"),
+        *("provenance", "recipes", "runs"),
     },
 )
 

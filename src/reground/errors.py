@@ -37,7 +37,7 @@ class EngineError(UserError):
 
 
 class EndpointError(UserError):
-    """A server of models that cannot be used as it is."""
+    """A server of models, or the hub, that cannot be used as it is."""
 
 
 # White space but the space, controls, marks of direction, halves of pairs.

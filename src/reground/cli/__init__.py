@@ -23,6 +23,7 @@ _VERBS = (
     "reproduce",
     "tool",
     "teach",
+    "recipes",
     "headroom",
     "train",
     "export",
@@ -44,8 +45,9 @@ Examples:
   reground reproduce univg_r1 --benchmark mig_bench --dry-run
   reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
   reground teach ask teach.yaml teacher.url=http://127.0.0.1:8000/v1
-  reground headroom configs/bccd/grpo.yaml model=runs/photos
-  reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
+  reground recipes copy bccd/sft --out mine.yaml
+  reground headroom bccd/grpo model=runs/photos
+  reground train bccd/sft optim.lr=1e-4 --out runs/photos
   reground export runs/photos --out models/photos
   reground eval --model runs/photos --data test.jsonl --out results/photos
   reground score results/photos --out results/photos
@@ -73,6 +75,7 @@ _SURROUNDINGS = {
 
 _EXTRAS = {
     "train": {"accelerate", "peft", "safetensors", "tensorboard", "torch", "transformers"},
+    "hub": {"huggingface_hub"},
     "serve": {"fastapi", "prometheus_client", "starlette", "uvicorn"},
 }
 

@@ -1,4 +1,4 @@
-"""``reground data``: convert, validate, export, show and compare data sets."""
+"""``reground data``: convert, validate, export, show, compare and push data sets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from reground.cli.options import ConfineOption, FontOption, LimitOption, SeedOption
+from reground.cli.options import (
+    ConfineOption,
+    FontOption,
+    LicenseOption,
+    LimitOption,
+    PrivateOption,
+    SeedOption,
+)
 
 command = typer.Typer(
-    help="Convert, validate, export, show and compare data sets.",
+    help="Convert, validate, export, show, compare and push data sets.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -332,3 +339,34 @@ def overlap(
         typer.echo(f"{drop}: {len(rest)} of {len(samples)} samples")
     if found.is_unread or (found.shared and not drop):
         raise typer.Exit(1)
+
+
+@command.command()
+def push(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A JSONL of samples, or a folder of some.")
+    ],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A new repository.")],
+    license: LicenseOption = None,
+    private: PrivateOption = False,
+    confine: ConfineOption = None,
+) -> None:
+    """Upload samples and their pictures to the hub, with a card, in one commit.
+
+    Each JSONL of a folder is a split: cells.train.jsonl is train. Pictures are uploaded whole, and
+    rows name them below the repository. The token is that in HF_TOKEN.
+
+    \b
+    Examples:
+      reground data push cells.jsonl anna/cells
+      reground data push runs/bccd/data anna/cells --license mit --private
+    """
+    from reground.hub.data_set import files_of, read_parts
+    from reground.hub.repository import Repository
+
+    place = Repository.open(name, kind="dataset", private=private)
+    parts = read_parts(source)
+    files = files_of(parts, name=name, license=license)
+    for part in parts:
+        typer.echo(f"{part.name}: {', '.join(f'{n} {what}' for what, n in part.counts.items())}")
+    typer.echo(place.push(files, message="Samples and pictures, by ReGround"))
