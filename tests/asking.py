@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import httpx2
 import uvicorn
@@ -17,18 +18,27 @@ from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
 from reground.serving.run import listening
-from reground.serving.service import Limits, Service
+from reground.serving.service import Limits, ServedModel, Service
 
 LIMITS, RULES = Limits(), Rules()
 
 
 @contextmanager
 def served(
-    tiny: Grounder, model: Answers, limits: Limits = LIMITS, rules: Rules = RULES
+    tiny: Grounder,
+    model: Answers,
+    limits: Limits = LIMITS,
+    rules: Rules = RULES,
+    others: Mapping[str, Answers] = MappingProxyType({}),
 ) -> Iterator[httpx2.Client]:
-    """A client of a real server over a model; ``tiny`` makes its prompts."""
-    thread = ModelThread(model, batch_tokens=20_000, most_waiting=limits.most_waiting)
-    service = Service(tiny, "tiny", thread, limits)
+    """A client of a real server over a model, and ``others``; ``tiny`` makes their prompts."""
+    models = [
+        ServedModel(
+            name, tiny, ModelThread(each, batch_tokens=20_000, most_waiting=limits.most_waiting)
+        )
+        for name, each in {"tiny": model, **others}.items()
+    ]
+    service = Service(models, limits)
     config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
     server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)
     running = threading.Thread(target=server.run, args=[[listener]])

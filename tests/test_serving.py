@@ -18,8 +18,9 @@ import pytest
 
 from asking import Slow, served
 from reground.api import Grounder, GroundingRequest
+from reground.cli.serve import command
 from reground.data.images import base64_png, data_url
-from reground.errors import RunError
+from reground.errors import ConfigError, RunError
 from reground.rollout.environment import Start
 from reground.rollout.tools.http import HttpDetector
 from reground.rollout.tools.tool import Request, ToolError
@@ -76,6 +77,30 @@ def test_the_models_are_named(client: httpx2.Client) -> None:
     assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["tiny"]
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").json() == {"ready": True}
+
+
+def test_a_request_names_one_of_several_models(tiny: Grounder) -> None:
+    other = Slow()
+    other.may.set()
+    with served(tiny, tiny, others={"runs/other": other}) as client:
+        known = [each["id"] for each in client.get("/v1/models").json()["data"]]
+        first, second = (
+            client.post("/v1/ground", json=ASKED | named).json()
+            for named in ({}, {"model": "runs/other"})
+        )
+        unknown = client.post("/v1/ground", json=ASKED | {"model": "gpt"})
+        batch = {"requests": [ASKED | {"model": name} for name in ("runs/other", "gpt", "tiny")]}
+        together = client.post("/v1/ground/batch", json=batch).json()["results"]
+    assert known == ["tiny", "runs/other"]
+    assert (first["model"], second["model"]) == ("tiny", "runs/other")
+    assert second["text"] == ASKED["text"] != first["text"]  # the other says what it is asked
+    problem = {"error": "found the model 'gpt', expected one of: tiny, runs/other"}
+    assert (unknown.status_code, unknown.json()) == (404, problem)
+    assert [each.get("model", each.get("error")) for each in together] == [
+        "runs/other",
+        problem["error"],
+        "tiny",
+    ]
 
 
 def test_what_happened_is_counted(client: httpx2.Client) -> None:
@@ -371,6 +396,11 @@ def test_other_machines_take_a_key() -> None:
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "host 0.0.0.0 can be reached by others; give --api-key" in ended.stderr
+
+
+def test_a_model_is_named_once() -> None:
+    with pytest.raises(ConfigError, match="found --model tiny more than once"):
+        command(model=["tiny", "tiny"])
 
 
 def test_what_is_asked_when_it_is_told_to_stop_is_answered(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         400: "The request is none.",
         401: "The server's key is missing.",
         403: "A page of another origin asks.",
+        404: "There is no such address, or no such model.",
         413: "The body is too large.",
         422: "The question cannot be asked; `error` says why.",
         429: "Too many questions wait; see Retry-After.",
@@ -48,7 +49,7 @@ def make_app(service: Service, rules: Rules) -> App:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(service.thread.close)
+        await run_in_threadpool(service.close)
 
     app = FastAPI(
         title="ReGround",
@@ -80,10 +81,10 @@ def _routes(app: FastAPI, service: Service) -> None:
 
         return BatchResponse(results=await asyncio.gather(*map(answer, batch.requests)))
 
-    @app.get("/v1/models", summary="The model that answers")
+    @app.get("/v1/models", summary="The models that answer, the usual one first")
     async def models() -> dict[str, Any]:
-        own = {"id": service.model, "object": "model", "owned_by": "reground"}
-        return {"object": "list", "data": [own]}
+        own = {"object": "model", "owned_by": "reground"}
+        return {"object": "list", "data": [{"id": each.name} | own for each in service.models]}
 
     @app.get("/health", summary="Whether the server runs")
     async def health() -> dict[str, str]:
@@ -91,12 +92,11 @@ def _routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", summary="Whether questions are answered now")
     async def ready() -> JSONResponse:
-        is_ready = service.thread.is_open
-        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+        return JSONResponse({"ready": service.is_open}, 200 if service.is_open else 503)
 
     @app.get("/metrics", summary="Counts for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(service.counts.text(service.thread.waiting))
+        return PlainTextResponse(service.counts.text(service.waiting))
 
 
 def _errors(app: FastAPI) -> None:

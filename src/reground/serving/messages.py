@@ -52,6 +52,9 @@ class GroundRequest(_Strict):
         ),
     ] = None
     protocol: ProtocolName | None = None
+    model: Annotated[str | None, Field(description="A name of /v1/models; default: the first.")] = (
+        None
+    )
     max_tokens: Annotated[int | None, Field(ge=1, description="At most the server's limit.")] = None
 
 

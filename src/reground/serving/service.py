@@ -1,4 +1,4 @@
-"""A model that answers over HTTP: what decodes a question, and waits for its answer."""
+"""Models that answer over HTTP: what decodes a question, and waits for its answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -40,20 +40,51 @@ class Limits:
     timeout_s: float = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model under the name by which requests ask for it, and the thread that it answers in."""
+
+    name: str
+    grounder: Grounder
+    thread: ModelThread
+
+
 @dataclass(slots=True)
 class Service:
-    """A model under a name, its thread, and what asks it."""
+    """Models, and what asks them; the first is asked where a request names none."""
 
-    grounder: Grounder
-    model: str
-    thread: ModelThread
+    models: Sequence[ServedModel]
     limits: Limits
     tool: str | None = None
     counts: ServerCounts = field(default_factory=ServerCounts)
     _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether every model takes questions."""
+        return all(each.thread.is_open for each in self.models)
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait."""
+        return sum(each.thread.waiting for each in self.models)
+
+    def close(self) -> None:
+        """Answer what waits, then end."""
+        for each in self.models:
+            each.thread.close()
+
+    def named(self, name: str | None) -> ServedModel:
+        """The model of that name, the first for None; raises ``Refused`` for an unknown name."""
+        for each in self.models:
+            if name in (None, each.name):
+                return each
+        known = ", ".join(each.name for each in self.models)
+        raise Refused(404, f"found the model {(name or '')[:100]!r}, expected one of: {known}")
+
     async def ground(self, request: GroundRequest, http: Request) -> GroundResponse:
         """The answer; raises ``UserError`` for a question that cannot be asked."""
+        model = self.named(request.model)
 
         def asked() -> GroundingRequest:
             numbers = range(len(request.images))
@@ -65,33 +96,32 @@ class Service:
                 protocol=request.protocol,
             )
 
-        sample, answered = await self.ask(asked, http, request.max_tokens)
+        sample, answered = await self.ask(asked, http, model=model, max_tokens=request.max_tokens)
         return response_of(
             answered,
             sizes=[(image.width, image.height) for image in sample.images],
-            protocol=self.grounder.prompter.protocol(sample).name,
-            model=self.model,
+            protocol=model.grounder.prompter.protocol(sample).name,
+            model=model.name,
         )
 
     async def ask(
-        self, make: Callable[[], GroundingRequest], http: Request, max_tokens: int | None = None
+        self,
+        make: Callable[[], GroundingRequest],
+        http: Request,
+        *,
+        model: ServedModel,
+        max_tokens: int | None = None,
     ) -> tuple[Sample, Answered]:
         """What a question became, and its answer; ``make`` decodes its images, in another thread.
 
         Raises ``UserError`` for a question that cannot be asked, ``Refused`` for want of an answer.
         """
         async with self._decoding:
-            start = await run_in_threadpool(lambda: self._start(make()))
+            start = await run_in_threadpool(lambda: _started(model.grounder, make()))
         most = min(max_tokens or self.limits.max_tokens, self.limits.max_tokens)
-        answered = await self._answered(self.thread.submit(start, max_tokens=most), http)
+        answered = await self._answered(model.thread.submit(start, max_tokens=most), http)
         self.counts.answered(answered)
         return start.sample, answered
-
-    def _start(self, asked: GroundingRequest) -> Start:
-        hides = asked.protocol is None and not self.grounder.protocol.shows_tool
-        if asked.tool is not None and hides:
-            asked = replace(asked, protocol="piter")
-        return self.grounder.start(asked, id="asked")
 
     async def _answered(self, future: Future[Answered], http: Request) -> Answered:
         """The answer, while the client waits for it and in time."""
@@ -109,6 +139,13 @@ class Service:
         if isinstance(error := waiting.exception(), Exception):
             raise Refused(503, f"the model failed: {type(error).__name__}") from error
         return waiting.result()
+
+
+def _started(grounder: Grounder, asked: GroundingRequest) -> Start:
+    hides = asked.protocol is None and not grounder.protocol.shows_tool
+    if asked.tool is not None and hides:
+        asked = replace(asked, protocol="piter")
+    return grounder.start(asked, id="asked")
 
 
 def _bytes(url: str, number: int) -> tuple[bytes, str]:
