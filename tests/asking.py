@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import httpx2
+import pytest
 import uvicorn
 
 from reground.api import Grounder, Grounding
@@ -31,13 +33,14 @@ def served(
     limits: Limits = LIMITS,
     rules: Rules = RULES,
     others: Mapping[str, Answers] = MappingProxyType({}),
+    name: str = "tiny",
 ) -> Iterator[httpx2.Client]:
     """A client of a real server over a model, and ``others``; ``tiny`` makes their prompts."""
     models = [
         ServedModel(
             name, tiny, ModelThread(each, batch_tokens=20_000, most_waiting=limits.most_waiting)
         )
-        for name, each in {"tiny": model, **others}.items()
+        for name, each in {name: model, **others}.items()
     ]
     service = Service(models, limits)
     config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
@@ -68,3 +71,12 @@ class Slow:
         if self.spoilt in questions:
             raise MemoryError
         return [Grounding(Answer(Status.OK), question, 0) for question in questions]
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for it."""
+    for _ in range(12_000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came to that")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from asking import Slow, served
+from asking import Slow, served, until
 from reground.api import Grounder, GroundingRequest, Way
 from reground.cli.serve import command
 from reground.data.images import base64_png, data_url
@@ -286,14 +286,6 @@ def test_large_and_slow_bodies_are_refused(tiny: Grounder) -> None:
 
 def start(tiny: Grounder, text: str) -> Start:
     return tiny.start(GroundingRequest(images=[IMAGES[0]], text=text), id=text)
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    for _ in range(12_000):
-        if is_so():
-            return
-        time.sleep(0.01)
-    pytest.fail("it never came to that")
 
 
 def test_what_waits_is_answered_together_in_its_order(tiny: Grounder) -> None:
