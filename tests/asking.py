@@ -20,6 +20,7 @@ from reground.rollout.environment import Start
 from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
+from reground.serving.request_log import RequestLog
 from reground.serving.run import listening
 from reground.serving.service import Limits, ServedModel, Service
 
@@ -34,6 +35,7 @@ def served(
     rules: Rules = RULES,
     others: Mapping[str, Answers] = MappingProxyType({}),
     name: str = "tiny",
+    log: RequestLog | None = None,
 ) -> Iterator[httpx2.Client]:
     """A client of a real server over a model, and ``others``; ``tiny`` makes their prompts."""
     models = [
@@ -42,7 +44,7 @@ def served(
         )
         for name, each in {name: model, **others}.items()
     ]
-    service = Service(models, limits)
+    service = Service(models, limits, log=log)
     config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
     server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)
     running = threading.Thread(target=server.run, args=[[listener]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,6 +43,13 @@ OriginsOption = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
 ]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Keep questions and answers in this JSONL, without images; else nothing is kept.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 WaitingOption = Annotated[
     int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
@@ -58,6 +66,7 @@ def command(
     api_key: KeyOption = None,
     host_name: NamesOption = None,
     allow_origin: OriginsOption = None,
+    log_requests: LogOption = None,
     open_page: OpenOption = False,
     tool: ToolOption = None,
     family: FamilyOption = None,
@@ -93,9 +102,11 @@ def command(
         )
     from reground.api import Grounder
     from reground.serving.guard import LOCAL, Rules
+    from reground.serving.request_log import RequestLog
     from reground.serving.run import listening, serve
     from reground.serving.service import Limits
 
+    log = RequestLog(log_requests) if log_requests else None
     listener = listening(host, port)  # before a model is loaded
     grounders = {
         name: Grounder.from_pretrained(
@@ -123,5 +134,6 @@ def command(
         tool=tool,
         rules=rules,
         limits=limits,
+        log=log,
         open_page=open_page,
     )

@@ -18,6 +18,7 @@ from reground.errors import RunError
 from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
 from reground.serving.guard import Rules
+from reground.serving.request_log import RequestLog
 from reground.serving.service import Limits, ServedModel, Service
 
 _HEADERS = 16_384  # bytes of a request's headers
@@ -48,6 +49,7 @@ def serve(
     tool: str | None,
     rules: Rules,
     limits: Limits,
+    log: RequestLog | None = None,
     open_page: bool = False,
 ) -> None:
     """Answer until SIGINT or SIGTERM; what was asked by then is answered.
@@ -58,7 +60,7 @@ def serve(
         ServedModel(name, each, _thread(each, most_waiting=limits.most_waiting))
         for name, each in grounders.items()
     ]
-    service = Service(models, limits, tool)
+    service = Service(models, limits, tool, log)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     typer.echo(f"{', '.join(grounders)} at {address} (Ctrl-C ends it)", err=True)

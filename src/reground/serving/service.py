@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from PIL import Image
@@ -25,6 +26,7 @@ from reground.serving.batching import Answered, ModelThread
 from reground.serving.counts import ServerCounts
 from reground.serving.guard import Refused
 from reground.serving.messages import GroundRequest, GroundResponse, response_of
+from reground.serving.request_log import RequestLog
 from reground.serving.streaming import Pieces, event
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Service:
     models: Sequence[ServedModel]
     limits: Limits
     tool: str | None = None
+    log: RequestLog | None = None
     counts: ServerCounts = field(default_factory=ServerCounts)
     _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
@@ -190,8 +193,23 @@ class Service:
                 pass
         if isinstance(error := asking.future.exception(), Exception):
             raise Refused(503, f"the model failed: {type(error).__name__}") from error
-        self.counts.answered(asking.future.result())
-        return asking.future.result()
+        answered = asking.future.result()
+        self.counts.answered(answered)
+        if self.log:
+            self.log.add(self._record(asking, answered))
+        return answered
+
+    def _record(self, asking: Asking, answered: Answered) -> dict[str, Any]:
+        """An answer as it is kept, without the pixels of its images."""
+        said = self.response(asking, answered).model_dump(mode="json")
+        sample = asking.start.sample
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "asked": sample.question,
+            "images": [[image.width, image.height] for image in sample.images],
+            "target_image": sample.target_image,
+            **said,
+        }
 
     async def pieces(
         self, asking: Asking, http: Request, pieces: Pieces, text: Callable[[Sequence[int]], str]
