@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import httpx2
+import pytest
 import uvicorn
 
 from reground.api import Grounder, Grounding
@@ -16,19 +20,31 @@ from reground.rollout.environment import Start
 from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
+from reground.serving.request_log import RequestLog
 from reground.serving.run import listening
-from reground.serving.service import Limits, Service
+from reground.serving.service import Limits, ServedModel, Service
 
 LIMITS, RULES = Limits(), Rules()
 
 
 @contextmanager
 def served(
-    tiny: Grounder, model: Answers, limits: Limits = LIMITS, rules: Rules = RULES
+    tiny: Grounder,
+    model: Answers,
+    limits: Limits = LIMITS,
+    rules: Rules = RULES,
+    others: Mapping[str, Answers] = MappingProxyType({}),
+    name: str = "tiny",
+    log: RequestLog | None = None,
 ) -> Iterator[httpx2.Client]:
-    """A client of a real server over a model; ``tiny`` makes its prompts."""
-    thread = ModelThread(model, batch_tokens=20_000, most_waiting=limits.most_waiting)
-    service = Service(tiny, "tiny", thread, limits)
+    """A client of a real server over a model, and ``others``; ``tiny`` makes their prompts."""
+    models = [
+        ServedModel(
+            name, tiny, ModelThread(each, batch_tokens=20_000, most_waiting=limits.most_waiting)
+        )
+        for name, each in {name: model, **others}.items()
+    ]
+    service = Service(models, limits, log=log)
     config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
     server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)
     running = threading.Thread(target=server.run, args=[[listener]])
@@ -50,10 +66,19 @@ class Slow:
     batches: list[list[str]] = field(default_factory=list)
     spoilt: str = ""
 
-    def answers(self, starts: Sequence[Start], *, max_tokens: int) -> list[Grounding]:
+    def answers(self, starts: Sequence[Start], **_: Any) -> list[Grounding]:
         questions = [start.sample.question for start in starts]
         self.batches.append(questions)
         self.may.wait(30)
         if self.spoilt in questions:
             raise MemoryError
         return [Grounding(Answer(Status.OK), question, 0) for question in questions]
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for it."""
+    for _ in range(12_000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came to that")

@@ -1,7 +1,8 @@
-"""``reground serve``: an HTTP API over one model."""
+"""``reground serve``: a page and an HTTP API over models."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,8 +20,13 @@ from reground.cli.options import (
     ToolOption,
 )
 
-ModelOption = Annotated[
-    str, typer.Option(metavar="MODEL", help="A run, a checkpoint folder, a hub id, or tiny.")
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A run, a checkpoint folder, a hub id, or tiny (the default). Repeatable: the page "
+        "compares them, requests name one of them, and the first answers those that name none.",
+    ),
 ]
 HostOption = Annotated[
     str, typer.Option(help="Where it listens; another than 127.0.0.1 takes --api-key.")
@@ -37,6 +43,13 @@ OriginsOption = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
 ]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Keep questions and answers in this JSONL, without images; else nothing is kept.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 WaitingOption = Annotated[
     int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
@@ -47,12 +60,13 @@ TimeoutOption = Annotated[
 
 
 def command(
-    model: ModelOption = "tiny",
+    model: ModelsOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     api_key: KeyOption = None,
     host_name: NamesOption = None,
     allow_origin: OriginsOption = None,
+    log_requests: LogOption = None,
     open_page: OpenOption = False,
     tool: ToolOption = None,
     family: FamilyOption = None,
@@ -72,11 +86,15 @@ def command(
     \b
     Examples:
       reground serve --open
+      reground serve --model runs/sft --model runs/grpo
       reground serve --model runs/refiner --tool IDEA-Research/grounding-dino-tiny --port 9000
       REGROUND_API_KEY=... reground serve --host 0.0.0.0 --host-name gpu.example.org
     """
     from reground.errors import ConfigError
 
+    names = model or ["tiny"]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"found --model {twice[0]} more than once; expected different models")
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise ConfigError(
             f"host {host} can be reached by others; give --api-key (or REGROUND_API_KEY), which "
@@ -84,21 +102,26 @@ def command(
         )
     from reground.api import Grounder
     from reground.serving.guard import LOCAL, Rules
+    from reground.serving.request_log import RequestLog
     from reground.serving.run import listening, serve
     from reground.serving.service import Limits
 
+    log = RequestLog(log_requests) if log_requests else None
     listener = listening(host, port)  # before a model is loaded
-    grounder = Grounder.from_pretrained(
-        model,
-        family=family,
-        protocol=protocol,
-        prompt=prompt,
-        device=device,
-        dtype=dtype,
-        engine=engine,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-    )
+    grounders = {
+        name: Grounder.from_pretrained(
+            name,
+            family=family,
+            protocol=protocol,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
+            engine=engine,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
+        for name in names
+    }
     rules = Rules(
         hosts=(*LOCAL, *map(str.lower, host_name or ())),
         origins=tuple(allow_origin or ()),
@@ -106,11 +129,11 @@ def command(
     )
     limits = Limits(most_waiting=max_waiting, max_tokens=max_tokens, timeout_s=timeout)
     serve(
-        grounder,
+        grounders,
         listener,
-        model=model,
         tool=tool,
         rules=rules,
         limits=limits,
+        log=log,
         open_page=open_page,
     )

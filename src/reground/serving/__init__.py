@@ -1,1 +1,1 @@
-"""``reground serve``: a page and an HTTP API over one model."""
+"""``reground serve``: a page and an HTTP API over models."""

@@ -83,5 +83,5 @@ async def _boxes(service: Service, image: str, phrase: str, http: Request) -> li
         picture = decoded(unpacked(image, "image"), "image")
         return GroundingRequest(images=[picture], text=phrase, tool=service.tool)
 
-    _, answered = await service.ask(asked, http)
+    _, answered = await service.ask(asked, http, model=service.named(None))
     return found_boxes(answered.grounding)

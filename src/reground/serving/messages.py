@@ -52,7 +52,13 @@ class GroundRequest(_Strict):
         ),
     ] = None
     protocol: ProtocolName | None = None
+    model: Annotated[str | None, Field(description="A name of /v1/models; default: the first.")] = (
+        None
+    )
     max_tokens: Annotated[int | None, Field(ge=1, description="At most the server's limit.")] = None
+    stream: Annotated[
+        bool, Field(description="Events: `text` as it comes, at last `answer`; or `error`.")
+    ] = False
 
 
 class BatchRequest(_Strict):

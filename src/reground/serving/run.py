@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Mapping
 from contextlib import suppress
 
 import typer
@@ -17,7 +18,8 @@ from reground.errors import RunError
 from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
 from reground.serving.guard import Rules
-from reground.serving.service import Limits, Service
+from reground.serving.request_log import RequestLog
+from reground.serving.service import Limits, ServedModel, Service
 
 _HEADERS = 16_384  # bytes of a request's headers
 _STOP_S = 60  # for what is being answered when it is told to stop
@@ -41,24 +43,27 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    grounder: Grounder,
+    grounders: Mapping[str, Grounder],
     listener: socket.socket,
     *,
-    model: str,
     tool: str | None,
     rules: Rules,
     limits: Limits,
+    log: RequestLog | None = None,
     open_page: bool = False,
 ) -> None:
-    """Answer until SIGINT or SIGTERM; what was asked by then is answered."""
-    from reground.model.runtime import runtime_of  # torch
+    """Answer until SIGINT or SIGTERM; what was asked by then is answered.
 
-    budget = runtime_of(grounder.prompter.checkpoint.model).batch_tokens
-    thread = ModelThread(grounder, batch_tokens=budget, most_waiting=limits.most_waiting)
-    service = Service(grounder, model, thread, limits, tool)
+    ``grounders`` are by the names by which requests ask for them.
+    """
+    models = [
+        ServedModel(name, each, _thread(each, most_waiting=limits.most_waiting))
+        for name, each in grounders.items()
+    ]
+    service = Service(models, limits, tool, log)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    typer.echo(f"{model} answers at {address} (Ctrl-C ends it)", err=True)
+    typer.echo(f"{', '.join(grounders)} at {address} (Ctrl-C ends it)", err=True)
     if open_page:
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     config = uvicorn.Config(
@@ -73,3 +78,10 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn's comes first, then this
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _thread(grounder: Grounder, *, most_waiting: int) -> ModelThread:
+    from reground.model.runtime import runtime_of  # torch
+
+    budget = runtime_of(grounder.prompter.checkpoint.model).batch_tokens
+    return ModelThread(grounder, batch_tokens=budget, most_waiting=most_waiting)
