@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import httpx2
-import uvicorn
 
+from background import running
 from reground.api import Grounder, Grounding
 from reground.grounding.answers import Answer, Status
 from reground.rollout.environment import Start
 from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
-from reground.serving.run import listening
 from reground.serving.service import Limits, ServedModel, Service
 
 LIMITS, RULES = Limits(), Rules()
@@ -31,25 +30,22 @@ def served(
     rules: Rules = RULES,
     others: Mapping[str, Answers] = MappingProxyType({}),
 ) -> Iterator[httpx2.Client]:
-    """A client of a real server over a model, and ``others``; ``tiny`` makes their prompts."""
+    """A client of a real server over a model and ``others``; ``tiny`` prompts for what is none."""
     models = [
-        ServedModel(
-            name, tiny, ModelThread(each, batch_tokens=20_000, most_waiting=limits.most_waiting)
-        )
+        _served(name, each, each if isinstance(each, Grounder) else tiny, limits)
         for name, each in {"tiny": model, **others}.items()
     ]
     service = Service(models, limits)
-    config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
-    server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)
-    running = threading.Thread(target=server.run, args=[[listener]])
-    running.start()
-    try:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx2.Client(base_url=address, timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        running.join()
+    with (
+        running(make_app(service, rules)) as address,
+        httpx2.Client(base_url=address, timeout=60) as client,
+    ):
+        yield client
+
+
+def _served(name: str, model: Answers, grounder: Grounder, limits: Limits) -> ServedModel:
+    thread = ModelThread(model, batch_tokens=20_000, most_waiting=limits.most_waiting)
+    return ServedModel(name, grounder, thread)
 
 
 @dataclass(slots=True)

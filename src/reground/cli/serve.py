@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,9 @@ from reground.cli.options import (
     ProtocolOption,
     ToolOption,
 )
+
+if TYPE_CHECKING:
+    from reground.serving.review import ReviewPages
 
 ModelsOption = Annotated[
     list[str] | None,
@@ -43,6 +47,10 @@ OriginsOption = Annotated[
     typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
 ]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+ReviewOption = Annotated[
+    Path | None,
+    typer.Option(metavar="STORE", help="Serve the pages of `reground teach review STORE`, too."),
+]
 WaitingOption = Annotated[
     int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
 ]
@@ -59,6 +67,7 @@ def command(
     host_name: NamesOption = None,
     allow_origin: OriginsOption = None,
     open_page: OpenOption = False,
+    review: ReviewOption = None,
     tool: ToolOption = None,
     family: FamilyOption = None,
     protocol: ProtocolOption = None,
@@ -96,6 +105,7 @@ def command(
     from reground.serving.run import listening, serve
     from reground.serving.service import Limits
 
+    pages = _pages(review) if review else None
     listener = listening(host, port)  # before a model is loaded
     grounders = {
         name: Grounder.from_pretrained(
@@ -123,5 +133,14 @@ def command(
         tool=tool,
         rules=rules,
         limits=limits,
+        review=pages,
         open_page=open_page,
     )
+
+
+def _pages(store: Path) -> ReviewPages:
+    from reground.cli.teach import login
+    from reground.serving.review import ReviewPages
+    from reground.teacher.review.session import Session
+
+    return ReviewPages(Session.begin(store, reviewer=login(), share=0.1, seed=0))

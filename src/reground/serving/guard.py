@@ -18,7 +18,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-OPEN = ("/health", "/ready", "/")  # no key: for what watches the server, and the page, which asks
+OPEN = ("/health", "/ready", "/", "/docs")  # no key: for what watches, and pages, which ask for it
+OWN = ("/page/", "/review/")  # no key: their parts; a review's addresses hold a secret of their own
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -81,7 +82,7 @@ class Guard:
         own = f"{scope['scheme']}://{hosts[0]}".lower()
         if any(each.lower() != own and each not in self.rules.origins for each in origins):
             raise Refused(403, "pages of other origins may not ask; see --allow-origin")
-        is_open = scope["path"] in OPEN or scope["path"].startswith("/page/")
+        is_open = scope["path"] in OPEN or scope["path"].startswith(OWN)
         if self.rules.api_key and not is_open and scope["method"] != "OPTIONS":
             given = headers.get("authorization", "").removeprefix("Bearer ")
             given = headers.get("x-api-key", given)
