@@ -45,7 +45,8 @@ browser: ## bring a Chromium, where apt-get can; without one the tests of pages 
 	  > /dev/null 2>&1 || echo "no Chromium could be brought: tests of pages are skipped"
 
 test-browser: $(INSTALLED) browser ## the tests of pages in a real Chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet tests/test_serving_browser.py tests/test_teach_review_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet tests/test_serving_browser.py tests/test_teach_review_browser.py \
+	  tests/test_pages_accessible.py
 
 # vLLM needs torchvision, which fits the registry's own torch alone: local builds are not looked for.
 $(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt

@@ -8,17 +8,19 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from background import running
 from reground.errors import RunError
 from reground.grounding.boxes import Box, iou
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.protocol import get_protocol
-from reground.teacher.review.server import ReviewServer
+from reground.serving.app import make_app
+from reground.serving.guard import Rules
+from reground.serving.review import ReviewPages
 from reground.teacher.review.session import Session
 from reground.teacher.rows import Finding, Pick, TeacherCall
 from reground.teacher.store import Store
@@ -40,7 +42,7 @@ def main() -> None:
         make(path)
         session = Session.begin(path, reviewer="eva", share=0.5, seed=0)
         for index in range(JUDGED):
-            session.decide(index, call=session.item(index)["call"], decision="accept")
+            session.decide(index, call=session.sample(index)["call"], decision="accept")
         shoot(session, chromium, out=Path(sys.argv[1]) if sys.argv[1:] else OUT)
 
 
@@ -75,17 +77,16 @@ def _add_chain(store: Store, sample: Sample) -> None:
 
 
 def shoot(session: Session, chromium: str, *, out: Path) -> None:
-    """The page of one item as a PNG."""
-    with ReviewServer(session) as server, sync_playwright() as playwright:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    """The page of one chain as a PNG."""
+    pages = ReviewPages(session)
+    with running(make_app(None, Rules(), pages)) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.goto(f"{server.url}#{SHOWN}")
+        page.goto(f"{address}{pages.path}#{SHOWN}")
         page.wait_for_selector(f"body[data-shown='{SHOWN}']")
         page.wait_for_load_state("networkidle")
         page.screenshot(path=out)
         browser.close()
-        server.shutdown()
 
 
 if __name__ == "__main__":

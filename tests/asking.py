@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 
+from background import running
 from reground.api import Grounder, Grounding
 from reground.grounding.answers import Answer, Status
 from reground.rollout.environment import Start
@@ -21,7 +21,6 @@ from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
 from reground.serving.request_log import RequestLog
-from reground.serving.run import listening
 from reground.serving.service import Limits, ServedModel, Service
 
 LIMITS, RULES = Limits(), Rules()
@@ -37,25 +36,22 @@ def served(
     name: str = "tiny",
     log: RequestLog | None = None,
 ) -> Iterator[httpx2.Client]:
-    """A client of a real server over a model, and ``others``; ``tiny`` makes their prompts."""
+    """A client of a real server over a model and ``others``; ``tiny`` prompts for what is none."""
     models = [
-        ServedModel(
-            name, tiny, ModelThread(each, batch_tokens=20_000, most_waiting=limits.most_waiting)
-        )
-        for name, each in {name: model, **others}.items()
+        _served(own, each, each if isinstance(each, Grounder) else tiny, limits)
+        for own, each in {name: model, **others}.items()
     ]
     service = Service(models, limits, log=log)
-    config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
-    server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)
-    running = threading.Thread(target=server.run, args=[[listener]])
-    running.start()
-    try:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx2.Client(base_url=address, timeout=60) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        running.join()
+    with (
+        running(make_app(service, rules)) as address,
+        httpx2.Client(base_url=address, timeout=60) as client,
+    ):
+        yield client
+
+
+def _served(name: str, model: Answers, grounder: Grounder, limits: Limits) -> ServedModel:
+    thread = ModelThread(model, batch_tokens=20_000, most_waiting=limits.most_waiting)
+    return ServedModel(name, grounder, thread)
 
 
 @dataclass(slots=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from background import running
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.protocol import get_protocol
-from reground.teacher.review.server import ReviewServer
+from reground.serving.app import make_app
+from reground.serving.guard import Rules
+from reground.serving.review import ReviewPages
 from reground.teacher.review.session import Session
 from reground.teacher.rows import Finding, Pick, TeacherCall
 from reground.teacher.store import Store
@@ -68,14 +71,27 @@ def begin(path: Path, reviewer: str = "eva", share: float = 1.0) -> Session:
     return Session.begin(path, reviewer=reviewer, share=share, seed=0)
 
 
+@dataclass(frozen=True, slots=True)
+class ReviewServer:
+    """The pages of a session, served."""
+
+    pages: ReviewPages
+    address: str
+
+    @property
+    def session(self) -> Session:
+        """What is reviewed."""
+        return self.pages.session
+
+    @property
+    def url(self) -> str:
+        """Where the reviewer's page is."""
+        return f"{self.address}{self.pages.path}"
+
+
 @contextmanager
 def serving(session: Session) -> Iterator[ReviewServer]:
     """The page, served in the background."""
-    with ReviewServer(session) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    pages = ReviewPages(session)
+    with running(make_app(None, Rules(max_body=200_000), pages)) as address:
+        yield ReviewServer(pages, address)

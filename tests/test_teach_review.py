@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -37,11 +38,10 @@ from reground.teacher.review.results import (
     results,
     wilson,
 )
-from reground.teacher.review.server import ReviewServer
 from reground.teacher.review.session import OutdatedError, RefusedError, Session, chosen_ids
 from reground.teacher.rows import Review
 from reground.teacher.store import Store
-from reviewing import begin, make_chains, pick, scenes, serving
+from reviewing import ReviewServer, begin, make_chains, pick, scenes, serving
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>&amp;\u202e"
 
@@ -261,13 +261,13 @@ def ask(
     server: ReviewServer, path: str, body: Any = None, *, token: str | None = None, **headers: str
 ) -> Answer:
     """One request, a POST where there is a body; bytes are sent as they are."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=20)
     method = "GET" if body is None else "POST"
     content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     sent = {"Content-Type": "application/json"} if body is not None else {}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    token = server.token if token is None else token
-    connection.request(method, f"/{token}/{path}", content, sent)
+    token = server.pages.token if token is None else token
+    connection.request(method, f"/review/{token}/{path}", content, sent)
     reply = connection.getresponse()
     try:
         return reply.status, reply.headers, reply.read()
@@ -332,7 +332,7 @@ FOREIGN = [
 @pytest.mark.parametrize(
     ("headers", "status"),
     [({"Host": host}, 200) for host in LOCAL]
-    + [({"Host": host}, 403) for host in FOREIGN]
+    + [({"Host": host}, 421) for host in FOREIGN]
     + [
         ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
         ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403),
@@ -362,7 +362,7 @@ def test_pages_of_other_names_are_refused(
         ("samples/0/0", 404),
         ("images/0/9", 404),
         ("images/9/0", 404),
-        ("images/0/0?side=big", 404),
+        ("images/0/0?side=big", 422),
         ("../../etc/passwd", 404),
         ("review.css", 200),
         ("review.js", 200),
@@ -375,16 +375,16 @@ def test_unknown_addresses_are_said(server: ReviewServer, path: str, status: int
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"", 400),
-        (b"{", 400),
+        (b"", 422),
+        (b"{", 422),
         (b"[" * 100_000, 400),
         (b"\xff", 400),
-        (b"null", 400),
-        ({"decision": "accept"}, 400),
-        ({"call": True, "decision": "accept"}, 400),
-        ({"call": "1", "decision": "accept"}, 400),
-        ({"call": 1, "decision": ["accept"]}, 400),
-        ({"call": 1, "decision": "accept", "text": 5}, 400),
+        (b"null", 422),
+        ({"decision": "accept"}, 422),
+        ({"call": True, "decision": "accept"}, 422),
+        ({"call": "1", "decision": "accept"}, 422),
+        ({"call": 1, "decision": ["accept"]}, 422),
+        ({"call": 1, "decision": "accept", "text": 5}, 422),
         ({"call": 10**30, "decision": "accept"}, 409),
         (b"x" * 200_001, 413),
     ],
@@ -400,9 +400,9 @@ def test_a_form_of_another_page_is_no_decision(server: ReviewServer) -> None:
     call = json.loads(ask(server, "samples/0")[2])["call"]
     body = {"call": call, "decision": "accept"}
     for kind in ["text/plain", "application/x-www-form-urlencoded"]:
-        assert ask(server, "samples/0", body, Content_Type=kind)[0] == 415
+        assert ask(server, "samples/0", body, Content_Type=kind)[0] == 422
     for length in ["", "-1", "9" * 5000]:
-        assert ask(server, "samples/0", body, Content_Length=length)[0] == 415
+        assert ask(server, "samples/0", body, Content_Length=length)[0] == 400
     assert stored(server) == []
 
 
@@ -417,38 +417,21 @@ def test_images_are_served_one_by_one(server: ReviewServer) -> None:
 
 
 def test_the_address_without_its_last_slash_leads_to_the_page(server: ReviewServer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-    connection.request("GET", f"/{server.token}")
+    connection = http.client.HTTPConnection(urlsplit(server.address).netloc, timeout=20)
+    connection.request("GET", server.pages.path.rstrip("/"))
     reply = connection.getresponse()
     connection.close()
-    assert (reply.status, reply.headers["Location"]) == (302, f"/{server.token}/")
+    assert (reply.status, reply.headers["Location"]) == (302, server.pages.path)
 
 
 def test_the_ticket_opens_the_page_once(server: ReviewServer) -> None:
-    ticket = server.ticket
+    ticket = server.pages.ticket
     assert ask(server, "wrong", token="open")[0] == 403
     assert ask(server, "", token="open")[0] == 403
     status, headers, _ = ask(server, str(ticket), token="open")
-    assert (status, headers["Location"]) == (302, f"/{server.token}/")
+    assert (status, headers["Location"]) == (302, server.pages.path)
     assert ask(server, str(ticket), token="open")[0] == 403
-    assert server.token != ticket
-
-
-def test_a_browser_is_started_with_the_ticket_alone(
-    chains: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pages: list[bytes] = []
-
-    def browse(url: str) -> None:
-        assert server.token not in url
-        with urllib.request.urlopen(url, timeout=20) as reply:
-            pages.append(reply.read())
-        server.shutdown()
-
-    monkeypatch.setattr("webbrowser.open", browse)
-    with ReviewServer(begin(chains)) as server:
-        server.run(open_browser=True)
-    assert b"ReGround review" in pages[0]
+    assert server.pages.token != ticket
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -506,7 +489,8 @@ def test_a_full_disk_is_said_in_the_page(
     call = json.loads(ask(server, "samples/0")[2])["call"]
     monkeypatch.setattr(Store, "add_review", full)
     status, _, body = ask(server, "samples/0", {"call": call, "decision": "accept"})
-    assert (status, body) == (500, b"chains.db: database or disk is full")
+    problem = {"error": "chains.db: database or disk is full"}
+    assert (status, json.loads(body)) == (500, problem)
 
 
 # ---- the command -------------------------------------------------------------------------------
@@ -540,12 +524,33 @@ def test_ctrl_c_ends_and_says_what_was_stored(chains: Path) -> None:
     assert not list(chains.parent.glob("*-wal"))  # closed, so SQLite tidied up
 
 
+@pytest.mark.usefixtures("interruptible")
+def test_a_browser_is_started_with_the_ticket_alone(
+    chains: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leads to the page, whose address no command line holds."""
+    pages: list[tuple[str, str, bytes]] = []
+
+    def browse(url: str) -> None:
+        with urllib.request.urlopen(url, timeout=20) as reply:
+            pages.append((url, reply.url, reply.read()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    result = CliRunner().invoke(app, ["teach", "review", str(chains)])
+    assert (result.exit_code, result.exception) == (0, None)
+    ((opened, shown, page),) = pages
+    token = urlsplit(shown).path.split("/")[2]
+    assert token in result.stdout and token not in opened
+    assert b"ReGround review" in page
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--share", "0"], "share: found 0.0"),
         (["--reviewer", " "], "expected a name"),
-        (["--port", "{taken}"], "port {taken} cannot be used"),
+        (["--port", "{taken}"], "127.0.0.1:{taken} cannot be used"),
     ],
 )
 def test_what_the_command_refuses(chains: Path, options: list[str], message: str) -> None:

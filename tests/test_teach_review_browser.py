@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from reground.grounding.sample import ImageRef
-from reground.teacher.review.server import ReviewServer
 from reground.teacher.rows import Review
 from reground.teacher.store import Store
-from reviewing import begin, make_chains, pick, scenes, serving
+from reviewing import ReviewServer, begin, make_chains, pick, scenes, serving
 
 api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 

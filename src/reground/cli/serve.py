@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from reground.cli.options import (
     ProtocolOption,
     ToolOption,
 )
+
+if TYPE_CHECKING:
+    from reground.serving.review import ReviewPages
 
 ModelsOption = Annotated[
     list[str] | None,
@@ -51,6 +54,10 @@ LogOption = Annotated[
     ),
 ]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+ReviewOption = Annotated[
+    Path | None,
+    typer.Option(metavar="STORE", help="Serve the pages of `reground teach review STORE`, too."),
+]
 WaitingOption = Annotated[
     int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
 ]
@@ -68,6 +75,7 @@ def command(
     allow_origin: OriginsOption = None,
     log_requests: LogOption = None,
     open_page: OpenOption = False,
+    review: ReviewOption = None,
     tool: ToolOption = None,
     family: FamilyOption = None,
     protocol: ProtocolOption = None,
@@ -107,6 +115,7 @@ def command(
     from reground.serving.service import Limits
 
     log = RequestLog(log_requests) if log_requests else None
+    pages = _pages(review) if review else None
     listener = listening(host, port)  # before a model is loaded
     grounders = {
         name: Grounder.from_pretrained(
@@ -135,5 +144,14 @@ def command(
         rules=rules,
         limits=limits,
         log=log,
+        review=pages,
         open_page=open_page,
     )
+
+
+def _pages(store: Path) -> ReviewPages:
+    from reground.cli.teach import login
+    from reground.serving.review import ReviewPages
+    from reground.teacher.review.session import Session
+
+    return ReviewPages(Session.begin(store, reviewer=login(), share=0.1, seed=0))

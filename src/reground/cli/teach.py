@@ -145,23 +145,29 @@ def review(
 
     Every decision is stored as it is made; Ctrl-C ends, and the same command goes on. Several
     people review by running it on the same database, each under a name of their own. The page is
-    served to this machine alone; its address holds a secret.
+    served to this machine alone; its address holds a secret. It needs reground[serve].
 
     \b
     Examples:
       reground teach review chains.db
       reground teach review chains.db --reviewer eva --port 8000 --no-open
     """
-    from reground.teacher.review.server import ReviewServer
+    from reground.serving.app import make_app
+    from reground.serving.guard import Rules
+    from reground.serving.review import ReviewPages
+    from reground.serving.run import address_of, listening, until_stopped
     from reground.teacher.review.session import Session
 
     path = Path(store.removeprefix("store="))
-    session = Session.begin(path, reviewer=reviewer or _login(), share=share, seed=seed)
-    with ReviewServer(session, port=port) as server:
+    session = Session.begin(path, reviewer=reviewer or login(), share=share, seed=seed)
+    review = ReviewPages(session)
+    with listening("127.0.0.1", port) as listener:
+        address = address_of(listener)
         chosen = f"{len(session.queue)} of {session.num_picked} picked chains"
         typer.echo(f"{path}: {chosen} to look at, as {session.reviewer}")
-        typer.echo(f"{server.url}\nCtrl-C ends; every decision is stored as it is made")
-        server.run(open_browser=open_browser)
+        typer.echo(f"{address}{review.path}\nCtrl-C ends; every decision is stored as it is made")
+        opens = f"{address}/review/open/{review.ticket}" if open_browser else None
+        until_stopped(make_app(None, Rules(max_body=200_000), review), listener, opens=opens)
     own = session.tally()
     typer.echo(
         f"{path}: {own.n} of {len(session.queue)} judged by {own.name}: {own.accepted} accepted, "
@@ -228,7 +234,8 @@ def run(arguments: Arguments = None, again: Again = False) -> None:
         raise typer.Exit(1)
 
 
-def _login() -> str:
+def login() -> str:
+    """Who uses the machine; raises ``ConfigError`` where nobody can say."""
     import getpass
 
     from reground.errors import ConfigError

@@ -1,10 +1,10 @@
-"""The HTTP API: questions come in as JSON, the model's thread answers them."""
+"""The server: an API that models answer, the page in front of it, pages to review chains."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,8 +26,10 @@ from reground.serving.messages import (
     GroundResponse,
 )
 from reground.serving.pages import page_routes
+from reground.serving.review import ReviewPages, review_routes
 from reground.serving.service import Service
 from reground.serving.streaming import event, event_stream
+from reground.teacher.store import Store
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorMessage, "description": said}
@@ -45,27 +47,35 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(service: Service, rules: Rules) -> App:
-    """The application inside its guard; what that refuses is counted, too."""
+def make_app(service: Service | None, rules: Rules, review: ReviewPages | None = None) -> App:
+    """Questions to models, a review, or both, inside the guard; what that refuses is counted."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(service.close)
+        # Open all along, so that SQLite does not tidy up behind each single request.
+        with Store.open(review.session.path) if review else nullcontext():
+            yield
+        if service:
+            await run_in_threadpool(service.close)
 
     app = FastAPI(
         title="ReGround",
         description="Images and a phrase go in, boxes in pixels come out.",
+        openapi_url="/openapi.json" if service else None,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         responses=_RESPONSES,
     )
+    _errors(app)
+    if review:
+        review_routes(app, review)
+    if not service:
+        return Guard(app, rules)
     _routes(app, service)
     chat_routes(app, service)
     detector_routes(app, service)
     page_routes(app)
-    _errors(app)
     return service.counts.around(Guard(app, rules))
 
 

@@ -10,17 +10,26 @@ from pydantic import BaseModel, Field
 
 from reground.api import GroundingRequest
 from reground.data.images import decoded
-from reground.serving.messages import LONGEST_TEXT, FoundBox, found_boxes
+from reground.serving.messages import (
+    EXAMPLE,
+    EXAMPLE_TEXT,
+    LONGEST_TEXT,
+    FoundBox,
+    found_boxes,
+)
 from reground.serving.service import Service, unpacked
 
 MOST_LABELS = 32
-Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, examples=[EXAMPLE_TEXT])]
+File = Annotated[
+    str, Field(description="The bytes of an image file in base64.", examples=[EXAMPLE])
+]
 
 
 class DetectRequest(BaseModel):
     """A question of ReGround's tools (``reground tool run --help``)."""
 
-    image: Annotated[str, Field(description="The bytes of an image file in base64.")]
+    image: File
     expression: Phrase
 
 
@@ -33,7 +42,7 @@ class DetectResponse(BaseModel):
 class CvatRequest(BaseModel):
     """A question of a CVAT detector function."""
 
-    image: Annotated[str, Field(description="The bytes of an image file in base64.")]
+    image: File
     threshold: Annotated[
         float, Field(ge=0, le=1, description="The least score of a box; 0 for all.")
     ] = 0.0

@@ -18,7 +18,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-OPEN = ("/health", "/ready", "/")  # no key: for what watches the server, and the page, which asks
+# No key: for what watches, and pages, which ask for it.
+OPEN = ("/health", "/ready", "/", "/docs")
+OWN = ("/page/", "/review/")  # no key: their parts; a review's addresses hold a secret of their own
 # OpenAI's names of errors by status.
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
@@ -85,7 +87,7 @@ class Guard:
         own = f"{scope['scheme']}://{hosts[0]}".lower()
         if any(each.lower() != own and each not in self.rules.origins for each in origins):
             raise Refused(403, "pages of other origins may not ask; see --allow-origin")
-        is_open = scope["path"] in OPEN or scope["path"].startswith("/page/")
+        is_open = scope["path"] in OPEN or scope["path"].startswith(OWN)
         if self.rules.api_key and not is_open and scope["method"] != "OPTIONS":
             given = headers.get("authorization", "").removeprefix("Bearer ")
             given = headers.get("x-api-key", given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
@@ -17,6 +19,8 @@ MOST_IMAGES = 16
 LONGEST_TEXT = 4_000  # letters
 MOST_BOXES = 100
 MOST_TOGETHER = 32
+EXAMPLE = base64.b64encode((Path(__file__).parent / "photos/scene.png").read_bytes()).decode()
+EXAMPLE_TEXT = "the ring"
 
 Side = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 XYXY = tuple[Side, Side, Side, Side]
@@ -35,10 +39,17 @@ class GroundRequest(_Strict):
             min_length=1,
             max_length=MOST_IMAGES,
             description="Each a data URL (data:image/png;base64,...) of a JPEG, PNG, WebP, ...",
+            examples=[[f"data:image/png;base64,{EXAMPLE}"]],
         ),
     ]
     text: Annotated[
-        str, Field(min_length=1, max_length=LONGEST_TEXT, description="What to point at.")
+        str,
+        Field(
+            min_length=1,
+            max_length=LONGEST_TEXT,
+            description="What to point at.",
+            examples=[EXAMPLE_TEXT],
+        ),
     ]
     target_image: Annotated[
         int | None, Field(ge=0, description="The image to point in, from 0; default: the last.")

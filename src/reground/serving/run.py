@@ -17,8 +17,9 @@ from reground.api import Grounder
 from reground.errors import RunError
 from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
-from reground.serving.guard import Rules
+from reground.serving.guard import App, Rules
 from reground.serving.request_log import RequestLog
+from reground.serving.review import ReviewPages
 from reground.serving.service import Limits, ServedModel, Service
 
 _HEADERS = 16_384  # bytes of a request's headers
@@ -50,24 +51,35 @@ def serve(
     rules: Rules,
     limits: Limits,
     log: RequestLog | None = None,
+    review: ReviewPages | None = None,
     open_page: bool = False,
 ) -> None:
-    """Answer until SIGINT or SIGTERM; what was asked by then is answered.
-
-    ``grounders`` are by the names by which requests ask for them.
-    """
+    """Let models answer; ``grounders`` are by the names by which requests ask for them."""
     models = [
         ServedModel(name, each, _thread(each, most_waiting=limits.most_waiting))
         for name, each in grounders.items()
     ]
     service = Service(models, limits, tool, log)
+    address = address_of(listener)
+    typer.echo(f"{', '.join(grounders)} at {address}/ (Ctrl-C ends it)", err=True)
+    if review:
+        typer.echo(f"{review.session.path} is reviewed at {address}{review.path}", err=True)
+    opens = f"{address}/" if open_page else None
+    until_stopped(make_app(service, rules, review), listener, opens=opens)
+
+
+def address_of(listener: socket.socket) -> str:
+    """Where browsers find it, without a slash at the end."""
     host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    typer.echo(f"{', '.join(grounders)} at {address} (Ctrl-C ends it)", err=True)
-    if open_page:
-        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def until_stopped(app: App, listener: socket.socket, *, opens: str | None) -> None:
+    """Answer until SIGINT or SIGTERM, and then what was asked by then; ``opens`` is a page."""
+    if opens:
+        threading.Thread(target=webbrowser.open, args=[opens], daemon=True).start()
     config = uvicorn.Config(
-        make_app(service, rules),
+        app,
         log_level="warning",
         http="h11",
         h11_max_incomplete_event_size=_HEADERS,

@@ -13,9 +13,9 @@ from reground.tinyworld.scenes import PREFIX, render, sample
 __all__ = ["EXAMPLES", "open", "render"]
 
 EXAMPLES = {
-    "a phrase": f"{PREFIX}referring",
-    "the same object": f"{PREFIX}refer_grounding",
-    "one of several photos": f"{PREFIX}group_grounding",
+    "a drawn scene": f"{PREFIX}referring",
+    "the same object again": f"{PREFIX}refer_grounding",
+    "one of several scenes": f"{PREFIX}group_grounding",
 }
 
 

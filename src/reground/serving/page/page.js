@@ -1,37 +1,23 @@
 // The page: photos and a phrase go to /v1/ground, and boxes are drawn where they are.
 
+import { api, make, themed } from "./api.js";
+import { COPIES } from "./copies.js";
+import { drawable, figureOf, opened, overlap, sized } from "./photos.js";
+
 const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
 const EDGES = ["x1", "y1", "x2", "y2"];
+const KINDS = ["found", "found other"]; // strokes of the first model's boxes, and of the second's
+const SAME = 0.5; // the overlap from which two boxes point at one thing
 let photos = []; // {name, url, width, height}
 let target = 0; // the photo to point in
-let last = null; // {asked, answer, photos, target}
+let last = null; // {asked, answers: [{model, answer} or {model, error}], photos, target}
 const history = [];
 
 // ---- photos --------------------------------------------------------------------------------------
 
-function readFile(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Error(`${file.name} cannot be read`));
-    reader.readAsDataURL(file);
-  });
-}
-
-function sides(url, name) {
-  return new Promise((resolve, reject) => {
-    const image = new Image();
-    image.onload = () => resolve({ name, url, width: image.naturalWidth, height: image.naturalHeight });
-    image.onerror = () => reject(new Error(`${name} is no picture that a browser shows`));
-    image.src = url;
-  });
-}
-
 async function take(files) {
   try {
-    const found = [];
-    for (const file of files) found.push(await sides(await readFile(file), file.name));
+    const found = await opened(files);
     if (found.length) show(found);
   } catch (error) {
     say(error.message, true);
@@ -49,50 +35,58 @@ function show(found, place = found.length - 1) {
 }
 
 function draw() {
-  const answer = last && last.answer;
   $("photos").replaceChildren(...photos.map((photo, number) => {
-    const figure = document.createElement("figure");
-    const image = Object.assign(new Image(), { src: photo.url, alt: photo.name });
-    const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
-    svg.setAttribute("aria-hidden", "true");
-    if (answer && answer.image === number && answer.boxes.length) {
-      figure.className = "answered";
-      for (const each of answer.boxes) svg.append(rectangle(each.box, "found"));
-    }
-    if (number === target) {
-      const given = edges();
-      if (given) svg.append(rectangle(given, "tool"));
-      if ($("tool").open) drawable(figure, svg, photo);
-    }
-    const caption = document.createElement("figcaption");
-    caption.append(`${photo.name}, ${photo.width} × ${photo.height}`);
-    if (photos.length > 1) caption.append(document.createElement("br"), choice(number));
-    figure.append(image, svg, caption);
-    svg.style.height = "auto";
-    svg.style.aspectRatio = `${photo.width} / ${photo.height}`;
-    figure.style.maxWidth = `min(100%, 70vh * ${photo.width / photo.height})`;
+    const boxes = number === target && edges() ? [{ box: edges(), kind: "tool" }] : [];
+    boxes.push(...foundIn(number));
+    const figure = figureOf(photo, boxes);
+    if (boxes.some(({ kind }) => kind !== "tool")) figure.classList.add("answered");
+    if (number === target && $("tool").open) drawable(figure, photo, setEdges);
+    const caption = make("figcaption", {}, `${photo.name}, ${photo.width} × ${photo.height}`);
+    if (photos.length > 1) caption.append(make("br"), choice(number));
+    figure.append(caption);
     return figure;
+  }));
+  showKey();
+}
+
+// The boxes of every answer in a photo; those that the other model does not have are filled.
+function foundIn(number) {
+  return answered().flatMap(({ answer, place }) => answer.image !== number ? [] : answer.boxes.map((each, rank) => {
+    const parts = [last.answers.length > 1 ? "AB"[place] : "", answer.boxes.length > 1 ? rank + 1 : ""].join("");
+    const label = [parts, each.score?.toFixed(2)].filter(Boolean).join(" · ");
+    return { box: each.box, kind: `${KINDS[place]}${differs(answer, each, place) ? " alone" : ""}`, label };
   }));
 }
 
+function answered() {
+  const all = last ? last.answers.map((each, place) => ({ ...each, place })) : [];
+  return all.filter(({ answer }) => answer);
+}
+
+// Whether the other model, if one was asked, answered without such a box.
+function differs(answer, { box }, place) {
+  const others = answered().filter((each) => each.place !== place);
+  return others.some((other) => other.answer.image !== answer.image
+    || !other.answer.boxes.some((each) => overlap(each.box, box) >= SAME));
+}
+
 function choice(number) {
-  const label = document.createElement("label");
-  const radio = Object.assign(document.createElement("input"), {
+  const radio = make("input", {
     type: "radio", name: "target", checked: number === target,
     onchange: () => { target = number; draw(); },
   });
-  label.append(radio, " point in this one");
-  return label;
+  return make("label", {}, radio, " point in this one");
 }
 
-function rectangle([x1, y1, x2, y2], kind) {
-  const rect = document.createElementNS(SVG, "rect");
-  rect.setAttribute("class", kind);
-  for (const [name, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 })) {
-    rect.setAttribute(name, value);
-  }
-  return rect;
+function showKey() {
+  const rows = last && last.answers.length > 1
+    ? last.answers.map(({ model }, place) => [KINDS[place], `${"AB"[place]}: ${model}`])
+    : [["found", "answer"]];
+  if (last && last.answers.length > 1) rows.push(["alone", "filled: the other has no such box"]);
+  if (edges() || $("tool").open) rows.push(["tool", "detector's box"]);
+  $("key").replaceChildren(...rows.map(([kind, text]) =>
+    make("li", {}, make("span", { className: `stroke ${kind}` }), text)));
+  $("key").hidden = !photos.length;
 }
 
 // ---- a detector's box ----------------------------------------------------------------------------
@@ -102,31 +96,8 @@ function edges() {
   return values.every(Number.isFinite) && values[0] < values[2] && values[1] < values[3] ? values : null;
 }
 
-function drawable(figure, svg, photo) {
-  figure.classList.add("draws");
-  const at = (event) => {
-    const area = svg.getBoundingClientRect();
-    const inside = (value, most) => Math.round(Math.min(Math.max(value, 0), most) * 10) / 10;
-    return [
-      inside(((event.clientX - area.left) / area.width) * photo.width, photo.width),
-      inside(((event.clientY - area.top) / area.height) * photo.height, photo.height),
-    ];
-  };
-  svg.onpointerdown = (event) => {
-    event.preventDefault();
-    svg.setPointerCapture(event.pointerId);
-    const from = at(event);
-    svg.onpointermove = (moved) => {
-      const to = at(moved);
-      const corners = [0, 1].map((axis) => [from[axis], to[axis]].sort((a, b) => a - b));
-      [$("x1").value, $("x2").value] = corners[0];
-      [$("y1").value, $("y2").value] = corners[1];
-      svg.querySelector(".tool")?.remove();
-      const given = edges();
-      if (given) svg.append(rectangle(given, "tool"));
-    };
-    svg.onpointerup = () => { svg.onpointermove = null; };
-  };
+function setEdges(values) {
+  EDGES.forEach((name, place) => { $(name).value = values[place]; });
 }
 
 // ---- asking --------------------------------------------------------------------------------------
@@ -136,31 +107,19 @@ function say(text, isBad = false) {
   $("status").classList.toggle("bad", isBad);
 }
 
-// A request with the server's key, which is asked for where it takes one and kept for this tab.
-async function api(path, options = {}) {
-  const headers = { "Content-Type": "application/json" };
-  const key = sessionStorage.getItem("key");
-  if (key) headers.Authorization = `Bearer ${key}`;
-  const response = await fetch(path, { ...options, headers });
-  if (response.status !== 401) return response;
-  const given = prompt("This server takes a key:");
-  if (!given) return response;
-  sessionStorage.setItem("key", given);
-  return api(path, options);
-}
-
 async function ask() {
   if (!photos.length) return say("Choose a photo first.", true);
   const asked = { images: photos.map((photo) => photo.url), text: $("text").value, target_image: target };
   const given = $("tool").open && edges();
   if (given) asked.tool_boxes = [given];
+  const names = [$("first").value, ...($("compare").checked ? [$("second").value] : [])];
+  const entry = { asked, photos, target };
   $("go").disabled = true;
-  say("The model looks …");
+  say(names.length > 1 ? "Both models look …" : "The model looks …");
   try {
-    const response = await api("v1/ground", { method: "POST", body: JSON.stringify(asked) });
-    const answer = await response.json();
-    if (!response.ok) return say(answer.error || `status ${response.status}`, true);
-    last = { asked, answer, photos, target };
+    const answers = await Promise.all(names.map((model) => ground({ ...asked, model })));
+    if (answers.every(({ error }) => error)) return say(answers[0].error, true);
+    last = { ...entry, answers };
     remember(last);
     tell();
   } catch {
@@ -169,6 +128,15 @@ async function ask() {
     $("go").disabled = false;
   }
 }
+
+async function ground(asked) {
+  const response = await api("v1/ground", { method: "POST", body: JSON.stringify(asked) });
+  const answer = await response.json();
+  if (response.ok) return { model: asked.model, answer };
+  return { model: asked.model, error: answer.error || `status ${response.status}` };
+}
+
+// ---- answers -------------------------------------------------------------------------------------
 
 const WORDS = {
   no_answer: "The model gave no answer.",
@@ -179,7 +147,7 @@ const WORDS = {
 
 function verdict({ status, boxes, tool }) {
   if (status !== "ok") return WORDS[status];
-  if (!boxes.length) return "Nothing there.";
+  if (!boxes.length) return "Nothing found: the model says that the photo shows no such thing.";
   if (tool && tool.length) {
     const best = Math.max(...tool.map((each) => overlap(each.box, boxes[0].box)));
     return best > 0.9 ? "The detector's box is kept." : "The detector's box is corrected.";
@@ -187,86 +155,82 @@ function verdict({ status, boxes, tool }) {
   return boxes.length === 1 ? "One box" : `${boxes.length} boxes`;
 }
 
-function overlap(a, b) {
-  const side = (axis) => Math.max(0, Math.min(a[axis + 2], b[axis + 2]) - Math.max(a[axis], b[axis]));
-  const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
-  const both = side(0) * side(1);
-  return both / (area(a) + area(b) - both);
+function tell() {
+  const times = answered().map(({ answer: { timings } }) => Math.round(timings.waited_ms + timings.model_ms));
+  say(times.map((each) => `${each} ms`).join(" and "));
+  $("answer").hidden = false;
+  const isPair = last.answers.length > 1;
+  document.querySelector("main").classList.toggle("compares", isPair);
+  $("compared").textContent = isPair ? comparison() : "";
+  $("cards").replaceChildren(...last.answers.map(card));
+  draw();
+  document.querySelector(".stage").scrollIntoView({ block: "nearest" });
 }
 
-function tell() {
-  const { answer } = last;
-  const { timings } = answer;
-  say(`${Math.round(timings.waited_ms + timings.model_ms)} ms`);
-  $("answer").hidden = false;
-  $("verdict").textContent = verdict(answer);
-  $("boxes").replaceChildren(...answer.boxes.map((each) => {
-    const item = document.createElement("li");
-    const score = document.createElement("span");
-    score.className = "score";
-    if (each.score !== null) score.textContent = `  score ${each.score.toFixed(2)}`;
-    item.append(each.box.map((value) => Math.round(value)).join(", "), score);
-    return item;
-  }));
-  const parts = { Reasoning: answer.think, "After the detector's box": answer.rethink, "What it wrote": answer.text };
-  $("reasons").replaceChildren(...Object.entries(parts).filter(([, text]) => text).flatMap(([name, text]) => {
-    const term = Object.assign(document.createElement("dt"), { textContent: name });
-    return [term, Object.assign(document.createElement("dd"), { textContent: text, tabIndex: 0 })];
-  }));
-  draw();
+function comparison() {
+  const [a, b] = answered();
+  if (!b) return "Only one of the two models answered.";
+  const boxes = [a, b].map(({ answer }) => answer.boxes);
+  if (!boxes.flat().length) return "Neither model shows a box.";
+  const isSplit = [a, b].some(({ answer, place }) => answer.boxes.some((each) => differs(answer, each, place)));
+  const isOneEach = boxes.every((each) => each.length === 1) && a.answer.image === b.answer.image;
+  const shared = isOneEach ? ` (IoU ${overlap(boxes[0][0].box, boxes[1][0].box).toFixed(2)})` : "";
+  return isSplit ? `The models differ${shared}.` : `The models agree${shared}.`;
+}
+
+function card({ model, answer, error }, place) {
+  const card = $("card").content.cloneNode(true).firstElementChild;
+  const part = (name) => card.querySelector(`.${name}`);
+  const isPair = last.answers.length > 1;
+  part("who").hidden = !isPair;
+  part("stroke").className = `stroke ${KINDS[place]}`;
+  part("name").textContent = `${"AB"[place]}: ${model}`;
+  part("verdict").textContent = error || verdict(answer);
+  part("verdict").classList.toggle("bad", Boolean(error));
+  part("copies").hidden = Boolean(error);
+  if (error) return card;
+  part("boxes").append(...answer.boxes.map((each) => item(answer, each, place)));
+  const parts = {
+    [answer.rethink ? "First thought" : "Reasoning"]: answer.think,
+    "After the detector's box": answer.rethink,
+    "What it wrote": answer.text,
+  };
+  part("reasons").append(...Object.entries(parts).filter(([, text]) => text).flatMap(([name, text]) =>
+    [make("dt", { textContent: name }), make("dd", { textContent: text, tabIndex: 0 })]));
+  for (const button of card.querySelectorAll("[data-copy]")) {
+    button.onclick = () => copy(COPIES[button.dataset.copy]({ ...last, answer }));
+  }
+  return card;
+}
+
+function item(answer, each, place) {
+  const found = make("li", {}, each.box.map((value) => Math.round(value)).join(", "));
+  if (each.score !== null) found.append(make("span", { className: "score", textContent: `  score ${each.score.toFixed(2)}` }));
+  if (differs(answer, each, place)) found.append(make("span", { className: "badge", textContent: "differs" }));
+  return found;
 }
 
 function remember(entry) {
   history.unshift(entry);
   history.splice(20);
   $("earlier").hidden = false;
-  $("history").replaceChildren(...history.map((each) => {
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = each.asked.text;
-    button.onclick = () => {
-      show(each.photos, each.target);
-      $("text").value = each.asked.text;
-      const given = each.asked.tool_boxes;
-      if (given) EDGES.forEach((name, place) => { $(name).value = given[0][place]; });
-      last = each;
-      tell();
-    };
-    item.append(button);
-    return item;
-  }));
+  $("history").replaceChildren(...history.map((each) => make("li", {}, make(
+    "button",
+    { type: "button", onclick: () => recall(each) },
+    make("img", { src: each.photos[each.target].url, alt: "" }),
+    make("span", { textContent: each.asked.text }),
+  ))));
 }
 
-// ---- copying -------------------------------------------------------------------------------------
+function recall(entry) {
+  show(entry.photos, entry.target);
+  $("text").value = entry.asked.text;
+  if (entry.asked.tool_boxes) setEdges(entry.asked.tool_boxes[0]);
+  last = entry;
+  tell();
+}
 
-const COPIES = {
-  json: ({ answer }) => JSON.stringify(answer, null, 2),
-  coco: ({ answer, asked }) => JSON.stringify({
-    images: [{ id: 1, file_name: photos[answer.image].name, width: answer.width, height: answer.height }],
-    categories: [{ id: 1, name: asked.text }],
-    annotations: answer.boxes.map(({ box: [x1, y1, x2, y2], score }, place) => ({
-      id: place + 1, image_id: 1, category_id: 1, bbox: [x1, y1, x2 - x1, y2 - y1],
-      area: (x2 - x1) * (y2 - y1), iscrowd: 0, score,
-    })),
-  }, null, 2),
-  curl: ({ asked }) => [
-    `base64 -w0 PHOTO | jq -R --arg text '${asked.text.replaceAll("'", "'\\''")}' \\`,
-    `  '{images: ["data:image/jpeg;base64," + .], text: $text}' \\`,
-    `  | curl ${new URL("v1/ground", location.href)} -H 'Content-Type: application/json' -d @-`,
-  ].join("\n"),
-  python: ({ asked }) => [
-    "import base64, httpx",
-    "",
-    'photo = base64.b64encode(open("PHOTO", "rb").read()).decode()',
-    `asked = {"images": ["data:image/jpeg;base64," + photo], "text": ${JSON.stringify(asked.text)}}`,
-    `answer = httpx.post("${new URL("v1/ground", location.href)}", json=asked, timeout=120).json()`,
-    'print(answer["boxes"])',
-  ].join("\n"),
-};
-
-async function copy(kind) {
-  const text = COPIES[kind](last);
+async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     say("Copied.");
@@ -281,24 +245,30 @@ async function begin() {
   const [models, examples] = await Promise.all(
     [api("v1/models"), fetch("page/examples.json")].map(async (response) => (await response).json()),
   );
-  $("model").textContent = models.data.map((each) => each.id).join(", ");
-  $("examples").replaceChildren(...examples.map(({ name, images, text, target_image: place }) => {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
-    button.onclick = async () => {
-      show(await Promise.all(images.map((url, number) => sides(url, `${name} ${number + 1}`))), place);
+  const names = models.data.map((each) => each.id);
+  $("model").textContent = names.join(", ");
+  for (const select of [$("first"), $("second")]) {
+    select.append(...names.map((name) => make("option", { textContent: name })));
+  }
+  $("models").hidden = names.length < 2;
+  if (names.length > 1) $("second").value = names[1];
+  $("examples").replaceChildren(...examples.map(({ name, images, text, target_image: place, about }) => {
+    const pick = async () => {
+      show(await Promise.all(images.map((url, number) => sized(url, `${name} ${number + 1}`))), place);
       $("text").value = text;
       $("text").focus();
+      say(about);
     };
-    return button;
+    return make("button", { type: "button", textContent: name, title: about, onclick: pick });
   }));
 }
 
 $("form").onsubmit = (event) => { event.preventDefault(); ask(); };
 $("files").onchange = (event) => take(event.target.files);
 $("tool").ontoggle = draw;
+$("compare").onchange = () => { $("with").hidden = !$("compare").checked; };
 $("unbox").onclick = () => { for (const edge of EDGES) $(edge).value = ""; draw(); };
 for (const edge of EDGES) $(edge).oninput = draw;
-for (const button of document.querySelectorAll("[data-copy]")) button.onclick = () => copy(button.dataset.copy);
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) take(event.clipboardData.files);
 });
@@ -309,9 +279,5 @@ document.addEventListener("drop", (event) => {
   $("drop").classList.remove("over");
   take(event.dataTransfer.files);
 });
-$("theme").onclick = () => {
-  const root = document.documentElement;
-  const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = isDark ? "light" : "dark";
-};
+themed($("theme"));
 begin().catch(() => say("The server does not answer; is it still running?", true));

@@ -87,7 +87,7 @@ function picture(image, number) {
   const problem = make("p", { class: "problem", role: "alert" });
   pixels.addEventListener("error", async () => {
     const reply = await fetch(source).catch(() => null);
-    problem.textContent = reply ? await reply.text() : "the image did not arrive";
+    problem.textContent = reply ? (await reply.json()).error : "the image did not arrive";
   });
   drawing.append(pixels, ...boxes(image.truth, "truth"), ...boxes(image.chain, "predicted"));
   button.append(drawing);
@@ -143,7 +143,7 @@ async function request(path, options) {
     say("No answer: is `reground teach review` still running? Nothing was stored.", true);
     return null;
   }
-  if (!reply.ok) say(await reply.text(), true);
+  if (!reply.ok) say((await reply.json()).error, true);
   return reply;
 }
 
