@@ -55,7 +55,8 @@ class ReviewServer(ThreadingHTTPServer):
         except OSError as error:
             raise RunError(
                 f"port {port} cannot be used ({error.strerror}); choose another --port, or 0 for a "
-                "free one"
+                "free one",
+                help="port-in-use",
             ) from None
         self.session = session
         self.token = secrets.token_urlsafe(24)
