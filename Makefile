@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-fast test-vllm browser test-browser bench-peers wheel serve demo clean
+.PHONY: help install check test test-fast test-vllm browser test-browser bench-peers wheel docs serve demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: found Python " \
 	  + sys.version.split()[0] + ", expected 3.11 or newer; give one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,serve,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,serve,docs,dev]'
 	@touch $@
 
 check: $(INSTALLED) ## style, types and the direction of imports
@@ -67,6 +67,9 @@ $(VLLM)/.peers: $(VLLM)/.installed
 wheel: $(INSTALLED) ## build the package as dist/reground-VERSION-py3-none-any.whl
 	rm -rf build
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+docs: $(INSTALLED) ## build the documentation into build/site, strictly; open build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 
 serve: $(INSTALLED) ## open the page over the shipped tiny model
 	$(BIN)/reground serve --open

@@ -136,13 +136,27 @@ def test_a_missing_option_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (DataError("a.jsonl: empty"), 2, "error: a.jsonl: empty\n"),
-        (PermissionError(13, "Permission denied", "out"), 2, "error: out: Permission denied\n"),
-        (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+        (DataError("a.jsonl: empty"), 2, "error: a.jsonl: empty (help: #data)\n"),
+        (
+            DataError("a.jpg: no image", help="images-that-cannot-be-used"),
+            2,
+            "error: a.jpg: no image (help: #images-that-cannot-be-used)\n",
+        ),
+        (
+            PermissionError(13, "Permission denied", "out"),
+            2,
+            "error: out: Permission denied (help: #no-right-to-write)\n",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "error: No space left on device (help: #no-space-left)\n",
+        ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             2,
-            "error: torch is not installed; this needs pip install 'reground[train]'\n",
+            "error: torch is not installed; this needs pip install 'reground[train]' "
+            "(help: #not-installed)\n",
         ),
         (KeyboardInterrupt(), 130, ""),
     ],
@@ -150,13 +164,15 @@ def test_a_missing_option_is_an_error() -> None:
 def test_what_a_user_can_mend_has_no_traceback(
     error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert raising(error, capsys) == (code, message)
+    whole = message.replace("(help: ", "(help: docs/troubleshooting.md")
+    assert raising(error, capsys) == (code, whole)
 
 
 @pytest.mark.parametrize(
     "bug",
     [
         ZeroDivisionError(),
+        RuntimeError("ours"),
         ModuleNotFoundError("No module named 'reground.x'", name="reground.x"),
         FileNotFoundError(2, "No such file or directory", "ours"),
     ],
@@ -213,7 +229,7 @@ def test_data_convert_lists_every_format() -> None:
 
 def test_data_convert_knows_a_misspelt_format(tmp_path: Path) -> None:
     done = reground("data", "convert", "cocoa", tmp_path, "--out", tmp_path / "x", code=2)
-    assert done.stderr == "error: unknown format 'cocoa'; did you mean 'coco'?\n"
+    assert done.stderr.startswith("error: unknown format 'cocoa'; did you mean 'coco'? (help: ")
 
 
 def test_data_validate_says_what_it_set_aside(tmp_path: Path, samples: list[Sample]) -> None:

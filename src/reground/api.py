@@ -262,7 +262,8 @@ def _asked(
         raise ConfigError(
             f"protocol {protocol.name} does not show a tool's boxes; load the model with "
             "protocol piter (they are shown with the question) or think_rethink (it thinks, "
-            "calls, rethinks)"
+            "calls, rethinks)",
+            help="a-protocol-that-a-family-does-not-speak",
         )
     if isinstance(tool, Sequence) and not isinstance(tool, str):
         boxes = [_box(box, sample.images[sample.target_image].frame) for box in tool]

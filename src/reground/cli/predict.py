@@ -151,7 +151,8 @@ def _check_exist(paths: Sequence[str]) -> None:
 
     if missing := [path for path in paths if not exists(path)]:
         raise DataError(
-            f"{missing[0]}: no such image; expected images first, then the text in quotes"
+            f"{missing[0]}: no such image; expected images first, then the text in quotes",
+            help="images-that-cannot-be-used",
         )
 
 

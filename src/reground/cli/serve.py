@@ -106,7 +106,8 @@ def command(
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise ConfigError(
             f"host {host} can be reached by others; give --api-key (or REGROUND_API_KEY), which "
-            "every request must bring then"
+            "every request must bring then",
+            help="a-server-for-others",
         )
     from reground.api import Grounder
     from reground.serving.guard import LOCAL, Rules

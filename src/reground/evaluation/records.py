@@ -268,7 +268,10 @@ def read_run(folder: Path) -> RunInfo:
     """How the run in ``folder`` was made; raises ``DataError`` where run.json is missing or bad."""
     path = folder / RUN
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected the run.json that `reground eval` writes")
+        raise DataError(
+            f"{path}: no such file; expected the run.json that `reground eval` writes",
+            help="unfinished-evaluations",
+        )
     try:
         run: RunInfo = _adapter(RunInfo).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
@@ -304,7 +307,10 @@ def _line(row: _Row, adapter: TypeAdapter[_Row], move: Move) -> bytes:
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:
     path = folder / name
     if not path.is_file() and (folder / JOURNAL).exists():
-        raise DataError(f"{folder}: an unfinished run; go on with the same `reground eval` first")
+        raise DataError(
+            f"{folder}: an unfinished run; go on with the same `reground eval` first",
+            help="unfinished-evaluations",
+        )
     seen: set[str] = set()
     move = _inwards(folder)
     for number, line in numbered_lines(path, expected=f"a folder as `{made_by}` writes it"):
@@ -317,7 +323,10 @@ def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) 
         seen.add(row.sample.id)
         yield row
     if not seen:
-        raise DataError(f"{path}: no rows; expected one for each sample, so run `{made_by}` again")
+        raise DataError(
+            f"{path}: no rows; expected one for each sample, so run `{made_by}` again",
+            help="unfinished-evaluations",
+        )
 
 
 def _parsed(line: bytes, adapter: TypeAdapter[_Row], move: Move) -> _Row:

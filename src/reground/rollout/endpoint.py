@@ -107,12 +107,15 @@ class Client:
                 return
             raise EndpointError(
                 f"{self._address}: {reason}; see that the address is right (as {_EXAMPLE}), the "
-                "server runs, and OPENAI_API_KEY is its key"
+                "server runs, and OPENAI_API_KEY is its key",
+                help="a-server-that-does-not-answer",
             ) from None
         name = self._endpoint.model
         if name not in served:
             found = self._http.quoted(", ".join(served)) or "no model"
-            raise EndpointError(f"{self._address}: serves {found}, not {name}")
+            raise EndpointError(
+                f"{self._address}: serves {found}, not {name}", help="a-server-that-does-not-answer"
+            )
         self._is_known = True
         if served[name] == "vllm":
             self._extra = {"skip_special_tokens": False, "repetition_penalty": 1.0}
@@ -237,7 +240,8 @@ class Client:
                     continue
             raise EndpointError(
                 f"{self._address}: is not the address of the API ({reason}); give {other}, where "
-                "it is"
+                "it is",
+                help="a-server-that-does-not-answer",
             )
 
     def _others(self) -> list[Address]:

@@ -37,6 +37,8 @@ class Answers(Protocol):
 class QueueFullError(UserError):
     """Too many questions wait; ``retry_s`` says when there will be room."""
 
+    help = "too-many-questions-wait"
+
     def __init__(self, waiting: int, retry_s: int) -> None:
         super().__init__(f"{waiting} questions wait already; ask again in {retry_s} s")
         self.retry_s = retry_s

@@ -38,7 +38,8 @@ def listening(host: str, port: int) -> socket.socket:
         listener.close()
         raise RunError(
             f"{host}:{port} cannot be used ({error.strerror or error}); choose another --host or "
-            "--port, or port 0 for a free one"
+            "--port, or port 0 for a free one",
+            help="port-in-use",
         ) from None
     return listener
 

@@ -64,7 +64,8 @@ class RemoteModel:
         if family.codec.frame is FrameKind.INPUT and question.processor is None:
             raise ConfigError(
                 f"family {family.name} answers in pixels of the image as it was encoded; say whose "
-                "processor encodes it: --processor with a checkpoint's folder or hub id"
+                "processor encodes it: --processor with a checkpoint's folder or hub id",
+                help="a-server-that-does-not-answer",
             )
         if question.endpoint is None:
             raise ConfigError("no server to ask; give --endpoint")
@@ -189,7 +190,8 @@ def _resizer(path: str, question: Question) -> Resizer:
         if limit is not None and not fewest <= limit <= most:
             raise ConfigError(
                 f"{flag} {limit}: the server shows images of {fewest} to {most} pixels, as "
-                f"{path} says, and would resize them again; expected a number between"
+                f"{path} says, and would resize them again; expected a number between",
+                help="limits-of-pixels",
             )
     limits = question.limits(any_size=servers.adapter.any_size)
     within = PixelLimits(max(fewest, limits.fewest or fewest), min(most, limits.most or most))
