@@ -31,6 +31,7 @@ _VERBS = (
     "score",
     "report",
     "compare",
+    "harness",
     "serve",
     "demo",
 )
