@@ -87,7 +87,5 @@ def vlmevalkit(
     from reground.integrations.exam import Exam
     from reground.integrations.vlmevalkit import write_tsv
 
-    exam = Exam.of(
-        data, family=family, model=model, protocol=protocol, seed=seed, limit=limit
-    )
+    exam = Exam.of(data, family=family, model=model, protocol=protocol, seed=seed, limit=limit)
     typer.echo(f"{out}: {write_tsv(out, exam)} questions")

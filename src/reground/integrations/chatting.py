@@ -128,4 +128,6 @@ def picture(source: str) -> Image.Image:
     try:
         return decoded(base64.b64decode(source[head.end() :], validate=True), "image of a message")
     except binascii.Error:
-        raise DataError("image of a message: no base64; expected data:image/png;base64,...") from None
+        raise DataError(
+            "image of a message: no base64; expected data:image/png;base64,..."
+        ) from None

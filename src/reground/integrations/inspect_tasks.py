@@ -101,13 +101,21 @@ def stored(answers: str) -> Solver:
 @metric
 def mean() -> Metric:
     """The mean, summed as ``reground report`` sums it."""
-    return lambda scores: average(_marks(scores), "hit").value or 0.0
+
+    def mean_of(scores: list[SampleScore]) -> float:
+        return average(_marks(scores), "hit").value or 0.0
+
+    return mean_of
 
 
 @metric
 def mean_of_tasks() -> Metric:
     """The mean of the tasks' Acc@0.5: MIG-Bench's average."""
-    return lambda scores: over_tasks(_marks(scores)).value or 0.0
+
+    def mean_of(scores: list[SampleScore]) -> float:
+        return over_tasks(_marks(scores)).value or 0.0
+
+    return mean_of
 
 
 @scorer(

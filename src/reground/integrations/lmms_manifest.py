@@ -1,4 +1,4 @@
-"""The entry point of lmms-eval for our models; a module of its own, for lmms-eval reads it early."""
+"""The entry point of lmms-eval for our models, alone: lmms-eval imports it before its models."""
 
 from __future__ import annotations
 

@@ -45,13 +45,17 @@ class ReGround(lmms):
         if engine not in ("transformers", "vllm"):
             raise ConfigError(f"engine {engine!r}; expected transformers or vllm")
         self._answers, self._batch = answers, int(batch_size)
-        self._model = None if answers else ChatModel.load(
-            pretrained,
-            device=device,
-            dtype=dtype,
-            engine=engine,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
+        self._model = (
+            None
+            if answers
+            else ChatModel.load(
+                pretrained,
+                device=device,
+                dtype=dtype,
+                engine=engine,
+                min_pixels=min_pixels,
+                max_pixels=max_pixels,
+            )
         )
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
