@@ -32,6 +32,7 @@ _VERBS = (
     "score",
     "report",
     "compare",
+    "harness",
     "serve",
     "demo",
 )

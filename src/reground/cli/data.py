@@ -216,7 +216,8 @@ def export(
     format_name: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="coco, yolo, label_studio, chat, ms_swift or coco_results."
+            metavar="FORMAT",
+            help="coco, yolo, label_studio, chat, ms_swift, datasets or coco_results.",
         ),
     ],
     file: Annotated[
@@ -225,18 +226,22 @@ def export(
             metavar="FILE", help="JSONL of samples; for coco_results the folder of an evaluation."
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for yolo the folder.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="File to write; for yolo and datasets the folder.")
+    ],
     confine: ConfineOption = None,
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
 
     coco_results are the answers of an evaluation for pycocotools, with score 1, and beside them
-    their truth under the same ids.
+    their truth under the same ids. datasets is a folder of Hugging Face's save_to_disk with
+    the images within, which `--data datasets:FOLDER` reads again.
 
     \b
     Examples:
       reground data export coco all.jsonl --out instances.json
       reground data export yolo all.jsonl --out yolo
+      reground data export datasets all.jsonl --out all
       reground data export coco_results results/first --out results/first/coco.json
     """
     if format_name == "coco_results":
@@ -244,6 +249,12 @@ def export(
 
         count, truth, left_out = write_results(file, out)
         typer.echo(f"{out}: {count} boxes with score 1; their truth is {truth}")
+    elif format_name == "datasets":
+        from reground.data.arrow import write
+        from reground.data.source import read_dataset
+
+        typer.echo(f"{out}: {write(read_dataset(str(file)), out)} samples with their images")
+        return
     else:
         from reground.data.export import export as written
         from reground.data.source import read_dataset

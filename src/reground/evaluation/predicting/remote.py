@@ -122,7 +122,7 @@ class RemoteModel:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
             protocol = self.protocols.of_sample(sample)
-            text = text_of(protocol.user_turn(_plain(sample), sizes))
+            text = text_of(protocol.user_turn(plain(sample), sizes))
             thinks = protocol.form is not Form.DIRECT
             ask = partial(client.ask, images, text, temperature=self.temperature, thinks=thinks)
             first, *others = [
@@ -151,7 +151,7 @@ def _draw(reply: Reply) -> Draw:
     return Draw(reply.text, reply.num_tokens, reply.finish)
 
 
-def _plain(sample: Sample) -> Sample:
+def plain(sample: Sample) -> Sample:
     """The sample with a question in which a server sees no marks; spans stay around their words."""
     edges = sorted({0, len(sample.question), *(e for s in sample.spans for e in (s.start, s.end))})
     pieces = [without_marks(sample.question[a:b]) for a, b in pairwise(edges)]
