@@ -45,6 +45,16 @@ def box_scores(
     return tuple(reversed(scores))
 
 
+def least(scores: Sequence[float | None]) -> float | None:
+    """An answer's score: that of its least sure box; None without boxes, or where one has none.
+
+    >>> least([0.9, 0.7]), least([0.9, None]), least([])
+    (0.7, None, None)
+    """
+    known = [score for score in scores if score is not None]
+    return min(known) if known and len(known) == len(scores) else None
+
+
 def _tokens(found: re.Match[str], ends: Sequence[int]) -> range:
     """The tokens, by where each ends in the text, that hold some of what was found."""
     return range(bisect_right(ends, found.start()), bisect_right(ends, found.end() - 1) + 1)
