@@ -2,7 +2,8 @@
 
 grounder = Grounder.from_pretrained("tiny")
 grounding = grounder.ground(["photo.jpg"], "the cup left of the laptop")
-grounding.answer.boxes  # in pixels of the photo
+grounding.answer.boxes, grounding.scores  # in pixels of the photo; how sure of each
+grounding.save("answer.png")  # or .json; also to_supervision(), to_coco(), to_label_studio()
 
 refiner = Grounder.from_pretrained("runs/refiner")
 grounding = refiner.ground(["photo.jpg"], "the cup", tool="IDEA-Research/grounding-dino-tiny")
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from reground.data.images import load
+from reground.data.answered import Grounding as Grounding
+from reground.data.images import shown_as
 from reground.errors import ConfigError, DataError
-from reground.grounding.answers import Answer
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
@@ -36,22 +37,6 @@ if TYPE_CHECKING:
     from reground.rollout.tools.tool import Tool
 
 TOOL_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Grounding:
-    """One answer: what was parsed, the text it was parsed from, and the image its boxes are in.
-
-    ``scores`` say how sure the model was of each of the answer's boxes: the geometric mean
-    probability of the tokens of its numbers, None where they cannot be told apart. ``tool`` are the
-    boxes that a detector gave beforehand, in original pixels; None without one.
-    """
-
-    answer: Answer
-    text: str
-    image: int
-    scores: tuple[float | None, ...] = ()
-    tool: tuple[Detection, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +132,12 @@ class Grounder:
     ) -> list[Grounding]:
         """The answers to several questions, which the model takes together; raises as `ground`."""
         starts = [self.start(request, id=str(place)) for place, request in enumerate(requests)]
-        return self.answers(starts, max_tokens=max_tokens)
+        return [
+            replace(found, images=tuple(request.images))
+            for found, request in zip(
+                self.answers(starts, max_tokens=max_tokens), requests, strict=True
+            )
+        ]
 
     def start(self, request: GroundingRequest, *, id: str) -> Start:
         """A question as a prompt, its tool asked; ``id`` tells it from others of its batch."""
@@ -161,9 +151,7 @@ class Grounder:
             )
         if not text.strip():
             raise DataError("found an empty text; say what to look for")
-        loaded = [
-            im.convert("RGB") if isinstance(im, Image.Image) else load(str(im)) for im in images
-        ]
+        loaded = [*map(shown_as, images)]
         sample = Sample(
             id,
             _refs(images, loaded),
@@ -201,13 +189,7 @@ class Grounder:
         scores: tuple[float | None, ...] = ()
         if answer.boxes:
             scores = prompter.scores(rollout.ids, rollout.logprobs, sample=sample)
-        return Grounding(
-            answer,
-            prompter.text(rollout.ids),
-            sample.target_image,
-            scores,
-            start.sample.tool_results,
-        )
+        return Grounding(answer, prompter.text(rollout.ids), sample, scores)
 
     def _asked(
         self,

@@ -19,6 +19,18 @@ def coco_box(box: Box) -> list[float]:
     return [box.x1, box.y1, box.width, box.height]
 
 
+def coco_result(
+    box: Box, score: float | None, *, image_id: int, category_id: int
+) -> dict[str, Any]:
+    """A box as one of COCO's results, which need a score: 1 where there is none."""
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": coco_box(box),
+        "score": 1.0 if score is None else score,
+    }
+
+
 def region(
     box: Box,
     label: str,
