@@ -68,7 +68,7 @@ class Slow:
         self.may.wait(30)
         if self.spoilt in questions:
             raise MemoryError
-        return [Grounding(Answer(Status.OK), question, 0) for question in questions]
+        return [Grounding(Answer(Status.OK), each.sample.question, each.sample) for each in starts]
 
 
 def until(is_so: Callable[[], bool]) -> None:

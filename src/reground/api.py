@@ -2,7 +2,8 @@
 
 grounder = Grounder.from_pretrained("tiny")
 grounding = grounder.ground(["photo.jpg"], "the cup left of the laptop")
-grounding.answer.boxes  # in pixels of the photo
+grounding.answer.boxes, grounding.scores  # in pixels of the photo; how sure of each
+grounding.save("answer.png")  # or .json; also to_supervision(), to_coco(), to_label_studio()
 
 refiner = Grounder.from_pretrained("runs/refiner")
 grounding = refiner.ground(["photo.jpg"], "the cup", tool="IDEA-Research/grounding-dino-tiny")
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from reground.data.images import load
+from reground.data.answered import Grounding as Grounding
+from reground.data.images import shown_as
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box, Frame
@@ -36,25 +38,6 @@ if TYPE_CHECKING:
     from reground.rollout.tools.tool import Tool
 
 TOOL_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Grounding:
-    """One answer: what was parsed, the text it was parsed from, and the image its boxes are in.
-
-    ``scores`` say how sure the model was of each of the answer's boxes: the geometric mean
-    probability of the tokens of its numbers, None where they cannot be told apart. ``tool`` are the
-    boxes that a detector gave beforehand, in original pixels; None without one. The model sampled
-    ``num_tokens``, and ``is_cut`` says that it came to their limit.
-    """
-
-    answer: Answer
-    text: str
-    image: int
-    scores: tuple[float | None, ...] = ()
-    tool: tuple[Detection, ...] | None = None
-    num_tokens: int = 0
-    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +147,11 @@ class Grounder:
     ) -> list[Grounding]:
         """The answers to several questions, which the model takes together; raises as `ground`."""
         starts = [self.start(request, id=str(place)) for place, request in enumerate(requests)]
-        return self.answers(starts, way=Way(max_tokens=max_tokens))
+        answers = self.answers(starts, way=Way(max_tokens=max_tokens))
+        return [
+            replace(found, images=tuple(request.images))
+            for found, request in zip(answers, requests, strict=True)
+        ]
 
     def start(self, request: GroundingRequest, *, id: str) -> Start:
         """A question as a prompt, its tool asked; ``id`` tells it from others of its batch."""
@@ -219,11 +206,10 @@ class Grounder:
         return Grounding(
             answer,
             prompter.text(rollout.ids),
-            sample.target_image,
+            sample,
             scores,
-            start.sample.tool_results,
-            rollout.num_sampled,
-            rollout.status is RolloutStatus.OVER_LONG,
+            num_tokens=rollout.num_sampled,
+            is_cut=rollout.status is RolloutStatus.OVER_LONG,
         )
 
 
@@ -239,7 +225,7 @@ def question_of(
         )
     if not text.strip():
         raise DataError("found an empty text; say what to look for")
-    loaded = [im.convert("RGB") if isinstance(im, Image.Image) else load(str(im)) for im in images]
+    loaded = [*map(shown_as, images)]
     refs, protocol = _refs(images, loaded), request.protocol
     sample = Sample(id, refs, text, (), "ground", target_image=target, protocol=protocol)
     if request.tool is not None:

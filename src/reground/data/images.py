@@ -156,6 +156,11 @@ def load(image: ImageRef | str, *, most: int | None = None) -> Image.Image:
     return loaded
 
 
+def shown_as(image: str | Path | Image.Image) -> Image.Image:
+    """A picture at hand in RGB, or what :func:`load` makes of a path."""
+    return image.convert("RGB") if isinstance(image, Image.Image) else load(str(image))
+
+
 def decoded(data: bytes, name: str) -> Image.Image:
     """What :func:`load` makes of a file's bytes, which errors call ``name``."""
     with _opened(name, io.BytesIO(data)) as image:

@@ -57,7 +57,7 @@ def predict_folder(out: Path, question: Question) -> int:
                 journal.add(prediction)
                 advance()
 
-            model.answer(left, add=add)
+            model.answer(own, left={sample.id for sample in left}, add=add)
     return journal.finish(own)
 
 
