@@ -137,7 +137,9 @@ def _tokens(choice: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ..
     rows = _object(choice.get("logprobs")).get("content")
     if not isinstance(rows, list):
         return (), ()
-    found = [(row.get("token"), row.get("logprob")) for row in map(_object, rows)]
+    found: list[tuple[Any, Any]] = [
+        (row.get("token"), row.get("logprob")) for row in map(_object, rows)
+    ]
     if not all(
         isinstance(piece, str) and isinstance(value, int | float) and _LEAST <= value <= 0
         for piece, value in found
