@@ -10,14 +10,16 @@ from __future__ import annotations
 import importlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
+import numpy as np
 from PIL import Image
 
 from reground.data.convert.hub import table
@@ -148,18 +150,12 @@ class _Stream(Sequence[Sample]):
             return self._kept[number]
 
     def _rows(self) -> Iterator[_Row]:
-        rows, epoch = _streamed(self.spec), 0
+        rows = _streamed(self.spec)
         if self.seed is None:
             yield from rows
             return
-        mixed = rows.shuffle(seed=self.seed, buffer_size=SHUFFLED)
-        while True:
-            mixed.set_epoch(epoch)
-            before = self._next
-            yield from mixed
-            if self._next == before:  # it is empty
-                return
-            epoch += 1
+        for epoch in count():
+            yield from _mixed(rows, np.random.default_rng([self.seed, epoch]))
 
 
 FOLDERS, STREAMS = Folders(), Streams()
@@ -185,6 +181,19 @@ def _rows(samples: Sequence[Sample]) -> Iterator[_Row]:
             "row": json.dumps(row),
             "images": [{"bytes": _file(image), "path": None} for image in sample.images],
         }
+
+
+def _mixed(rows: Iterable[_Row], generator: np.random.Generator) -> Iterator[_Row]:
+    """The rows, each drawn from so many that came before it and were not drawn yet."""
+    held: list[_Row] = []
+    for row in rows:
+        if len(held) < SHUFFLED:
+            held.append(row)
+            continue
+        place = int(generator.integers(SHUFFLED))
+        yield held[place]
+        held[place] = row
+    yield from (held[place] for place in generator.permutation(len(held)).tolist())
 
 
 def _file(image: ImageRef) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 from lmms_eval.api.model import lmms
 from PIL import Image
@@ -34,7 +34,7 @@ class ReGround(lmms):
         batch_size: int | str = 1,
         device: str | None = None,
         dtype: str | None = None,
-        engine: str = "transformers",
+        engine: Literal["transformers", "vllm"] = "transformers",
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         **unknown: Any,
@@ -79,6 +79,7 @@ class ReGround(lmms):
         turns = [Turn.of(_parts(each.args[1](self._doc(each)))) for each in requests]
         asked = [_sampling(each.args[2]) for each in requests]
         keys = [_key(each.args[4], each.args[3]) for each in requests]
+        assert self._model is not None  # without stored answers there is one
         said: dict[int, Said] = {}
         for sampling in dict.fromkeys(asked):
             places = [place for place, own in enumerate(asked) if own == sampling]
