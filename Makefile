@@ -64,7 +64,7 @@ $(VLLM)/.peers: $(VLLM)/.installed
 	@touch $@
 
 docs: $(INSTALLED) ## build the documentation into build/site, strictly; open build/site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 serve: $(INSTALLED) ## open the page over the shipped tiny model
 	$(BIN)/reground serve --open

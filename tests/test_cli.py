@@ -93,9 +93,10 @@ def test_the_help_of_a_verb_has_an_example(arguments: list[str]) -> None:
     assert re.search(rf"Examples?:\n +reground {' '.join(arguments)} \S", text)
 
 
-def test_configs_named_in_help_and_readme_exist() -> None:
+def test_configs_named_in_help_and_pages_exist() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "src/reground/cli").glob("*.py")]
-    texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    texts += [path.read_text(encoding="utf-8") for path in pages]
     named = {name for text in texts for name in re.findall(r"configs/[\w/]+\.yaml", text)}
     assert len(named) >= 5
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
