@@ -81,7 +81,7 @@ wheel: $(INSTALLED) ## build the package as dist/reground-VERSION-py3-none-any.w
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 docs: $(INSTALLED) ## build the documentation into build/site, strictly; open build/site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 serve: $(INSTALLED) ## open the page over the shipped tiny model
 	$(BIN)/reground serve --open

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tables.models import bccd, demo, speed, tasks, tiny
+from tables.models import bccd, demo, headline, speed, tasks, tiny
 from tables.published import prompts, published
 from tables.refining import refiner, refiner_photos, refiner_photos_probes, refiner_probes
 from tables.rl import curves, table4, table5
-from tables.scaling import data, growth, recipes, vllm, vs_trl
+from tables.scaling import data, growth, models, recipes, vllm, vs_trl
 from tables.scored import (
     benchmarks,
     endpoint,
@@ -38,6 +38,8 @@ DOCUMENTS = (
         ROOT / "docs" / f"{name}.md"
         for name in (
             "results",
+            "photos",
+            "models",
             "benchmarks",
             "evaluation",
             "scorers",
@@ -75,6 +77,7 @@ def filled(text: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
+        headline,
         tasks,
         tiny,
         bccd,
@@ -90,6 +93,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         refiner_photos,
         refiner_photos_probes,
         recipes,
+        models,
         vllm,
         vs_trl,
         teacher,

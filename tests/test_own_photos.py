@@ -1,4 +1,4 @@
-"""From a folder of labelled photos to a report, by the commands of the README."""
+"""From a folder of labelled photos to a report, by the commands of its page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from files import read_rows
 from reground.cli import app
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs/photos.md"
 PHOTOS = 200
 
 
@@ -43,9 +43,9 @@ def raccoons(folder: Path) -> None:
 
 
 def commands() -> list[list[str]]:
-    """The block of the README that begins with `auto`."""
+    """The block of the page that begins with `auto`."""
     blocks = re.findall(
-        r"```\n(reground data convert auto my_photos.*?)```", README.read_text(), re.S
+        r"```\n(reground data convert auto my_photos.*?)```", PAGE.read_text(), re.S
     )
     (block,) = blocks
     return [shlex.split(line)[1:] for line in block.splitlines()]

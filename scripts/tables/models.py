@@ -52,6 +52,39 @@ def bccd() -> str:
     return table(["Acc@0.5 (%)", *_CLASSES.values()], [*rows, ["n (test photos)", *counts]])
 
 
+def headline() -> str:
+    """Three numbers for the first screen: photos, what GRPO adds, the speed of its update."""
+    cells, arms, trl = read("bccd"), read("demo")["arms"], read("vs_trl")["one image"]
+    white = "class=WBC"
+    seeds = [own["grpo"][white] for name, own in cells.items() if name.startswith("seed ")]
+    update, memory = (
+        trl[what]["median"] for what in ("update, times faster", "peak memory, times less")
+    )
+    base, grpo, longer = (
+        f"{100 * arms[name]['acc@0.5']:.1f} %"
+        for name in ("CoT-SFT", "+ GRPO", "+ SFT for the same time")
+    )
+    rows = [
+        [
+            "the white blood cell in test photos, IoU above 0.5 (mean of three seeds)",
+            f"{over_seeds(seeds).partition(' (')[0]} %",
+            f"best constant box: {percent(cells['constant_box'][white])} % "
+            "([photos](docs/photos.md#what-came-of-it))",
+        ],
+        [
+            "what differs between two images, after CoT-SFT and GRPO",
+            grpo,
+            f"after CoT-SFT {base}, with more SFT {longer} ([results](docs/results.md#make-demo))",
+        ],
+        [
+            "an update of GRPO on a CPU, against TRL's",
+            f"{update:.1f} times faster",
+            f"{memory:.1f} times less memory ([scale](docs/scale.md#beside-trl))",
+        ],
+    ]
+    return table(["measured", "here", "beside"], rows)
+
+
 def demo() -> str:
     """What ``make demo`` printed."""
     found = read("demo")

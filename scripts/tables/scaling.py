@@ -89,6 +89,24 @@ def recipes() -> str:
     return table(head, rows)
 
 
+def models() -> str:
+    """What asking each supported checkpoint would need; derived, not measured."""
+    rows = [
+        [
+            f"`--model {name}`",
+            own["gpu"],
+            f"{own['gib']} GiB",
+            own["image tokens"],
+            f"{own['direct_s']} s",
+            f"{own['think_s']} s",
+        ]
+        for name, own in read("models").items()
+        if isinstance(own, dict) and "gib" in own
+    ]
+    head = ["checkpoint (derived)", "GPU", "memory", "tokens of an image", "direct", "think"]
+    return table(head, rows)
+
+
 def data() -> str:
     """What data cost at scale, before and now."""
     result = read("data")
