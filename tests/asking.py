@@ -44,6 +44,18 @@ def served(
         )
         for name, each in {name: model, **others}.items()
     ]
+    with over(models, limits, rules, log) as client:
+        yield client
+
+
+@contextmanager
+def over(
+    models: Sequence[ServedModel],
+    limits: Limits = LIMITS,
+    rules: Rules = RULES,
+    log: RequestLog | None = None,
+) -> Iterator[httpx2.Client]:
+    """A client of a real server over these models."""
     service = Service(models, limits, log=log)
     config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
     server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)

@@ -63,6 +63,7 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.reproducing.plan",
     "reground.evaluation.reproducing.verdict",
     "reground.serving.app",
+    "reground.serving.remote",
     "reground.serving.chat",
     "reground.serving.detector",
     "reground.serving.run",

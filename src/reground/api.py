@@ -45,7 +45,7 @@ class Grounding:
     ``scores`` say how sure the model was of each of the answer's boxes: the geometric mean
     probability of the tokens of its numbers, None where they cannot be told apart. ``tool`` are the
     boxes that a detector gave beforehand, in original pixels; None without one. The model sampled
-    ``num_tokens``, and ``is_cut`` says that it came to their limit.
+    ``num_tokens`` after a prompt of ``num_read``, and ``is_cut`` says that it came to their limit.
     """
 
     answer: Answer
@@ -55,6 +55,7 @@ class Grounding:
     tool: tuple[Detection, ...] | None = None
     num_tokens: int = 0
     is_cut: bool = False
+    num_read: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,10 @@ class Grounder:
     def protocol(self) -> AnswerProtocol:
         """How it asks and reads."""
         return self.prompter.protocols.get(self.prompter.protocols.usual)
+
+    def protocol_of(self, sample: Sample) -> AnswerProtocol:
+        """How it asks about a sample, and reads what comes back."""
+        return self.prompter.protocol(sample)
 
     def ground(
         self,
@@ -224,6 +229,7 @@ class Grounder:
             start.sample.tool_results,
             rollout.num_sampled,
             rollout.status is RolloutStatus.OVER_LONG,
+            len(start.prompt.ids) + len(start.begun),
         )
 
 
