@@ -157,9 +157,10 @@ async function ask() {
   $("go").disabled = true;
   say("The model looks …");
   try {
-    const response = await api("v1/ground", { method: "POST", body: JSON.stringify(asked) });
-    const answer = await response.json();
-    if (!response.ok) return say(answer.error || `status ${response.status}`, true);
+    const body = JSON.stringify({ ...asked, stream: true });
+    const response = await api("v1/ground", { method: "POST", body });
+    const answer = response.ok ? await streamed(response, told) : await response.json();
+    if (!response.ok || answer.error) return say(answer.error || `status ${response.status}`, true);
     last = { asked, answer, photos, target };
     remember(last);
     tell();
@@ -168,6 +169,26 @@ async function ask() {
   } finally {
     $("go").disabled = false;
   }
+}
+
+// The answer at the end of a stream of events; `heard` gets the text so far.
+async function streamed(response, heard) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let [rest, text, last] = ["", "", { error: "The server broke off its answer." }];
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const events = (rest + read.value).split("\n\n");
+    rest = events.pop();
+    for (const each of events) {
+      const data = JSON.parse(each.slice(each.indexOf("data: ") + 6));
+      if (!each.startsWith("event: text\n")) last = data;
+      else heard((text += data.text));
+    }
+  }
+  return last;
+}
+
+function told(text) {
+  say(text.replace(/<[^<>]*>/g, " ").trim() || "The model looks …");
 }
 
 const WORDS = {
