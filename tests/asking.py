@@ -41,6 +41,18 @@ def served(
         _served(own, each, each if isinstance(each, Grounder) else tiny, limits)
         for own, each in {name: model, **others}.items()
     ]
+    with over(models, limits, rules, log) as client:
+        yield client
+
+
+@contextmanager
+def over(
+    models: Sequence[ServedModel],
+    limits: Limits = LIMITS,
+    rules: Rules = RULES,
+    log: RequestLog | None = None,
+) -> Iterator[httpx2.Client]:
+    """A client of a real server over these models."""
     service = Service(models, limits, log=log)
     with (
         running(make_app(service, rules)) as address,

@@ -99,9 +99,7 @@ def test_recipes_named_in_help_and_pages_exist() -> None:
     pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
     texts += [path.read_text(encoding="utf-8") for path in pages]
     named = {
-        name
-        for text in texts
-        for name in re.findall(r"(?<!benchmarks/)configs/[\w/]+\.yaml", text)
+        name for text in texts for name in re.findall(r"(?<!benchmarks/)configs/[\w/]+\.yaml", text)
     }
     in_help = {
         name

@@ -72,6 +72,7 @@ HEAVY_WHEN_CALLED = (
     "reground.integrations",
     "reground.evaluation.reproducing.verdict",
     "reground.serving.app",
+    "reground.serving.remote",
     "reground.serving.chat",
     "reground.serving.detector",
     "reground.serving.run",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import httpx2
 import openai
 import pytest
 
-from asking import served
+from asking import Slow, served, until
 from reground.api import Grounder
 from reground.data.images import data_url
 from reground.errors import RunError
@@ -19,6 +21,9 @@ from reground.evaluation.evaluate import evaluate
 from reground.evaluation.predicting.question import Question, ToolUse
 from reground.evaluation.records import read_scores
 from reground.rollout.endpoint import Endpoint
+from reground.serving.guard import Rules
+from reground.serving.request_log import RequestLog
+from reground.serving.service import Limits
 from reground.tinyworld import scenes as synth
 
 PATH = "/v1/chat/completions"

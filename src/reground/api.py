@@ -121,6 +121,10 @@ class Grounder:
         """How it asks and reads."""
         return self.prompter.protocols.get(self.prompter.protocols.usual)
 
+    def protocol_of(self, sample: Sample) -> AnswerProtocol:
+        """How it asks about a sample, and reads what comes back."""
+        return self.prompter.protocol(sample)
+
     def ground(
         self,
         images: Sequence[str | Path | Image.Image],
@@ -210,6 +214,7 @@ class Grounder:
             scores,
             num_tokens=rollout.num_sampled,
             is_cut=rollout.status is RolloutStatus.OVER_LONG,
+            num_read=len(start.prompt.ids) + len(start.begun),
         )
 
 

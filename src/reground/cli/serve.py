@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reground.cli.options import (
     DeviceOption,
     DTypeOption,
+    EndpointOption,
     EngineOption,
     FamilyOption,
     MaxPixelsOption,
     MaxTokensOption,
     MinPixelsOption,
+    ProcessorOption,
     PromptOption,
     ProtocolOption,
     ToolOption,
 )
 
 if TYPE_CHECKING:
+    from reground.api import Grounder
+    from reground.serving.remote import RemoteGrounder
     from reground.serving.review import ReviewPages
 
 ModelsOption = Annotated[
@@ -83,6 +87,8 @@ def command(
     max_tokens: MaxTokensOption = 256,
     max_waiting: WaitingOption = 256,
     timeout: TimeoutOption = 120.0,
+    endpoint: EndpointOption = None,
+    processor: ProcessorOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     engine: EngineOption = "transformers",
@@ -96,6 +102,8 @@ def command(
       reground serve --open
       reground serve --model runs/sft --model runs/grpo
       reground serve --model runs/refiner --tool IDEA-Research/grounding-dino-tiny --port 9000
+      reground serve --endpoint http://gpu:8000/v1 --model Qwen/Qwen3-VL-2B-Instruct \\
+        --family qwen3_vl
       REGROUND_API_KEY=... reground serve --host 0.0.0.0 --host-name gpu.example.org
     """
     from reground.errors import ConfigError
@@ -115,23 +123,15 @@ def command(
     from reground.serving.run import listening, serve
     from reground.serving.service import Limits
 
+    how: dict[str, Any] = {
+        **{"family": family, "protocol": protocol, "prompt": prompt, "device": device},
+        **{"dtype": dtype, "engine": engine, "min_pixels": min_pixels, "max_pixels": max_pixels},
+    }
+    remote = _remote(model, endpoint, processor, timeout, how)
     log = RequestLog(log_requests) if log_requests else None
     pages = _pages(review) if review else None
     listener = listening(host, port)  # before a model is loaded
-    grounders = {
-        name: Grounder.from_pretrained(
-            name,
-            family=family,
-            protocol=protocol,
-            prompt=prompt,
-            device=device,
-            dtype=dtype,
-            engine=engine,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-        )
-        for name in names
-    }
+    grounders = remote or {name: Grounder.from_pretrained(name, **how) for name in names}
     rules = Rules(
         hosts=(*LOCAL, *map(str.lower, host_name or ())),
         origins=tuple(allow_origin or ()),
@@ -156,3 +156,32 @@ def _pages(store: Path) -> ReviewPages:
     from reground.teacher.review.session import Session
 
     return ReviewPages(Session.begin(store, reviewer=login(), share=0.1, seed=0))
+
+
+def _remote(
+    models: list[str] | None,
+    endpoint: str | None,
+    processor: str | None,
+    timeout_s: float,
+    how: dict[str, Any],
+) -> dict[str, Grounder | RemoteGrounder]:
+    """The models of another server; none where there is none."""
+    from reground.errors import ConfigError
+
+    if endpoint is None:
+        if processor:
+            raise ConfigError("--processor is for --endpoint; a model in process has its own")
+        return {}
+    if not models:
+        raise ConfigError("--endpoint: say which model it serves, with --model NAME")
+    from reground.evaluation.predicting.predict import remote_model
+    from reground.evaluation.predicting.question import Question
+    from reground.rollout.endpoint import Endpoint
+    from reground.serving.remote import RemoteGrounder
+
+    found: dict[str, Grounder | RemoteGrounder] = {}
+    for name in models:
+        server = Endpoint(url=endpoint, model=name, timeout_s=timeout_s, retries=1)
+        question = Question(model=name, data="", endpoint=server, processor=processor, **how)
+        found[name] = RemoteGrounder(remote_model(question))
+    return found

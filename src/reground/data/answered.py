@@ -31,7 +31,7 @@ class Grounding:
     probability of the tokens of its numbers, None where they cannot be told apart. ``sample`` is
     the question, its target image the one that the answer is about; ``images`` are those that were
     given, paths or pictures, none where only the sample knows where they are. The model sampled
-    ``num_tokens``, and ``is_cut`` says that it came to their limit.
+    ``num_tokens`` after a prompt of ``num_read``, and ``is_cut`` says that it came to their limit.
 
     >>> from reground.grounding.boxes import Box
     >>> from reground.grounding.sample import ImageRef
@@ -56,6 +56,7 @@ class Grounding:
     images: tuple[str | Path | Image.Image, ...] = ()
     num_tokens: int = 0
     is_cut: bool = False
+    num_read: int = 0
 
     @property
     def image(self) -> int:

@@ -207,6 +207,10 @@ class Client:
             return plain
         return await self._complete(urls, text, options, so_far=so_far)
 
+    async def pass_on(self, messages: Sequence[Any], options: dict[str, Any]) -> Reply:
+        """One reply to somebody's messages with his options; raises ``NoReply`` as :meth:`ask`."""
+        return read_reply(await self._sent(messages, options))
+
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
         options = {"temperature": 0.0, "max_tokens": 1}
@@ -229,6 +233,11 @@ class Client:
         if so_far:
             messages.append({"role": "assistant", "content": so_far})
             options = options | _GO_ON
+        return await self._sent(messages, options, retries=retries)
+
+    async def _sent(
+        self, messages: Sequence[Any], options: dict[str, Any], *, retries: int | None = None
+    ) -> Any:
         body = {"model": self._endpoint.model, "messages": messages, **self._extra, **options}
         try:
             found = await self._http.ask("POST", self._address.at(_CHAT), body, retries=retries)

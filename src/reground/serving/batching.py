@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reground.errors import UserError
 
@@ -32,6 +32,26 @@ class Answers(Protocol):
         self, starts: Sequence[Start], *, way: Way, keys: Sequence[int], heard: Heard
     ) -> list[Grounding]:
         """The answers, in the order of the questions."""
+
+
+class AnswerThread(Protocol):
+    """Where a model answers: ``ModelThread``, or the one of a model behind another server."""
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether questions are taken and answered."""
+
+    def submit(
+        self, start: Any, way: Way, *, key: int = 0, listener: Listener | None = None
+    ) -> Future[Answered]:
+        """The answer to come; raises ``QueueFullError`` where too many wait."""
+
+    def close(self) -> None:
+        """Answer what waits, then end."""
 
 
 class QueueFullError(UserError):

@@ -24,6 +24,7 @@ from reground.serving.batching import Answered
 from reground.serving.chat_messages import ChatRequest, TextPart
 from reground.serving.guard import Refused, error_body
 from reground.serving.messages import MOST_IMAGES
+from reground.serving.remote import NO_IMAGE, RemoteGrounder, RemoteStart
 from reground.serving.service import Asking, ServedModel, Service, pictures, started, text_so_far
 from reground.serving.streaming import Pieces, event, event_stream
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from reground.rollout.environment import Start
 
 PATH = "/v1/chat/completions"
-_NONE = ImageRef("", 1, 1)  # a sample has an image, and messages may have none
 
 
 def chat_routes(app: FastAPI, service: Service) -> None:
@@ -89,8 +89,7 @@ class _Completion:
 
     def usage(self, answered: Answered) -> dict[str, int]:
         """How many tokens were read and sampled."""
-        start, sampled = self.asking.start, answered.grounding.num_tokens
-        read = len(start.prompt.ids) + len(start.begun)
+        read, sampled = answered.grounding.num_read, answered.grounding.num_tokens
         return {
             "prompt_tokens": read,
             "completion_tokens": sampled,
@@ -99,7 +98,7 @@ class _Completion:
 
     def grounding(self, answered: Answered, service: Service) -> dict[str, Any] | None:
         """What the answer says, as ``/v1/ground`` tells it; None where there was no image."""
-        if self.asking.start.sample.images[0] is _NONE:
+        if self.asking.start.sample.images[0] is NO_IMAGE:
             return None
         found = service.response(self.asking, answered)
         return found.model_dump(mode="json", exclude={"text", "model"})
@@ -123,15 +122,19 @@ async def _begun(service: Service, request: ChatRequest) -> _Completion:
         stop=None if protocol else request.stops,
     )
 
-    def start() -> Start:
+    def start() -> Start | RemoteStart:
         if protocol:
             return started(model.grounder, _question(request, protocol, service.tool))
+        if isinstance(model.grounder, RemoteGrounder):
+            urls = [url for each in request.messages for url in each.urls]
+            return model.grounder.start_as_it_is(request, pictures(urls))
         return _as_it_is(model.grounder, request)
 
     key = secrets.randbits(56) if request.seed is None else request.seed % 2**56
     asking = await service.begin(start, model, way, key=key, hears=request.stream)
     begun = asking.start.begun
-    return _Completion(request, asking, len(model.grounder.prompter.text(begun)) if begun else 0)
+    length = len(text_so_far(model.grounder, begun)) if begun else 0
+    return _Completion(request, asking, length)
 
 
 def _named(service: Service, name: str) -> tuple[ServedModel, ProtocolName | None]:
@@ -185,7 +188,7 @@ def _as_it_is(grounder: Grounder, request: ChatRequest) -> Start:
     _check_length(len(prompt.ids) + len(begun), grounder.prompter.checkpoint.context)
     refs = tuple(ImageRef("", image.width, image.height) for image in images)
     text = next((each.text for each in reversed(asked) if each.role == "user"), "")
-    sample = Sample("asked", refs or (_NONE,), text, (), "chat", max(len(refs) - 1, 0))
+    sample = Sample("asked", refs or (NO_IMAGE,), text, (), "chat", max(len(refs) - 1, 0))
     return Start(sample, prompt, begun)
 
 
@@ -204,10 +207,10 @@ async def _events(
     request, asking = completion.request, completion.asking
     uses = request.stream_options is not None and request.stream_options.include_usage
     unknown: dict[str, Any] = {"usage": None} if uses else {}
-    pieces, prompter = Pieces(request.stops), asking.model.grounder.prompter
+    pieces, grounder = Pieces(request.stops), asking.model.grounder
 
     def text(ids: Sequence[int]) -> str:
-        return completion.text(text_so_far(prompter, (*asking.start.begun, *ids)))
+        return completion.text(text_so_far(grounder, (*asking.start.begun, *ids)))
 
     delta = {"role": "assistant", "content": ""}
     async for piece in service.pieces(asking, http, pieces, text):

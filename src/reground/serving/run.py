@@ -16,8 +16,9 @@ import uvicorn
 from reground.api import Grounder
 from reground.errors import RunError
 from reground.serving.app import make_app
-from reground.serving.batching import ModelThread
+from reground.serving.batching import AnswerThread, ModelThread
 from reground.serving.guard import App, Rules
+from reground.serving.remote import RemoteGrounder, RemoteThread
 from reground.serving.request_log import RequestLog
 from reground.serving.review import ReviewPages
 from reground.serving.service import Limits, ServedModel, Service
@@ -45,7 +46,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    grounders: Mapping[str, Grounder],
+    grounders: Mapping[str, Grounder | RemoteGrounder],
     listener: socket.socket,
     *,
     tool: str | None,
@@ -93,8 +94,13 @@ def until_stopped(app: App, listener: socket.socket, *, opens: str | None) -> No
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _thread(grounder: Grounder, *, most_waiting: int) -> ModelThread:
+def _thread(grounder: Grounder | RemoteGrounder, *, most_waiting: int) -> AnswerThread:
     from reground.model.runtime import runtime_of  # torch
+
+    if isinstance(grounder, RemoteGrounder):
+        remote = RemoteThread(grounder, most_waiting=most_waiting)
+        remote.check()
+        return remote
 
     budget = runtime_of(grounder.prompter.checkpoint.model).batch_tokens
     return ModelThread(grounder, batch_tokens=budget, most_waiting=most_waiting)

@@ -22,15 +22,15 @@ from reground.api import Grounder, GroundingRequest, Way
 from reground.data.images import decoded
 from reground.errors import DataError
 from reground.grounding.sample import Sample
-from reground.serving.batching import Answered, ModelThread
+from reground.serving.batching import Answered, AnswerThread
 from reground.serving.counts import ServerCounts
 from reground.serving.guard import Refused
 from reground.serving.messages import GroundRequest, GroundResponse, response_of
+from reground.serving.remote import RemoteGrounder, RemoteStart
 from reground.serving.request_log import RequestLog
 from reground.serving.streaming import Pieces, event
 
 if TYPE_CHECKING:
-    from reground.model.prompting import Prompter
     from reground.rollout.environment import Start
 
 LOOK_S = 0.05  # between two looks whether a client is still there
@@ -52,8 +52,8 @@ class ServedModel:
     """A model under the name by which requests ask for it, and the thread that it answers in."""
 
     name: str
-    grounder: Grounder
-    thread: ModelThread
+    grounder: Grounder | RemoteGrounder
+    thread: AnswerThread
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Asking:
     """A question on its way: the ids of its answer so far, and the answer to come."""
 
     model: ServedModel
-    start: Start
+    start: Start | RemoteStart
     future: asyncio.Future[Answered] = field(init=False)
     ids: tuple[int, ...] = ()
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -115,7 +115,7 @@ class Service:
         """A question on its way; raises as :meth:`ground`."""
         model = self.named(request.model)
 
-        def start() -> Start:
+        def start() -> Start | RemoteStart:
             images = pictures(request.images)
             tool = self.tool if request.tool_boxes is None else request.tool_boxes
             asked = GroundingRequest(
@@ -135,7 +135,7 @@ class Service:
         return response_of(
             answered,
             sizes=[(image.width, image.height) for image in sample.images],
-            protocol=asking.model.grounder.prompter.protocol(sample).name,
+            protocol=asking.model.grounder.protocol_of(sample).name,
             model=asking.model.name,
         )
 
@@ -161,7 +161,7 @@ class Service:
 
     async def begin(
         self,
-        start: Callable[[], Start],
+        start: Callable[[], Start | RemoteStart],
         model: ServedModel,
         way: Way,
         *,
@@ -191,7 +191,10 @@ class Service:
         async with aclosing(self.heard(asking, http)) as heard:
             async for _ in heard:
                 pass
-        if isinstance(error := asking.future.exception(), Exception):
+        error = asking.future.exception()
+        if isinstance(error, Refused):
+            raise error
+        if isinstance(error, Exception):
             raise Refused(503, f"the model failed: {type(error).__name__}") from error
         answered = asking.future.result()
         self.counts.answered(answered)
@@ -225,7 +228,7 @@ class Service:
     ) -> AsyncGenerator[str, None]:
         """The text as it comes, then the answer, as events; raises as :meth:`ground`."""
         asking, pieces = await self.begin_ground(request, hears=True), Pieces()
-        text = partial(text_so_far, asking.model.grounder.prompter)
+        text = partial(text_so_far, asking.model.grounder)
         async for piece in self.pieces(asking, http, pieces, text):
             yield event({"text": piece}, "text")
         answered = await self.answered(asking, http)
@@ -248,14 +251,15 @@ class Service:
                     raise Refused(504, f"no answer within {self.limits.timeout_s:g} s")
                 if asking.news.is_set():
                     asking.news.clear()
-                    yield asking.ids
+                    if asking.ids:
+                        yield asking.ids
                 elif await http.is_disconnected():
                     raise Refused(499, "the client has gone")
         finally:
             asking.future.cancel()
 
 
-def started(grounder: Grounder, asked: GroundingRequest) -> Start:
+def started(grounder: Grounder | RemoteGrounder, asked: GroundingRequest) -> Start | RemoteStart:
     """A question as a prompt; a tool is shown under piter where the usual protocol shows none."""
     hides = asked.protocol is None and not grounder.protocol.shows_tool
     if asked.tool is not None and hides:
@@ -263,8 +267,10 @@ def started(grounder: Grounder, asked: GroundingRequest) -> Start:
     return grounder.start(asked, id="asked")
 
 
-def text_so_far(prompter: Prompter, ids: Sequence[int]) -> str:
+def text_so_far(grounder: Grounder | RemoteGrounder, ids: Sequence[int]) -> str:
     """The text of ids that are not all, once it is sure how it begins (:meth:`Prompter.text`)."""
+    assert not isinstance(grounder, RemoteGrounder)  # whose answers are not heard
+    prompter = grounder.prompter
     text, opening = prompter.text(ids), prompter.checkpoint.chat.opening
     is_open = opening and "<think>".startswith(text.removeprefix(opening).lstrip())
     return "" if is_open else text

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
@@ -27,6 +28,9 @@ from reground.protocols.protocol import AnswerProtocol
 from reground.rollout.http import shown
 from reground.rollout.tools.opening import open_tool
 from reground.rollout.tools.results import TOOL_RESULTS
+
+if TYPE_CHECKING:
+    from reground.evaluation.predicting.remote import RemoteModel
 
 
 def predict_folder(out: Path, question: Question) -> int:
@@ -103,6 +107,18 @@ def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerPro
         from reground.evaluation.predicting.local import LocalModel  # torch
 
         return LocalModel.load(question, protocols)
+    return remote_model(question, protocols, used)
+
+
+def remote_model(
+    question: Question, protocols: Protocols | None = None, used: Sequence[AnswerProtocol] = ()
+) -> RemoteModel:
+    """The model behind the question's endpoint, by itself asked as it usually is.
+
+    Raises ``ConfigError`` for what makes no sense of a server.
+    """
+    protocols = protocols or question.protocols(_answering(question))
+    used = used or [protocols.get(protocols.usual)]
     if question.device or question.dtype or question.engine != "transformers":
         raise ConfigError("--device, --dtype and --engine are for a model in process, not a server")
     if (question.min_pixels or question.max_pixels) and question.processor is None:

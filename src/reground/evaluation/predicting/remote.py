@@ -125,18 +125,7 @@ class RemoteModel:
     async def _answer(self, client: Client, sample: Sample) -> Prediction:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
-            protocol = self.protocols.of_sample(sample)
-            text = text_of(protocol.user_turn(plain(sample), sizes))
-            thinks = protocol.form is not Form.DIRECT
-            ask = partial(client.ask, images, text, temperature=self.temperature, thinks=thinks)
-            first, *others = [
-                await think_rethink(
-                    ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens
-                )
-                if protocol.plan.functions
-                else _draw(await ask(max_tokens=self.max_tokens), protocol)
-                for _ in range(self.draws)
-            ]
+            first, *others = await self.drawn(client, sample, images, sizes)
         except (DataError, NoReply) as error:
             return Prediction(sample, error=str(error))
         return Prediction(
@@ -149,9 +138,32 @@ class RemoteModel:
             scores=first.scores,
         )
 
+    async def drawn(
+        self,
+        client: Client,
+        sample: Sample,
+        images: Sequence[Image.Image],
+        sizes: tuple[EncodedSize, ...],
+    ) -> list[Draw]:
+        """The answers to a sample with ``images`` as they are sent; raises ``NoReply``."""
+        protocol = self.protocols.of_sample(sample)
+        text = text_of(protocol.user_turn(plain(sample), sizes))
+        thinks = protocol.form is not Form.DIRECT
+        ask = partial(client.ask, images, text, temperature=self.temperature, thinks=thinks)
+        return [
+            await think_rethink(ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens)
+            if protocol.plan.functions
+            else _draw(await ask(max_tokens=self.max_tokens), protocol)
+            for _ in range(self.draws)
+        ]
+
     def _images(self, sample: Sample) -> tuple[list[Image.Image], tuple[EncodedSize, ...]]:
+        return self.resized(images_of(sample, blank=self.blank))
+
+    def resized(
+        self, shown: Sequence[Image.Image]
+    ) -> tuple[list[Image.Image], tuple[EncodedSize, ...]]:
         """The images to send, and their sizes before and after."""
-        shown = images_of(sample, blank=self.blank)
         sent = [self.resizer(image) if self.resizer else image for image in shown]
         sizes = [EncodedSize(*old.size, *new.size) for old, new in zip(shown, sent, strict=True)]
         return sent, tuple(sizes)

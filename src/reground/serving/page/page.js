@@ -117,7 +117,8 @@ async function ask() {
   $("go").disabled = true;
   say(names.length > 1 ? "Both models look …" : "The model looks …");
   try {
-    const answers = await Promise.all(names.map((model) => ground({ ...asked, model })));
+    const heard = names.length > 1 ? () => {} : told;
+    const answers = await Promise.all(names.map((model) => ground({ ...asked, model }, heard)));
     if (answers.every(({ error }) => error)) return say(answers[0].error, true);
     last = { ...entry, answers };
     remember(last);
@@ -129,11 +130,32 @@ async function ask() {
   }
 }
 
-async function ground(asked) {
-  const response = await api("v1/ground", { method: "POST", body: JSON.stringify(asked) });
-  const answer = await response.json();
-  if (response.ok) return { model: asked.model, answer };
+async function ground(asked, heard) {
+  const body = JSON.stringify({ ...asked, stream: true });
+  const response = await api("v1/ground", { method: "POST", body });
+  const answer = response.ok ? await streamed(response, heard) : await response.json();
+  if (response.ok && !answer.error) return { model: asked.model, answer };
   return { model: asked.model, error: answer.error || `status ${response.status}` };
+}
+
+// The answer at the end of a stream of events; `heard` gets the text so far.
+async function streamed(response, heard) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let [rest, text, last] = ["", "", { error: "The server broke off its answer." }];
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const events = (rest + read.value).split("\n\n");
+    rest = events.pop();
+    for (const each of events) {
+      const data = JSON.parse(each.slice(each.indexOf("data: ") + 6));
+      if (!each.startsWith("event: text\n")) last = data;
+      else heard((text += data.text));
+    }
+  }
+  return last;
+}
+
+function told(text) {
+  say(text.replace(/<[^<>]*>/g, " ").trim() || "The model looks …");
 }
 
 // ---- answers -------------------------------------------------------------------------------------
