@@ -49,9 +49,6 @@ def main() -> None:
         page.goto(address)
         compare(page)
         shoot(page, DOCS / "page_compare.png")
-        page.goto(f"{address}/docs")
-        page.wait_for_selector("article")
-        page.screenshot(path=DOCS / "page_docs.png")
         browser.close()
 
 
