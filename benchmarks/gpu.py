@@ -1,7 +1,8 @@
 """Seconds and memory of evaluation, an SFT step and a GRPO step with LoRA, at the size of 3B.
 
-Random weights in the shape of configs/bench/3b.yaml, drawn scenes as data, on the GPU where there
-is one. Each part has a process of its own; the first step of each training is left out.
+Random weights in the shape of configs/bench/3b.yaml beside this file, drawn scenes as data, on the
+GPU where there is one. Each part has a process of its own; the first step of each training is left
+out.
 
     python benchmarks/gpu.py --out docs/results/gpu.json
 """
@@ -26,7 +27,7 @@ from reground.model.runtime import Runtime
 from reground.training.run import starting_checkpoint, train
 from reground.training.settings import TrainConfig
 
-CONFIG = Path(__file__).parents[1] / "configs/bench/3b.yaml"
+CONFIG = Path(__file__).parent / "configs/bench/3b.yaml"
 LORA = "tuning={vision: frozen, merger: frozen, language: lora, lora_rank: 64}"
 GRPO = ["method=rl", "batch_size=1", "rollout={group_size: 8, max_tokens: 256}", LORA]
 

@@ -24,7 +24,7 @@ from update import measure
 from reground.config import load
 from reground.training.settings import TrainConfig
 
-CONFIG = Path(__file__).parents[1] / "configs/bench/30m.yaml"
+CONFIG = Path(__file__).parent / "configs/bench/30m.yaml"
 SIDE = 448
 SCALES = (10, 12)  # of width and depth, beside the config's 8
 

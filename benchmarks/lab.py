@@ -59,8 +59,8 @@ class Experiment:
 
 
 EXPERIMENTS = {
-    "ablation": Experiment(Path("configs/tiny/ablation"), ("cot_sft", "more_sft", "grpo")),
-    "lab": Experiment(Path("configs/lab"), ("start", "more_sft", "grpo"), budget="grpo"),
+    "ablation": Experiment(Path("benchmarks/configs/ablation"), ("cot_sft", "more_sft", "grpo")),
+    "lab": Experiment(Path("benchmarks/configs/lab"), ("start", "more_sft", "grpo"), budget="grpo"),
 }
 
 

@@ -4,7 +4,7 @@ The model is the config's, with what it trains; images and completions are rando
 is the share of the speed of one large matrix product on the same device. A GPU computes in
 bfloat16 and is timed with both kernels of attention.
 
-    python benchmarks/update.py configs/bench/30m.yaml rollout.group_size=16 --images 4
+    python benchmarks/update.py benchmarks/configs/bench/30m.yaml rollout.group_size=16 --images 4
     python benchmarks/update.py configs/univg_r1/qwen2_vl_7b_grpo.yaml --out update.json
 """
 

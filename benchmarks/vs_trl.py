@@ -35,7 +35,7 @@ from reground.model.runtime import Runtime
 from reground.training.run import starting_checkpoint, train
 from reground.training.settings import Phase, TrainConfig
 
-CONFIG = Path(__file__).parents[1] / "configs/bench/30m.yaml"
+CONFIG = Path(__file__).parent / "configs/bench/30m.yaml"
 CASES = {"one image": (1, 672), "four images": (4, 532)}  # how many, and their side in pixels
 STEPS = 2  # of which the first is left out
 QUESTION = (

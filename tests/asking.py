@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import httpx2
+import pytest
 
 from background import running
 from reground.api import Grounder, Grounding
@@ -17,6 +20,7 @@ from reground.rollout.environment import Start
 from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
+from reground.serving.request_log import RequestLog
 from reground.serving.service import Limits, ServedModel, Service
 
 LIMITS, RULES = Limits(), Rules()
@@ -29,13 +33,15 @@ def served(
     limits: Limits = LIMITS,
     rules: Rules = RULES,
     others: Mapping[str, Answers] = MappingProxyType({}),
+    name: str = "tiny",
+    log: RequestLog | None = None,
 ) -> Iterator[httpx2.Client]:
     """A client of a real server over a model and ``others``; ``tiny`` prompts for what is none."""
     models = [
-        _served(name, each, each if isinstance(each, Grounder) else tiny, limits)
-        for name, each in {"tiny": model, **others}.items()
+        _served(own, each, each if isinstance(each, Grounder) else tiny, limits)
+        for own, each in {name: model, **others}.items()
     ]
-    service = Service(models, limits)
+    service = Service(models, limits, log=log)
     with (
         running(make_app(service, rules)) as address,
         httpx2.Client(base_url=address, timeout=60) as client,
@@ -56,10 +62,19 @@ class Slow:
     batches: list[list[str]] = field(default_factory=list)
     spoilt: str = ""
 
-    def answers(self, starts: Sequence[Start], *, max_tokens: int) -> list[Grounding]:
+    def answers(self, starts: Sequence[Start], **_: Any) -> list[Grounding]:
         questions = [start.sample.question for start in starts]
         self.batches.append(questions)
         self.may.wait(30)
         if self.spoilt in questions:
             raise MemoryError
-        return [Grounding(Answer(Status.OK), question, 0) for question in questions]
+        return [Grounding(Answer(Status.OK), each.sample.question, each.sample) for each in starts]
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for it."""
+    for _ in range(12_000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came to that")

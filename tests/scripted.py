@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reground.model.chat import Chat, Prompt
-from reground.rollout.policy import DONE, Completion, Finish, Prefix, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Finish, Heard, Prefix, Prefixes, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class ScriptedPolicy:
         sampling: Sampling,
         keys: Sequence[int] | None = None,
         prefixes: Sequence[Prefixes] | None = None,
+        heard: Heard | None = None,
     ) -> list[tuple[Completion, ...]]:
         """The scripted texts as ids, cut after a stop string and at ``sampling.max_tokens``.
 

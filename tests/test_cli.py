@@ -17,6 +17,7 @@ from reground.evaluation.records import Prediction, write_predictions
 from reground.grounding.boxes import Box
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample, Target, read_jsonl, write_jsonl
+from reground.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,12 +94,17 @@ def test_the_help_of_a_verb_has_an_example(arguments: list[str]) -> None:
     assert re.search(rf"Examples?:\n +reground {' '.join(arguments)} \S", text)
 
 
-def test_configs_named_in_help_and_readme_exist() -> None:
+def test_recipes_named_in_help_and_readme_exist() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "src/reground/cli").glob("*.py")]
     texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
-    named = {name for text in texts for name in re.findall(r"configs/[\w/]+\.yaml", text)}
-    assert len(named) >= 5
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    in_readme = {name for text in texts for name in re.findall(r"configs/[\w/]+\.yaml", text)}
+    in_help = {
+        name
+        for text in texts
+        for name in re.findall(r"reground (?:train|headroom|teach run) (\w+(?:/\w+)+)", text)
+    }
+    assert min(len(in_readme), len(in_help)) >= 3
+    assert all(recipe(name).is_file() for name in in_readme | in_help)
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -130,13 +136,27 @@ def test_a_missing_option_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (DataError("a.jsonl: empty"), 2, "error: a.jsonl: empty\n"),
-        (PermissionError(13, "Permission denied", "out"), 2, "error: out: Permission denied\n"),
-        (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+        (DataError("a.jsonl: empty"), 2, "error: a.jsonl: empty (help: #data)\n"),
+        (
+            DataError("a.jpg: no image", help="images-that-cannot-be-used"),
+            2,
+            "error: a.jpg: no image (help: #images-that-cannot-be-used)\n",
+        ),
+        (
+            PermissionError(13, "Permission denied", "out"),
+            2,
+            "error: out: Permission denied (help: #no-right-to-write)\n",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "error: No space left on device (help: #no-space-left)\n",
+        ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             2,
-            "error: torch is not installed; this needs pip install 'reground[train]'\n",
+            "error: torch is not installed; this needs pip install 'reground[train]' "
+            "(help: #not-installed)\n",
         ),
         (KeyboardInterrupt(), 130, ""),
     ],
@@ -144,13 +164,15 @@ def test_a_missing_option_is_an_error() -> None:
 def test_what_a_user_can_mend_has_no_traceback(
     error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert raising(error, capsys) == (code, message)
+    whole = message.replace("(help: ", "(help: docs/troubleshooting.md")
+    assert raising(error, capsys) == (code, whole)
 
 
 @pytest.mark.parametrize(
     "bug",
     [
         ZeroDivisionError(),
+        RuntimeError("ours"),
         ModuleNotFoundError("No module named 'reground.x'", name="reground.x"),
         FileNotFoundError(2, "No such file or directory", "ours"),
     ],
@@ -207,7 +229,7 @@ def test_data_convert_lists_every_format() -> None:
 
 def test_data_convert_knows_a_misspelt_format(tmp_path: Path) -> None:
     done = reground("data", "convert", "cocoa", tmp_path, "--out", tmp_path / "x", code=2)
-    assert done.stderr == "error: unknown format 'cocoa'; did you mean 'coco'?\n"
+    assert done.stderr.startswith("error: unknown format 'cocoa'; did you mean 'coco'? (help: ")
 
 
 def test_data_validate_says_what_it_set_aside(tmp_path: Path, samples: list[Sample]) -> None:

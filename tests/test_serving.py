@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from asking import Slow, served
-from reground.api import Grounder, GroundingRequest
+from asking import Slow, served, until
+from reground.api import Grounder, GroundingRequest, Way
 from reground.cli.serve import command
 from reground.data.images import base64_png, data_url
 from reground.errors import ConfigError, RunError
@@ -288,22 +288,14 @@ def start(tiny: Grounder, text: str) -> Start:
     return tiny.start(GroundingRequest(images=[IMAGES[0]], text=text), id=text)
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    for _ in range(12_000):
-        if is_so():
-            return
-        time.sleep(0.01)
-    pytest.fail("it never came to that")
-
-
 def test_what_waits_is_answered_together_in_its_order(tiny: Grounder) -> None:
     model = Slow()
     thread = ModelThread(model, batch_tokens=10**9, most_waiting=100)
-    asked = [thread.submit(start(tiny, "0"), max_tokens=8)]
+    asked = [thread.submit(start(tiny, "0"), Way(max_tokens=8))]
     until(lambda: bool(model.batches))
     for number in range(1, LARGEST + 3):
-        asked.append(thread.submit(start(tiny, str(number)), max_tokens=8))
-    asked.append(thread.submit(start(tiny, "short"), max_tokens=4))
+        asked.append(thread.submit(start(tiny, str(number)), Way(max_tokens=8)))
+    asked.append(thread.submit(start(tiny, "short"), Way(max_tokens=4)))
     model.may.set()
     texts = [each.result(30).grounding.text for each in asked]
     thread.close()
@@ -314,9 +306,9 @@ def test_what_waits_is_answered_together_in_its_order(tiny: Grounder) -> None:
 def test_a_batch_keeps_to_the_budget_of_tokens(tiny: Grounder) -> None:
     model, one = Slow(), start(tiny, "a")
     thread = ModelThread(model, batch_tokens=2 * (len(one.prompt.ids) + 8), most_waiting=100)
-    asked = [thread.submit(one, max_tokens=8)]
+    asked = [thread.submit(one, Way(max_tokens=8))]
     until(lambda: bool(model.batches))
-    asked += [thread.submit(one, max_tokens=8) for _ in range(5)]
+    asked += [thread.submit(one, Way(max_tokens=8)) for _ in range(5)]
     model.may.set()
     assert all(each.result(30) for each in asked)
     thread.close()
@@ -326,9 +318,9 @@ def test_a_batch_keeps_to_the_budget_of_tokens(tiny: Grounder) -> None:
 def test_one_question_that_fails_spoils_no_other(tiny: Grounder) -> None:
     model = Slow(spoilt="bad")
     thread = ModelThread(model, batch_tokens=10**9, most_waiting=100)
-    first = thread.submit(start(tiny, "first"), max_tokens=8)
+    first = thread.submit(start(tiny, "first"), Way(max_tokens=8))
     until(lambda: bool(model.batches))
-    asked = [thread.submit(start(tiny, text), max_tokens=8) for text in ("a", "bad", "b")]
+    asked = [thread.submit(start(tiny, text), Way(max_tokens=8)) for text in ("a", "bad", "b")]
     model.may.set()
     assert first.result(30) and asked[0].result(30) and asked[2].result(30)
     assert isinstance(asked[1].exception(30), MemoryError)
@@ -338,11 +330,11 @@ def test_one_question_that_fails_spoils_no_other(tiny: Grounder) -> None:
 def test_a_full_queue_says_when_to_come_again(tiny: Grounder) -> None:
     model = Slow()
     thread = ModelThread(model, batch_tokens=10**9, most_waiting=2)
-    first = thread.submit(start(tiny, "first"), max_tokens=8)
+    first = thread.submit(start(tiny, "first"), Way(max_tokens=8))
     until(lambda: bool(model.batches))
-    waiting = [thread.submit(start(tiny, "more"), max_tokens=8) for _ in range(2)]
+    waiting = [thread.submit(start(tiny, "more"), Way(max_tokens=8)) for _ in range(2)]
     with pytest.raises(QueueFullError, match="2 questions wait already; ask again in 2 s"):
-        thread.submit(start(tiny, "too many"), max_tokens=8)
+        thread.submit(start(tiny, "too many"), Way(max_tokens=8))
     waiting[0].cancel()
     model.may.set()
     assert first.result(30) and waiting[1].result(30)

@@ -529,7 +529,8 @@ def test_the_command_wants_a_limit_for_scenes_and_stored_boxes_where_they_are_re
     out = tmp_path / "out.jsonl"
     scenes = reground(*PRECOMPUTED, "--data", "synth:referring", "--out", out, code=2)
     assert scenes.stderr == (
-        "error: synth:referring is endless; say how many samples with --limit\n"
+        "error: synth:referring is endless; say how many samples with --limit "
+        "(help: docs/troubleshooting.md#endless-data)\n"
     )
     lacking = reground(*PRECOMPUTED, "--data", data, "--out", out, code=2)
     assert "sample 's0' has no tool_results" in lacking.stderr and not out.exists()

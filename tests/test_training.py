@@ -23,6 +23,7 @@ from reground.grounding.answers import Status
 from reground.grounding.sample import Sample
 from reground.model.load import load as load_checkpoint
 from reground.model.prompting import Prompter
+from reground.recipes import names, recipe
 from reground.rollout.environment import PlannedEnvironment
 from reground.rollout.transformers_policy import TransformersPolicy
 from reground.runs import RunDir
@@ -289,7 +290,8 @@ def _gradients(method: Sft | Reinforcement, batch: StepBatch) -> tuple[Tensor, T
     return loss.detach(), torch.cat(parts)
 
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+OF_BENCHMARKS = Path(__file__).parents[1] / "benchmarks/configs"
+CONFIGS = [*map(recipe, names()), *sorted(OF_BENCHMARKS.rglob("*.yaml"))]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-2:]))

@@ -2,7 +2,8 @@
 
 grounder = Grounder.from_pretrained("tiny")
 grounding = grounder.ground(["photo.jpg"], "the cup left of the laptop")
-grounding.answer.boxes  # in pixels of the photo
+grounding.answer.boxes, grounding.scores  # in pixels of the photo; how sure of each
+grounding.save("answer.png")  # or .json; also to_supervision(), to_coco(), to_label_studio()
 
 refiner = Grounder.from_pretrained("runs/refiner")
 grounding = refiner.ground(["photo.jpg"], "the cup", tool="IDEA-Research/grounding-dino-tiny")
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from reground.data.images import load
+from reground.data.answered import Grounding as Grounding
+from reground.data.images import shown_as
 from reground.errors import ConfigError, DataError
-from reground.grounding.answers import Answer
+from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box, Frame
 from reground.grounding.codecs import PixelLimits
 from reground.grounding.names import ProtocolName
@@ -32,26 +34,24 @@ if TYPE_CHECKING:
     from reground.model.prompting import Prompter
     from reground.rollout.environment import Start
     from reground.rollout.episode import Trajectory
-    from reground.rollout.policy import Policy
+    from reground.rollout.policy import Heard, Policy
     from reground.rollout.tools.tool import Tool
 
 TOOL_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Grounding:
-    """One answer: what was parsed, the text it was parsed from, and the image its boxes are in.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How answers are sampled. Temperature 0 is greedy.
 
-    ``scores`` say how sure the model was of each of the answer's boxes: the geometric mean
-    probability of the tokens of its numbers, None where they cannot be told apart. ``tool`` are the
-    boxes that a detector gave beforehand, in original pixels; None without one.
+    ``stop`` are strings that end the one turn of somebody who writes the prompt himself; None: all
+    turns of the question's protocol.
     """
 
-    answer: Answer
-    text: str
-    image: int
-    scores: tuple[float | None, ...] = ()
-    tool: tuple[Detection, ...] | None = None
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,53 +147,55 @@ class Grounder:
     ) -> list[Grounding]:
         """The answers to several questions, which the model takes together; raises as `ground`."""
         starts = [self.start(request, id=str(place)) for place, request in enumerate(requests)]
-        return self.answers(starts, max_tokens=max_tokens)
+        answers = self.answers(starts, way=Way(max_tokens=max_tokens))
+        return [
+            replace(found, images=tuple(request.images))
+            for found, request in zip(answers, requests, strict=True)
+        ]
 
     def start(self, request: GroundingRequest, *, id: str) -> Start:
         """A question as a prompt, its tool asked; ``id`` tells it from others of its batch."""
         from reground.rollout.environment import Start
 
-        images, text = request.images, request.text
-        target = len(images) - 1 if request.target_image is None else request.target_image
-        if not 0 <= target < len(images):
-            raise DataError(
-                f"found image {target} of {len(images)} images, expected 0 to {len(images) - 1}"
-            )
-        if not text.strip():
-            raise DataError("found an empty text; say what to look for")
-        loaded = [
-            im.convert("RGB") if isinstance(im, Image.Image) else load(str(im)) for im in images
-        ]
-        sample = Sample(
-            id,
-            _refs(images, loaded),
-            text,
-            (),
-            "ground",
-            target_image=target,
-            protocol=request.protocol,
-        )
-        if request.tool is not None:
-            sample = replace(sample, tool_results=self._asked(request.tool, sample, loaded))
+        sample, loaded = question_of(request, id=id, protocols=self.prompter.protocols)
         return Start(sample, self.prompter.prompts([sample], images=loaded)[0])
 
-    def answers(self, starts: Sequence[Start], *, max_tokens: int) -> list[Grounding]:
-        """What the model answers to each, all taken together."""
+    def answers(
+        self,
+        starts: Sequence[Start],
+        *,
+        way: Way,
+        keys: Sequence[int] | None = None,
+        heard: Heard | None = None,
+    ) -> list[Grounding]:
+        """What the model answers to each, all taken together.
+
+        ``keys`` seed what is sampled; ``heard`` is told the place of a start and the ids so far.
+        """
         from reground.rollout.environment import PlannedEnvironment
-        from reground.rollout.episode import roll_out
+        from reground.rollout.episode import one_turn, roll_out
         from reground.rollout.policy import Sampling
 
-        environment = PlannedEnvironment(self.prompter)
-        sampling = Sampling(max_tokens=max_tokens)
-        rolled = roll_out(self.policy, environment, starts, n=1, sampling=sampling)
+        sampling = Sampling(way.temperature, way.top_p, way.max_tokens, way.stop or ())
+        if way.stop is not None:
+            rolled = one_turn(self.policy, starts, sampling=sampling, keys=keys, heard=heard)
+        else:
+            environment = PlannedEnvironment(self.prompter)
+            groups = roll_out(
+                self.policy, environment, starts, n=1, sampling=sampling, keys=keys, heard=heard
+            )
+            rolled = [rollout for (rollout,) in groups]
         return [
-            self._grounding(start, rollout)
-            for start, (rollout,) in zip(starts, rolled, strict=True)
+            self._grounding(start, rollout) for start, rollout in zip(starts, rolled, strict=True)
         ]
 
     def _grounding(self, start: Start, rollout: Trajectory) -> Grounding:
+        from reground.rollout.episode import RolloutStatus
+
         sample, prompter = start.sample, self.prompter
-        answer = prompter.read(rollout.ids, start.prompt, sample=sample)
+        answer = Answer(Status.NO_ANSWER)
+        if start.prompt.images:
+            answer = prompter.read(rollout.ids, start.prompt, sample=sample)
         named = answer.image_index
         if named is not None and 0 <= named < len(sample.images):
             sample = replace(sample, target_image=named)
@@ -204,38 +206,61 @@ class Grounder:
         return Grounding(
             answer,
             prompter.text(rollout.ids),
-            sample.target_image,
+            sample,
             scores,
-            start.sample.tool_results,
+            num_tokens=rollout.num_sampled,
+            is_cut=rollout.status is RolloutStatus.OVER_LONG,
         )
 
-    def _asked(
-        self,
-        tool: str | Tool | Sequence[Sequence[float]],
-        sample: Sample,
-        loaded: Sequence[Image.Image],
-    ) -> tuple[Detection, ...]:
-        from reground.rollout.tools.opening import open_tool
-        from reground.rollout.tools.runner import ToolRunner
-        from reground.rollout.tools.tool import Request
 
-        protocol = self.prompter.protocol(sample)
-        if not protocol.shows_tool:
-            raise ConfigError(
-                f"protocol {protocol.name} does not show a tool's boxes; load the model with "
-                "protocol piter (they are shown with the question) or think_rethink (it thinks, "
-                "calls, rethinks)"
-            )
-        if isinstance(tool, Sequence) and not isinstance(tool, str):
-            boxes = [_box(box, sample.images[sample.target_image].frame) for box in tool]
-            found = tuple(Detection(sample.target_image, box) for box in boxes)
-            sample, tool = replace(sample, tool_results=found), "precomputed"
-        opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
-        runner = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
-        (reply,) = runner.ask([Request(sample, sample.question, tuple(loaded))])
-        if reply.problem is not None:
-            raise DataError(f"tool {opened.name}: {reply.problem}")
-        return reply.detections
+def question_of(
+    request: GroundingRequest, *, id: str, protocols: Protocols
+) -> tuple[Sample, list[Image.Image]]:
+    """A question as a sample, its tool asked, and its images; raises as :meth:`Grounder.ground`."""
+    images, text = request.images, request.text
+    target = len(images) - 1 if request.target_image is None else request.target_image
+    if not 0 <= target < len(images):
+        raise DataError(
+            f"found image {target} of {len(images)} images, expected 0 to {len(images) - 1}"
+        )
+    if not text.strip():
+        raise DataError("found an empty text; say what to look for")
+    loaded = [*map(shown_as, images)]
+    refs, protocol = _refs(images, loaded), request.protocol
+    sample = Sample(id, refs, text, (), "ground", target_image=target, protocol=protocol)
+    if request.tool is not None:
+        found = _asked(request.tool, sample, loaded, protocols.of_sample(sample))
+        sample = replace(sample, tool_results=found)
+    return sample, loaded
+
+
+def _asked(
+    tool: str | Tool | Sequence[Sequence[float]],
+    sample: Sample,
+    loaded: Sequence[Image.Image],
+    protocol: AnswerProtocol,
+) -> tuple[Detection, ...]:
+    from reground.rollout.tools.opening import open_tool
+    from reground.rollout.tools.runner import ToolRunner
+    from reground.rollout.tools.tool import Request
+
+    if not protocol.shows_tool:
+        raise ConfigError(
+            f"protocol {protocol.name} does not show a tool's boxes; load the model with "
+            "protocol piter (they are shown with the question) or think_rethink (it thinks, "
+            "calls, rethinks)",
+            help="a-protocol-that-a-family-does-not-speak",
+        )
+    if isinstance(tool, Sequence) and not isinstance(tool, str):
+        boxes = [_box(box, sample.images[sample.target_image].frame) for box in tool]
+        found = tuple(Detection(sample.target_image, box) for box in boxes)
+        sample, tool = replace(sample, tool_results=found), "precomputed"
+    opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
+    runner = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
+    (reply,) = runner.ask([Request(sample, sample.question, tuple(loaded))])
+    if reply.problem is not None:
+        raise DataError(f"tool {opened.name}: {reply.problem}")
+    return reply.detections
 
 
 def _box(numbers: Sequence[float], frame: Frame) -> Box:

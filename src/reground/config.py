@@ -20,6 +20,7 @@ from reground.config_places import Places, Source
 from reground.config_problems import explain, shorten
 from reground.errors import ConfigError, shown
 from reground.io import dump_yaml, parse_yaml
+from reground.recipes import located
 
 T = TypeVar("T")
 
@@ -61,15 +62,24 @@ def by_type(usual: str | None = None) -> Discriminator:
 def load(schema: type[T], path: Path | None = None, overrides: Sequence[str] = ()) -> T:
     """Build ``schema`` from a YAML file and dotted ``key=value`` overrides; later ones win.
 
-    A file may name another with ``extends: base.yaml``, relative to itself: mappings are merged,
-    all other values replaced. Override values are YAML; ``stages.0.lr=1e-3`` reaches into a list.
+    ``path`` may name a recipe. A file may name another with ``extends: base.yaml``, relative to
+    itself: mappings are merged, all other values replaced. Override values are YAML;
+    ``stages.0.lr=1e-3`` reaches into a list.
     Raises ``ConfigError`` with one line per problem, which names file and line where there are any.
     """
     files: list[Source] = []
-    raw: Any = _read(path, files) if path else {}
+    raw: Any = _read(located(path), files) if path else {}
     for item in overrides:
         raw = _override(raw, item)
     return _checked(schema, raw, Places(files, overrides))
+
+
+def merged(path: Path) -> dict[str, Any]:
+    """What a YAML file says, with what it extends; raises ``ConfigError`` where it cannot be read.
+
+    It is not checked against a schema.
+    """
+    return _read(path, [])
 
 
 def of(schema: type[T], raw: dict[str, Any], *, place: str) -> T:
@@ -123,8 +133,8 @@ def _read(path: Path, files: list[Source], children: tuple[Path, ...] = ()) -> d
         raise ConfigError(
             f"{name}: {EXTENDS}: found {shorten(base)}, expected the path of one file"
         )
-    merged: dict[str, Any] = _merge(_read(path.parent / base, files, (*children, real)), raw)
-    return merged
+    whole: dict[str, Any] = _merge(_read(path.parent / base, files, (*children, real)), raw)
+    return whole
 
 
 def _text(path: Path, named_by: str) -> str:
@@ -144,7 +154,7 @@ def _text(path: Path, named_by: str) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{name}: cannot read this config{named_by}: {getattr(error, 'strerror', error)}; "
-            "expected a YAML file"
+            "expected a YAML file, or a name that `reground recipes` lists"
         ) from None
 
 

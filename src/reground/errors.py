@@ -8,36 +8,59 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something the user can mend; the message says what was found, what was expected, what to do.
 
-    Anything else that escapes is a bug of ours and keeps its traceback.
+    ``help`` is the part of docs/troubleshooting.md that says more: that of the class, or of the
+    cause where it is a frequent one. Anything else that escapes is a bug of ours and keeps its
+    traceback.
     """
+
+    help = "what-an-error-says"
+
+    def __init__(self, message: str, *, help: str | None = None) -> None:
+        super().__init__(message)
+        if help is not None:
+            self.help = help
 
 
 class ConfigError(UserError):
     """A configuration that names an unknown key or gives a value of the wrong type."""
 
+    help = "settings"
+
 
 class DataError(UserError):
     """A data file, an image or a row that cannot be used as it is."""
+
+    help = "data"
 
 
 class ModelError(UserError):
     """A checkpoint that cannot be loaded, or belongs to no known family."""
 
+    help = "checkpoints"
+
 
 class RunError(UserError):
     """A run directory that cannot be started or resumed as asked."""
+
+    help = "runs-and-folders"
 
 
 class TrainingError(UserError):
     """Training that had to stop: NaN loss, or batches from which nothing can be learned."""
 
+    help = "training-stops"
+
 
 class EngineError(UserError):
     """An engine of rollouts that disagrees with the trainer."""
 
+    help = "rollouts-from-vllm"
+
 
 class EndpointError(UserError):
-    """A server of models that cannot be used as it is."""
+    """A server of models, or the hub, that cannot be used as it is."""
+
+    help = "servers-that-are-asked"
 
 
 # White space but the space, controls, marks of direction, halves of pairs.

@@ -29,7 +29,8 @@ class Patience:
         if self.failures >= GIVE_UP:
             raise self.error(
                 f"the last {GIVE_UP} {self.asked} got no answer, this one because: {problem}; "
-                f"see to {self.whom}, then run the same command again: answers so far are kept"
+                f"see to {self.whom}, then run the same command again: answers so far are kept",
+                help="a-server-that-does-not-answer",
             )
 
 

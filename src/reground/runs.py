@@ -91,7 +91,10 @@ def start(
     if resume and clean:
         raise RunError("--resume and --clean exclude each other; give one of them")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise RunError(f"{folder}: found a file or a link, expected a folder or nothing; move it")
+        raise RunError(
+            f"{folder}: found a file or a link, expected a folder or nothing; move it",
+            help="a-folder-that-is-taken",
+        )
     run = RunDir(folder)
     if resume:
         if changes := _checked_changes(run, config_text, changeable):
@@ -101,7 +104,7 @@ def start(
     if clean and folder.exists():
         _delete(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise RunError(_occupied(folder))
+        raise RunError(_occupied(folder), help="a-folder-that-is-taken")
     run.checkpoints.mkdir(parents=True)
     write_text(folder / MARKER, "This folder belongs to a ReGround run; --clean may delete it.\n")
     write_text(run.config, config_text)
@@ -123,7 +126,8 @@ def room_in(folder: Path) -> Iterator[None]:
         raise RunError(
             f"{where}: no space is left on its disk ({_free_mib(where):.0f} MiB are free now), or "
             "its quota is used up; make room, then give the same command with --resume: what was "
-            "saved before is whole"
+            "saved before is whole",
+            help="no-space-left",
         ) from error
 
 
@@ -132,13 +136,17 @@ def _checked_changes(run: RunDir, config_text: str, changeable: Sequence[str]) -
     from reground.config import differing_keys  # pydantic and yaml: only a resume needs them
 
     if not (run.path / MARKER).is_file() or not run.config.is_file():
-        raise RunError(f"{run.path}: found no run to resume; start it without --resume")
+        raise RunError(
+            f"{run.path}: found no run to resume; start it without --resume",
+            help="resumed-otherwise",
+        )
     changes = differing_keys(run.config.read_text(encoding="utf-8"), config_text)
     free = tuple(f"{key}{end}" for key in changeable for end in (":", "."))
     if wrong := [change for change in changes if not change.startswith(free)]:
         raise RunError(
             f"{run.path}: cannot resume with another configuration ({'; '.join(wrong)}); "
-            "resume with the old values, or choose another --out"
+            "resume with the old values, or choose another --out",
+            help="resumed-otherwise",
         )
     return changes
 

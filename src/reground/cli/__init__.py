@@ -23,6 +23,7 @@ _VERBS = (
     "reproduce",
     "tool",
     "teach",
+    "recipes",
     "headroom",
     "train",
     "export",
@@ -31,6 +32,7 @@ _VERBS = (
     "score",
     "report",
     "compare",
+    "harness",
     "serve",
     "demo",
 )
@@ -44,8 +46,9 @@ Examples:
   reground reproduce univg_r1 --benchmark mig_bench --dry-run
   reground tool run --tool IDEA-Research/grounding-dino-tiny --data val.jsonl --out weak.jsonl
   reground teach ask teach.yaml teacher.url=http://127.0.0.1:8000/v1
-  reground headroom configs/bccd/grpo.yaml model=runs/photos
-  reground train configs/bccd/sft.yaml optim.lr=1e-4 --out runs/photos
+  reground recipes copy bccd/sft --out mine.yaml
+  reground headroom bccd/grpo model=runs/photos
+  reground train bccd/sft optim.lr=1e-4 --out runs/photos
   reground export runs/photos --out models/photos
   reground eval --model runs/photos --data test.jsonl --out results/photos
   reground score results/photos --out results/photos
@@ -59,20 +62,17 @@ Examples:
 # What stops a command although nothing is wrong with it: rights, full disks, folders in the way,
 # paths that no file can have.
 _SURROUNDINGS = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EFBIG,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "no-right-to-write"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "no-space-left"),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+        "paths-that-no-file-can-have",
+    ),
 }
 
 _EXTRAS = {
     "train": {"accelerate", "peft", "safetensors", "tensorboard", "torch", "transformers"},
+    "hub": {"huggingface_hub"},
     "serve": {"fastapi", "prometheus_client", "starlette", "uvicorn"},
 }
 
@@ -92,16 +92,25 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), error.help)
     except ModuleNotFoundError as error:
         extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
         if extra is None:
             raise
-        _fail(f"{error.name} is not installed; this needs pip install 'reground[{extra}]'")
+        _fail(
+            f"{error.name} is not installed; this needs pip install 'reground[{extra}]'",
+            "not-installed",
+        )
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             raise
-        _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+        sentence = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        _fail(sentence, _SURROUNDINGS[error.errno])
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        found = str(error).partition("\n")[0].partition(" GPU ")[0].rstrip(".")
+        _fail(f"{found}; show fewer pixels, a smaller model or fewer at a time", "out-of-memory")
 
 
 def _print_version(asked: bool) -> None:
@@ -124,8 +133,8 @@ def _options(
     """Options before the verb; the group's help is the app's."""
 
 
-def _fail(sentence: str) -> None:
-    typer.echo(f"error: {sentence}", err=True)
+def _fail(sentence: str, help: str) -> None:
+    typer.echo(f"error: {sentence} (help: docs/troubleshooting.md#{help})", err=True)
     sys.exit(2)
 
 

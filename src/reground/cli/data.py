@@ -1,4 +1,4 @@
-"""``reground data``: convert, validate, export, show and compare data sets."""
+"""``reground data``: convert, validate, export, show, compare and push data sets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from reground.cli.options import ConfineOption, FontOption, LimitOption, SeedOption
+from reground.cli.options import (
+    ConfineOption,
+    FontOption,
+    LicenseOption,
+    LimitOption,
+    PrivateOption,
+    SeedOption,
+)
 
 command = typer.Typer(
-    help="Convert, validate, export, show and compare data sets.",
+    help="Convert, validate, export, show, compare and push data sets.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -209,7 +216,8 @@ def export(
     format_name: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="coco, yolo, label_studio, chat, ms_swift or coco_results."
+            metavar="FORMAT",
+            help="coco, yolo, label_studio, chat, ms_swift, datasets or coco_results.",
         ),
     ],
     file: Annotated[
@@ -218,18 +226,22 @@ def export(
             metavar="FILE", help="JSONL of samples; for coco_results the folder of an evaluation."
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="File to write; for yolo the folder.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="File to write; for yolo and datasets the folder.")
+    ],
     confine: ConfineOption = None,
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
 
     coco_results are the answers of an evaluation for pycocotools, with score 1, and beside them
-    their truth under the same ids.
+    their truth under the same ids. datasets is a folder of Hugging Face's save_to_disk with
+    the images within, which `--data datasets:FOLDER` reads again.
 
     \b
     Examples:
       reground data export coco all.jsonl --out instances.json
       reground data export yolo all.jsonl --out yolo
+      reground data export datasets all.jsonl --out all
       reground data export coco_results results/first --out results/first/coco.json
     """
     if format_name == "coco_results":
@@ -237,6 +249,12 @@ def export(
 
         count, truth, left_out = write_results(file, out)
         typer.echo(f"{out}: {count} boxes with score 1; their truth is {truth}")
+    elif format_name == "datasets":
+        from reground.data.arrow import write
+        from reground.data.source import read_dataset
+
+        typer.echo(f"{out}: {write(read_dataset(str(file)), out)} samples with their images")
+        return
     else:
         from reground.data.export import export as written
         from reground.data.source import read_dataset
@@ -332,3 +350,34 @@ def overlap(
         typer.echo(f"{drop}: {len(rest)} of {len(samples)} samples")
     if found.is_unread or (found.shared and not drop):
         raise typer.Exit(1)
+
+
+@command.command()
+def push(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A JSONL of samples, or a folder of some.")
+    ],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A new repository.")],
+    license: LicenseOption = None,
+    private: PrivateOption = False,
+    confine: ConfineOption = None,
+) -> None:
+    """Upload samples and their pictures to the hub, with a card, in one commit.
+
+    Each JSONL of a folder is a split: cells.train.jsonl is train. Pictures are uploaded whole, and
+    rows name them below the repository. The token is that in HF_TOKEN.
+
+    \b
+    Examples:
+      reground data push cells.jsonl anna/cells
+      reground data push runs/bccd/data anna/cells --license mit --private
+    """
+    from reground.hub.data_set import files_of, read_parts
+    from reground.hub.repository import Repository
+
+    place = Repository.open(name, kind="dataset", private=private)
+    parts = read_parts(source)
+    files = files_of(parts, name=name, license=license)
+    for part in parts:
+        typer.echo(f"{part.name}: {', '.join(f'{n} {what}' for what, n in part.counts.items())}")
+    typer.echo(place.push(files, message="Samples and pictures, by ReGround"))

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A config with method: rl.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A config with method: rl, or a recipe.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the config's."),

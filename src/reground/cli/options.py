@@ -125,6 +125,15 @@ PromptOption = Annotated[
 BlankOption = Annotated[
     bool, typer.Option("--blank", help="Grey images: what the model guesses without looking.")
 ]
+PrivateOption = Annotated[
+    bool, typer.Option("--private", help="Let nobody but OWNER see the new repository.")
+]
+LicenseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Its licence as the hub names it, as mit; else none is named."
+    ),
+]
 EndpointOption = Annotated[
     str | None,
     typer.Option(

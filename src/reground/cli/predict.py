@@ -99,41 +99,17 @@ def command(
             )
         grounder = grounder.under("piter")
     grounding = grounder.ground(paths, text, target_image=image, tool=asked, max_tokens=max_tokens)
-    _draw(grounding, paths, text, out, font)
-    record = _record(grounding, grounder.protocol.profile, paths) | {"picture": str(out)}
+    grounding.save(out, font=font)
+    record = _record(grounding, grounder.protocol.profile) | {"picture": str(out)}
     typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
 
 
-def _record(grounding: Grounding, profile: PromptProfile, paths: Sequence[str]) -> dict[str, Any]:
+def _record(grounding: Grounding, profile: PromptProfile) -> dict[str, Any]:
     """What is printed: boxes in pixels of the image, and how the model came to them."""
     from reground.protocols.published import wording_of
 
-    answer = grounding.answer
-    record = {
-        "image": paths[grounding.image],
-        "boxes": [[round(value, 1) for value in box.xyxy] for box in answer.boxes],
-        "status": answer.status.value,
-        "tool": _tool(grounding),
-        "think": answer.think,
-        "rethink": answer.rethink,
-        "text": grounding.text,
-        "prompt": {"name": profile.name, "wording": wording_of(profile)},
-    }
-    return {key: value for key, value in record.items() if value is not None}
-
-
-def _tool(grounding: Grounding) -> list[dict[str, Any]] | None:
-    """The detector's boxes, rounded; None without a detector."""
-    if grounding.tool is None:
-        return None
-    return [
-        {
-            "box": [round(value, 1) for value in each.box.xyxy],
-            "label": each.label,
-            "score": each.score,
-        }
-        for each in grounding.tool
-    ]
+    prompt = {"name": profile.name, "wording": wording_of(profile)}
+    return grounding.to_json() | {"prompt": prompt}
 
 
 def _boxes(texts: Sequence[str]) -> list[list[float]]:
@@ -151,30 +127,6 @@ def _check_exist(paths: Sequence[str]) -> None:
 
     if missing := [path for path in paths if not exists(path)]:
         raise DataError(
-            f"{missing[0]}: no such image; expected images first, then the text in quotes"
+            f"{missing[0]}: no such image; expected images first, then the text in quotes",
+            help="images-that-cannot-be-used",
         )
-
-
-def _draw(
-    grounding: Grounding, paths: Sequence[str], text: str, out: Path, font: Path | None
-) -> None:
-    """The asked image with the answer's boxes, as a picture."""
-    from reground.data.images import size
-    from reground.data.show import draw
-    from reground.grounding.sample import ImageRef, Sample, Target
-
-    answer = grounding.answer
-    sizes = [size(path) for path in paths]
-    refs = tuple(ImageRef(path, s.width, s.height) for path, s in zip(paths, sizes, strict=True))
-    asked = Sample(
-        "prediction",
-        refs,
-        text,
-        (),
-        task="predict",
-        target_image=grounding.image,
-        think=None if answer.boxes else f"no box: {answer.status.value}",
-        tool_results=grounding.tool,
-    )
-    found = [Target(grounding.image, box) for box in answer.boxes]
-    draw(asked, predicted=found, out=out, font=font)

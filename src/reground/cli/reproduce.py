@@ -76,7 +76,10 @@ def command(
     if dry_run:
         return
     if missing:
-        raise ConfigError(f"{len(missing)} things that this needs are missing, see above")
+        raise ConfigError(
+            f"{len(missing)} things that this needs are missing, see above",
+            help="benchmarks-that-are-missing",
+        )
     from reground.evaluation.reproducing.verdict import reproduce
 
     typer.echo(reproduce(plan, out=out / f"{name}_{benchmark}"))

@@ -46,6 +46,13 @@ OriginsOption = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
 ]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Keep questions and answers in this JSONL, without images; else nothing is kept.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 ReviewOption = Annotated[
     Path | None,
@@ -66,6 +73,7 @@ def command(
     api_key: KeyOption = None,
     host_name: NamesOption = None,
     allow_origin: OriginsOption = None,
+    log_requests: LogOption = None,
     open_page: OpenOption = False,
     review: ReviewOption = None,
     tool: ToolOption = None,
@@ -98,13 +106,16 @@ def command(
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise ConfigError(
             f"host {host} can be reached by others; give --api-key (or REGROUND_API_KEY), which "
-            "every request must bring then"
+            "every request must bring then",
+            help="a-server-for-others",
         )
     from reground.api import Grounder
     from reground.serving.guard import LOCAL, Rules
+    from reground.serving.request_log import RequestLog
     from reground.serving.run import listening, serve
     from reground.serving.service import Limits
 
+    log = RequestLog(log_requests) if log_requests else None
     pages = _pages(review) if review else None
     listener = listening(host, port)  # before a model is loaded
     grounders = {
@@ -133,6 +144,7 @@ def command(
         tool=tool,
         rules=rules,
         limits=limits,
+        log=log,
         review=pages,
         open_page=open_page,
     )

@@ -218,7 +218,7 @@ def run(arguments: Arguments = None, again: Again = False) -> None:
 
     \b
     Examples:
-      reground teach run configs/tiny/teach.yaml
+      reground teach run tiny/teach
       reground teach run teach.yaml ask.max_cost=20 export.copy_images=true
       reground teach run store=chains.db data=photos.jsonl teacher.url=http://127.0.0.1:8000/v1 \\
         teacher.model=Qwen/Qwen2.5-VL-72B-Instruct

@@ -11,7 +11,7 @@ from reground.cli.options import ConfineOption
 
 
 def command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A training config (YAML).")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file or a recipe.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the config's."),
@@ -40,9 +40,9 @@ def command(
 
     \b
     Examples:
-      reground train configs/tiny/2_sft.yaml model=tiny steps=100 --out runs/mine
-      reground train configs/bccd/sft.yaml steps=200 optim.lr=3e-4 --out runs/photos
-      reground train configs/bccd/sft.yaml --resume
+      reground train tiny/2_sft model=tiny steps=100 --out runs/mine
+      reground train bccd/sft steps=200 optim.lr=3e-4 --out runs/photos
+      reground train bccd/sft --resume
     """
     from reground.config import dump, load
     from reground.training.settings import TrainConfig

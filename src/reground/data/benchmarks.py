@@ -100,7 +100,10 @@ def find(name: str) -> Benchmark:
     if name in table():
         return table()[name]
     forms = "expected a path that ends in .jsonl, synth:TASK, or a name of `reground benchmarks`"
-    raise DataError(f"no data set {name!r}; {did_you_mean(name, table(), otherwise=forms)}")
+    raise DataError(
+        f"no data set {name!r}; {did_you_mean(name, table(), otherwise=forms)}",
+        help="benchmarks-that-are-missing",
+    )
 
 
 def data_folder() -> Path:
@@ -159,14 +162,19 @@ def open_benchmark(
     """
     benchmark = find(name)
     if absent := missing(benchmark, photos=not allow_missing_images):
-        raise DataError(f"{name}: {absent[0]} is missing. {how_to_get(benchmark)}")
+        raise DataError(
+            f"{name}: {absent[0]} is missing. {how_to_get(benchmark)}",
+            help="benchmarks-that-are-missing",
+        )
     if has_other_bytes(benchmark):
         expected = benchmark.sha256
         _LOG.warning("%s: sha256 %s, expected %s", name, digest(benchmark), expected)
     try:
         samples = list(islice(_read(benchmark, allow_missing_images), limit))
     except DataError as error:
-        raise DataError(f"{name}: {error}. {how_to_get(benchmark)}") from None
+        raise DataError(
+            f"{name}: {error}. {how_to_get(benchmark)}", help="benchmarks-that-are-missing"
+        ) from None
     if limit is None or not samples:
         _check_counts(benchmark, samples)
     return _with_first_box(samples, name) if benchmark.truth == "first" else samples
@@ -246,7 +254,8 @@ def _check_counts(benchmark: Benchmark, samples: Sequence[Sample]) -> None:
         if found != expected and (expected is not None or not found):
             raise DataError(
                 f"{benchmark.name}: found {found} {what}, expected {expected or 'some'}; {path} is "
-                f"incomplete or another version. {how_to_get(benchmark)}"
+                f"incomplete or another version. {how_to_get(benchmark)}",
+                help="benchmarks-that-are-missing",
             )
 
 

@@ -19,6 +19,8 @@ CONFINE = "REGROUND_CONFINE"
 class OutsideError(DataError):
     """A file that data of strangers name, and that is not theirs to name."""
 
+    help = "outside-of-the-confined-folder"
+
     kind = "file outside --confine"
 
 

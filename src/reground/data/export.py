@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reground.data.images import split_view
+from reground.data.regions import coco_box, region
 from reground.data.source import path_from
 from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
@@ -97,7 +98,7 @@ def instances(samples: Sequence[Sample], folder: Path) -> tuple[dict[str, Any], 
                     "id": len(annotations) + 1,
                     "image_id": key,
                     "category_id": numbers[label],
-                    "bbox": [box.x1, box.y1, box.width, box.height],
+                    "bbox": coco_box(box),
                     "area": box.area,
                     "iscrowd": 0,
                 }
@@ -138,25 +139,7 @@ def label_studio(samples: Sequence[Sample], out: Path) -> Written:
     folder = out.parent.resolve()
     tasks = []
     for image in labels.boxes:
-        result = [
-            {
-                "from_name": "label",
-                "to_name": "image",
-                "type": "rectanglelabels",
-                "original_width": image.width,
-                "original_height": image.height,
-                "image_rotation": 0,
-                "value": {
-                    "x": 100 * box.x1 / image.width,
-                    "y": 100 * box.y1 / image.height,
-                    "width": 100 * box.width / image.width,
-                    "height": 100 * box.height / image.height,
-                    "rotation": 0,
-                    "rectanglelabels": [label],
-                },
-            }
-            for label, box in labels.of_image(image)
-        ]
+        result = [region(box, label) for label, box in labels.of_image(image)]
         name = f"/data/local-files/?d={path_from(folder, image.path)}"
         tasks.append({"data": {"image": name}, "annotations": [{"result": result}]})
     write_json(out, tasks)

@@ -142,16 +142,23 @@ def load(image: ImageRef | str, *, most: int | None = None) -> Image.Image:
         if view.right > loaded.width or view.lower > loaded.height:
             found = ImageSize(*loaded.size)
             raise DataError(
-                f"{shown(path)}: reaches outside the file's {found}; convert the data again"
+                f"{shown(path)}: reaches outside the file's {found}; convert the data again",
+                help="frames-that-do-not-fit",
             )
         loaded = view.image(loaded)
     found = loaded.info.get(_WHOLE, ImageSize(*loaded.size))
     if isinstance(image, ImageRef) and found != ImageSize(image.width, image.height):
         raise DataError(
             f"{shown(path)}: the file is {found}, but {image.width} x {image.height} is recorded, "
-            "so its boxes are in another frame; convert the data again"
+            "so its boxes are in another frame; convert the data again",
+            help="frames-that-do-not-fit",
         )
     return loaded
+
+
+def shown_as(image: str | Path | Image.Image) -> Image.Image:
+    """A picture at hand in RGB, or what :func:`load` makes of a path."""
+    return image.convert("RGB") if isinstance(image, Image.Image) else load(str(image))
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
@@ -219,7 +226,10 @@ def check(image: ImageRef) -> None:
     recorded = (image.width, image.height)
     if view is None and recorded not in (stored, stored[::-1]):
         found = ImageSize(*stored)
-        raise DataError(f"{file}: the file is {found}, recorded {ImageSize(*recorded)}")
+        raise DataError(
+            f"{file}: the file is {found}, recorded {ImageSize(*recorded)}",
+            help="frames-that-do-not-fit",
+        )
 
 
 def unreadable(images: Iterable[ImageRef]) -> dict[ImageRef, str]:
@@ -274,7 +284,10 @@ def _opened(path: str, data: io.BytesIO | None = None) -> Iterator[Image.Image]:
     try:
         file = path if data else confined(path)
         if data is None and not stat.S_ISREG(os.stat(file).st_mode):
-            raise DataError(f"{shown(path)}: not a regular file; expected an image file")
+            raise DataError(
+                f"{shown(path)}: not a regular file; expected an image file",
+                help="images-that-cannot-be-used",
+            )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # what matters ends in a sentence
             with Image.open(data or file, formats=FORMATS) as image:
@@ -286,18 +299,26 @@ def _opened(path: str, data: io.BytesIO | None = None) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise DataError(
             f"{shown(path)}: too many pixels, more than {max_pixels() // 1_000_000} million; "
-            f"shrink the image and its boxes, or set {_LIMIT}=PIXELS"
+            f"shrink the image and its boxes, or set {_LIMIT}=PIXELS",
+            help="images-that-cannot-be-used",
         ) from None
     except FileNotFoundError:
         raise DataError(
-            f"{shown(path)}: no such image; check the path or the images folder"
+            f"{shown(path)}: no such image; check the path or the images folder",
+            help="images-that-cannot-be-used",
         ) from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise DataError(f"{shown(path)}: not an image in {known}; replace the file") from None
+        raise DataError(
+            f"{shown(path)}: not an image in {known}; replace the file",
+            help="images-that-cannot-be-used",
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         said = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown(path)}: cannot be decoded ({said}); replace the file") from None
+        raise DataError(
+            f"{shown(path)}: cannot be decoded ({said}); replace the file",
+            help="images-that-cannot-be-used",
+        ) from None
 
 
 def max_pixels() -> int:
@@ -312,7 +333,10 @@ def _setting(name: str) -> int | None:
 
 def _as_rgb(image: Image.Image, path: str) -> Image.Image:
     if image.mode == "F":
-        raise DataError(f"{path}: floating-point pixels have no known range; save it as 8 bit")
+        raise DataError(
+            f"{path}: floating-point pixels have no known range; save it as 8 bit",
+            help="images-that-cannot-be-used",
+        )
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bit(image, path)
     if image.has_transparency_data:
@@ -332,7 +356,10 @@ def _from_16_bit(image: Image.Image, path: str) -> Image.Image:
     # Pillow clips 16-bit grey at 255 when asked to convert.
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise DataError(f"{path}: 32-bit pixels have no known range; save it as 8 or 16 bit")
+        raise DataError(
+            f"{path}: 32-bit pixels have no known range; save it as 8 or 16 bit",
+            help="images-that-cannot-be-used",
+        )
     used = int(values.max()).bit_length()
     least = max(used, min(_setting(GREY_BITS) or 8, 16))
     bits = image.info.get(_BITS) or next(depth for depth in _DEPTHS if least <= depth)

@@ -112,7 +112,9 @@ class Rows(Sequence[Sample]):
                     entries.append((start, len(line), zlib.crc32(line), group))
                 start += len(line)
         except (DataError, ValueError, TypeError) as error:
-            raise DataError(f"{self._path}:{number}: {error}; {ADVICE}") from None
+            raise DataError(
+                f"{self._path}:{number}: {error}; {ADVICE}", help="rows-that-are-refused"
+            ) from None
         check_frame(self._path, found)
         index = np.array(entries, _ENTRY)
         if not self._measured:
@@ -136,7 +138,10 @@ class Rows(Sequence[Sample]):
 def check_frame(spec: Path | str, boxes: Boxes) -> None:
     """Raise ``DataError`` where the boxes of a file look like those of another frame."""
     if boxes.like_thousand():
-        raise DataError(f"{spec}: {LIKE_THOUSAND}; expected pixels of the photos, convert it again")
+        raise DataError(
+            f"{spec}: {LIKE_THOUSAND}; expected pixels of the photos, convert it again",
+            help="frames-that-do-not-fit",
+        )
 
 
 def groups_of(samples: Sequence[Sample]) -> NDArray[np.uint32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path, PurePath
 
 from PIL import Image, ImageDraw
@@ -37,12 +37,12 @@ _COLOURS = (
 
 @dataclass(slots=True)
 class _Mark:
-    """A box in one of a cell's images; ``numbers`` are those of the questions it answers."""
+    """A box in one of a cell's images, and what stands at its corner."""
 
     image: int
     box: Box
     colour: str
-    numbers: list[int] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
 
 
 def draw(
@@ -53,17 +53,26 @@ def draw(
 
 
 def picture(
-    sample: Sample, *, predicted: Sequence[Target] = (), font: Path | None = None
+    sample: Sample,
+    *,
+    predicted: Sequence[Target] = (),
+    scores: Sequence[float | None] = (),
+    images: Sequence[Image.Image] = (),
+    font: Path | None = None,
 ) -> Image.Image:
     """The sample's images with target boxes in green, a detector's in blue, ``predicted`` orange.
 
-    Below is the question, then the chain, if any, in a ``font`` that has the letters. Images are
+    These have their ``scores`` at the corner. Below is the question, then the chain, if any, in a
+    ``font`` that has the letters. ``images`` are RGB images in place of the sample's own; they are
     scaled to one height. Raises ``DataError`` where an image cannot be read.
     """
     marks = [_Mark(each.image, each.box, _TRUTH) for each in sample.targets]
     marks += _detected(sample)
-    marks += [_Mark(each.image, each.box, _PREDICTED) for each in predicted]
-    panels = [_panel(image, index, marks) for index, image in enumerate(sample.images)]
+    for each, score in zip_longest(predicted, scores):
+        tags = [] if score is None else [f"{score:.2f}"]
+        marks.append(_Mark(each.image, each.box, _PREDICTED, tags))
+    shown = images or map(load, sample.images)
+    panels = [_panel(image, index, marks) for index, image in enumerate(shown)]
     return _captioned(panels, [Entry(_caption_of(sample))], font)
 
 
@@ -139,7 +148,7 @@ def _cell(group: Sequence[Sample], shared: dict[str, str], font: Path | None) ->
         for target in sample.targets:
             key = (target.image, target.box)
             mark = marks.setdefault(key, _Mark(*key, colour))
-            mark.numbers += [number] if numbered else []
+            mark.tags += [str(number)] if numbered else []
         text = f"{number}. {sample.question}" if numbered else sample.question
         text = _caption_of(sample) if len(group) == 1 else text
         entries.append(Entry(text + _places(sample), colour))
@@ -184,7 +193,7 @@ def _detected(sample: Sample) -> list[_Mark]:
 
 def _panel_or_reason(image: ImageRef, index: int, marks: Iterable[_Mark]) -> Image.Image:
     try:
-        return _panel(image, index, marks)
+        return _panel(load(image), index, marks)
     except DataError as error:
         _LOG.warning("%s", error)
         field = Image.new("RGB", (_HEIGHT, _HEIGHT), "#bbbbbb")
@@ -194,8 +203,7 @@ def _panel_or_reason(image: ImageRef, index: int, marks: Iterable[_Mark]) -> Ima
         return field
 
 
-def _panel(image: ImageRef, index: int, marks: Iterable[_Mark]) -> Image.Image:
-    loaded = load(image)
+def _panel(loaded: Image.Image, index: int, marks: Iterable[_Mark]) -> Image.Image:
     scale = max(_HEIGHT / loaded.height, _NARROW / loaded.width)
     scale = min(scale, max(_TALLEST, _HEIGHT) / loaded.height, _WIDTH / loaded.width)
     sides = (max(1, round(loaded.width * scale)), max(1, round(loaded.height * scale)))
@@ -223,10 +231,10 @@ def _outline(image: Image.Image, mark: _Mark) -> None:
 
 
 def _tag(image: Image.Image, mark: _Mark) -> None:
-    """The numbers of the questions that a box answers, at its corner."""
-    if not mark.numbers:
+    """What stands at a box's corner: its score, or the numbers of the questions it answers."""
+    if not mark.tags:
         return
-    text = " ".join(map(str, mark.numbers))
+    text = " ".join(mark.tags)
     font = font_for("")
     pen = ImageDraw.Draw(image)
     width = pen.textlength(text, font) + 6

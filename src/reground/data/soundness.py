@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from reground.data.confine import OutsideError
+from reground.data.confine import OutsideError, confined
 from reground.data.images import GREY_BITS, MAX_ASPECT, ImageSize, load, split_view
 from reground.errors import DataError, shown
 from reground.grounding.boxes import Box
@@ -50,6 +50,7 @@ class Problem:
         return f"{self.reason}: {self.detail}"
 
 
+_LACKING = Problem(Reason.MISSING_IMAGE, "which may be")
 LIKE_THOUSAND = Problem(Reason.SUSPECT_FRAME, "the whole file's boxes look like 0-1000")
 
 
@@ -152,7 +153,7 @@ class Soundness:
         except DataError as error:
             return Problem(Reason.CORRUPT_IMAGE, str(error))
         if file not in self._images:
-            self._images[file] = _decoded(file)
+            self._images[file] = _LACKING if self.may_lack and _lacks(file) else _decoded(file)
         found = self._images[file]
         if isinstance(found, Problem):
             return found
@@ -179,6 +180,12 @@ class _Photo:
     size: ImageSize
     bits: int | None
     is_flat: bool
+
+
+def _lacks(path: str) -> bool:
+    with suppress(OutsideError):
+        return is_file_path(path) and not os.path.exists(confined(path))
+    return False
 
 
 def _decoded(path: str) -> _Photo | Problem:

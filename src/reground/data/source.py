@@ -61,7 +61,9 @@ def read_dataset(
     """All samples that ``spec`` names; raises ``ConfigError`` where they have no end."""
     samples = open_dataset(spec, seed=seed, limit=limit, sound=sound)
     if is_endless(samples):
-        raise ConfigError(f"{spec} is endless; say how many samples with --limit")
+        raise ConfigError(
+            f"{spec} is endless; say how many samples with --limit", help="endless-data"
+        )
     return list(samples)
 
 

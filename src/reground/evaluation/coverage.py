@@ -20,10 +20,12 @@ def check_cover(rows: Sequence[bytes], run: RunInfo) -> None:
     if len(rows) >= run.num_samples:
         raise DataError(
             f"these are not the samples of {run.data} that were asked: sha256 {found[:12]}… here, "
-            f"{run.data_sha256[:12]}… there; predict again with this version of the data"
+            f"{run.data_sha256[:12]}… there; predict again with this version of the data",
+            help="unfinished-evaluations",
         )
     part = f"shard {run.shard} holds " if run.shard else ""
     raise DataError(
         f"{part}{len(rows)} of the {run.num_samples} samples of {run.data}; go on with the same "
-        "`reground eval`, `reground merge` the shards, or publish a part with --partial"
+        "`reground eval`, `reground merge` the shards, or publish a part with --partial",
+        help="unfinished-evaluations",
     )

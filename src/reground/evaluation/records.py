@@ -46,6 +46,11 @@ JOURNAL = "answers.jsonl"  # of a run that is not finished
 
 Finish = Literal["stop", "length", "no_call", "tool_failed", "unrecorded"]
 XYXY = tuple[float, float, float, float]  # left, upper, right, lower in original pixels
+Scores = tuple[float | None, ...]
+"""Of each box that a text spells, in [0, 1], to four decimals; none where nobody measured them.
+
+What is computed beside them changes the digits after, and so two answers are equal without them.
+"""
 
 
 def _sample(value: Any, info: ValidationInfo) -> Sample:
@@ -64,6 +69,11 @@ _Row = TypeVar("_Row", "Prediction", "SampleScore")
 _Kind = TypeVar("_Kind")
 
 
+def to_keep(scores: Scores) -> Scores:
+    """Scores as records hold them."""
+    return tuple(None if score is None else round(score, 4) for score in scores)
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """One answer of several that were sampled for the same question."""
@@ -71,6 +81,7 @@ class Draw:
     text: str
     num_tokens: int | None
     finish: Finish
+    scores: Scores = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +89,12 @@ class Prediction:
     """What a model wrote for one sample, or the ``error`` because of which it wrote nothing.
 
     ``sizes`` holds one entry per image of the sample: the size at which it was encoded.
-    ``num_tokens`` is None where nobody counted them. Where several answers were sampled, ``others``
-    are all but the first. ``finish`` is "length" where the answer was
-    cut off at the token limit; "no_call" where the model never asked for the detector's result that
-    was there, "tool_failed" where it asked and there was none. Raises ``DataError`` where sizes or
-    finish are missing although there is no error.
+    ``num_tokens`` is None where nobody counted them. ``scores`` say how sure the model was of each
+    box in the text. Where several answers were sampled, ``others`` are all but the first.
+    ``finish`` is "length" where the answer was cut off at the token limit; "no_call" where the
+    model never asked for the detector's result that was there, "tool_failed" where it asked and
+    there was none. Raises ``DataError`` where sizes or finish are missing although there is no
+    error.
     """
 
     __pydantic_config__ = _STRICT
@@ -94,6 +106,7 @@ class Prediction:
     finish: Finish | None = None
     error: str | None = None
     others: tuple[Draw, ...] = ()
+    scores: Scores = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.error is None and self.finish is None:
@@ -114,9 +127,11 @@ class SampleScore:
 
     ``predicted`` are the parsed boxes in original pixels of the sample's target image;
     ``named_image`` is the image that the answer names, if it names one. Where several answers were
-    sampled, ``draws`` are the IoU of each, and the row is that of the one they vote for. Where
-    ``error`` is set the sample was never answered: it is unscored, ``status`` and ``iou`` are None,
-    and no mean counts it. Raises ``DataError`` for a row that is neither scored nor unscored.
+    sampled, ``draws`` are the IoU of each, and the row is that of the one they vote for, whose
+    mean IoU with the others is ``agreement``. ``scores`` are those of the predicted boxes. Where
+    ``error`` is set the sample was never answered, and ``status`` is None; where ``status`` is
+    abstained the answer was less sure than asked for. Such a row has no ``iou``, and no mean counts
+    it. Raises ``DataError`` for a row that is neither scored nor unscored.
     """
 
     __pydantic_config__ = _STRICT
@@ -135,14 +150,21 @@ class SampleScore:
     rethink: str | None = None
     error: str | None = None
     draws: tuple[float, ...] = ()
+    scores: Scores = ()
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
-        is_unscored = self.error is not None
-        if (self.status is None) != is_unscored or (self.iou is None) != is_unscored:
+        is_unanswered = self.error is not None
+        if (self.status is None) != is_unanswered or (self.iou is None) == self.counts:
             raise DataError(
                 f"score of {self.sample.id!r}: a row has either status and iou, or an error; "
                 "score the predictions again"
             )
+
+    @property
+    def counts(self) -> bool:
+        """Whether means count it: it was answered, and surely enough."""
+        return self.status not in (None, Status.ABSTAINED)
 
     @property
     def cluster(self) -> str:
@@ -167,8 +189,9 @@ class RunInfo:
     files or a hub commit; an ``endpoint`` does not tell its own, and has no ``engine``. ``tool``
     was asked about every sample first; ``tool_sha256`` is the digest of the boxes that samples have
     of a tool (``results_digest``), of this one or of the one that filled the data. ``scorer`` read
-    the answers; Acc@t counts IoU ``hit`` t; ``authors_scorer`` is that of the benchmark's authors,
-    whose figures a report shows beside ours. ``made`` says with what code, libraries and precision.
+    the answers; one with a box below ``min_score`` is an abstention. Acc@t counts IoU ``hit`` t;
+    ``authors_scorer`` is that of the benchmark's authors, whose figures a report shows beside ours.
+    ``made`` says with what code, libraries and precision.
     """
 
     __pydantic_config__ = _STRICT
@@ -198,6 +221,7 @@ class RunInfo:
     min_pixels: int | None = None
     max_pixels: int | None = None
     scorer: str = "reground"
+    min_score: float | None = None
     authors_scorer: str | None = None
     hit: Literal[">", ">="] = ">"
     made: Provenance | None = None
@@ -268,7 +292,10 @@ def read_run(folder: Path) -> RunInfo:
     """How the run in ``folder`` was made; raises ``DataError`` where run.json is missing or bad."""
     path = folder / RUN
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected the run.json that `reground eval` writes")
+        raise DataError(
+            f"{path}: no such file; expected the run.json that `reground eval` writes",
+            help="unfinished-evaluations",
+        )
     try:
         run: RunInfo = _adapter(RunInfo).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
@@ -304,7 +331,10 @@ def _line(row: _Row, adapter: TypeAdapter[_Row], move: Move) -> bytes:
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:
     path = folder / name
     if not path.is_file() and (folder / JOURNAL).exists():
-        raise DataError(f"{folder}: an unfinished run; go on with the same `reground eval` first")
+        raise DataError(
+            f"{folder}: an unfinished run; go on with the same `reground eval` first",
+            help="unfinished-evaluations",
+        )
     seen: set[str] = set()
     move = _inwards(folder)
     for number, line in numbered_lines(path, expected=f"a folder as `{made_by}` writes it"):
@@ -317,7 +347,10 @@ def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) 
         seen.add(row.sample.id)
         yield row
     if not seen:
-        raise DataError(f"{path}: no rows; expected one for each sample, so run `{made_by}` again")
+        raise DataError(
+            f"{path}: no rows; expected one for each sample, so run `{made_by}` again",
+            help="unfinished-evaluations",
+        )
 
 
 def _parsed(line: bytes, adapter: TypeAdapter[_Row], move: Move) -> _Row:

@@ -31,6 +31,7 @@ class Status(StrEnum):
     UNPARSABLE = "unparsable"  # text that does not spell boxes
     OUT_OF_BOUNDS = "out_of_bounds"
     DEGENERATE = "degenerate"  # right <= left or lower <= upper edge
+    ABSTAINED = "abstained"  # boxes that can be read, less sure than was asked for; never read
 
 
 @dataclass(frozen=True, slots=True)

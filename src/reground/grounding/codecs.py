@@ -52,11 +52,12 @@ class PixelLimits:
     def __post_init__(self) -> None:
         for name, limit in (("min_pixels", self.fewest), ("max_pixels", self.most)):
             if limit is not None and limit < 1:
-                raise ConfigError(f"{name} {limit}: expected at least 1")
+                raise ConfigError(f"{name} {limit}: expected at least 1", help="limits-of-pixels")
         if self.fewest is not None and self.most is not None and self.fewest > self.most:
             raise ConfigError(
                 f"min_pixels {self.fewest} is above max_pixels {self.most}; set both so that they "
-                "agree"
+                "agree",
+                help="limits-of-pixels",
             )
 
     def over(self, other: PixelLimits) -> PixelLimits:

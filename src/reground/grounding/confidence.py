@@ -1,4 +1,7 @@
-"""How sure a model was of each box: the probability of the tokens that spell it."""
+"""How sure a model was of each box: the probability of the tokens that spell it.
+
+An answer that is less sure than was asked for is an abstention: its boxes count for nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
+from reground.grounding.answers import Answer, Status
 from reground.grounding.grammars import NUMBER, number
 
 _SCAN = re.compile(NUMBER)
@@ -43,6 +48,35 @@ def box_scores(
         scores.append(math.exp(total / len(tokens)) if own else None)
         end = max(start, 0)
     return tuple(reversed(scores))
+
+
+def least(scores: Sequence[float | None]) -> float | None:
+    """An answer's score: that of its least sure box; None without boxes, or where one has none.
+
+    >>> least([0.9, 0.7]), least([0.9, None]), least([])
+    (0.7, None, None)
+    """
+    known = [score for score in scores if score is not None]
+    return min(known) if known and len(known) == len(scores) else None
+
+
+def unless_unsure(
+    answer: Answer, scores: Sequence[float | None], min_score: float | None
+) -> Answer:
+    """The answer; without its boxes, and ``abstained``, where one of these is less sure than that.
+
+    A box without a score is not known to be sure enough. An answer that says that nothing is there
+    has no box that could fall short.
+
+    >>> from reground.grounding.boxes import THOUSAND, Box
+    >>> answer = Answer(Status.OK, (Box(0, 0, 500, 500, THOUSAND),))
+    >>> [unless_unsure(answer, [0.7], least).status.value for least in (None, 0.7, 0.8)]
+    ['ok', 'ok', 'abstained']
+    """
+    if min_score is None or not answer.boxes:
+        return answer
+    sure = len(scores) == len(answer.boxes) and (least(scores) or 0.0) >= min_score
+    return answer if sure else replace(answer, status=Status.ABSTAINED, boxes=(), num_clipped=0)
 
 
 def _tokens(found: re.Match[str], ends: Sequence[int]) -> range:

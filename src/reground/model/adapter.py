@@ -127,14 +127,16 @@ def set_limits(adapter: ModelAdapter, processor: Any, limits: PixelLimits) -> No
     if fewest > most:
         raise ConfigError(
             f"images of {fewest} to {most} pixels; expected max_pixels to be at least the model's "
-            "fewest; raise max_pixels, or set min_pixels as well"
+            "fewest; raise max_pixels, or set min_pixels as well",
+            help="limits-of-pixels",
         )
     smallest = adapter.smallest(processor)
     for name, limit in (("min_pixels", limits.fewest), ("max_pixels", limits.most)):
         if limit is not None and limit < smallest:
             raise ConfigError(
                 f"{name} {limit} is less than the smallest image of this model, {smallest} pixels; "
-                f"raise {name}"
+                f"raise {name}",
+                help="limits-of-pixels",
             )
 
 

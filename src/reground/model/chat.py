@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from reground.data.images import MAX_ASPECT
@@ -33,6 +34,14 @@ class Prompt:
     ids: tuple[int, ...]
     images: tuple[EncodedImage, ...]
     shown: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What somebody (``user``, ``assistant``, ``system``) says: texts and images in order."""
+
+    role: str
+    parts: Sequence[str | EncodedImage]
 
 
 class Chat:
@@ -108,6 +117,30 @@ class Chat:
         before += self._ids(pieces[-2])
         after = self._ids(pieces[-1])
         return [Prompt((*before, *self.turn_ids(turn), *after), tuple(encoded)) for turn in turns]
+
+    def conversation(self, messages: Sequence[Message]) -> Prompt:
+        """Messages as the template writes them, then the assistant's begin.
+
+        Marks of boxes and objects in their texts are the special tokens of these names; all else
+        is plain. Raises ``DataError`` where the template does not write the messages as they are.
+        """
+        parts = [part for message in messages for part in message.parts]
+        wanted = [_SLOT if isinstance(part, str) else self.adapter.slot for part in parts]
+        between = re.split(f"({_SLOT}|{re.escape(self.adapter.slot)})", self._written(messages))
+        if between[1::2] != wanted:
+            raise DataError(
+                "the model's chat template does not write these messages as they are; expected "
+                "turns of user and assistant, perhaps a system's before them, and images before "
+                "the text"
+            )
+        ids = self._ids(between[0])
+        for part, after in zip(parts, between[2::2], strict=True):
+            if isinstance(part, str):
+                ids += self.encode_answer(part)
+            else:
+                ids += self.adapter.image_ids(self.tokenizer, part)
+            ids += self._ids(after)
+        return Prompt(tuple(ids), tuple(part for part in parts if not isinstance(part, str)))
 
     def turn_ids(self, turn: str | Sequence[Segment]) -> list[int]:
         """Ids of a turn: special tokens are what it says to be one, and nothing else."""
@@ -208,6 +241,26 @@ class Chat:
                 text, add_special_tokens=False, split_special_tokens=split_special_tokens
             ).input_ids
         return ids
+
+    def _written(self, messages: Sequence[Message]) -> str:
+        """The template with a slot in place of each part; empty where it refuses the messages."""
+        content = [
+            {
+                "role": each.role,
+                "content": [
+                    {"type": "text", "text": _SLOT} if isinstance(part, str) else {"type": "image"}
+                    for part in each.parts
+                ],
+            }
+            for each in messages
+        ]
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                content, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError:
+            return ""
+        return rendered
 
     def _template(self, num_images: int) -> str:
         """The template with a slot in place of each image's tokens and of the text."""

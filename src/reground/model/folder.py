@@ -67,7 +67,8 @@ class Folder:
         if CONFIG not in found:
             raise ModelError(
                 f"{path}: holds no {CONFIG}; expected a checkpoint's folder, a run of `reground "
-                "train` that has saved a checkpoint, a hub id, or 'tiny'"
+                "train` that has saved a checkpoint, a hub id, or 'tiny'",
+                help="incomplete-checkpoint",
             )
         return folder
 
@@ -90,11 +91,13 @@ class Folder:
         if not any(each <= there for each in vocabularies):
             raise ModelError(
                 f"{self.name}: holds no tokenizer; expected tokenizer.json, or vocab.json with "
-                "merges.txt; copy them from the checkpoint that it was made from"
+                "merges.txt; copy them from the checkpoint that it was made from",
+                help="incomplete-checkpoint",
             )
         if not (IMAGES in there or "image_processor" in self.settings(PROCESSOR)):
             raise ModelError(
-                f"{self.name}: holds no {IMAGES}, which says how images are cut; {_ANEW}"
+                f"{self.name}: holds no {IMAGES}, which says how images are cut; {_ANEW}",
+                help="incomplete-checkpoint",
             )
 
     def read(self, kind: Any, **options: Any) -> Any:
@@ -118,7 +121,8 @@ class Folder:
             also = f" and has {pickled[0]}, a pickle, which may run code" if pickled else ""
             raise ModelError(
                 f"{self.name}: lacks {missing[0]}{also}; expected weights in safetensors, all "
-                "parts of them; download it again, or save the model anew with transformers"
+                "parts of them; download it again, or save the model anew with transformers",
+                help="incomplete-checkpoint",
             )
         for name in names:
             try:
@@ -127,7 +131,8 @@ class Folder:
             except (OSError, SafetensorError) as error:
                 raise ModelError(
                     f"{self.name}: {name} cannot be read ({first_line(error)}); expected whole "
-                    "weights in safetensors; copy or download the file again"
+                    "weights in safetensors; copy or download the file again",
+                    help="incomplete-checkpoint",
                 ) from None
 
     def _shards(self) -> list[str]:
@@ -138,7 +143,8 @@ class Folder:
                 raise ValueError("weight_map names no files of this folder")
         except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{self.name}: {_INDEX} does not say where weights are ({error!r}); {_ANEW}"
+                f"{self.name}: {_INDEX} does not say where weights are ({error!r}); {_ANEW}",
+                help="incomplete-checkpoint",
             ) from None
         return names
 
@@ -152,7 +158,8 @@ class Folder:
             raise ModelError(
                 f"{self.name}: {name} asks for code of its own (auto_map), which is never run; "
                 "expected a checkpoint of a model type of transformers; where it is one, delete "
-                "auto_map"
+                "auto_map",
+                help="code-of-its-own",
             )
 
 
@@ -172,7 +179,7 @@ def resolve(path: str) -> str:
             "folder, a hub id (owner/name), or a shipped model: " + ", ".join(shipped)
         )
         hint = did_you_mean(path, shipped, otherwise=expected)
-        raise ModelError(f"{path}: no such run or folder; {hint}")
+        raise ModelError(f"{path}: no such run or folder; {hint}", help="no-such-checkpoint")
     folders = Path(path).glob("checkpoints/step-*/model")
     steps = {folder.parent.name[5:]: folder for folder in folders}
     whole = {int(number): folder for number, folder in steps.items() if number.isdigit()}
@@ -196,7 +203,8 @@ def reading(make: Callable[[], T], name: str) -> T:
     except Exception as error:
         raise ModelError(
             f"{name}: no checkpoint could be read ({first_line(error)}); "
-            "expected a folder with config.json, a run, a hub id, or 'tiny'"
+            "expected a folder with config.json, a run, a hub id, or 'tiny'",
+            help="no-such-checkpoint",
         ) from error
 
 

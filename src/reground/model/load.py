@@ -201,7 +201,8 @@ def _adapted(folder: Folder) -> tuple[ModelAdapter, Any]:
     named = folder.settings(CONFIG).get("model_type")
     if not isinstance(named, str) or named not in known:
         raise ModelError(
-            f"{folder.name}: model type {named!r} is not known; expected one of {', '.join(known)}"
+            f"{folder.name}: model type {named!r} is not known; expected one of {', '.join(known)}",
+            help="unknown-model-type",
         )
     folder.check_files()
     config = folder.read(AutoConfig)

@@ -99,7 +99,8 @@ class Prompter:
             raise DataError(
                 f"sample {sample.id!r}: its prompt has {length} tokens or more, {pictured} of them "
                 f"for {len(sample.images)} images, and the model's context holds {context} with "
-                "the answer; lower max_pixels, or show fewer images"
+                "the answer; lower max_pixels, or show fewer images",
+                help="prompts-that-are-too-long",
             )
 
     def gold(self, sample: Sample, prompt: Prompt) -> list[Piece]:

@@ -62,7 +62,8 @@ def read_model(folder: Folder, runtime: Runtime) -> Any:
         raise ModelError(
             f"{folder.name}: {len(unfit)} weights are missing or of another shape than config.json "
             f"says, {unfit[0]} first; expected those of this very model, all of them; download it "
-            "again"
+            "again",
+            help="incomplete-checkpoint",
         )
     if unused := sorted(found["unexpected_keys"]):
         _LOG.warning(

@@ -100,11 +100,14 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device {name!r}: expected cpu, cuda or cuda:N") from None
+        raise ConfigError(
+            f"device {name!r}: expected cpu, cuda or cuda:N", help="no-such-device"
+        ) from None
     if not _is_there(device):
         raise ConfigError(
             f"device {name!r}: this machine has no such device; leave it out for the GPU where "
-            "there is one and the CPU elsewhere"
+            "there is one and the CPU elsewhere",
+            help="no-such-device",
         )
     return device
 

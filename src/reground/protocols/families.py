@@ -117,4 +117,6 @@ def get_family(name: str) -> Family:
     """The family called ``name``; raises ``ConfigError`` that suggests the nearest name."""
     if name in FAMILIES:
         return FAMILIES[name]
-    raise ConfigError(f"unknown family {name!r}; {did_you_mean(name, FAMILIES)}")
+    raise ConfigError(
+        f"unknown family {name!r}; {did_you_mean(name, FAMILIES)}", help="unknown-family"
+    )

@@ -87,7 +87,8 @@ class AnswerProtocol:
             if sample.tool_results is None:
                 raise DataError(
                     f"sample {sample.id!r} has no detector's result to show; use data with "
-                    "tool_results, or a prompt without $tool"
+                    "tool_results, or a prompt without $tool",
+                    help="boxes-of-a-detector-that-are-missing",
                 )
             boxes = [each.box for each in sample.detections]
             tool = self.codec.spell(boxes, size=sizes[sample.target_image])
@@ -176,7 +177,8 @@ def make_protocol(
     if name not in family.prompts:
         raise ConfigError(
             f"family {family.name} does not speak the protocol {name}; "
-            f"choose {', '.join(family.prompts)}"
+            f"choose {', '.join(family.prompts)}",
+            help="a-protocol-that-a-family-does-not-speak",
         )
     offered = {Function.RESULT: name == "think_rethink", Function.ZOOM: zoom}
     functions = tuple(function for function, is_offered in offered.items() if is_offered)

@@ -13,6 +13,7 @@ _CUT = ("length", "max_tokens", "model_length")  # as OpenAI, Anthropic and Mist
 _BROKEN = ("abort", "error")  # of vLLM and SGLang: the server's fault and not the model's
 _END = re.compile(r"(?:<\|(?:im_end|endoftext|end_of_text|eot_id|end)\|>|<end_of_turn>|</s>)\s*\Z")
 _MOST_TOKENS = 10**9
+_LEAST = -1e6  # log-prob that is believed
 REFUSED = {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
@@ -23,7 +24,8 @@ class Reply:
 
     ``at_stop`` is whether it ended at the stop string; None where the server does not say.
     ``is_apart`` is whether the server gave the thoughts apart: what stood around them is then a
-    guess.
+    guess. ``pieces`` are the texts of its tokens and ``logprobs`` their log-probs, none of either
+    where the server does not give them.
     """
 
     text: str
@@ -32,6 +34,8 @@ class Reply:
     at_stop: bool | None = None
     num_prompt_tokens: int | None = None
     is_apart: bool = False
+    pieces: tuple[str, ...] = ()
+    logprobs: tuple[float, ...] = ()
 
 
 def read_reply(value: object, *, stop: str | None = None, thinks: bool = False) -> Reply:
@@ -61,7 +65,9 @@ def read_reply(value: object, *, stop: str | None = None, thinks: bool = False) 
     ended: Literal["stop", "length"] = "length" if is_cut else "stop"
     if not is_cut:
         text = _END.sub("", text)
-    return Reply(text, num_tokens, ended, _at_stop(choice, stop), num_read, is_apart)
+    pieces, logprobs = _tokens(choice)
+    at_stop = _at_stop(choice, stop)
+    return Reply(text, num_tokens, ended, at_stop, num_read, is_apart, pieces, logprobs)
 
 
 def read_served(value: object) -> dict[str, object]:
@@ -124,6 +130,22 @@ def _thoughts_among(parts: list[Any]) -> str | None:
     """The thoughts among the parts of a content, as Anthropic and Mistral write them."""
     found = [part["thinking"] for part in parts if "thinking" in part]
     return "".join(_text(each, "thinking") or "" for each in found) if found else None
+
+
+def _tokens(choice: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The texts of the tokens and their log-probs; none where one of them is no such thing."""
+    rows = _object(choice.get("logprobs")).get("content")
+    if not isinstance(rows, list):
+        return (), ()
+    found: list[tuple[Any, Any]] = [
+        (row.get("token"), row.get("logprob")) for row in map(_object, rows)
+    ]
+    if not all(
+        isinstance(piece, str) and isinstance(value, int | float) and _LEAST <= value <= 0
+        for piece, value in found
+    ):
+        return (), ()
+    return tuple(piece for piece, _ in found), tuple(float(value) for _, value in found)
 
 
 def _at_stop(choice: Mapping[str, Any], stop: str | None) -> bool | None:

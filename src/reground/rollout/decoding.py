@@ -23,7 +23,7 @@ from reground.model.forward import (
 from reground.model.load import Checkpoint
 from reground.model.sharing import GroupLayout
 from reground.model.vision import encode_images
-from reground.rollout.policy import Completion, Finish, Prefix, Prefixes, Sampling
+from reground.rollout.policy import Completion, Finish, Heard, Prefix, Prefixes, Sampling
 
 _FULL = 7 / 8  # keys and values are copied once so many of the groups, or fewer, go on
 
@@ -109,6 +109,7 @@ class Decoding:
     keys: Sequence[int]
     prefixes: Sequence[Prefixes]
     sampling: Sampling
+    heard: Heard | None = None
     _cache: SharedCache = field(init=False)
     _mask: Tensor = field(init=False)
 
@@ -129,6 +130,8 @@ class Decoding:
             tokens, logprobs = self._choose(scores, uniforms[alive, :, step])
             for row, index in enumerate(alive):
                 self._extend(groups[index], tokens[row].tolist(), logprobs[row].tolist())
+                if self.heard and not self.heard(self.prefill.places[index], groups[index].ids[0]):
+                    groups[index].finish = ["length"]
             rows = [row for row, index in enumerate(alive) if groups[index].is_open]
             if not rows or step + 1 == self.sampling.max_tokens:
                 break

@@ -23,6 +23,10 @@ _CHAT, _MODELS = "/chat/completions", "/models"
 _OWN_PATHS = re.compile(r"/(?:chat/completions|chat|completions|models|responses)/?\Z")
 _GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
 
+_LOGPROBS = {"logprobs": True}
+_MOST_LOGPROBS = 8192  # tokens, at some hundred bytes each
+_REFUSALS = (400, 403, 422, 501)  # how servers refuse an option that they do not have
+
 _CHECK_S = 30.0  # in which a server says what it serves
 _UNKNOWN = (404, 405, 501)  # a path that a server does not know
 _FILTERED = ("content_filter", "content_policy_violation")  # refused before the model, by Azure
@@ -83,6 +87,7 @@ class Client:
         self._extra: dict[str, Any] = {}  # options of every request
         self._whole: dict[str, Any] = {}  # those that leave a part of a reply as it was sampled
         self._is_known = False  # whether the address is that of the API
+        self._gives_logprobs: bool | None = None  # None: nobody knows yet
         self._http = JsonClient(
             self._address,
             variable="OPENAI_API_KEY",
@@ -107,12 +112,15 @@ class Client:
                 return
             raise EndpointError(
                 f"{self._address}: {reason}; see that the address is right (as {_EXAMPLE}), the "
-                "server runs, and OPENAI_API_KEY is its key"
+                "server runs, and OPENAI_API_KEY is its key",
+                help="a-server-that-does-not-answer",
             ) from None
         name = self._endpoint.model
         if name not in served:
             found = self._http.quoted(", ".join(served)) or "no model"
-            raise EndpointError(f"{self._address}: serves {found}, not {name}")
+            raise EndpointError(
+                f"{self._address}: serves {found}, not {name}", help="a-server-that-does-not-answer"
+            )
         self._is_known = True
         if served[name] == "vllm":
             self._extra = {"skip_special_tokens": False, "repetition_penalty": 1.0}
@@ -165,7 +173,7 @@ class Client:
         options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         if stop or so_far:
             options |= self._whole | ({"stop": [stop]} if stop else {})
-        completion = await self._complete(urls, text, options, so_far=so_far)
+        completion = await self._with_logprobs(urls, text, options, so_far)
         return read_reply(completion, stop=stop, thinks=thinks)
 
     async def ask_once(
@@ -177,6 +185,27 @@ class Client:
         """
         options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         return read_reply(await self._complete(urls, text, options, retries=0), thinks=True)
+
+    async def _with_logprobs(
+        self, urls: Sequence[str], text: str, options: dict[str, Any], so_far: str
+    ) -> Any:
+        """A completion with the log-probs of its tokens, as long as the server does not refuse.
+
+        Of a long one they would not fit into a reply.
+        """
+        if self._gives_logprobs is not False and options["max_tokens"] <= _MOST_LOGPROBS:
+            try:
+                found = await self._complete(urls, text, options | _LOGPROBS, so_far=so_far)
+            except NoReply as error:
+                if self._gives_logprobs or error.status not in _REFUSALS:
+                    raise
+            else:
+                self._gives_logprobs = True
+                return found
+            plain = await self._complete(urls, text, options, so_far=so_far)
+            self._gives_logprobs = False
+            return plain
+        return await self._complete(urls, text, options, so_far=so_far)
 
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
@@ -237,7 +266,8 @@ class Client:
                     continue
             raise EndpointError(
                 f"{self._address}: is not the address of the API ({reason}); give {other}, where "
-                "it is"
+                "it is",
+                help="a-server-that-does-not-answer",
             )
 
     def _others(self) -> list[Address]:

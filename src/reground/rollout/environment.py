@@ -47,10 +47,14 @@ _PROBLEMS = {
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A sample and the prompt that asks about it."""
+    """A sample and the prompt that asks about it.
+
+    ``begun`` are ids with which a turn begins that is not the protocol's (``episode.one_turn``).
+    """
 
     sample: Sample
     prompt: Prompt
+    begun: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

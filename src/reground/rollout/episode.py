@@ -16,7 +16,7 @@ from reground.model.chat import EncodedImage, Prompt
 from reground.protocols.calls import Function
 from reground.protocols.protocol import AnswerProtocol, Plan
 from reground.rollout.environment import Observation, Pending, PlannedEnvironment, Start
-from reground.rollout.policy import Completion, Policy, Prefix, Prefixes, Sampling
+from reground.rollout.policy import Completion, Heard, Policy, Prefix, Prefixes, Sampling
 
 
 class RolloutStatus(StrEnum):
@@ -99,11 +99,13 @@ def roll_out(
     n: int,
     sampling: Sampling,
     keys: Sequence[int] | None = None,
+    heard: Heard | None = None,
 ) -> list[tuple[Trajectory, ...]]:
     """``n`` rollouts of every start; ``sampling.max_tokens`` limits what one samples in all turns.
 
     All rollouts of one plan take each turn together, so that one prompt is read once for all of
-    them, and one call of ``answer`` serves all that wait.
+    them, and one call of ``answer`` serves all that wait. ``heard`` is told the place of a start
+    and all ids of its one rollout (n = 1) so far, observations included, as they grow.
     """
     if not starts:
         return []
@@ -114,8 +116,33 @@ def roll_out(
         plans.setdefault(environment.plan(start.sample), []).append(place)
     for plan, places in plans.items():
         own = None if keys is None else [keys[place] for place in places]
-        _grow(policy, environment, plan, [growing[place] for place in places], sampling, own)
+        groups = [growing[place] for place in places]
+        hears = _hears(heard, places, groups) if heard else None
+        _grow(policy, environment, plan, groups, sampling, own, hears)
     return [_trajectories(group, environment) for group in growing]
+
+
+def one_turn(
+    policy: Policy,
+    starts: Sequence[Start],
+    *,
+    sampling: Sampling,
+    keys: Sequence[int] | None = None,
+    heard: Heard | None = None,
+) -> list[Trajectory]:
+    """One turn after each start, whatever its protocol plans, and the end."""
+    prompts, begun = zip(*((start.prompt, [Prefix(start.begun)]) for start in starts), strict=True)
+    done = policy.generate(prompts, n=1, sampling=sampling, keys=keys, prefixes=begun, heard=heard)
+    return [
+        Trajectory(
+            start.sample,
+            start.prompt,
+            (Turn(start.begun, None), Turn(own.ids, own.logprobs)),
+            RolloutStatus.OVER_LONG if own.finish == "length" else RolloutStatus.COMPLETED,
+            own.policy_version,
+        )
+        for start, (own,) in zip(starts, done, strict=True)
+    ]
 
 
 def _grow(
@@ -125,6 +152,7 @@ def _grow(
     groups: Sequence[Sequence[_Growing]],
     sampling: Sampling,
     keys: Sequence[int] | None,
+    heard: Heard | None,
 ) -> None:
     """Take all turns of the groups, which have one plan."""
     prompts = [group[0].start.prompt for group in groups]
@@ -137,7 +165,7 @@ def _grow(
             max_tokens=max(each.left for each in every if each.is_open),
         )
         completed = policy.generate(
-            prompts, n=len(groups[0]), sampling=own, keys=keys, prefixes=prefixes
+            prompts, n=len(groups[0]), sampling=own, keys=keys, prefixes=prefixes, heard=heard
         )
         for each, completion in zip(every, chain.from_iterable(completed), strict=True):
             each.add(completion, waits=bool(own.stop))
@@ -148,6 +176,11 @@ def _grow(
         for each, observation in zip(waiting, environment.answer(asking), strict=True):
             each.observe(observation)
         prefixes = [[each.prefix if each.is_open else None for each in group] for group in groups]
+
+
+def _hears(heard: Heard, places: Sequence[int], groups: Sequence[Sequence[_Growing]]) -> Heard:
+    """Hears of one turn and tells of the whole rollout, by the place of its start."""
+    return lambda row, ids: heard(places[row], (*groups[row][0].prefix.ids, *ids))
 
 
 def _trajectories(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -53,6 +53,11 @@ Prefixes = Sequence[Prefix | None]
 DONE = Completion((), (), "stop")
 """In the place of a completion that was not to go on."""
 
+Heard = Callable[[int, Sequence[int]], bool]
+"""Is told a prompt's place in the call and the ids of its completion so far, as they grow; returns
+whether anybody wants more of it. Ids that were told may come again, where memory did not suffice
+and a batch is halved."""
+
 
 class Policy(Protocol):
     """Anything that completes prompts, in one turn or several."""
@@ -65,12 +70,14 @@ class Policy(Protocol):
         sampling: Sampling,
         keys: Sequence[int] | None = None,
         prefixes: Sequence[Prefixes] | None = None,
+        heard: Heard | None = None,
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt; ``keys`` seed them, one key for each prompt.
 
         With ``prefixes`` completions go on from what comes after the prompt already, n for each
         prompt. After a call with stop strings a policy may keep what it has read, for a
-        next call with the very same prompts.
+        next call with the very same prompts. ``heard`` is told of one completion a prompt (n = 1):
+        token by token, or once at its end where the policy cannot do that.
         """
 
 

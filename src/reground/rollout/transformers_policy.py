@@ -14,7 +14,7 @@ from reground.model.load import Checkpoint
 from reground.model.parts import merged_state
 from reground.model.runtime import precision, runtime_of
 from reground.rollout.decoding import Decoding, Prefill
-from reground.rollout.policy import DONE, Completion, Prefix, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Heard, Prefix, Prefixes, Sampling
 
 _T = TypeVar("_T")
 
@@ -42,6 +42,7 @@ class TransformersPolicy:
         sampling: Sampling,
         keys: Sequence[int] | None = None,
         prefixes: Sequence[Prefixes] | None = None,
+        heard: Heard | None = None,
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt; without ``keys`` the prompts' numbers seed them."""
         keys = list(keys) if keys is not None else list(range(len(prompts)))
@@ -54,7 +55,7 @@ class TransformersPolicy:
                 part = whole.of(rows)
                 own_keys = [keys[place] for place in part.places]
                 own_prefixes = [begun[place] for place in part.places]
-                batch = Decoding(self.checkpoint, part, own_keys, own_prefixes, sampling)
+                batch = Decoding(self.checkpoint, part, own_keys, own_prefixes, sampling, heard)
                 with precision(self.checkpoint.model):  # weights are cast once, not for each token
                     return batch.run(self.version)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from reground.errors import UserError
 from reground.serving.batching import QueueFullError
+from reground.serving.chat import PATH, chat_routes
 from reground.serving.detector import detector_routes
-from reground.serving.guard import App, Guard, Refused, Rules
+from reground.serving.guard import App, Guard, Refused, Rules, error_body
 from reground.serving.messages import (
     BatchRequest,
     BatchResponse,
@@ -27,6 +28,7 @@ from reground.serving.messages import (
 from reground.serving.pages import page_routes
 from reground.serving.review import ReviewPages, review_routes
 from reground.serving.service import Service
+from reground.serving.streaming import event, event_stream
 from reground.teacher.store import Store
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -71,20 +73,26 @@ def make_app(service: Service | None, rules: Rules, review: ReviewPages | None =
     if not service:
         return Guard(app, rules)
     _routes(app, service)
+    chat_routes(app, service)
     detector_routes(app, service)
     page_routes(app)
     return service.counts.around(Guard(app, rules))
 
 
 def _routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/ground", summary="Point at what a text means")
-    async def ground(request: GroundRequest, http: Request) -> GroundResponse:
+    @app.post("/v1/ground", summary="Point at what a text means", response_model=GroundResponse)
+    async def ground(request: GroundRequest, http: Request) -> GroundResponse | Response:
+        if request.stream or "text/event-stream" in http.headers.get("accept", ""):
+            events = service.ground_events(request, http)
+            return await event_stream(events, failed=lambda e: event({"error": str(e)}, "error"))
         return await service.ground(request, http)
 
     @app.post("/v1/ground/batch", summary="Several questions, answered together")
     async def ground_batch(batch: BatchRequest, http: Request) -> BatchResponse:
         async def answer(request: GroundRequest) -> GroundResponse | ErrorMessage:
             try:
+                if request.stream:
+                    raise Refused(422, "several answers come together; leave stream out")
                 return await service.ground(request, http)
             except (UserError, Refused) as error:
                 return ErrorMessage(error=str(error))
@@ -110,29 +118,36 @@ def _routes(app: FastAPI, service: Service) -> None:
 
 
 def _errors(app: FastAPI) -> None:
-    """Every error is one sentence under ``error``."""
+    """Every error is one sentence under ``error``, where OpenAI's route has more beside it."""
 
-    def said(status: int, sentence: str, **headers: str) -> JSONResponse:
-        return JSONResponse({"error": sentence}, status, headers=headers)
+    def said(
+        request: Request, status: int, sentence: str, param: str | None = None, **headers: str
+    ) -> JSONResponse:
+        path = request.url.path
+        status = 400 if status == 422 and path == PATH else status  # as OpenAI's API says it
+        return JSONResponse(error_body(path, status, sentence, param), status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-        return said(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+        where = ".".join(str(part) for part in first["loc"][1:])
+        problem = first["msg"].removeprefix("Value error, ")
+        sentence = f"{where or 'the body'}: {problem[:1].lower()}{problem[1:]}"
+        return said(request, 422, sentence, where or None)
 
     @app.exception_handler(UserError)
-    async def mistaken(_: Request, error: UserError) -> JSONResponse:
-        return said(422, str(error))
+    async def mistaken(request: Request, error: UserError) -> JSONResponse:
+        return said(request, 422, str(error))
 
     @app.exception_handler(QueueFullError)
-    async def full(_: Request, error: QueueFullError) -> JSONResponse:
-        return said(429, str(error), **{"Retry-After": str(error.retry_s)})
+    async def full(request: Request, error: QueueFullError) -> JSONResponse:
+        return said(request, 429, str(error), **{"Retry-After": str(error.retry_s)})
 
     @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> JSONResponse:
-        return said(error.status, str(error))
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        return said(request, error.status, str(error))
 
     @app.exception_handler(HTTPException)
-    async def routed(_: Request, error: HTTPException) -> JSONResponse:
-        return said(error.status_code, str(error.detail), **dict(error.headers or {}))
+    async def routed(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        return said(request, error.status_code, str(error.detail), **headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -13,23 +13,31 @@ from typing import TYPE_CHECKING, Protocol
 from reground.errors import UserError
 
 if TYPE_CHECKING:
-    from reground.api import Grounding
+    from reground.api import Grounding, Way
     from reground.rollout.environment import Start
+    from reground.rollout.policy import Heard
 
 GATHER_S = 0.01  # that the first of a batch waits for others
 LARGEST = 32  # questions of a batch
 LATELY = 20  # batches over which the pace is measured
 
+Listener = Callable[[tuple[int, ...]], None]
+"""Is told the ids of an answer so far, in the model's thread."""
+
 
 class Answers(Protocol):
     """What answers questions together, as ``Grounder`` does."""
 
-    def answers(self, starts: Sequence[Start], *, max_tokens: int) -> list[Grounding]:
+    def answers(
+        self, starts: Sequence[Start], *, way: Way, keys: Sequence[int], heard: Heard
+    ) -> list[Grounding]:
         """The answers, in the order of the questions."""
 
 
 class QueueFullError(UserError):
     """Too many questions wait; ``retry_s`` says when there will be room."""
+
+    help = "too-many-questions-wait"
 
     def __init__(self, waiting: int, retry_s: int) -> None:
         super().__init__(f"{waiting} questions wait already; ask again in {retry_s} s")
@@ -46,24 +54,41 @@ class Answered:
     batch: int  # questions that were answered together
 
 
+class _Coming(Future[Answered]):
+    """An answer to come; ``is_unwanted`` once it was cancelled, also while it is being made."""
+
+    is_unwanted = False
+
+    def cancel(self) -> bool:
+        self.is_unwanted = True
+        return super().cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     start: Start
-    max_tokens: int
+    way: Way
+    key: int
     since: float
-    future: Future[Answered] = field(default_factory=Future)
+    listener: Listener | None
+    future: _Coming = field(default_factory=_Coming)
 
     @property
     def tokens(self) -> int:
-        return len(self.start.prompt.ids) + self.max_tokens
+        return len(self.start.prompt.ids) + len(self.start.begun) + self.way.max_tokens
+
+    def heard(self, ids: Sequence[int]) -> bool:
+        if self.listener:
+            self.listener(tuple(ids))
+        return not self.future.is_unwanted
 
 
 class ModelThread:
     """Answers questions in batches of at most ``batch_tokens``, in the order in which they came.
 
-    At most ``most_waiting`` wait. A question whose future was cancelled before its turn costs
-    nothing. Where a batch fails, each of its questions is answered alone, so that one cannot spoil
-    the others.
+    At most ``most_waiting`` wait. A question whose future was cancelled costs nothing from then on,
+    also in the middle of its answer. Where a batch fails, each of its questions is answered alone,
+    so that one cannot spoil the others.
     """
 
     def __init__(self, model: Answers, *, batch_tokens: int, most_waiting: int) -> None:
@@ -85,15 +110,20 @@ class ModelThread:
         """Whether questions are taken, and the thread is there to answer them."""
         return not self._closed and self._thread.is_alive()
 
-    def submit(self, start: Start, *, max_tokens: int) -> Future[Answered]:
-        """The answer to come; raises ``QueueFullError`` where too many wait."""
+    def submit(
+        self, start: Start, way: Way, *, key: int = 0, listener: Listener | None = None
+    ) -> Future[Answered]:
+        """The answer to come; raises ``QueueFullError`` where too many wait.
+
+        ``key`` seeds what is sampled; ``listener`` hears the answer as it grows.
+        """
         with self._changed:
             if len(self._queue) >= self._most:
                 self._queue = deque(each for each in self._queue if not each.future.cancelled())
             if len(self._queue) >= self._most:
                 pace = sum(self._pace) / len(self._pace)
                 raise QueueFullError(len(self._queue), max(1, round(len(self._queue) * pace)))
-            waiting = _Waiting(start, max_tokens, time.monotonic())
+            waiting = _Waiting(start, way, key, time.monotonic(), listener)
             self._queue.append(waiting)
             self._changed.notify()
         return waiting.future
@@ -131,7 +161,7 @@ class ModelThread:
             return True
         widest = max(each.tokens for each in [*batch, following])
         return (
-            following.max_tokens == batch[0].max_tokens
+            following.way == batch[0].way
             and len(batch) < LARGEST
             and widest * (len(batch) + 1) <= self._batch_tokens
         )
@@ -144,7 +174,12 @@ class ModelThread:
             for place, each in enumerate(batch)
         ]
         try:
-            found = self._model.answers(starts, max_tokens=batch[0].max_tokens)
+            found = self._model.answers(
+                starts,
+                way=batch[0].way,
+                keys=[each.key for each in batch],
+                heard=lambda place, ids: batch[place].heard(ids),
+            )
         except Exception as error:  # of a model, of memory: the server goes on
             if len(batch) == 1:
                 batch[0].future.set_exception(error)

@@ -18,8 +18,12 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-OPEN = ("/health", "/ready", "/", "/docs")  # no key: for what watches, and pages, which ask for it
+# No key: for what watches, and pages, which ask for it.
+OPEN = ("/health", "/ready", "/", "/docs")
 OWN = ("/page/", "/review/")  # no key: their parts; a review's addresses hold a secret of their own
+# OpenAI's names of errors by status.
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -71,7 +75,8 @@ class Guard:
             if scope["method"] == "OPTIONS" and allowed:
                 answer = Response(status_code=204)
         except Refused as refused:
-            answer = JSONResponse({"error": str(refused)}, refused.status)
+            body = error_body(scope["path"], refused.status, str(refused))
+            answer = JSONResponse(body, refused.status)
         await answer(scope, asked, _with_headers(send, allowed))
 
     def _check(self, scope: Scope, headers: Headers) -> None:
@@ -127,6 +132,19 @@ class Guard:
             (b"access-control-allow-headers", b"authorization, content-type, x-api-key"),
             (b"vary", b"origin"),
         ]
+
+
+def error_body(path: str, status: int, sentence: str, param: str | None = None) -> dict[str, Any]:
+    """An error as JSON: one sentence under ``error``, and on OpenAI's route in OpenAI's shape.
+
+    >>> error_body("/v1/ground", 422, "no image")
+    {'error': 'no image'}
+    """
+    if not path.startswith("/v1/chat/"):
+        return {"error": sentence}
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    code = _CODES.get(status)
+    return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
 
 
 def _name(host: str) -> str:

@@ -67,6 +67,9 @@ class GroundRequest(_Strict):
         None
     )
     max_tokens: Annotated[int | None, Field(ge=1, description="At most the server's limit.")] = None
+    stream: Annotated[
+        bool, Field(description="Events: `text` as it comes, at last `answer`; or `error`.")
+    ] = False
 
 
 class BatchRequest(_Strict):

@@ -18,6 +18,7 @@ from reground.errors import RunError
 from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
 from reground.serving.guard import App, Rules
+from reground.serving.request_log import RequestLog
 from reground.serving.review import ReviewPages
 from reground.serving.service import Limits, ServedModel, Service
 
@@ -37,7 +38,8 @@ def listening(host: str, port: int) -> socket.socket:
         listener.close()
         raise RunError(
             f"{host}:{port} cannot be used ({error.strerror or error}); choose another --host or "
-            "--port, or port 0 for a free one"
+            "--port, or port 0 for a free one",
+            help="port-in-use",
         ) from None
     return listener
 
@@ -49,6 +51,7 @@ def serve(
     tool: str | None,
     rules: Rules,
     limits: Limits,
+    log: RequestLog | None = None,
     review: ReviewPages | None = None,
     open_page: bool = False,
 ) -> None:
@@ -57,7 +60,7 @@ def serve(
         ServedModel(name, each, _thread(each, most_waiting=limits.most_waiting))
         for name, each in grounders.items()
     ]
-    service = Service(models, limits, tool)
+    service = Service(models, limits, tool, log)
     address = address_of(listener)
     typer.echo(f"{', '.join(grounders)} at {address}/ (Ctrl-C ends it)", err=True)
     if review:

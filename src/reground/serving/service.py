@@ -6,15 +6,19 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
-from reground.api import Grounder, GroundingRequest
+from reground.api import Grounder, GroundingRequest, Way
 from reground.data.images import decoded
 from reground.errors import DataError
 from reground.grounding.sample import Sample
@@ -22,8 +26,11 @@ from reground.serving.batching import Answered, ModelThread
 from reground.serving.counts import ServerCounts
 from reground.serving.guard import Refused
 from reground.serving.messages import GroundRequest, GroundResponse, response_of
+from reground.serving.request_log import RequestLog
+from reground.serving.streaming import Pieces, event
 
 if TYPE_CHECKING:
+    from reground.model.prompting import Prompter
     from reground.rollout.environment import Start
 
 LOOK_S = 0.05  # between two looks whether a client is still there
@@ -50,12 +57,29 @@ class ServedModel:
 
 
 @dataclass(slots=True)
+class Asking:
+    """A question on its way: the ids of its answer so far, and the answer to come."""
+
+    model: ServedModel
+    start: Start
+    future: asyncio.Future[Answered] = field(init=False)
+    ids: tuple[int, ...] = ()
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, ids: tuple[int, ...]) -> None:
+        """Take what was sampled so far."""
+        self.ids = ids
+        self.news.set()
+
+
+@dataclass(slots=True)
 class Service:
     """Models, and what asks them; the first is asked where a request names none."""
 
     models: Sequence[ServedModel]
     limits: Limits
     tool: str | None = None
+    log: RequestLog | None = None
     counts: ServerCounts = field(default_factory=ServerCounts)
     _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
@@ -84,24 +108,35 @@ class Service:
 
     async def ground(self, request: GroundRequest, http: Request) -> GroundResponse:
         """The answer; raises ``UserError`` for a question that cannot be asked."""
+        asking = await self.begin_ground(request)
+        return self.response(asking, await self.answered(asking, http))
+
+    async def begin_ground(self, request: GroundRequest, *, hears: bool = False) -> Asking:
+        """A question on its way; raises as :meth:`ground`."""
         model = self.named(request.model)
 
-        def asked() -> GroundingRequest:
-            numbers = range(len(request.images))
-            return GroundingRequest(
-                images=[decoded(*each) for each in map(_bytes, request.images, numbers)],
+        def start() -> Start:
+            images = pictures(request.images)
+            tool = self.tool if request.tool_boxes is None else request.tool_boxes
+            asked = GroundingRequest(
+                images=images,
                 text=request.text,
                 target_image=request.target_image,
-                tool=self.tool if request.tool_boxes is None else request.tool_boxes,
+                tool=tool,
                 protocol=request.protocol,
             )
+            return started(model.grounder, asked)
 
-        sample, answered = await self.ask(asked, http, model=model, max_tokens=request.max_tokens)
+        return await self.begin(start, model, self.way(request.max_tokens), hears=hears)
+
+    def response(self, asking: Asking, answered: Answered) -> GroundResponse:
+        """An answer as it is sent."""
+        sample = asking.start.sample
         return response_of(
             answered,
             sizes=[(image.width, image.height) for image in sample.images],
-            protocol=model.grounder.prompter.protocol(sample).name,
-            model=model.name,
+            protocol=asking.model.grounder.prompter.protocol(sample).name,
+            model=asking.model.name,
         )
 
     async def ask(
@@ -116,36 +151,128 @@ class Service:
 
         Raises ``UserError`` for a question that cannot be asked, ``Refused`` for want of an answer.
         """
+        way = self.way(max_tokens)
+        asking = await self.begin(lambda: started(model.grounder, make()), model, way)
+        return asking.start.sample, await self.answered(asking, http)
+
+    def way(self, max_tokens: int | None = None) -> Way:
+        """Greedy answers of so many tokens, within the server's limit."""
+        return Way(max_tokens=min(max_tokens or self.limits.max_tokens, self.limits.max_tokens))
+
+    async def begin(
+        self,
+        start: Callable[[], Start],
+        model: ServedModel,
+        way: Way,
+        *,
+        key: int = 0,
+        hears: bool = False,
+    ) -> Asking:
+        """Put a question, which ``start`` makes in another thread, into the model's queue.
+
+        Raises as ``start`` does, and ``QueueFullError``. ``hears`` is whether to hear its ids.
+        """
         async with self._decoding:
-            start = await run_in_threadpool(lambda: _started(model.grounder, make()))
-        most = min(max_tokens or self.limits.max_tokens, self.limits.max_tokens)
-        answered = await self._answered(model.thread.submit(start, max_tokens=most), http)
-        self.counts.answered(answered)
-        return start.sample, answered
+            asking = Asking(model, await run_in_threadpool(start))
+        loop = asyncio.get_running_loop()
 
-    async def _answered(self, future: Future[Answered], http: Request) -> Answered:
-        """The answer, while the client waits for it and in time."""
-        waiting = asyncio.wrap_future(future)
-        try:
-            async with asyncio.timeout(self.limits.timeout_s):
-                while not waiting.done():
-                    await asyncio.wait([waiting], timeout=LOOK_S)
-                    if not waiting.done() and await http.is_disconnected():
-                        raise Refused(499, "the client has gone")
-        except TimeoutError:
-            raise Refused(504, f"no answer within {self.limits.timeout_s:g} s") from None
-        finally:
-            waiting.cancel()
-        if isinstance(error := waiting.exception(), Exception):
+        def listener(ids: tuple[int, ...]) -> None:
+            loop.call_soon_threadsafe(asking.hear, ids)
+
+        coming = model.thread.submit(
+            asking.start, way, key=key, listener=listener if hears else None
+        )
+        asking.future = asyncio.wrap_future(coming)
+        asking.future.add_done_callback(lambda _: asking.news.set())
+        return asking
+
+    async def answered(self, asking: Asking, http: Request) -> Answered:
+        """The answer, while the client waits for it and in time; raises ``Refused``."""
+        async with aclosing(self.heard(asking, http)) as heard:
+            async for _ in heard:
+                pass
+        if isinstance(error := asking.future.exception(), Exception):
             raise Refused(503, f"the model failed: {type(error).__name__}") from error
-        return waiting.result()
+        answered = asking.future.result()
+        self.counts.answered(answered)
+        if self.log:
+            self.log.add(self._record(asking, answered))
+        return answered
+
+    def _record(self, asking: Asking, answered: Answered) -> dict[str, Any]:
+        """An answer as it is kept, without the pixels of its images."""
+        said = self.response(asking, answered).model_dump(mode="json")
+        sample = asking.start.sample
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "asked": sample.question,
+            "images": [[image.width, image.height] for image in sample.images],
+            "target_image": sample.target_image,
+            **said,
+        }
+
+    async def pieces(
+        self, asking: Asking, http: Request, pieces: Pieces, text: Callable[[Sequence[int]], str]
+    ) -> AsyncGenerator[str, None]:
+        """The text of an answer in pieces until the answer is there; raises as :meth:`heard`."""
+        async with aclosing(self.heard(asking, http)) as heard:
+            async for ids in heard:
+                if piece := pieces.more(text(ids)):
+                    yield piece
+
+    async def ground_events(
+        self, request: GroundRequest, http: Request
+    ) -> AsyncGenerator[str, None]:
+        """The text as it comes, then the answer, as events; raises as :meth:`ground`."""
+        asking, pieces = await self.begin_ground(request, hears=True), Pieces()
+        text = partial(text_so_far, asking.model.grounder.prompter)
+        async for piece in self.pieces(asking, http, pieces, text):
+            yield event({"text": piece}, "text")
+        answered = await self.answered(asking, http)
+        if piece := pieces.more(answered.grounding.text, True):
+            yield event({"text": piece}, "text")
+        yield event(self.response(asking, answered).model_dump_json(), "answer")
+
+    async def heard(self, asking: Asking, http: Request) -> AsyncGenerator[tuple[int, ...], None]:
+        """The ids so far, again and again until the answer is there.
+
+        Raises ``Refused`` where the client has gone or the time is over; whoever stops to listen
+        lets the model stop, too.
+        """
+        until = time.monotonic() + self.limits.timeout_s
+        try:
+            while not asking.future.done():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(asking.news.wait(), LOOK_S)
+                if time.monotonic() > until and not asking.future.done():
+                    raise Refused(504, f"no answer within {self.limits.timeout_s:g} s")
+                if asking.news.is_set():
+                    asking.news.clear()
+                    yield asking.ids
+                elif await http.is_disconnected():
+                    raise Refused(499, "the client has gone")
+        finally:
+            asking.future.cancel()
 
 
-def _started(grounder: Grounder, asked: GroundingRequest) -> Start:
+def started(grounder: Grounder, asked: GroundingRequest) -> Start:
+    """A question as a prompt; a tool is shown under piter where the usual protocol shows none."""
     hides = asked.protocol is None and not grounder.protocol.shows_tool
     if asked.tool is not None and hides:
         asked = replace(asked, protocol="piter")
     return grounder.start(asked, id="asked")
+
+
+def text_so_far(prompter: Prompter, ids: Sequence[int]) -> str:
+    """The text of ids that are not all, once it is sure how it begins (:meth:`Prompter.text`)."""
+    text, opening = prompter.text(ids), prompter.checkpoint.chat.opening
+    is_open = opening and "<think>".startswith(text.removeprefix(opening).lstrip())
+    return "" if is_open else text
+
+
+def pictures(urls: Sequence[str]) -> list[Image.Image]:
+    """The images of data URLs; raises ``DataError`` for others."""
+    return [decoded(*_bytes(url, number)) for number, url in enumerate(urls)]
 
 
 def _bytes(url: str, number: int) -> tuple[bytes, str]:

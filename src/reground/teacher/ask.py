@@ -61,7 +61,9 @@ def _samples(config: TeachConfig, specs: Sequence[str]) -> Iterator[Sample]:
     for spec in specs:
         samples = open_dataset(spec, seed=config.seed, limit=config.limit)
         if is_endless(samples):
-            raise ConfigError(f"{spec} is endless; say how many samples with limit=")
+            raise ConfigError(
+                f"{spec} is endless; say how many samples with limit=", help="endless-data"
+            )
         yield from samples
 
 

@@ -23,6 +23,7 @@ from reground.grounding.boxes import Box
 from reground.grounding.sample import Target
 from reground.io import write_json
 from reground.provenance import result_header
+from reground.recipes import recipe
 from reground.training.run import train
 from reground.training.settings import TrainConfig
 
@@ -72,13 +73,13 @@ def _all_arms(out: Path, samples: int) -> dict[str, dict[str, Any]]:
         return seconds
 
     evaluated("base", "base (shipped model)", "tiny")
-    sft = _config("demo_sft.yaml")
+    sft = _config("demo/sft")
     sft_seconds = trained("cot_sft", "CoT-SFT", sft)
     start = f"model={out / 'cot_sft'}"
-    grpo = _config("demo_grpo.yaml", start)
+    grpo = _config("demo/grpo", start)
     seconds = trained(_GRPO, "+ GRPO", grpo)
     steps = max(1, round(sft.steps * seconds / sft_seconds))
-    more = _config("demo_sft.yaml", start, f"steps={steps}", f"seed={grpo.seed}")
+    more = _config("demo/sft", start, f"steps={steps}", f"seed={grpo.seed}")
     trained("more_sft", "+ SFT for the same time", more)
     return reports
 
@@ -92,7 +93,7 @@ def _gain(out: Path, over: str) -> dict[str, Any]:
 
 
 def _config(name: str, *overrides: str) -> TrainConfig:
-    return load(TrainConfig, Path(__file__).with_name("configs") / name, overrides)
+    return load(TrainConfig, recipe(name), overrides)
 
 
 def _refined(out: Path) -> None:

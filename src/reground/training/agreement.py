@@ -63,6 +63,8 @@ def gaps(
 class GapError(EngineError):
     """Log-probs too far apart; ``record`` is the rollout with the largest gap, for a file."""
 
+    help = "engine-and-trainer-disagree"
+
     def __init__(self, message: str, record: dict[str, Any]) -> None:
         super().__init__(message)
         self.record = record

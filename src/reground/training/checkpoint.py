@@ -91,7 +91,8 @@ def restore(
     except _DAMAGES as error:
         raise RunError(
             f"{saved[-1].path}: does not fit the model of this run ({_first_line(error)}); "
-            "resume with the code and model that wrote it, or start again with --clean"
+            "resume with the code and model that wrote it, or start again with --clean",
+            help="resumed-otherwise",
         ) from None
     return saved[-1].step, dict(state["extra"])
 
@@ -111,7 +112,8 @@ def trainer_state(saved: Saved) -> dict[str, Any]:
     except (*_DAMAGES, OSError, EOFError, pickle.UnpicklingError) as error:
         raise RunError(
             f"{path}: found no state of a trainer ({_first_line(error)}); expected "
-            f"what `reground train` wrote; delete {saved.path} to go on from the one before"
+            f"what `reground train` wrote; delete {saved.path} to go on from the one before",
+            help="resumed-otherwise",
         ) from None
     return state
 

@@ -93,7 +93,8 @@ class Draws:
         if len(self.left_out) > max(MOST_IN_A_ROW, MOST_LEFT_OUT * rows):
             raise TrainingError(
                 f"{len(self.left_out)} of {rows} rows cannot be used, the last: {error}; run "
-                "`reground data validate` on the data, and train on what it calls good"
+                "`reground data validate` on the data, and train on what it calls good",
+                help="rows-that-are-refused",
             )
 
     def samples(self, item: int, limit: int | None = None, shift: int = 0) -> list[Sample]:

@@ -44,7 +44,9 @@ def export(run: Path, out: Path, *, dtype: torch.dtype = torch.float32) -> Expor
     there is nothing to export and ``ModelError`` where the copy is not that model.
     """
     if out.exists():
-        raise RunError(f"{out}: is there already; choose another folder")
+        raise RunError(
+            f"{out}: is there already; choose another folder", help="a-folder-that-is-taken"
+        )
     found = checkpoints(RunDir(run))
     if not found:
         raise RunError(f"{run}: no run of `reground train` that has saved a checkpoint")

@@ -97,7 +97,8 @@ class Trainer:
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
                 f"step {step}: loss {total} with gradient norm {norm}; the last good checkpoint is "
-                f"kept in {self.run.checkpoints}; lower optim.lr or look at this step's samples"
+                f"kept in {self.run.checkpoints}; lower optim.lr or look at this step's samples",
+                help="loss-that-is-not-finite",
             )
         batch.tally.add("loss", total if self.accelerator.is_main_process else 0.0, 1.0 / ranks)
         return norm
@@ -118,7 +119,8 @@ class Trainer:
                         f"step {step}: out of memory on rank {self.accelerator.process_index} of "
                         f"{self.accelerator.num_processes}, which the others cannot wait for; go "
                         "on with --resume and half of micro_batch_tokens "
-                        f"({self.config.micro_batch_tokens})"
+                        f"({self.config.micro_batch_tokens})",
+                        help="out-of-memory",
                     ) from None
                 self._limit = smaller(micros, step)
             else:
@@ -149,7 +151,8 @@ class Trainer:
                 f"step {step}: {self._zero_variance} batches in a row had no reward variance in "
                 f"any group (terms: {terms}); expected groups that differ; raise "
                 "rollout.temperature, check the format in rollouts.jsonl, or start from a model "
-                "that sometimes succeeds"
+                "that sometimes succeeds",
+                help="no-reward-variance",
             )
 
     def _summed(self, value: float) -> float:

@@ -105,6 +105,7 @@ def smaller(micros: Iterable[Micro], step: int) -> int:
         raise TrainingError(
             f"step {step}: out of memory with {largest.num_tokens} tokens, which cannot be divided "
             "any more; lower max_pixels, set tuning.gradient_checkpointing: true, train adapters "
-            "(lora), or shard the weights over ranks (sharding: full)"
+            "(lora), or shard the weights over ranks (sharding: full)",
+            help="out-of-memory",
         )
     return largest.num_tokens // 2

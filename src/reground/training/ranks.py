@@ -45,5 +45,6 @@ def together(out: Path, *, timeout_s: float) -> Iterator[None]:
         raise TrainingError(
             f"another rank is gone, or did not come for {timeout_s:g} seconds; expected all ranks "
             "to go on together; see in its output why it stopped, then start all of them again "
-            f"with --resume: the checkpoints in {out} are whole"
+            f"with --resume: the checkpoints in {out} are whole",
+            help="another-rank-is-gone",
         ) from error

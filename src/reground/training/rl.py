@@ -125,7 +125,8 @@ class Reinforcement:
                     f"step {step}: {size - missing} of {len(known)} groups have rewards that "
                     f"differ by more than {sampling.threshold:g}, expected {size}; start from a "
                     "model that is sometimes right and sometimes wrong, draw easier or harder "
-                    "data, or raise algorithm.dynamic_sampling.max_draws"
+                    "data, or raise algorithm.dynamic_sampling.max_draws",
+                    help="no-reward-variance",
                 )
             count = min(2 * missing, sampling.max_draws * size - len(known))
             begin = len(known)

@@ -97,7 +97,8 @@ def _check_data(files: Mapping[str, Any], out: Path) -> None:
             counts = f"{known['rows']} rows then, {now['rows']} now"
             raise RunError(
                 f"{out}: {spec} holds other rows than when the run began ({counts}); put the file "
-                "back, start anew, or go on with these: --data-changed"
+                "back, start anew, or go on with these: --data-changed",
+                help="resumed-otherwise",
             )
 
 
@@ -222,7 +223,8 @@ def _looked_at(rows: Iterable[Sample]) -> list[Sample]:
         raise DataError(
             f"{len(problems)} of {len(looked)} photos cannot be used: {'; '.join(problems[:3])}"
             f"{'; ...' if len(problems) > 3 else ''}. `reground data validate FILE --out CLEAN` "
-            "leaves their rows out"
+            "leaves their rows out",
+            help="images-that-cannot-be-used",
         )
     return list(kinds.values())
 
@@ -346,11 +348,13 @@ def _tools(
         raise ConfigError(
             f"protocol {protocols.usual} never asks for tools.specs; expected one that does, as "
             "protocol: think_rethink, or protocol: piter and data that `reground tool run` has "
-            "filled"
+            "filled",
+            help="a-protocol-that-a-family-does-not-speak",
         )
     if config.method == "rl" and used and not specs:
         raise ConfigError(
-            f"protocol {used[0]} asks a tool and there is none; set tools.specs, as [precomputed]"
+            f"protocol {used[0]} asks a tool and there is none; set tools.specs, as [precomputed]",
+            help="a-protocol-that-a-family-does-not-speak",
         )
     asking = [row for row in rows if protocols.name(row) in used] if specs else []
     return [open_tool(spec, samples=asking) for spec in specs]

@@ -81,5 +81,6 @@ def _some(samples: Iterator[Sample], source: Path, tally: Tally) -> Iterator[Sam
         why = "; ".join(f"{len(places)} {kind}" for kind, places in tally.notes.items())
         raise DataError(
             f"{source}: gave no sample{f' ({why})' if why else ''}; check the source, the split "
-            "and the questions"
+            "and the questions",
+            help="labels-that-are-not-found",
         )

@@ -25,7 +25,10 @@ def recognised(source: Path) -> tuple[str, Path]:
     each is a data set.
     """
     if not source.exists():
-        raise DataError(f"{source}: no such file or folder; name the annotations to convert")
+        raise DataError(
+            f"{source}: no such file or folder; name the annotations to convert",
+            help="labels-that-are-not-found",
+        )
     files = [source] if source.is_file() else list(_files(source))
     found: dict[str, list[Path]] = defaultdict(list)
     for path in files:
@@ -35,11 +38,15 @@ def recognised(source: Path) -> tuple[str, Path]:
         return "yolo", source
     if not found:
         raise DataError(
-            f"{source}: no annotations of a known format; `reground data convert --help` names all"
+            f"{source}: no annotations of a known format; `reground data convert --help` names all",
+            help="labels-that-are-not-found",
         )
     if len(found) > 1:
         named = ", ".join(f"{kind} ({paths[0].name})" for kind, paths in sorted(found.items()))
-        raise DataError(f"{source}: holds several formats: {named}; name the format and its file")
+        raise DataError(
+            f"{source}: holds several formats: {named}; name the format and its file",
+            help="labels-that-are-not-found",
+        )
     (kind, paths) = next(iter(found.items()))
     if kind in ("hub", "hub_objects"):
         return kind, source if source.is_file() and source.suffix == ".parquet" else _around(paths)
@@ -47,7 +54,10 @@ def recognised(source: Path) -> tuple[str, Path]:
         return kind, source if source.is_dir() else source.parent
     if len(paths) > 1:
         named = ", ".join(str(path.relative_to(source)) for path in paths[:4])
-        raise DataError(f"{source}: {len(paths)} files of {kind}: {named}; convert one at a time")
+        raise DataError(
+            f"{source}: {len(paths)} files of {kind}: {named}; convert one at a time",
+            help="labels-that-are-not-found",
+        )
     return kind, paths[0]
 
 

@@ -253,7 +253,8 @@ def _only_frame(turns: Sequence[_Turn], source: Path, tally: Tally) -> _Reading:
     seen = "several frames hold" if fits else "no frame holds"
     raise DataError(
         f"{source}: {seen} all {len(boxes)} boxes; say what they count with --box-frame original "
-        "(pixels of the photo), resized (of the copy that a model saw) or thousandths"
+        "(pixels of the photo), resized (of the copy that a model saw) or thousandths",
+        help="frames-that-do-not-fit",
     )
 
 

@@ -84,7 +84,8 @@ def table(source: Path, split: str | None) -> Any:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError:
         raise DataError(
-            f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'"
+            f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'",
+            help="not-installed",
         ) from None
     try:
         if (source / "state.json").is_file() or (source / "dataset_dict.json").is_file():

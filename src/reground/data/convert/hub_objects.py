@@ -208,7 +208,8 @@ def _found_format(boxes: Sequence[tuple[Any, ImageSize]], shares: bool, source: 
     if fewer > _FEW * more or not more:
         counts = ", ".join(f"{len(boxes) - count} fit as {kind}" for kind, count in wrong.items())
         raise DataError(
-            f"{source}: of {len(boxes)} boxes {counts}; say which they are with --box-format"
+            f"{source}: of {len(boxes)} boxes {counts}; say which they are with --box-format",
+            help="frames-that-do-not-fit",
         )
     return right
 

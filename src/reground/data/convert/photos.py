@@ -62,10 +62,12 @@ class Images:
 
     def has(self, name: str, *, stem: str | None = None) -> bool:
         """Whether the image is on disk; raises ``DataError`` where it must be and is not."""
-        if self.find(name, stem=stem):
-            return True
-        if self.allow_missing:
-            return False
+        return self._there(name, stem) is not None
+
+    def _there(self, name: str, stem: str | None) -> Path | None:
+        """What :meth:`find` gives; raises where that may not be None."""
+        if (found := self.find(name, stem=stem)) or self.allow_missing:
+            return found
         options = "--images names another"
         if self.allow_missing is not None:
             options += ", --allow-missing-images keeps rows without their images"
@@ -94,8 +96,7 @@ class Images:
         return tuple(map(self.ref, names))
 
     def _ref(self, name: str, recorded: ImageSize | None, stem: str | None) -> ImageRef:
-        self.has(name, stem=stem)
-        if (path := self.find(name, stem=stem)) is None:
+        if (path := self._there(name, stem)) is None:
             sides = recorded or NOMINAL
             return ImageRef(below(self.root)(name), sides.width, sides.height)
         found = self.header(path).upright

@@ -20,6 +20,7 @@ from reground.errors import DataError, did_you_mean
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target
 from reground.io import parse_yaml
+from reground.recipes import located
 
 # A superlative is asked only where people would agree: the winner leads the runner-up by this share
 # of the image's side (leftmost, ... lowest), or of its own area (largest).
@@ -192,14 +193,15 @@ def read_questions(path: Path | None, classes: Sequence[str]) -> Questions:
           unique: the white blood cell
           leftmost: the leftmost white blood cell
 
-    Raises ``DataError`` for a class that is not in ``classes`` and for an unknown rule.
+    ``path`` may name a recipe. Raises ``DataError`` for a class that is not in ``classes`` and for
+    an unknown rule.
     """
     if path is None:
         return {
             label: {QuestionRule.UNIQUE: f"the {label}", QuestionRule.ALL: f"every {label}"}
             for label in classes
         }
-    content = parse_yaml(read_text(path), str(path), DataError)
+    content = parse_yaml(read_text(located(path)), str(path), DataError)
     if not _is_table(content):
         raise DataError(f"{path}: expected 'class: {{rule: phrase}}' entries, phrases being text")
     return {

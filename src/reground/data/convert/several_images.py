@@ -156,7 +156,8 @@ def _mig_bench_frame(rows: Sequence[dict[str, Any]], source: Path) -> Frame:
         return THOUSAND
     raise DataError(
         f"{source}: answers hold {', '.join(sorted(kind.__name__ for kind in kinds))}; expected "
-        "decimals throughout (first version, 0-1) or integers throughout (revised, 0-1000)"
+        "decimals throughout (first version, 0-1) or integers throughout (revised, 0-1000)",
+        help="frames-that-do-not-fit",
     )
 
 

@@ -83,7 +83,8 @@ class Journal:
             return False
         raise RunError(
             f"{self._folder}: sample {sample.id!r} was answered with other boxes of a tool than it "
-            "has now; choose another --out, or delete that folder"
+            "has now; choose another --out, or delete that folder",
+            help="a-folder-that-is-taken",
         )
 
 
@@ -104,7 +105,8 @@ def _check_same(folder: Path, found: RunInfo, asked: RunInfo) -> None:
     if changes:
         raise RunError(
             f"{folder}: holds the answers of another run ({'; '.join(changes)}); "
-            "choose another --out, or delete that folder"
+            "choose another --out, or delete that folder",
+            help="a-folder-that-is-taken",
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from reground.errors import DataError
 from reground.evaluation.predicting.question import Add, Question, images_of
-from reground.evaluation.records import Draw, Finish, Prediction
+from reground.evaluation.records import Draw, Finish, Prediction, to_keep
 from reground.grounding.sample import Sample
 from reground.model.chat import Prompt
 from reground.model.load import fingerprint, takes_any_size
@@ -77,14 +77,21 @@ class LocalModel:
         in_vllm = isinstance(self.policy, EnginePolicy)
         return named_place(Runtime.resolve().device, model.dtype) if in_vllm else place_of(model)
 
-    def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
+    def answer(
+        self, samples: Sequence[Sample], *, add: Add, left: Collection[str] | None = None
+    ) -> None:
         """Answers in the order of ``samples``; sampled ones depend on seed and sample alone.
 
-        A sample whose image cannot be read becomes a prediction with an error, not an exception.
+        Those that were computed together are so again, although some are answered already: scores
+        depend on it in their last digits. A sample whose image cannot be read becomes a prediction
+        with an error, not an exception.
         """
         for first in range(0, len(samples), BATCH):
-            for prediction in self._answers(samples[first : first + BATCH]):
-                add(prediction)
+            batch = samples[first : first + BATCH]
+            wanted = {each.id for each in batch if left is None or each.id in left}
+            for prediction in self._answers(batch) if wanted else ():
+                if prediction.sample.id in wanted:
+                    add(prediction)
 
     def _answers(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         asked = [self._prompt_or_error(sample) for sample in samples]
@@ -115,10 +122,13 @@ class LocalModel:
                 num_tokens=first.num_tokens,
                 finish=first.finish,
                 others=tuple(others),
+                scores=first.scores,
             )
 
     def _draw(self, rollout: Trajectory) -> Draw:
-        return Draw(self.prompter.text(rollout.ids), rollout.num_sampled, _FINISH[rollout.status])
+        scores = self.prompter.scores(rollout.ids, rollout.logprobs, sample=rollout.sample)
+        text, finish = self.prompter.text(rollout.ids), _FINISH[rollout.status]
+        return Draw(text, rollout.num_sampled, finish, to_keep(scores))
 
     def _key(self, sample: Sample) -> int:
         return int.from_bytes(sha256(f"{self.seed} {sample.id}".encode()).digest()[:7])

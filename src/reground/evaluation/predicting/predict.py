@@ -57,7 +57,7 @@ def predict_folder(out: Path, question: Question) -> int:
                 journal.add(prediction)
                 advance()
 
-            model.answer(left, add=add)
+            model.answer(own, left={sample.id for sample in left}, add=add)
     return journal.finish(own)
 
 
@@ -67,7 +67,8 @@ def _check_tool_results(samples: Sequence[Sample], protocol: AnswerProtocol, dat
         raise DataError(
             f"{data}: no sample, from {samples[0].id!r} on, has a detector's boxes (tool_results), "
             f"which {protocol.name} with prompt {protocol.profile.name} works with; ask a "
-            "detector with --tool, or use data that has them"
+            "detector with --tool, or use data that has them",
+            help="boxes-of-a-detector-that-are-missing",
         )
 
 
@@ -89,7 +90,9 @@ def _answering(question: Question) -> Answering:
 
         known = remembered(question.processor)
     if known is None and question.family is None:
-        raise ConfigError("an endpoint does not say how its model answers; give --family")
+        raise ConfigError(
+            "an endpoint does not say how its model answers; give --family", help="unknown-family"
+        )
     return known or Answering(family=question.family or "")
 
 
@@ -105,7 +108,8 @@ def _answerer(question: Question, protocols: Protocols, used: Sequence[AnswerPro
     if (question.min_pixels or question.max_pixels) and question.processor is None:
         raise ConfigError(
             "--min-pixels and --max-pixels resize images as a processor does; name the server's "
-            "with --processor"
+            "with --processor",
+            help="limits-of-pixels",
         )
     from reground.evaluation.predicting.remote import RemoteModel
 

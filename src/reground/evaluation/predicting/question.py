@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -116,5 +116,7 @@ class Answerer(Protocol):
     def place(self) -> Mapping[str, str]:
         """``device`` and ``dtype`` of a model in this process; nothing for another."""
 
-    def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
-        """Answer every sample, in any order."""
+    def answer(
+        self, samples: Sequence[Sample], *, add: Add, left: Collection[str] | None = None
+    ) -> None:
+        """Answer, in any order, every sample whose id is ``left``; all where None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from PIL import Image
 from reground.errors import ConfigError, DataError, EndpointError
 from reground.evaluation.predicting.question import Add, Question, images_of
 from reground.evaluation.predicting.rethink import think_rethink
-from reground.evaluation.records import Draw, Prediction
+from reground.evaluation.records import Draw, Prediction, to_keep
 from reground.grounding.boxes import FrameKind
 from reground.grounding.codecs import EncodedSize, Form, PixelLimits
 from reground.grounding.sample import Sample
@@ -64,7 +64,8 @@ class RemoteModel:
         if family.codec.frame is FrameKind.INPUT and question.processor is None:
             raise ConfigError(
                 f"family {family.name} answers in pixels of the image as it was encoded; say whose "
-                "processor encodes it: --processor with a checkpoint's folder or hub id"
+                "processor encodes it: --processor with a checkpoint's folder or hub id",
+                help="a-server-that-does-not-answer",
             )
         if question.endpoint is None:
             raise ConfigError("no server to ask; give --endpoint")
@@ -89,13 +90,17 @@ class RemoteModel:
         """Nothing: a server does not tell."""
         return {}
 
-    def answer(self, samples: Sequence[Sample], *, add: Add) -> None:
+    def answer(
+        self, samples: Sequence[Sample], *, add: Add, left: Collection[str] | None = None
+    ) -> None:
         """Answers, several questions at a time, each handed on as it comes.
 
         A question without a reply becomes a prediction with the reason; after many of them in a
         row, raises ``EndpointError``.
         """
-        asyncio.run(self._answer_all(iter(samples), add))
+        asyncio.run(
+            self._answer_all((each for each in samples if left is None or each.id in left), add)
+        )
 
     async def _answer_all(self, samples: Iterator[Sample], add: Add) -> None:
         patience = Patience("questions", "the endpoint", EndpointError)
@@ -121,7 +126,7 @@ class RemoteModel:
         try:
             images, sizes = await asyncio.to_thread(self._images, sample)
             protocol = self.protocols.of_sample(sample)
-            text = text_of(protocol.user_turn(_plain(sample), sizes))
+            text = text_of(protocol.user_turn(plain(sample), sizes))
             thinks = protocol.form is not Form.DIRECT
             ask = partial(client.ask, images, text, temperature=self.temperature, thinks=thinks)
             first, *others = [
@@ -129,13 +134,19 @@ class RemoteModel:
                     ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens
                 )
                 if protocol.plan.functions
-                else _draw(await ask(max_tokens=self.max_tokens))
+                else _draw(await ask(max_tokens=self.max_tokens), protocol)
                 for _ in range(self.draws)
             ]
         except (DataError, NoReply) as error:
             return Prediction(sample, error=str(error))
         return Prediction(
-            sample, first.text, sizes, first.num_tokens, first.finish, others=tuple(others)
+            sample,
+            first.text,
+            sizes,
+            first.num_tokens,
+            first.finish,
+            others=tuple(others),
+            scores=first.scores,
         )
 
     def _images(self, sample: Sample) -> tuple[list[Image.Image], tuple[EncodedSize, ...]]:
@@ -146,11 +157,12 @@ class RemoteModel:
         return sent, tuple(sizes)
 
 
-def _draw(reply: Reply) -> Draw:
-    return Draw(reply.text, reply.num_tokens, reply.finish)
+def _draw(reply: Reply, protocol: AnswerProtocol) -> Draw:
+    scores = protocol.scores(reply.pieces, reply.logprobs)
+    return Draw(reply.text, reply.num_tokens, reply.finish, to_keep(scores))
 
 
-def _plain(sample: Sample) -> Sample:
+def plain(sample: Sample) -> Sample:
     """The sample with a question in which a server sees no marks; spans stay around their words."""
     edges = sorted({0, len(sample.question), *(e for s in sample.spans for e in (s.start, s.end))})
     pieces = [without_marks(sample.question[a:b]) for a, b in pairwise(edges)]
@@ -189,7 +201,8 @@ def _resizer(path: str, question: Question) -> Resizer:
         if limit is not None and not fewest <= limit <= most:
             raise ConfigError(
                 f"{flag} {limit}: the server shows images of {fewest} to {most} pixels, as "
-                f"{path} says, and would resize them again; expected a number between"
+                f"{path} says, and would resize them again; expected a number between",
+                help="limits-of-pixels",
             )
     limits = question.limits(any_size=servers.adapter.any_size)
     within = PixelLimits(max(fewest, limits.fewest or fewest), min(most, limits.most or most))

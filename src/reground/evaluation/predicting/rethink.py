@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from reground.evaluation.records import Draw, Finish
+from reground.evaluation.records import Draw, Finish, to_keep
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import Sample
 from reground.protocols.calls import (
@@ -56,9 +56,9 @@ async def think_rethink(
     call = _call(first)
     if call is None:
         ended: Finish = "no_call" if first.finish == "stop" else "length"
-        return Draw(first.text, num_tokens, ended)
+        return _draw(first.text, num_tokens, ended, protocol, first)
     if num_tokens >= max_tokens:
-        return Draw(call, num_tokens, "length")
+        return _draw(call, num_tokens, "length", protocol)
     found = result(sample)
     if problem := problem_of(read_call(call), offered=protocol.plan.functions):
         tool_said = refusal_text(problem)
@@ -68,7 +68,15 @@ async def think_rethink(
     num_tokens += _counted(last, whole=True)
     failed = problem is None and found is None
     ended = "tool_failed" if failed and last.finish == "stop" else last.finish
-    return Draw(call + tool_said + last.text, num_tokens, ended)
+    return _draw(call + tool_said + last.text, num_tokens, ended, protocol, last)
+
+
+def _draw(
+    text: str, num_tokens: int, ended: Finish, protocol: AnswerProtocol, part: Reply | None = None
+) -> Draw:
+    """The whole turn; the boxes that count are in the ``part`` that the model wrote last."""
+    scores = protocol.scores(part.pieces, part.logprobs) if part else ()
+    return Draw(text, num_tokens, ended, to_keep(scores))
 
 
 def _call(first: Reply) -> str | None:

@@ -74,7 +74,10 @@ def merge(folders: Sequence[Path], *, out: Path) -> int:
     whole = dataclasses.replace(runs[0], shard=None, tool_sha256=boxes)
     check_cover([row_digest(row.sample) for row in merged], whole)
     if (out / RUN).exists() and read_run(out) != whole:
-        raise DataError(f"{out}: holds another run; choose another --out, or delete that folder")
+        raise DataError(
+            f"{out}: holds another run; choose another --out, or delete that folder",
+            help="a-folder-that-is-taken",
+        )
     return write_predictions(out, merged, run=whole)
 
 

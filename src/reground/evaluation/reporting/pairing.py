@@ -37,7 +37,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     names = [folder.resolve().name for folder in folders]
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         given = ", ".join(map(str, folders))
-        raise DataError(f"found {given}; expected two or more different folders of scores")
+        raise DataError(
+            f"found {given}; expected two or more different folders of scores",
+            help="runs-that-do-not-compare",
+        )
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     runs = [_read(name, folder) for name, folder in zip(names, folders, strict=True)]
@@ -60,18 +63,22 @@ def _read(name: str, folder: Path) -> Run:
 def _check_comparable(a: Run, b: Run) -> None:
     rules = [f"{run.name} by {run.info.scorer} (IoU {run.info.hit} t)" for run in (a, b)]
     if (rule_of(a.info), a.info.hit) != (rule_of(b.info), b.info.hit):
-        raise DataError(f"scored by different rules: {' and '.join(rules)}; score both by the same")
+        raise DataError(
+            f"scored by different rules: {' and '.join(rules)}; score both by the same",
+            help="runs-that-do-not-compare",
+        )
     ids = [{score.sample.id for score in run.scores} for run in (a, b)]
     if ids[0] != ids[1]:
         only_a, only_b = ids[0] - ids[1], ids[1] - ids[0]
         raise DataError(
             f"different samples: {len(only_a)} only in {a.name}{_examples(only_a)}, {len(only_b)} "
-            f"only in {b.name}{_examples(only_b)}; evaluate both on one data set"
+            f"only in {b.name}{_examples(only_b)}; evaluate both on one data set",
+            help="runs-that-do-not-compare",
         )
     pairs = zip(a.scores, b.scores, strict=True)
     changed = [(x.sample, y.sample) for x, y in pairs if asked(x.sample) != asked(y.sample)]
     if changed:
-        raise DataError(_other_version(a, b, changed))
+        raise DataError(_other_version(a, b, changed), help="runs-that-do-not-compare")
 
 
 def _examples(ids: set[str]) -> str:

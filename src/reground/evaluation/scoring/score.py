@@ -119,7 +119,8 @@ def _check_folder(out: Path, run: RunInfo) -> None:
         return
     if (out / PREDICTIONS).exists():
         raise DataError(
-            f"{out}: holds predictions of another run or by another scorer; choose another --out"
+            f"{out}: holds predictions of another run or by another scorer; choose another --out",
+            help="a-folder-that-is-taken",
         )
     _LOG.warning("%s: the scores of another run or scorer are replaced", out)
 

@@ -100,7 +100,8 @@ class InProcess:
             from vllm import LLM, __version__
         except ImportError:
             raise ConfigError(
-                "engine.vllm is set and vLLM is not installed; pip install 'reground[vllm]'"
+                "engine.vllm is set and vLLM is not installed; pip install 'reground[vllm]'",
+                help="not-installed",
             ) from None
         check_version(__version__)
         with tempfile.TemporaryDirectory() as folder:

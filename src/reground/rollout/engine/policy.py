@@ -15,7 +15,7 @@ from reground.model.adapter import adapter_of
 from reground.model.chat import Chat, EncodedImage, Prompt
 from reground.model.load import Checkpoint
 from reground.rollout.engine.weights import Weights
-from reground.rollout.policy import DONE, Completion, Finish, Prefix, Prefixes, Sampling
+from reground.rollout.policy import DONE, Completion, Finish, Heard, Prefix, Prefixes, Sampling
 
 _LOG = getLogger(__name__)
 
@@ -123,8 +123,23 @@ class EnginePolicy:
         sampling: Sampling,
         keys: Sequence[int] | None = None,
         prefixes: Sequence[Prefixes] | None = None,
+        heard: Heard | None = None,
     ) -> list[tuple[Completion, ...]]:
         """``n`` completions of each prompt, which the engine reads once for all of them."""
+        done = self._generate(prompts, n, sampling, keys, prefixes)
+        for place, (first, *_) in enumerate(done):
+            if heard and first is not DONE:
+                heard(place, first.ids)
+        return done
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: Sampling,
+        keys: Sequence[int] | None,
+        prefixes: Sequence[Prefixes] | None,
+    ) -> list[tuple[Completion, ...]]:
         keys = list(keys) if keys is not None else list(range(len(prompts)))
         if prefixes is None:
             pairs = zip(prompts, keys, strict=True)

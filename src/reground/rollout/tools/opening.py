@@ -48,7 +48,7 @@ def open_tool(spec: str, *, samples: Sequence[Sample]) -> Tool:
         return _checked(spec, lambda: entry.load()(rest, samples))
     is_hub_id = spec.count("/") == 1 and not colon and not spec.startswith((".", "/"))
     if not spec or not (Path(spec).is_dir() or is_hub_id):
-        raise ConfigError(f"no tool {shown(spec)!r}; {_nearest(shown(spec))}")
+        raise ConfigError(f"no tool {shown(spec)!r}; {_nearest(shown(spec))}", help="unknown-tool")
     from reground.rollout.tools.zero_shot import ZeroShotDetector  # torch
 
     return ZeroShotDetector.load(spec)

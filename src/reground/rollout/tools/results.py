@@ -79,13 +79,17 @@ class Recorded:
     def of(cls, path: Path, samples: Iterable[Sample]) -> Recorded:
         """Raises ``DataError`` where there is no such file or it says nothing of a sample."""
         if not path.is_file():
-            raise DataError(f"{path}: no such file; expected a {TOOL_RESULTS} of `reground eval`")
+            raise DataError(
+                f"{path}: no such file; expected a {TOOL_RESULTS} of `reground eval`",
+                help="boxes-of-a-detector-that-are-missing",
+            )
         _, rows = _read(path)
         for sample in samples:
             if digest([sample]) not in rows:
                 raise DataError(
                     f"{path}: holds no result for sample {sample.id!r}, as it is asked now; use "
-                    "the data that the tool was asked about, or ask it again"
+                    "the data that the tool was asked about, or ask it again",
+                    help="boxes-of-a-detector-that-are-missing",
                 )
         return cls(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), rows)
 

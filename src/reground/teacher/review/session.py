@@ -28,9 +28,13 @@ _CRISP_SIDE = 256  # smaller images are sent exactly (PNG) and enlarged without 
 class RefusedError(UserError):
     """A decision that cannot be stored as it is."""
 
+    help = "reviewing-chains"
+
 
 class OutdatedError(UserError):
     """A decision about a chain that is the pick no more."""
+
+    help = "reviewing-chains"
 
 
 @dataclass(frozen=True, slots=True)

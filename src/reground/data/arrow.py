@@ -1,0 +1,245 @@
+"""Data sets of Hugging Face in our own columns: written, read, and streamed for training.
+
+A row holds its ``images`` (an ``Image`` feature each), and as ``row`` the JSON of its sample, whose
+paths say where an image is first: ROW/PLACE. ``datasets:FOLDER`` is such a folder of
+``save_to_disk``, ``hub:OWNER/NAME`` such a data set of the hub, or a folder of Parquet, row by row.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, overload
+
+from PIL import Image
+
+from reground.data.convert.hub import table
+from reground.data.images import decoded, load, split_view
+from reground.data.schemes import ENDLESS
+from reground.errors import DataError
+from reground.grounding.sample import ImageRef, Sample, is_file_path
+from reground.io import locked, whole
+
+SHUFFLED, KEPT = 256, 512  # rows of a stream that are mixed, and that stay in memory
+_Row = dict[str, Any]
+
+
+def write(samples: Sequence[Sample], out: Path) -> int:
+    """Write a folder of ``save_to_disk`` with the images within, whole or not at all.
+
+    Files go in as they are, views and scenes as PNG; returns how many rows. Raises ``DataError``
+    where ``out`` is there and is something else, and for an image that cannot be read.
+    """
+    if out.exists() and not (out / "state.json").is_file():
+        raise DataError(f"{out}: exists and is no data set; name a new folder")
+    datasets = _datasets(out)
+    text = datasets.Value("string")
+    columns = {name: text for name in ("id", "task", "question", "row")}
+    features = datasets.Features(columns | {"images": datasets.List(datasets.Image())})
+    with locked(out), TemporaryDirectory(dir=out.parent) as cache, whole(out) as partial:
+        rows = datasets.Dataset.from_generator(
+            lambda: _rows(samples), features=features, cache_dir=cache, fingerprint="reground"
+        )
+        rows.save_to_disk(str(partial))
+        return len(rows)
+
+
+class Folders:
+    """The source ``datasets:FOLDER``."""
+
+    def open(self, spec: str, *, seed: int, limit: int | None) -> Sequence[Sample]:
+        """The rows in their order, whatever the seed; raises ``DataError``."""
+        rows = _FolderRows(spec)
+        return rows[:limit] if limit else rows
+
+    def render(self, path: str) -> Image.Image:
+        """The image at ``datasets:FOLDER/ROW/PLACE``."""
+        spec, row, place = path.rsplit("/", 2)
+        return _image(_table(spec)[int(row)], int(place), path)
+
+
+class Streams:
+    """The source ``hub:OWNER/NAME``: a training begins with the first rows that arrive."""
+
+    def open(self, spec: str, *, seed: int, limit: int | None) -> Sequence[Sample]:
+        """The first ``limit`` rows; or rows without end, mixed by ``seed``, epoch after epoch."""
+        stream = _Stream(spec, seed if limit is None else None, limit or ENDLESS)
+        stream[0]  # what cannot be read is an error now
+        _OPEN[spec] = stream
+        return stream
+
+    def render(self, path: str) -> Image.Image:
+        """The image at ``hub:OWNER/NAME/NUMBER/PLACE`` of a stream that is open."""
+        spec, number, place = path.rsplit("/", 2)
+        if spec not in _OPEN:
+            raise DataError(f"{path}: {spec} is not open; name it as data, not its images")
+        return _image(_OPEN[spec].row(int(number)), int(place), path)
+
+
+@dataclass(frozen=True, slots=True)
+class _FolderRows(Sequence[Sample]):
+    spec: str
+
+    def __len__(self) -> int:
+        return len(_table(self.spec))
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        return _sample(_table(self.spec)[places], lambda path: f"{self.spec}/{path}", self.spec)
+
+
+@dataclass(slots=True)
+class _Stream(Sequence[Sample]):
+    """Rows by number, read forwards; the last ones are kept, for an older one it starts again."""
+
+    spec: str
+    seed: int | None  # mixes the rows; None leaves them in their order
+    length: int
+    _kept: dict[int, _Row] = field(default_factory=dict)
+    _left: Iterator[_Row] | None = None
+    _next: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        places = range(self.length)[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+
+        def own(path: str) -> str:
+            return f"{self.spec}/{places}/{path.rpartition('/')[2]}"
+
+        return _sample(self.row(places), own, self.spec)
+
+    def row(self, number: int) -> _Row:
+        """Row ``number`` of the stream; raises ``DataError`` where it ends before."""
+        with self._lock:
+            if number < self._next and number not in self._kept:
+                self._left, self._next, self._kept = None, 0, {}
+            while self._next <= number:
+                if self._left is None:
+                    self._left = self._rows()
+                row = next(self._left, None)
+                if row is None:
+                    found, asked = self._next, self.length
+                    raise DataError(f"{self.spec}: found {found} rows, expected {asked} by --limit")
+                self._kept[self._next] = row
+                self._kept.pop(self._next - KEPT, None)
+                self._next += 1
+            return self._kept[number]
+
+    def _rows(self) -> Iterator[_Row]:
+        rows, epoch = _streamed(self.spec), 0
+        if self.seed is None:
+            yield from rows
+            return
+        mixed = rows.shuffle(seed=self.seed, buffer_size=SHUFFLED)
+        while True:
+            mixed.set_epoch(epoch)
+            before = self._next
+            yield from mixed
+            if self._next == before:  # it is empty
+                return
+            epoch += 1
+
+
+FOLDERS, STREAMS = Folders(), Streams()
+# One stream of a name at a time, as data sets are opened: its images are asked of it.
+_OPEN: dict[str, _Stream] = {}
+
+
+# ---- parts -------------------------------------------------------------------------------------
+
+
+def _rows(samples: Sequence[Sample]) -> Iterator[_Row]:
+    first: dict[ImageRef, str] = {}
+    for number, sample in enumerate(samples):
+        for place, image in enumerate(sample.images):
+            first.setdefault(image, f"{number}/{place}")
+        row = sample.to_json()
+        for image, own in zip(sample.images, row["images"], strict=True):
+            own["path"] = first[image]
+        yield {
+            "id": sample.id,
+            "task": sample.task,
+            "question": sample.question,
+            "row": json.dumps(row),
+            "images": [{"bytes": _file(image), "path": None} for image in sample.images],
+        }
+
+
+def _file(image: ImageRef) -> bytes:
+    """The file as it is, if it decodes; a view or a scene as PNG."""
+    loaded = load(image)
+    if is_file_path(image.path) and split_view(image.path)[1] is None:
+        return Path(image.path).read_bytes()
+    out = BytesIO()
+    loaded.save(out, "png")
+    return out.getvalue()
+
+
+def _sample(row: _Row, placed: Any, spec: str) -> Sample:
+    try:
+        held = json.loads(row["row"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{spec}: columns {', '.join(row)}; expected row and images, as `reground data export "
+            "datasets` writes; convert others with `reground data convert hub_objects`"
+        ) from None
+    return Sample.from_json(held, placed=placed)
+
+
+def _image(row: _Row, place: int, name: str) -> Image.Image:
+    return decoded(row["images"][place]["bytes"], name)
+
+
+@lru_cache(maxsize=16)
+def _table(spec: str) -> Any:
+    return _undecoded(table(Path(spec.partition(":")[2]), None), _datasets(spec))
+
+
+def _streamed(spec: str) -> Any:
+    datasets, name = _datasets(spec), spec.partition(":")[2]
+    try:
+        rows = datasets.load_dataset(name, split="train", streaming=True)
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError),
+        datasets.exceptions.DatasetsError,
+    ) as error:
+        raise DataError(f"{spec}: datasets cannot read its split train: {error}") from None
+    return _undecoded(rows, datasets)
+
+
+def _undecoded(rows: Any, datasets: Any) -> Any:
+    """The rows with images as the bytes of their files; others have none to undo."""
+    if "images" not in (rows.features or {}):
+        return rows
+    return rows.cast_column("images", datasets.List(datasets.Image(decode=False)))
+
+
+def _datasets(what: object) -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{what}: needs the package datasets; pip install 'reground[hub]'"
+        ) from None
