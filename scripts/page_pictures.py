@@ -6,50 +6,69 @@ python scripts/page_pictures.py
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from pathlib import Path
+from typing import Any
 
-import uvicorn
 from playwright.sync_api import sync_playwright
 
+from background import running
 from reground.api import Grounder
 from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
 from reground.serving.guard import Rules
-from reground.serving.run import listening
-from reground.serving.service import Limits, Service
+from reground.serving.service import Limits, ServedModel, Service
+from reground.tinyworld import scenes
 
 DOCS = Path(__file__).parents[1] / "docs"
+MODELS = ("tiny", "tiny_refiner")
 SIZES = {"page.png": (1180, 700), "page_phone.png": (390, 844)}
 
 
 def main() -> None:
-    """Serve the tiny model, ask its first example, and save what is seen."""
-    grounder, limits = Grounder.from_pretrained("tiny"), Limits()
-    thread = ModelThread(grounder, batch_tokens=20_000, most_waiting=limits.most_waiting)
-    app = make_app(Service(grounder, "tiny", thread, limits), Rules())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
-    listener = listening("127.0.0.1", 0)
-    running = threading.Thread(target=server.run, args=[[listener]])
-    running.start()
-    while not server.started:
-        time.sleep(0.1)
-    with sync_playwright() as playwright:
+    """Serve the tiny models, ask, and save what is seen."""
+    limits = Limits()
+    grounders = {name: Grounder.from_pretrained(name) for name in MODELS}
+    models = [
+        ServedModel(name, each, ModelThread(each, batch_tokens=20_000, most_waiting=8))
+        for name, each in grounders.items()
+    ]
+    with (
+        running(make_app(Service(models, limits), Rules())) as address,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         for name, (width, height) in SIZES.items():
             page = browser.new_page(viewport={"width": width, "height": height})
-            page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            page.goto(address)
             page.locator("#examples button").first.click()
             page.wait_for_selector("#photos img")
-            page.click("#go")
-            page.wait_for_selector("#answer:not([hidden])")
-            page.screenshot(path=DOCS / name, full_page=True)
+            shoot(page, DOCS / name)
+        page = browser.new_page(viewport={"width": 1180, "height": 820})
+        page.goto(address)
+        compare(page)
+        shoot(page, DOCS / "page_compare.png")
         browser.close()
-    server.should_exit = True
-    running.join()
+
+
+def compare(page: Any) -> None:
+    """A question on which the two models differ."""
+    sample = scenes.sample("referring", seed=7, index=6)
+    photo = DOCS / "scene.png"
+    scenes.render(sample.images[0].path).save(photo)
+    page.set_input_files("#files", photo)
+    page.wait_for_selector("#photos img")
+    photo.unlink()
+    page.fill("#text", sample.question)
+    page.check("#compare")
+
+
+def shoot(page: Any, out: Path) -> None:
+    """Ask, and save the page with its answer."""
+    page.click("#go")
+    page.wait_for_selector("#answer:not([hidden])")
+    page.screenshot(path=out, full_page=True)
 
 
 if __name__ == "__main__":

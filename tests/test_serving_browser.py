@@ -287,7 +287,7 @@ def test_the_theme_is_changed_by_hand(page: Any, client: httpx2.Client) -> None:
 def test_the_description_is_read_and_tried(page: Any, client: httpx2.Client) -> None:
     """Every address of /openapi.json is on /docs, and the example of each gets an answer."""
     described = client.get("/openapi.json").json()["paths"]
-    page.goto(f"{client.base_url}docs")
+    page.goto(f"{client.base_url}/docs")
     page.wait_for_selector("article")
     text = page.inner_text("#list")
     assert all(path in text for path in described)

@@ -29,9 +29,10 @@ const LIMITS = {
 function limits(schema) {
   const own = Object.entries(LIMITS).filter(([name]) => name in schema && !schema.prefixItems)
     .map(([name, words]) => `${words} ${schema[name]}`);
-  const inner = (schema.anyOf || []).map(limits).filter(Boolean);
+  const inner = (schema.anyOf || []).map((each) => limits(each).slice(1, -1)).filter(Boolean);
   const usual = schema.default === undefined || schema.default === null ? [] : [`default ${JSON.stringify(schema.default)}`];
-  return [...own, ...inner, ...usual].join("; ");
+  const all = [...own, ...inner, ...usual].join("; ");
+  return all && `(${all})`;
 }
 
 function table(caption, rows) {
