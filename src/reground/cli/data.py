@@ -223,8 +223,8 @@ def export(
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
 
-    coco_results are the answers of an evaluation for pycocotools, with score 1, and beside them
-    their truth under the same ids.
+    coco_results are the answers of an evaluation for pycocotools, with the boxes' scores (1
+    without one), and beside them their truth under the same ids.
 
     \b
     Examples:
@@ -236,7 +236,7 @@ def export(
         from reground.evaluation.coco import write_results
 
         count, truth, left_out = write_results(file, out)
-        typer.echo(f"{out}: {count} boxes with score 1; their truth is {truth}")
+        typer.echo(f"{out}: {count} boxes; their truth is {truth}")
     else:
         from reground.data.export import export as written
         from reground.data.source import read_dataset

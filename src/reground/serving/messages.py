@@ -52,6 +52,10 @@ class GroundRequest(_Strict):
         ),
     ] = None
     protocol: ProtocolName | None = None
+    min_score: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="With a box less sure the answer is abstained, no boxes."),
+    ] = None
     max_tokens: Annotated[int | None, Field(ge=1, description="At most the server's limit.")] = None
 
 

@@ -66,8 +66,9 @@ class Service:
             )
 
         sample, answered = await self.ask(asked, http, request.max_tokens)
+        found = answered.grounding.at_least(request.min_score)
         return response_of(
-            answered,
+            replace(answered, grounding=found),
             sizes=[(image.width, image.height) for image in sample.images],
             protocol=self.grounder.prompter.protocol(sample).name,
             model=self.model,

@@ -58,8 +58,12 @@ def _read(name: str, folder: Path) -> Run:
 
 
 def _check_comparable(a: Run, b: Run) -> None:
-    rules = [f"{run.name} by {run.info.scorer} (IoU {run.info.hit} t)" for run in (a, b)]
-    if (rule_of(a.info), a.info.hit) != (rule_of(b.info), b.info.hit):
+    rules = [
+        f"{run.name} by {run.info.scorer} (IoU {run.info.hit} t, min-score {run.info.min_score})"
+        for run in (a, b)
+    ]
+    own, others = ((rule_of(each), each.hit, each.min_score) for each in (a.info, b.info))
+    if own != others:
         raise DataError(f"scored by different rules: {' and '.join(rules)}; score both by the same")
     ids = [{score.sample.id for score in run.scores} for run in (a, b)]
     if ids[0] != ids[1]:
