@@ -22,6 +22,7 @@ from tables.rl import curves, table4, table5
 from tables.scaling import data, growth, models, recipes, vllm, vs_trl
 from tables.scored import (
     benchmarks,
+    confidence,
     endpoint,
     families,
     mig_bench,
@@ -102,6 +103,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         pizza,
         families,
         scoring,
+        confidence,
         endpoint,
         benchmarks,
         prompts,

@@ -161,6 +161,15 @@ def test_without_supervision_a_sentence_says_what_to_install(
         found((1, 2, 30, 40)).to_supervision()
 
 
+def test_an_unsure_answer_abstains_in_every_form() -> None:
+    answer = found((0, 0, 9, 9), (0, 0, 5, 5), scores=(0.9, 0.5))
+    assert answer.at_least(None) is answer and answer.at_least(0.5) is answer
+    unsure = answer.at_least(0.6)
+    assert unsure.to_json()["status"] == "abstained" and unsure.to_json()["boxes"] == []
+    assert len(unsure.to_supervision()) == 0 and unsure.to_coco() == []
+    assert found().at_least(0.9).answer.status is Status.OK  # nothing is there: no box is unsure
+
+
 def test_an_answer_knows_what_it_was_asked(tiny: Grounder, tmp_path: Path) -> None:
     sample = scenes.sample("referring", seed=3, index=1)
     picture = scenes.render(sample.images[0].path)

@@ -72,7 +72,7 @@ def test_boxes_stand_under_the_ids_of_their_truth(scores: Path, tmp_path: Path) 
         ("b", "plate", 5, 5, 45, 45),
     }
     assert all(each.keys() == {"image_id", "category_id", "bbox", "score"} for each in results)
-    assert {each["score"] for each in results} == {1.0} and "5 boxes with score 1" in shown
+    assert {each["score"] for each in results} == {1.0} and "5 boxes; " in shown
     assert [*files.values()] == ["a", "b", "c", "d"]
     for what in (
         "1 x questions that were never answered",

@@ -131,6 +131,7 @@ def test_summary_counts_status_lengths_and_shares() -> None:
         "unparsable": 0,
         "out_of_bounds": 0,
         "degenerate": 0,
+        "abstained": 0,
     }
 
 

@@ -50,7 +50,7 @@ def score(
     return SampleScore(
         sample,
         status=status,
-        iou=iou,
+        iou=None if status is Status.ABSTAINED else iou,
         predicted=((8.0, 8.0, 40.0, 24.0),) if status is Status.OK else (),
         num_tokens=12,
         finish="stop",

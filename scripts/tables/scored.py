@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from reground.data import benchmarks as known
 from reground.data.benchmarks import MIG_BENCH_COLUMNS
 from reground.grounding.boxes import Box
@@ -55,6 +57,26 @@ def mig_bench() -> str:
         for scorer, own in reversed(files[name]["scorers"].items())
     ]
     return table(["model", "scorer", *MIG_BENCH_COLUMNS.values(), "AVG"], rows)
+
+
+def confidence() -> str:
+    """Which score tells hits from misses, by task."""
+
+    def cell(own: dict[str, Any], name: str) -> str:
+        low, high = own[f"{name}_interval"]
+        return f"{100 * own[name]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+    rows = []
+    for task, own in read("confidence")["tasks"].items():
+        found = own["calibration"]
+        for name in ("score", "agreement"):
+            one = found[name]
+            chance = f"{100 * one['ece_by_chance']:.1f}"
+            cells = [cell(one, "ece"), chance, cell(one, "auroc")]
+            rows.append([f"`synth:{task}`", name, *cells, one["n"]])
+        apart = cell(found["difference"], "auroc")
+        rows.append([f"`synth:{task}`", "score less agreement", "", "", apart, own["n"]])
+    return table(["scenes", "", "ECE (%)", "by chance", "AUROC (%)", "n"], rows)
 
 
 def pizza() -> str:

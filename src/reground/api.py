@@ -133,18 +133,20 @@ class Grounder:
         target_image: int | None = None,
         tool: str | Tool | Sequence[Sequence[float]] | None = None,
         max_tokens: int = 256,
+        min_score: float | None = None,
     ) -> Grounding:
         """The boxes of what ``text`` describes, in original pixels of the answered image.
 
         That image is the one the answer names; otherwise ``target_image``, or the last one.
         ``tool`` is asked first, about that last or target image: a detector as ``reground tool
         run`` names it, or an object of one's own; or it is the boxes that one gave, [x1, y1, x2,
-        y2] in pixels of that image. Raises ``DataError`` for images that cannot be
-        read, an index outside ``images`` and a tool without a result, ``ConfigError`` where the
-        model would not see the tool's boxes.
+        y2] in pixels of that image. An answer with a box less sure than ``min_score`` is an
+        abstention: without boxes, its status ``abstained``. Raises ``DataError`` for images that
+        cannot be read, an index outside ``images`` and a tool without a result, ``ConfigError``
+        where the model would not see the tool's boxes.
         """
         request = GroundingRequest(images=images, text=text, target_image=target_image, tool=tool)
-        return self.ground_batch([request], max_tokens=max_tokens)[0]
+        return self.ground_batch([request], max_tokens=max_tokens)[0].at_least(min_score)
 
     def ground_batch(
         self, requests: Sequence[GroundingRequest], *, max_tokens: int = 256

@@ -233,9 +233,9 @@ def export(
 ) -> None:
     """Write samples for a labelling tool or another trainer, and count what its format lacks.
 
-    coco_results are the answers of an evaluation for pycocotools, with score 1, and beside them
-    their truth under the same ids. datasets is a folder of Hugging Face's save_to_disk with
-    the images within, which `--data datasets:FOLDER` reads again.
+    coco_results are the answers of an evaluation for pycocotools, with the boxes' scores (1
+    without one), and beside them their truth under the same ids. datasets is a folder of Hugging
+    Face's save_to_disk with the images within, which `--data datasets:FOLDER` reads again.
 
     \b
     Examples:
@@ -248,7 +248,7 @@ def export(
         from reground.evaluation.coco import write_results
 
         count, truth, left_out = write_results(file, out)
-        typer.echo(f"{out}: {count} boxes with score 1; their truth is {truth}")
+        typer.echo(f"{out}: {count} boxes; their truth is {truth}")
     elif format_name == "datasets":
         from reground.data.arrow import write
         from reground.data.source import read_dataset

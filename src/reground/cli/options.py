@@ -146,5 +146,14 @@ ProcessorOption = Annotated[
         metavar="MODEL", help="Whose image processor the server has: images are sent resized."
     ),
 ]
+MinScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="X",
+        help="An answer with a box less sure than X is an abstention: it has no boxes.",
+    ),
+]
 ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
 TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for a reply.")]

@@ -18,6 +18,7 @@ from reground.cli.options import (
     MaxPixelsOption,
     MaxTokensOption,
     MinPixelsOption,
+    MinScoreOption,
     PromptOption,
     ProtocolOption,
     ToolOption,
@@ -52,6 +53,7 @@ def command(
     protocol: ProtocolOption = None,
     prompt: PromptOption = None,
     max_tokens: MaxTokensOption = 256,
+    min_score: MinScoreOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     engine: EngineOption = "transformers",
@@ -98,7 +100,14 @@ def command(
                 f"prompt {prompt} shows no tool's boxes; say with --protocol what it is for"
             )
         grounder = grounder.under("piter")
-    grounding = grounder.ground(paths, text, target_image=image, tool=asked, max_tokens=max_tokens)
+    grounding = grounder.ground(
+        paths,
+        text,
+        target_image=image,
+        tool=asked,
+        max_tokens=max_tokens,
+        min_score=min_score,
+    )
     grounding.save(out, font=font)
     record = _record(grounding, grounder.protocol.profile) | {"picture": str(out)}
     typer.echo(json.dumps(record, ensure_ascii=False, indent=2))

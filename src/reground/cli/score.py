@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reground.cli.options import MinScoreOption
+
 if TYPE_CHECKING:
     from reground.evaluation.records import RunInfo, SampleScore
 
@@ -43,6 +45,7 @@ def command(
         ),
     ] = "predictions",
     scorer: ScorerOption = "reground",
+    min_score: MinScoreOption = None,
     family: Annotated[
         str | None,
         typer.Option(help="With cases and scorer reground: how the texts write boxes."),
@@ -59,11 +62,13 @@ def command(
     """Score predictions: each answer is parsed and compared with the true boxes.
 
     Needs no model and opens no image. Writes scores.jsonl and report.json; `reground report` draws
-    the pages.
+    the pages. With --min-score the figures are of the answers that are sure enough, and `coverage`
+    says how many these are.
 
     \b
     Examples:
       reground score results/first --out results/first
+      reground score results/first --min-score 0.8 --out results/sure
       reground score --format mig_bench_outputs --scorer mig_bench outputs/qwen2_vl --out qwen2_vl
       reground score --format cases --scorer vlm_r1 answers.jsonl --out results/answers
       reground score --format cases --family qwen2_5_vl answers.jsonl --out results/answers
@@ -83,20 +88,38 @@ def command(
         return
     if family:
         raise ConfigError("--family is for --format cases; other answers say whose they are")
+    if min_score is not None and format_name != "predictions":
+        raise ConfigError("--min-score is for predictions of ours; other answers have no scores")
     report, count = _scored(
-        predictions, format_name, out, scorer, diagnose=diagnose, partial=partial
+        predictions,
+        format_name,
+        out,
+        scorer,
+        min_score=min_score,
+        diagnose=diagnose,
+        partial=partial,
     )
     if not report["n"]:
-        typer.echo(f"{out / 'scores.jsonl'}: none of {count} samples was ever answered", err=True)
+        wanted = "ever answered" if min_score is None else "answered surely enough"
+        typer.echo(f"{out / 'scores.jsonl'}: none of {count} samples was {wanted}", err=True)
         raise typer.Exit(1)
+    abstained = report["status"]["abstained"]
     typer.echo(
-        f"{out / 'scores.jsonl'}: {count} scored, Acc@0.5 {100 * report['acc@0.5']:.2f} %; "
-        f"next: reground report {out}"
+        f"{out / 'scores.jsonl'}: {count} scored, "
+        + (f"{abstained} of them abstentions, " if abstained else "")
+        + f"Acc@0.5 {100 * report['acc@0.5']:.2f} %; next: reground report {out}"
     )
 
 
 def _scored(
-    predictions: Path, format_name: str, out: Path, scorer: str, *, diagnose: bool, partial: bool
+    predictions: Path,
+    format_name: str,
+    out: Path,
+    scorer: str,
+    *,
+    min_score: float | None,
+    diagnose: bool,
+    partial: bool,
 ) -> tuple[Mapping[str, Any], int]:
     """The report of the answers, and how many there are."""
     from reground.evaluation.reporting.report import Gathered
@@ -109,7 +132,9 @@ def _scored(
         return reports[-1].add
 
     if format_name == "predictions":
-        count = score.score_folder(predictions, out=out, scorer=scorer, begin=begin)
+        count = score.score_folder(
+            predictions, out=out, scorer=scorer, min_score=min_score, begin=begin
+        )
         found = score.diagnose_folder(predictions) if diagnose else None
     else:
         count = score.score_log(

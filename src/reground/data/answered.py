@@ -16,6 +16,7 @@ from reground.data.show import picture
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import as_array
+from reground.grounding.confidence import unless_unsure
 from reground.grounding.sample import Detection, Sample, Target
 from reground.io import whole, write_json
 
@@ -67,6 +68,11 @@ class Grounding:
     def tool(self) -> tuple[Detection, ...] | None:
         """The boxes that a detector gave beforehand, in original pixels; None without one."""
         return self.sample.tool_results
+
+    def at_least(self, min_score: float | None) -> Grounding:
+        """The same; an abstention without boxes where one of these is less sure than that."""
+        answer = unless_unsure(self.answer, self.scores, min_score)
+        return self if answer is self.answer else replace(self, answer=answer, scores=())
 
     def plot(self, *, font: Path | None = None) -> Image.Image:
         """The images 320 pixels high, with the boxes in orange, their scores, and a detector's.

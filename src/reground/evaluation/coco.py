@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reground.data.export import Written, instances
+from reground.data.regions import coco_result
 from reground.errors import DataError
 from reground.evaluation.records import SampleScore, read_scores
 from reground.grounding.boxes import Box
@@ -23,7 +24,7 @@ def write_results(folder: Path, out: Path) -> tuple[int, Path, Written]:
     """Write the answers of a scored ``folder`` to ``out``, and their truth beside it.
 
     A result is image_id, category_id, bbox (left, upper, width, height in pixels of the photo) and
-    score: 1 for all, for answers say no surer. ``pycocotools`` loads the truth as ``COCO`` and the
+    score: that of the box, 1 where it has none. ``pycocotools`` loads the truth as ``COCO`` and the
     results with its ``loadRes``. Returns the number of boxes, the file of the truth, and what the
     form cannot hold. Raises ``DataError`` where no answer holds a box.
     """
@@ -36,13 +37,13 @@ def write_results(folder: Path, out: Path) -> tuple[int, Path, Written]:
     answered = [each for each in scores if each.sample.images[0] in images]
     answered = [each for each in answered if len(each.sample.images) == 1]
     results = [
-        {
-            "image_id": images[score.sample.images[0]],
-            "category_id": categories[category_of(score.sample)],
-            "bbox": [box.x1, box.y1, box.width, box.height],
-            "score": 1.0,
-        }
-        for score, box in _once(answered, left_out)
+        coco_result(
+            box,
+            sure,
+            image_id=images[score.sample.images[0]],
+            category_id=categories[category_of(score.sample)],
+        )
+        for score, box, sure in _once(answered, left_out)
     ]
     if not results:
         raise DataError(f"{folder}: no answer about a single photo holds a box; nothing to write")
@@ -64,8 +65,8 @@ def _categorised(sample: Sample) -> Sample:
 
 def _once(
     scores: Sequence[SampleScore], left_out: Counter[str]
-) -> Iterator[tuple[SampleScore, Box]]:
-    """The boxes of each answer; the same box of the same category in a photo once."""
+) -> Iterator[tuple[SampleScore, Box, float | None]]:
+    """The boxes of each answer with their scores; one of the same category in a photo once."""
     seen = set()
     for score in scores:
         (image,) = score.sample.images
@@ -73,8 +74,9 @@ def _once(
             left_out["questions that were never answered"] += 1
         elif score.status != "ok":
             left_out[f"answers without a box that counts ({score.status})"] += 1
-        for xyxy in score.predicted:
+        own = score.scores or (None,) * len(score.predicted)
+        for xyxy, sure in zip(score.predicted, own, strict=True):
             key = (image, category_of(score.sample), xyxy)
             if key not in seen:
                 seen.add(key)
-                yield score, Box(*xyxy, image.frame)
+                yield score, Box(*xyxy, image.frame), sure

@@ -137,15 +137,14 @@ def _tokens(choice: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ..
     rows = _object(choice.get("logprobs")).get("content")
     if not isinstance(rows, list):
         return (), ()
-    found: list[tuple[Any, Any]] = [
-        (row.get("token"), row.get("logprob")) for row in map(_object, rows)
-    ]
-    if not all(
-        isinstance(piece, str) and isinstance(value, int | float) and _LEAST <= value <= 0
-        for piece, value in found
-    ):
-        return (), ()
-    return tuple(piece for piece, _ in found), tuple(float(value) for _, value in found)
+    pieces, logprobs = [], []
+    for row in map(_object, rows):
+        piece, value = row.get("token"), row.get("logprob")
+        if not (isinstance(piece, str) and isinstance(value, int | float) and _LEAST <= value <= 0):
+            return (), ()
+        pieces.append(piece)
+        logprobs.append(float(value))
+    return tuple(pieces), tuple(logprobs)
 
 
 def _at_stop(choice: Mapping[str, Any], stop: str | None) -> bool | None:

@@ -66,6 +66,10 @@ class GroundRequest(_Strict):
     model: Annotated[str | None, Field(description="A name of /v1/models; default: the first.")] = (
         None
     )
+    min_score: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="With a box less sure the answer is abstained, no boxes."),
+    ] = None
     max_tokens: Annotated[int | None, Field(ge=1, description="At most the server's limit.")] = None
     stream: Annotated[
         bool, Field(description="Events: `text` as it comes, at last `answer`; or `error`.")

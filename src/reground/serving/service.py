@@ -64,6 +64,7 @@ class Asking:
     start: Start | RemoteStart
     future: asyncio.Future[Answered] = field(init=False)
     ids: tuple[int, ...] = ()
+    min_score: float | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def hear(self, ids: tuple[int, ...]) -> None:
@@ -127,13 +128,16 @@ class Service:
             )
             return started(model.grounder, asked)
 
-        return await self.begin(start, model, self.way(request.max_tokens), hears=hears)
+        asking = await self.begin(start, model, self.way(request.max_tokens), hears=hears)
+        asking.min_score = request.min_score
+        return asking
 
     def response(self, asking: Asking, answered: Answered) -> GroundResponse:
         """An answer as it is sent."""
         sample = asking.start.sample
+        found = answered.grounding.at_least(asking.min_score)
         return response_of(
-            answered,
+            replace(answered, grounding=found),
             sizes=[(image.width, image.height) for image in sample.images],
             protocol=asking.model.grounder.protocol_of(sample).name,
             model=asking.model.name,

@@ -24,7 +24,7 @@ from reground.grounding.boxes import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run's figures in [0, 1]; ``unscored`` counts the samples that it never answered.
+    """One run's figures in [0, 1]; ``unscored`` counts the samples that do not count.
 
     ``refinement`` is that of the samples with a detector's boxes, None where there are none.
     """
@@ -130,9 +130,9 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 
 def answered_by_all(runs: Sequence[Run]) -> list[int]:
-    """Which of their samples every run answered."""
+    """Which of their samples every run answered, and surely enough to count."""
     columns = zip(*(run.scores for run in runs), strict=True)
-    return [i for i, row in enumerate(columns) if all(score.error is None for score in row)]
+    return [i for i, row in enumerate(columns) if all(score.counts for score in row)]
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -164,7 +164,7 @@ def _row(run: Run, side: _Side, tasks: Sequence[str], kept: Sequence[int]) -> Ro
     }
     return Row(
         run.name,
-        unscored=sum(score.error is not None for score in run.scores),
+        unscored=sum(not score.counts for score in run.scores),
         accuracy=float(side.hits.mean()),
         macro=sum(means.values()) / len(means),
         mean_iou=float(side.ious.mean()),

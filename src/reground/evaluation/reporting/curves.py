@@ -23,22 +23,22 @@ METRICS = "metrics.jsonl"
 MetricsRow = Mapping[str, float]
 
 # Okabe and Ito (2008): distinct for colour-blind readers, and on light and dark pages alike.
-_BLUE, _ORANGE, _GREEN, _RED = "#2f81c7", "#e69f00", "#1a9e77", "#d55e00"
-_GREY = "#8a8f98"
+BLUE, ORANGE, GREEN, RED = "#2f81c7", "#e69f00", "#1a9e77", "#d55e00"
+GREY = "#8a8f98"
 _MAX_WINDOWS = 25  # a line is smoothed over 1/25 of its rows
 
 # Text stays text, so that the page sets its font; a fixed salt makes equal curves equal bytes.
-_SVG_STYLE: dict[Any, object] = {
+SVG_STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "reground",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": _GREY,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "text.color": _GREY,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "text.color": GREY,
     "legend.frameon": False,
     "savefig.transparent": True,
 }
@@ -81,10 +81,10 @@ _PANELS = (
         "Reward",
         "Mean reward of the sampled rollouts, in total and by term.",
         (
-            _Line("reward/total", "total", _BLUE),
-            _Line("reward/iou", "IoU", _GREEN),
-            _Line("reward/format", "format", _ORANGE),
-            _Line("reward/refinement", "refinement", _RED),
+            _Line("reward/total", "total", BLUE),
+            _Line("reward/iou", "IoU", GREEN),
+            _Line("reward/format", "format", ORANGE),
+            _Line("reward/refinement", "refinement", RED),
         ),
     ),
     _Panel(
@@ -92,9 +92,9 @@ _PANELS = (
         "Share of prompts whose group's mean IoU is above 0.7 (easy), from 0.3 to 0.7 (medium), "
         "below 0.3 (hard).",
         (
-            _Line("difficulty/easy", "easy", _GREEN),
-            _Line("difficulty/medium", "medium", _ORANGE),
-            _Line("difficulty/hard", "hard", _RED),
+            _Line("difficulty/easy", "easy", GREEN),
+            _Line("difficulty/medium", "medium", ORANGE),
+            _Line("difficulty/hard", "hard", RED),
         ),
         is_share=True,
         is_stacked=True,
@@ -102,29 +102,29 @@ _PANELS = (
     _Panel(
         "Validation",
         "Acc@0.5 of greedy answers on the validation set.",
-        (_Line("validation/acc@0.5", "Acc@0.5", _BLUE),),
+        (_Line("validation/acc@0.5", "Acc@0.5", BLUE),),
         is_share=True,
     ),
-    _Panel("Loss", "The loss that was minimised.", (_Line("loss", "loss", _BLUE),)),
+    _Panel("Loss", "The loss that was minimised.", (_Line("loss", "loss", BLUE),)),
     _Panel(
         "KL",
         "Mean per-token KL from the reference policy (k3 estimate).",
-        (_Line("objective/kl", "KL", _BLUE),),
+        (_Line("objective/kl", "KL", BLUE),),
     ),
     _Panel(
         "Length",
         "Mean number of tokens a rollout sampled.",
-        (_Line("rollout/length", "tokens", _BLUE),),
+        (_Line("rollout/length", "tokens", BLUE),),
     ),
     _Panel(
         "Endings",
         "How rollouts ended: by themselves, without a call for the tool that was there, after a "
         "call that got no result, or at the token limit.",
         (
-            _Line("rollout/completed", "completed", _GREEN),
-            _Line("rollout/no_call", "no call", _BLUE),
-            _Line("rollout/tool_failed", "tool failed", _ORANGE),
-            _Line("rollout/over_long", "cut off", _RED),
+            _Line("rollout/completed", "completed", GREEN),
+            _Line("rollout/no_call", "no call", BLUE),
+            _Line("rollout/tool_failed", "tool failed", ORANGE),
+            _Line("rollout/over_long", "cut off", RED),
         ),
         is_share=True,
         is_stacked=True,
@@ -132,7 +132,7 @@ _PANELS = (
     _Panel(
         "Clipped",
         "Share of tokens whose ratio was clipped.",
-        (_Line("objective/clip_share", "tokens clipped", _BLUE),),
+        (_Line("objective/clip_share", "tokens clipped", BLUE),),
         is_share=True,
     ),
 )
@@ -184,14 +184,19 @@ def _series(panel: _Panel, rows: Sequence[MetricsRow]) -> list[_Series]:
 
 
 def _svg(panel: _Panel, series: Sequence[_Series]) -> str:
-    with matplotlib.rc_context(_SVG_STYLE):
+    with matplotlib.rc_context(SVG_STYLE):
         figure = Figure(figsize=(4.4, 2.5), layout="constrained")
         axes = figure.add_subplot()
         (_stack if panel.is_stacked else _plot)(axes, series)
         _finish(axes, panel, num_lines=len(series))
-        out = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=nothing)
+        return svg_of(figure)
+
+
+def svg_of(figure: Figure) -> str:
+    """A figure drawn in ``SVG_STYLE`` as an ``<svg>`` element."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", metadata=nothing)
     svg = out.getvalue()
     return svg[svg.index("<svg") :]  # without the XML prolog, which cannot stand inside a page
 
@@ -220,7 +225,7 @@ def _stack(axes: Axes, series: Sequence[_Series]) -> None:
 def _finish(axes: Axes, panel: _Panel, *, num_lines: int) -> None:
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(visible=True, axis="y", color=_GREY, alpha=0.25, linewidth=0.6)
+    axes.grid(visible=True, axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.margins(x=0.01)
     if panel.is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))

@@ -61,8 +61,9 @@ def _read(name: str, folder: Path) -> Run:
 
 
 def _check_comparable(a: Run, b: Run) -> None:
-    rules = [f"{run.name} by {run.info.scorer} (IoU {run.info.hit} t)" for run in (a, b)]
-    if (rule_of(a.info), a.info.hit) != (rule_of(b.info), b.info.hit):
+    rules = [f"{run.name} by {_rule_in_words(run.info)}" for run in (a, b)]
+    own, others = ((rule_of(each), each.hit, each.min_score) for each in (a.info, b.info))
+    if own != others:
         raise DataError(
             f"scored by different rules: {' and '.join(rules)}; score both by the same",
             help="runs-that-do-not-compare",
@@ -79,6 +80,11 @@ def _check_comparable(a: Run, b: Run) -> None:
     changed = [(x.sample, y.sample) for x, y in pairs if asked(x.sample) != asked(y.sample)]
     if changed:
         raise DataError(_other_version(a, b, changed), help="runs-that-do-not-compare")
+
+
+def _rule_in_words(info: RunInfo) -> str:
+    least = "" if info.min_score is None else f", min-score {info.min_score:g}"
+    return f"{info.scorer} (IoU {info.hit} t{least})"
 
 
 def _examples(ids: set[str]) -> str:

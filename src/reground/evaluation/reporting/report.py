@@ -30,6 +30,7 @@ from reground.evaluation.reporting.tools import (
 )
 from reground.evaluation.scoring.authors import Authors
 from reground.evaluation.scoring.bootstrap import Interval, Intervals, intervals
+from reground.evaluation.scoring.calibration import calibrations
 from reground.evaluation.scoring.columns import Collector, Columns
 from reground.evaluation.scoring.metrics import (
     HITS,
@@ -51,6 +52,13 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 
+_CALIBRATION_NOTE = (
+    "The score is the geometric mean probability of the tokens of the least sure box; agreement "
+    "is the mean IoU of the chosen answer with the other sampled ones. ECE is the mean distance of "
+    "score and share of hits over bins of equally many answers, which by chance alone is not 0; "
+    "AUROC is the chance that a hit has a higher score than a miss. "
+    "Answers without a box that can be read have neither."
+)
 _NUM_BINS = 20  # of the IoU histogram
 _ENDINGS = ("no_call", "tool_failed")  # of answers for which a detector may have given no boxes
 
@@ -88,6 +96,7 @@ def write_report(
     scores = candidates.scores()
     tools = tool_outcomes(scores)
     words = {"measures": MEASURES, "tool_outcomes": OUTCOMES, "tool_note": NOTE}
+    words["calibration_note"] = _CALIBRATION_NOTE
     page = render(
         "report.html.j2",
         **words,
@@ -99,6 +108,7 @@ def write_report(
             for score in _choose(scores, tools, count=num_examples, ended=ended)
         ],
         curves=curves,
+        calibration=_drawn(report["calibration"] or {}),
     )
     text = render("report.md.j2", **words, report=report)
     (folder / "report.md").write_text(text, encoding="utf-8")
@@ -192,6 +202,7 @@ class Gathered:
             },
             "refinement": tools.overall,
             "sampled": sampled,
+            "calibration": calibrations(scores, hit),
             "refinement_top1": tool_figures(apart, "top-1").overall,
             "run": dataclasses.asdict(run),
         }
@@ -214,7 +225,8 @@ def build_report(scores: Iterable[SampleScore], *, run: RunInfo) -> dict[str, An
     ``refinement`` (those of :class:`ToolFigures`, of all and of each task, null without a
     detector's boxes; the best of several boxes counts), ``refinement_top1`` (the same of the first
     box, of all alone), ``sampled`` (those of :meth:`Sampled.to_json`, of all and of each task, null
-    where one answer was asked for), and ``run``.
+    where one answer was asked for), ``calibration`` (by :func:`calibrations`, null where no box has
+    a score), and ``run``.
     ``authors`` holds the figures by the authors' scorer, null without one: ``scorer``, ``hit``,
     ``left_out`` (samples without exactly one true box), those of all scores, ``macro@0.5`` and
     ``tasks``. ``acc@0.5_interval``, of tasks too, ``mean_iou_interval`` and ``macro@0.5_interval``
@@ -300,6 +312,14 @@ def _curves(training: Path) -> Sequence[Curve]:
     from reground.evaluation.reporting.curves import draw_curves, read_metrics  # matplotlib: 0.4 s
 
     return draw_curves(read_metrics(training))
+
+
+def _drawn(calibration: Mapping[str, Any]) -> list[Curve]:
+    if not calibration:
+        return []
+    from reground.evaluation.reporting.reliability import draw_reliability  # matplotlib: 0.4 s
+
+    return draw_reliability(calibration)
 
 
 def _choose(

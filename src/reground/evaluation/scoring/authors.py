@@ -33,4 +33,4 @@ class Authors:
         if len(score.sample.boxes) != 1:
             self.left_out += 1
         else:
-            self.scores.add(score if score.error else peer_score(score, self._peer))
+            self.scores.add(peer_score(score, self._peer) if score.counts else score)

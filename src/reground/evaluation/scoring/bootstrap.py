@@ -7,11 +7,12 @@ Bootstrap (1993), chapter 13; Cameron, Gelbach and Miller (2008) for resampling 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from reground.grounding.boxes import FloatArray
 
@@ -64,8 +65,8 @@ def intervals(
     columns = np.array([np.ones(len(tasks)), *measures.values()])
     if len(images) > MANY:
         columns = columns.round(3)
-    sums = _sums(columns, cluster_index, task_index)
-    totals = _resampled(sums)
+    sums = sums_of(columns, cluster_index, task_index)
+    totals = resampled(sums)
     with np.errstate(invalid="ignore"):  # NaN in a resample without the task
         means = _means(totals)  # [R, T, M]
         overall = _means(totals.sum(axis=1))  # [R, M]
@@ -73,9 +74,9 @@ def intervals(
     means[:, single] = np.nan
     return {
         measure: Intervals(
-            overall=_interval(overall[:, m]),
-            macro=_interval(means[:, :, m].sum(axis=1) / len(names)) if names else None,
-            tasks={name: _interval(means[:, t, m]) for t, name in enumerate(names)},
+            overall=interval_of(overall[:, m]),
+            macro=interval_of(means[:, :, m].sum(axis=1) / len(names)) if names else None,
+            tasks={name: interval_of(means[:, t, m]) for t, name in enumerate(names)},
         )
         for m, measure in enumerate(measures)
     }
@@ -87,22 +88,23 @@ def _indexed(keys: Sequence[T]) -> tuple[list[T], list[int]]:
     return list(places), [places[key] for key in keys]
 
 
-def _sums(columns: FloatArray, clusters: Sequence[int], tasks: Sequence[int]) -> FloatArray:
+def sums_of(columns: FloatArray, clusters: ArrayLike, tasks: ArrayLike) -> FloatArray:
     """Sums of every column [C, N] by cluster and task: [G, T, C]."""
-    num_clusters, num_tasks = max(clusters, default=-1) + 1, max(tasks, default=-1) + 1
-    sums = np.zeros((num_clusters, num_tasks, len(columns)))
-    np.add.at(sums, (np.array(clusters, int), np.array(tasks, int)), columns.T)
+    places, parts = np.array(clusters, int), np.array(tasks, int)
+    sums = np.zeros((places.max(initial=-1) + 1, parts.max(initial=-1) + 1, len(columns)))
+    np.add.at(sums, (places, parts), columns.T)
     return sums
 
 
-def _resampled(sums: FloatArray) -> FloatArray:
+def resampled(sums: FloatArray) -> FloatArray:
     """Totals of the sums [G, T, C] in every resample of G clusters with replacement: [R, T, C].
 
     One cluster gives NaN. Of more than ``MANY``, those with the same sums are drawn together: how
     often each is drawn is multinomial, and so is how often all of a kind are.
     """
-    num_clusters, rng = len(sums), np.random.default_rng(_SEED)
+    num_clusters = len(sums)
     if num_clusters > MANY:
+        rng = np.random.default_rng(_SEED)
         flat = sums.reshape(num_clusters, -1)
         kinds, alike = np.unique(flat, axis=0, return_counts=True)
         size = max(1, _DRAWN // len(kinds))
@@ -112,13 +114,19 @@ def _resampled(sums: FloatArray) -> FloatArray:
             for at in range(0, NUM_RESAMPLES, size)
         ]
         return np.concatenate(parts).reshape(NUM_RESAMPLES, *sums.shape[1:])
-    totals = np.full((NUM_RESAMPLES, *sums.shape[1:]), np.nan)
-    for start in range(0, NUM_RESAMPLES if num_clusters > 1 else 0, _BLOCK):
+    if num_clusters < 2:
+        return np.full((NUM_RESAMPLES, *sums.shape[1:]), np.nan)
+    return np.concatenate([np.tensordot(times, sums, axes=1) for times in resamples(num_clusters)])
+
+
+def resamples(num_clusters: int, *, num: int = NUM_RESAMPLES) -> Iterator[FloatArray]:
+    """How often each of G clusters is in each of ``num`` resamples, [50, G] at a time."""
+    rng = np.random.default_rng(_SEED)
+    for _ in range(0, num, _BLOCK):
         drawn = rng.integers(num_clusters, size=(_BLOCK, num_clusters))
         drawn += num_clusters * np.arange(_BLOCK)[:, None]
         times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        totals[start : start + _BLOCK] = np.tensordot(times.astype(np.float64), sums, axes=1)
-    return totals
+        yield times.astype(np.float64)
 
 
 def _means(totals: FloatArray) -> FloatArray:
@@ -126,7 +134,7 @@ def _means(totals: FloatArray) -> FloatArray:
     return totals[..., 1:] / totals[..., :1]
 
 
-def _interval(means: FloatArray) -> Interval | None:
+def interval_of(means: FloatArray) -> Interval | None:
     """Quantiles of the resamples [R] that have a mean; None where most have none."""
     present = means[~np.isnan(means)]
     if 2 * len(present) < len(means):

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from reground.evaluation.records import SampleScore
 from reground.grounding.answers import Status
 from reground.grounding.boxes import FloatArray
+from reground.grounding.confidence import least
 from reground.grounding.sample import Sample
 
 Codes = NDArray[np.int64]
 MEASURES = ("iou", "length", "well_formed", "clipped", "truncated")
+CONFIDENCE = ("score", "agreement")
 _STATUS = {status: place for place, status in enumerate(Status)}
 _NONE = -1
 _NAN = float("nan")
@@ -44,8 +46,10 @@ class Columns:
 
     ``values`` hold what is averaged, by the names of ``MEASURES``, [N] each, NaN where nobody
     recorded it: the IoU (0 of what could not be read), the answer's tokens, and shares as 0 or 1.
-    ``scored`` [N] says which samples were answered, ``status`` [N] is a place in ``Status``, and
-    ``slices`` are what divides samples, as in :func:`slices_of`.
+    ``scored`` [N] says which samples count: they were answered, and surely enough; ``status`` [N]
+    is a place in ``Status``, -1 without an answer, and ``slices`` are what divides samples, as in
+    :func:`slices_of`. ``confidence`` holds by name what may tell hits from misses, [N] each: the
+    ``score`` of the least sure box, and the ``agreement`` of several answers.
     """
 
     values: Mapping[str, FloatArray]
@@ -54,6 +58,7 @@ class Columns:
     tasks: Keys
     clusters: Keys
     slices: Mapping[str, Keys]
+    confidence: Mapping[str, FloatArray]
 
     def __len__(self) -> int:
         return len(self.scored)
@@ -76,11 +81,14 @@ class Collector:
         self._status = array("q")
         self._tasks, self._clusters = _Texts(), _Texts()
         self._slices: dict[str, _Texts] = {}
+        self._confidence = {name: array("d") for name in CONFIDENCE}
 
     def add(self, score: SampleScore) -> None:
         """Take a score in."""
         for name, value in zip(MEASURES, _values(score), strict=True):
             self._values[name].append(_NAN if value is None else value)
+        for name, found in zip(CONFIDENCE, (least(score.scores), score.agreement), strict=True):
+            self._confidence[name].append(_NAN if found is None else found)
         place = len(self._ids)
         self._ids.append(score.sample.id)
         self._status.append(_NONE if score.status is None else _STATUS[score.status])
@@ -97,11 +105,12 @@ class Collector:
         first = {name: int(np.argmax(own.codes >= 0)) for name, own in slices.items()}
         return Columns(
             values={name: np.array(own)[order] for name, own in self._values.items()},
-            scored=status != _NONE,
+            scored=(status != _NONE) & (status != _STATUS[Status.ABSTAINED]),
             status=status,
             tasks=self._tasks.keys(order),
             clusters=self._clusters.keys(order),
             slices={name: slices[name] for name in sorted(slices, key=first.__getitem__)},
+            confidence={name: np.array(own)[order] for name, own in self._confidence.items()},
         )
 
 

@@ -2,8 +2,8 @@
 
 Acc@t is the share of samples with IoU > t, as in VLM-R1 and VG-Refiner; a peer's scorer may count
 IoU >= t (``hit``), which differs only for a box of exactly that IoU. An answer that cannot be read
-is a miss with IoU 0; a sample that was never answered (a row with an error) is unscored: it is
-counted apart and enters no mean.
+is a miss with IoU 0; a sample that was never answered (a row with an error) is unscored, and one
+that was not answered surely enough is an abstention: they are counted apart and enter no mean.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Outcome(StrEnum):
     UNPARSABLE = Status.UNPARSABLE
     OUT_OF_BOUNDS = Status.OUT_OF_BOUNDS
     DEGENERATE = Status.DEGENERATE
+    ABSTAINED = Status.ABSTAINED
     UNSCORED = "unscored"
 
 
@@ -58,9 +59,11 @@ class Summary:
     """The figures of one set of scores.
 
     ``n`` counts the scored samples, ``errors`` the unscored ones, ``num_images`` the distinct
-    target images of the scored ones. ``estimates`` holds a mean per name: ``acc@0.3``, ``acc@0.5``,
-    ``acc@0.7``, ``mean_iou``, ``length`` (tokens of the answer) and the shares ``well_formed``,
-    ``clipped`` (a box was clipped to the image) and ``truncated`` (cut off at the token limit).
+    target images of the scored ones. Of those with an answer, ``coverage`` is the share that was
+    sure enough to count; ``status`` counts the others as abstained. ``estimates`` holds a mean per
+    name: ``acc@0.3``, ``acc@0.5``, ``acc@0.7``, ``mean_iou``, ``length`` (tokens of the answer) and
+    the shares ``well_formed``, ``clipped`` (a box was clipped to the image) and ``truncated`` (cut
+    off at the token limit).
     """
 
     n: int
@@ -68,11 +71,12 @@ class Summary:
     num_images: int
     estimates: Mapping[str, Estimate]
     status: Mapping[Status, int]
+    coverage: Estimate
 
     def to_json(self) -> dict[str, Any]:
         """One flat object: a name and ``name_stderr`` for every mean, and the status counts."""
         row: dict[str, Any] = {"n": self.n, "errors": self.errors, "images": self.num_images}
-        for name, estimate in self.estimates.items():
+        for name, estimate in [*self.estimates.items(), ("coverage", self.coverage)]:
             row |= {name: estimate.value, f"{name}_stderr": estimate.stderr}
         return row | {"status": {str(status): count for status, count in self.status.items()}}
 
@@ -98,16 +102,20 @@ def summarise(
     rows = np.arange(len(scores)) if rows is None else rows
     scored = rows[scores.scored[rows]]
     images, index = np.unique(scores.clusters.codes[scored], return_inverse=True)
-    counts = np.bincount(scores.status[scored], minlength=len(Status))
+    answered = rows[scores.status[rows] >= 0]
+    counts = np.bincount(scores.status[answered], minlength=len(Status))
     return Summary(
         n=len(scored),
-        errors=len(rows) - len(scored),
+        errors=len(rows) - len(answered),
         num_images=len(images),
         estimates={
             name: _mean(values, index, len(images))
             for name, values in _measures(scores, scored, hit).items()
         },
         status={status: int(count) for status, count in zip(Status, counts, strict=True)},
+        coverage=clustered_mean(
+            scores.scored[answered].astype(np.float64), scores.clusters.codes[answered]
+        ),
     )
 
 

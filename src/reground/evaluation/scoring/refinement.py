@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reground.evaluation.records import SampleScore
 from reground.evaluation.scoring.metrics import clustered_mean
-from reground.grounding.answers import RIGHT
+from reground.grounding.answers import RIGHT, Status
 from reground.grounding.boxes import Box, FloatArray, iou
 from reground.grounding.sample import Sample
 
@@ -124,11 +124,14 @@ class Refined:
 
 
 def refined(scores: Sequence[SampleScore], policy: ToolPolicy = "best") -> list[Refined]:
-    """Those of ``scores`` whose samples come with a detector's boxes, be it an empty list."""
+    """Those of ``scores`` whose samples come with a detector's boxes, be it an empty list.
+
+    Abstentions are left out.
+    """
     return [
         Refined(score, tool_iou(score.sample, policy))
         for score in scores
-        if score.sample.tool_results is not None
+        if score.sample.tool_results is not None and score.status is not Status.ABSTAINED
     ]
 
 

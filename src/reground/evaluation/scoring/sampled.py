@@ -36,6 +36,18 @@ def vote(answers: Sequence[Answer]) -> int:
     return readable[int(np.argmax(agreement))]
 
 
+def agreement(answers: Sequence[Answer], place: int) -> float | None:
+    """The mean IoU of one of several answers with the others, of which unreadable ones count 0.
+
+    None where there are no others, or it cannot be read itself.
+    """
+    others = [answer for other, answer in enumerate(answers) if other != place]
+    if not others or answers[place].status is not Status.OK:
+        return None
+    found = [_overlap(answers[place], each) for each in others if each.status is Status.OK]
+    return sum(found) / len(others)
+
+
 def _overlap(one: Answer, other: Answer) -> float:
     named = (one.image_index, other.image_index)
     return set_iou(one.boxes, other.boxes) if None in named or named[0] == named[1] else 0.0
@@ -61,7 +73,7 @@ class Sampled:
 
         Raises ``DataError`` where numbers of answers differ.
         """
-        scored = [score for score in scores if score.error is None]
+        scored = [score for score in scores if score.counts]
         sizes = sorted({len(score.draws) for score in scored})
         if sizes in ([], [0]):
             return None

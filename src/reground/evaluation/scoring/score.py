@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from reground.errors import DataError
+from reground.errors import ConfigError, DataError
 from reground.evaluation.records import (
     PREDICTIONS,
     RUN,
@@ -24,9 +24,10 @@ from reground.evaluation.scoring.diagnose import describe, diagnose
 from reground.evaluation.scoring.logs import read_log
 from reground.evaluation.scoring.peers import get_peer
 from reground.evaluation.scoring.peers.peer import NO_BOX, Peer, Task
-from reground.evaluation.scoring.sampled import vote
+from reground.evaluation.scoring.sampled import agreement, vote
 from reground.grounding.answers import Status
 from reground.grounding.answers import score as overlap
+from reground.grounding.confidence import unless_unsure
 from reground.grounding.sample import digest
 from reground.protocols.families import get_family
 from reground.protocols.protocol import AnswerProtocol, get_protocol
@@ -41,14 +42,25 @@ Begin = Callable[[RunInfo], Callable[[SampleScore], None]]
 
 
 def score_folder(
-    predictions: Path, *, out: Path, scorer: str = OURS, begin: Begin | None = None
+    predictions: Path,
+    *,
+    out: Path,
+    scorer: str = OURS,
+    min_score: float | None = None,
+    begin: Begin | None = None,
 ) -> int:
     """Score the predictions of a folder into ``out`` (scores.jsonl, run.json); returns how many.
 
-    Raises ``DataError`` for a missing or malformed file, ``ConfigError`` for an unknown family or
-    scorer.
+    An answer with a box that is less sure than ``min_score`` is an abstention. Raises ``DataError``
+    for a missing or malformed file, and where no box has a score to ask for; ``ConfigError`` for an
+    unknown family or scorer, and for a ``min_score`` where another's rules read the answers.
     """
     rows, run = read_predictions(predictions), read_run(predictions)
+    if min_score is not None:
+        if scorer != OURS:
+            raise ConfigError("--min-score is for --scorer reground; others know no abstention")
+        _check_scored(predictions)
+        run = replace(run, min_score=min_score)
     return _score(rows, run, out=out, scorer=scorer, begin=begin)
 
 
@@ -105,12 +117,21 @@ def _score(
             if peer:
                 score = _by_peer(row, peer)
             else:
-                score = score_prediction(row, run.protocol_for(row.sample))
+                protocol = run.protocol_for(row.sample)
+                score = score_prediction(row, protocol, min_score=run.min_score)
             if take:
                 take(score)
             yield score
 
     return write_scores(out, scores(), run=run)
+
+
+def _check_scored(folder: Path) -> None:
+    if not any(row.scores for row in read_predictions(folder)):
+        raise DataError(
+            f"{folder}: no box has a score, so --min-score cannot choose; predict again, in "
+            "process or with a server that gives log-probs"
+        )
 
 
 def _check_folder(out: Path, run: RunInfo) -> None:
@@ -174,27 +195,31 @@ def peer_score(answer: Prediction | SampleScore, peer: Peer) -> SampleScore:
     )
 
 
-def score_prediction(prediction: Prediction, protocol: AnswerProtocol) -> SampleScore:
+def score_prediction(
+    prediction: Prediction, protocol: AnswerProtocol, *, min_score: float | None = None
+) -> SampleScore:
     """One prediction's score; the answer is read as ``protocol`` writes it.
 
     An answer that names another image than the sample's target scores IoU 0, however its box lies.
-    Of several answers, the one they vote for counts.
+    Of several answers, the one they vote for counts; it is an abstention where one of its boxes is
+    less sure than ``min_score``.
     """
     sample = prediction.sample
     if prediction.error is not None or prediction.finish is None:
         return SampleScore(sample, error=prediction.error)
     drawn = (
-        Draw(prediction.text, prediction.num_tokens, prediction.finish),
+        Draw(prediction.text, prediction.num_tokens, prediction.finish, prediction.scores),
         *prediction.others,
     )
     answers = [protocol.read(own.text, prediction.sizes[sample.target_image]) for own in drawn]
     ious = tuple(overlap(answer, sample) for answer in answers)
     place = vote(answers)
-    chosen, answer = drawn[place], answers[place]
+    chosen, answer = drawn[place], unless_unsure(answers[place], drawn[place].scores, min_score)
+    has_scores = len(chosen.scores) == len(answer.boxes)  # else another reader measured them
     return SampleScore(
         sample,
         status=answer.status,
-        iou=ious[place],
+        iou=None if answer.status is Status.ABSTAINED else ious[place],
         predicted=tuple(box.xyxy for box in answer.boxes),
         named_image=answer.image_index,
         well_formed=answer.well_formed,
@@ -205,4 +230,6 @@ def score_prediction(prediction: Prediction, protocol: AnswerProtocol) -> Sample
         think=answer.think,
         rethink=answer.rethink,
         draws=ious if prediction.others else (),
+        scores=chosen.scores if has_scores else (),
+        agreement=agreement(answers, place) if answer.boxes else None,
     )
