@@ -11,25 +11,35 @@ import httpx2
 import uvicorn
 
 from reground.api import Grounder, Grounding
+from reground.data.media import MediaHosts
 from reground.grounding.answers import Answer, Status
 from reground.rollout.environment import Start
 from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
+from reground.serving.label_studio import LabelStudio
 from reground.serving.run import listening
 from reground.serving.service import Limits, Service
 
-LIMITS, RULES = Limits(), Rules()
+LIMITS, RULES, NO_HOSTS = Limits(), Rules(), MediaHosts()
 
 
 @contextmanager
 def served(
-    tiny: Grounder, model: Answers, limits: Limits = LIMITS, rules: Rules = RULES
+    tiny: Grounder,
+    model: Answers,
+    limits: Limits = LIMITS,
+    rules: Rules = RULES,
+    *,
+    media: MediaHosts = NO_HOSTS,
+    studio: LabelStudio | None = None,
 ) -> Iterator[httpx2.Client]:
     """A client of a real server over a model; ``tiny`` makes its prompts."""
     thread = ModelThread(model, batch_tokens=20_000, most_waiting=limits.most_waiting)
-    service = Service(tiny, "tiny", thread, limits)
-    config = uvicorn.Config(make_app(service, rules), log_level="warning", http="h11", ws="none")
+    service = Service(tiny, "tiny", thread, limits, media=media)
+    config = uvicorn.Config(
+        make_app(service, rules, studio), log_level="warning", http="h11", ws="none"
+    )
     server, listener = uvicorn.Server(config), listening("127.0.0.1", 0)
     running = threading.Thread(target=server.run, args=[[listener]])
     running.start()

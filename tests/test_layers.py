@@ -64,6 +64,7 @@ HEAVY_WHEN_CALLED = (
     "reground.evaluation.reproducing.verdict",
     "reground.serving.app",
     "reground.serving.detector",
+    "reground.serving.label_studio",
     "reground.serving.run",
     "reground.serving.service",
     "reground.teacher.rethink",

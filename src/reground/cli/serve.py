@@ -37,6 +37,17 @@ OriginsOption = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="Pages of this origin may ask as well; repeatable."),
 ]
+MediaOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Images may be fetched from this https host; repeatable."),
+]
+StudioOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The Label Studio whose uploads are read, with the key in LABEL_STUDIO_API_KEY.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 WaitingOption = Annotated[
     int, typer.Option(min=1, help="Questions that may wait; more get status 429.")
@@ -53,6 +64,8 @@ def command(
     api_key: KeyOption = None,
     host_name: NamesOption = None,
     allow_origin: OriginsOption = None,
+    allow_media_host: MediaOption = None,
+    label_studio: StudioOption = None,
     open_page: OpenOption = False,
     tool: ToolOption = None,
     family: FamilyOption = None,
@@ -84,9 +97,11 @@ def command(
         )
     from reground.api import Grounder
     from reground.serving.guard import LOCAL, Rules
+    from reground.serving.label_studio import LabelStudio
     from reground.serving.run import listening, serve
     from reground.serving.service import Limits
 
+    studio = LabelStudio.of(label_studio) if label_studio else None
     listener = listening(host, port)  # before a model is loaded
     grounder = Grounder.from_pretrained(
         model,
@@ -98,6 +113,7 @@ def command(
         engine=engine,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
+        media_hosts=allow_media_host or (),
     )
     rules = Rules(
         hosts=(*LOCAL, *map(str.lower, host_name or ())),
@@ -112,5 +128,6 @@ def command(
         tool=tool,
         rules=rules,
         limits=limits,
+        studio=studio,
         open_page=open_page,
     )

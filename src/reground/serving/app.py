@@ -17,6 +17,7 @@ from reground.errors import UserError
 from reground.serving.batching import QueueFullError
 from reground.serving.detector import detector_routes
 from reground.serving.guard import App, Guard, Refused, Rules
+from reground.serving.label_studio import LabelStudio, label_studio_routes
 from reground.serving.messages import (
     BatchRequest,
     BatchResponse,
@@ -42,7 +43,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(service: Service, rules: Rules) -> App:
+def make_app(service: Service, rules: Rules, studio: LabelStudio | None = None) -> App:
     """The application inside its guard; what that refuses is counted, too."""
 
     @asynccontextmanager
@@ -60,6 +61,7 @@ def make_app(service: Service, rules: Rules) -> App:
     )
     _routes(app, service)
     detector_routes(app, service)
+    label_studio_routes(app, service, studio)
     page_routes(app)
     _errors(app)
     return service.counts.around(Guard(app, rules))
@@ -87,7 +89,7 @@ def _routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health", summary="Whether the server runs")
     async def health() -> dict[str, str]:
-        return {"status": "ok"}
+        return {"status": "UP", "model_class": "ReGround"}  # as Label Studio asks
 
     @app.get("/ready", summary="Whether questions are answered now")
     async def ready() -> JSONResponse:

@@ -17,6 +17,7 @@ from reground.errors import RunError
 from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
 from reground.serving.guard import Rules
+from reground.serving.label_studio import LabelStudio
 from reground.serving.service import Limits, Service
 
 _HEADERS = 16_384  # bytes of a request's headers
@@ -48,6 +49,7 @@ def serve(
     tool: str | None,
     rules: Rules,
     limits: Limits,
+    studio: LabelStudio | None = None,
     open_page: bool = False,
 ) -> None:
     """Answer until SIGINT or SIGTERM; what was asked by then is answered."""
@@ -55,14 +57,14 @@ def serve(
 
     budget = runtime_of(grounder.prompter.checkpoint.model).batch_tokens
     thread = ModelThread(grounder, batch_tokens=budget, most_waiting=limits.most_waiting)
-    service = Service(grounder, model, thread, limits, tool)
+    service = Service(grounder, model, thread, limits, tool, grounder.media)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     typer.echo(f"{model} answers at {address} (Ctrl-C ends it)", err=True)
     if open_page:
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     config = uvicorn.Config(
-        make_app(service, rules),
+        make_app(service, rules, studio),
         log_level="warning",
         http="h11",
         h11_max_incomplete_event_size=_HEADERS,

@@ -6,16 +6,18 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fastapi import Request
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from reground.api import Grounder, GroundingRequest
 from reground.data.images import decoded
+from reground.data.media import MediaHosts
 from reground.errors import DataError
 from reground.grounding.sample import Sample
 from reground.serving.batching import Answered, ModelThread
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05  # between two looks whether a client is still there
 AT_ONCE = 4  # questions whose images are decoded at a time
+MOST_PIXELS = 50_000_000  # of a question's images; a bomb of 80 million fits in a small file
 _DATA_URL = re.compile(r"data:[-\w.+/]*+(?:;[-\w.+=]*+)*?;base64,", re.ASCII)
 
 
@@ -49,16 +52,18 @@ class Service:
     thread: ModelThread
     limits: Limits
     tool: str | None = None
+    media: MediaHosts = field(default_factory=MediaHosts)
     counts: ServerCounts = field(default_factory=ServerCounts)
     _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def ground(self, request: GroundRequest, http: Request) -> GroundResponse:
         """The answer; raises ``UserError`` for a question that cannot be asked."""
 
+        fetched = await self.media.fetched(request.images)
+
         def asked() -> GroundingRequest:
-            numbers = range(len(request.images))
             return GroundingRequest(
-                images=[decoded(*each) for each in map(_bytes, request.images, numbers)],
+                images=_decoded(request.images, fetched),
                 text=request.text,
                 target_image=request.target_image,
                 tool=self.tool if request.tool_boxes is None else request.tool_boxes,
@@ -111,13 +116,24 @@ class Service:
         return waiting.result()
 
 
-def _bytes(url: str, number: int) -> tuple[bytes, str]:
-    """What a data URL holds, and a name for it; raises ``DataError`` for any other URL."""
-    name = f"image {number}"
+def _decoded(urls: Sequence[str], fetched: Mapping[str, bytes]) -> list[Image.Image]:
+    """The images of data URLs, and of addresses that were ``fetched``."""
+    images: list[Image.Image] = []
+    left = MOST_PIXELS
+    for number, url in enumerate(urls):
+        name = f"image {number}"
+        data = fetched[url] if url in fetched else inline(url, name)
+        images.append(decoded(data, name, most=left))
+        left -= images[-1].width * images[-1].height
+    return images
+
+
+def inline(url: str, name: str) -> bytes:
+    """What a data URL holds; raises ``DataError`` for any other URL."""
     found = _DATA_URL.match(url)
     if not found:
         raise DataError(f"{name}: expected a data URL, data:image/png;base64,...")
-    return unpacked(url[found.end() :], name), name
+    return unpacked(url[found.end() :], name)
 
 
 def unpacked(text: str, name: str) -> bytes:
