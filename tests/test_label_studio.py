@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -30,7 +31,8 @@ pytestmark = [
     pytest.mark.skipif(not LABEL_STUDIO.exists(), reason="needs make test-label-studio"),
 ]
 SAMPLES = [synth.sample("referring", seed=7, index=index) for index in (0, 1)]
-USER, PASSWORD, TOKEN = "a@example.com", "pass-12345678", "0123456789abcdef" * 2
+MADE = LABEL_STUDIO.parents[1] / "data"  # its tables, where a start has made them
+USER, PASSWORD, TOKEN = "a@example.com", "pw12345678", "0123456789abcdef0123456789abcdef01234567"
 CONFIG = """<View><Image name="image" value="$image"/><Text name="what" value="$phrase"/>
 <RectangleLabels name="boxes" toName="image"><Label value="thing" background="#ff0000"/>
 </RectangleLabels></View>"""
@@ -52,6 +54,8 @@ def photo(number: int) -> bytes:
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """A client of a new Label Studio, as its only user."""
     folder = tmp_path_factory.mktemp("label-studio")
+    if MADE.exists():
+        shutil.copytree(MADE, folder, dirs_exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -97,7 +101,9 @@ def test_regions_are_at_the_pixels_of_the_answer(
 ) -> None:
     """From upload to screenshot; the key is a personal one, bought for each image."""
     photos = [photo(number) for number in range(2)]
-    project = done(studio.post("/api/projects/", json={"title": "a", "label_config": CONFIG}))["id"]
+    project = done(studio.post("/api/projects/", json={"title": "boxes", "label_config": CONFIG}))[
+        "id"
+    ]
     tasks = []
     for number, content in enumerate(photos):
         sent = {"file": (f"photo {number}.png", content, "image/png")}
