@@ -162,7 +162,11 @@ async def downloaded(
 
     Raises ``DataError`` for any other reply, by ``name``, and ``httpx2.ConnectError``.
     """
-    asked = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "reground"} | headers
+    asked = {
+        "Accept": "image/*, */*;q=0.5",
+        "Accept-Encoding": "identity",
+        "User-Agent": "reground",
+    } | headers
     content = bytearray()
     client = httpx2.AsyncClient(
         headers=asked, verify=_trusted(), trust_env=False, follow_redirects=False, timeout=None
