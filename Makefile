@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 HARNESSES := .venv-harnesses
+STUDIO := .venv-label-studio
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-fast test-vllm browser test-browser test-harnesses bench-peers wheel docs serve demo clean
+.PHONY: help install check test test-fast test-vllm test-label-studio browser test-browser test-harnesses bench-peers wheel docs serve demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## build .venv with everything, at the versions of constraints.txt
 
@@ -52,6 +53,14 @@ test-browser: $(INSTALLED) browser ## the tests of pages in a real Chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet tests/test_serving_browser.py tests/test_teach_review_browser.py \
 	  tests/test_pages_accessible.py
 
+test-label-studio: $(INSTALLED) browser $(STUDIO)/.installed ## the labelling back end with a real Label Studio, in .venv-label-studio
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet tests/test_label_studio.py
+
+$(STUDIO)/.installed:
+	$(PYTHON) -m venv $(STUDIO)
+	$(STUDIO)/bin/pip install --quiet label-studio==1.23.2
+	@touch $@
+
 # vLLM needs torchvision, which fits the registry's own torch alone: local builds are not looked for.
 $(VLLM)/.installed: pyproject.toml tests/vllm-requirements.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -89,6 +98,6 @@ serve: $(INSTALLED) ## open the page over the shipped tiny model
 demo: $(INSTALLED) ## train, compare and report a tiny model on this machine
 	$(BIN)/reground demo
 
-clean: ## remove .venv, .venv-vllm, .venv-harnesses, caches and build outputs; runs/ stays
-	rm -rf $(VENV) $(VLLM) $(HARNESSES) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove all .venv*, caches and build outputs; runs/ stays
+	rm -rf $(VENV) $(VLLM) $(HARNESSES) $(STUDIO) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,15 +15,17 @@ import pytest
 
 from background import running
 from reground.api import Grounder, Grounding
+from reground.data.media import MediaHosts
 from reground.grounding.answers import Answer, Status
 from reground.rollout.environment import Start
 from reground.serving.app import make_app
 from reground.serving.batching import Answers, ModelThread
 from reground.serving.guard import Rules
+from reground.serving.label_studio import LabelStudio
 from reground.serving.request_log import RequestLog
 from reground.serving.service import Limits, ServedModel, Service
 
-LIMITS, RULES = Limits(), Rules()
+LIMITS, RULES, NO_HOSTS = Limits(), Rules(), MediaHosts()
 
 
 @contextmanager
@@ -35,13 +37,16 @@ def served(
     others: Mapping[str, Answers] = MappingProxyType({}),
     name: str = "tiny",
     log: RequestLog | None = None,
+    *,
+    media: MediaHosts = NO_HOSTS,
+    studio: LabelStudio | None = None,
 ) -> Iterator[httpx2.Client]:
     """A client of a real server over a model and ``others``; ``tiny`` prompts for what is none."""
     models = [
         _served(own, each, each if isinstance(each, Grounder) else tiny, limits)
         for own, each in {name: model, **others}.items()
     ]
-    with over(models, limits, rules, log) as client:
+    with over(models, limits, rules, log, media=media, studio=studio) as client:
         yield client
 
 
@@ -51,11 +56,14 @@ def over(
     limits: Limits = LIMITS,
     rules: Rules = RULES,
     log: RequestLog | None = None,
+    *,
+    media: MediaHosts = NO_HOSTS,
+    studio: LabelStudio | None = None,
 ) -> Iterator[httpx2.Client]:
     """A client of a real server over these models."""
-    service = Service(models, limits, log=log)
+    service = Service(models, limits, log=log, media=media)
     with (
-        running(make_app(service, rules)) as address,
+        running(make_app(service, rules, studio=studio)) as address,
         httpx2.Client(base_url=address, timeout=60) as client,
     ):
         yield client

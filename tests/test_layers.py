@@ -75,6 +75,7 @@ HEAVY_WHEN_CALLED = (
     "reground.serving.remote",
     "reground.serving.chat",
     "reground.serving.detector",
+    "reground.serving.label_studio",
     "reground.serving.run",
     "reground.serving.service",
     "reground.teacher.rethink",

@@ -95,7 +95,7 @@ def test_one_bad_question_of_a_batch_leaves_the_others(client: httpx2.Client) ->
 
 def test_the_models_are_named(client: httpx2.Client) -> None:
     assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["tiny"]
-    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/health").json() == {"status": "UP", "model_class": "ReGround"}
     assert client.get("/ready").json() == {"ready": True}
 
 
@@ -179,7 +179,7 @@ def test_a_bad_question_to_a_detector_gets_a_sentence(
         (ASKED | {"images": []}, "images: list should have at least 1 item"),
         (ASKED | {"images": [URL] * 17}, "images: list should have at most 16 items"),
         (ASKED | {"images": "a"}, "images: input should be a valid list"),
-        (ASKED | {"images": ["http://127.0.0.1/a.png"]}, "image 0: expected a data URL"),
+        (ASKED | {"images": ["http://127.0.0.1/a.png"]}, "http://127.0.0.1/a.png: expected an"),
         (ASKED | {"images": ["/etc/passwd"]}, "image 0: expected a data URL"),
         (ASKED | {"images": ["file:///etc/passwd"]}, "image 0: expected a data URL"),
         (ASKED | {"images": ["synth:referring"]}, "image 0: expected a data URL"),
@@ -272,6 +272,8 @@ def test_a_named_origin_may_ask(tiny: Grounder) -> None:
         ({"Authorization": "Bearer käse"}, 401),
         ({"Authorization": "Bearer key"}, 200),
         ({"X-API-Key": "key"}, 200),
+        ({"Authorization": "Basic dXNlcjprZXk="}, 200),  # user:key, as Label Studio sends it
+        ({"Authorization": "Basic a2V5"}, 401),
     ],
     ids=str,
 )

@@ -13,14 +13,15 @@ grounding.tool, grounding.answer.boxes, grounding.answer.rethink
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
 from reground.data.answered import Grounding as Grounding
-from reground.data.images import shown_as
+from reground.data.images import decoded, shown_as
+from reground.data.media import MediaHosts
 from reground.errors import ConfigError, DataError
 from reground.grounding.answers import Answer, Status
 from reground.grounding.boxes import Box, Frame
@@ -70,10 +71,14 @@ class GroundingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Grounder:
-    """A checkpoint that answers questions about images with boxes."""
+    """A checkpoint that answers questions about images with boxes.
+
+    An image may be an https address on one of the ``media`` hosts.
+    """
 
     prompter: Prompter
     policy: Policy
+    media: MediaHosts = field(default_factory=MediaHosts)
 
     @classmethod
     def from_pretrained(
@@ -88,6 +93,7 @@ class Grounder:
         engine: Literal["transformers", "vllm"] = "transformers",
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        media_hosts: Sequence[str] = (),
     ) -> Grounder:
         """Load a folder, a hub id or ``tiny``; what else is given overrides what it remembers.
 
@@ -95,20 +101,22 @@ class Grounder:
         ``think_rethink`` calls for a detector's boxes in between, ``piter`` is shown them with the
         question. ``prompt`` is that protocol's. It runs on the GPU where there is one, there in the
         checkpoint's dtype, and in float32 on a CPU; ``engine`` is what samples. Images are shown
-        at ``min_pixels`` to ``max_pixels``, the checkpoint's own where left out. Raises
-        ``ConfigError`` for a protocol that the family does not speak, a device that is not there,
-        and limits that contradict each other.
+        at ``min_pixels`` to ``max_pixels``, the checkpoint's own where left out. Images are fetched
+        from ``media_hosts`` alone, exact names; see :class:`MediaHosts`. Raises ``ConfigError`` for
+        a protocol that the family does not speak, a device that is not there, and limits that
+        contradict each other.
         """
         from reground.model.load import answering_of
         from reground.model.prompting import Prompter
         from reground.model.runtime import Runtime
         from reground.rollout.opening import opened
 
+        media = MediaHosts.of(media_hosts)
         protocols = Protocols.of(answering_of(path), family=family, config=protocol, prompt=prompt)
         runtime = Runtime.resolve(device=device, dtype=dtype)
         limits = PixelLimits(min_pixels, max_pixels)
         checkpoint, policy = opened(path, runtime, engine=engine, limits=limits)
-        return cls(Prompter(checkpoint, protocols), policy)
+        return cls(Prompter(checkpoint, protocols), policy, media)
 
     def under(self, protocol: ProtocolName, *, prompt: str | None = None) -> Grounder:
         """The same model under another protocol, with that protocol's prompt or ``prompt``."""
@@ -152,12 +160,21 @@ class Grounder:
         self, requests: Sequence[GroundingRequest], *, max_tokens: int = 256
     ) -> list[Grounding]:
         """The answers to several questions, which the model takes together; raises as `ground`."""
+        requests = [*map(self._with_images, requests)]
         starts = [self.start(request, id=str(place)) for place, request in enumerate(requests)]
         answers = self.answers(starts, way=Way(max_tokens=max_tokens))
         return [
             replace(found, images=tuple(request.images))
             for found, request in zip(answers, requests, strict=True)
         ]
+
+    def _with_images(self, request: GroundingRequest) -> GroundingRequest:
+        """The request with the images of its addresses."""
+        images = request.images
+        found = self.media.fetched_now(each for each in images if isinstance(each, str))
+        pictures = {address: decoded(data, address) for address, data in found.items()}
+        at_hand = [pictures.get(each, each) if isinstance(each, str) else each for each in images]
+        return replace(request, images=at_hand)
 
     def start(self, request: GroundingRequest, *, id: str) -> Start:
         """A question as a prompt, its tool asked; ``id`` tells it from others of its batch."""

@@ -57,6 +57,17 @@ LogOption = Annotated[
         help="Keep questions and answers in this JSONL, without images; else nothing is kept.",
     ),
 ]
+MediaOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Images may be fetched from this https host; repeatable."),
+]
+StudioOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The Label Studio whose uploads are read, with the key in LABEL_STUDIO_API_KEY.",
+    ),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 ReviewOption = Annotated[
     Path | None,
@@ -78,6 +89,8 @@ def command(
     host_name: NamesOption = None,
     allow_origin: OriginsOption = None,
     log_requests: LogOption = None,
+    allow_media_host: MediaOption = None,
+    label_studio: StudioOption = None,
     open_page: OpenOption = False,
     review: ReviewOption = None,
     tool: ToolOption = None,
@@ -118,7 +131,9 @@ def command(
             help="a-server-for-others",
         )
     from reground.api import Grounder
+    from reground.data.media import MediaHosts
     from reground.serving.guard import LOCAL, Rules
+    from reground.serving.label_studio import LabelStudio
     from reground.serving.request_log import RequestLog
     from reground.serving.run import listening, serve
     from reground.serving.service import Limits
@@ -127,6 +142,8 @@ def command(
         **{"family": family, "protocol": protocol, "prompt": prompt, "device": device},
         **{"dtype": dtype, "engine": engine, "min_pixels": min_pixels, "max_pixels": max_pixels},
     }
+    media = MediaHosts.of(allow_media_host or ())
+    studio = LabelStudio.of(label_studio) if label_studio else None
     remote = _remote(model, endpoint, processor, timeout, how)
     log = RequestLog(log_requests) if log_requests else None
     pages = _pages(review) if review else None
@@ -145,7 +162,9 @@ def command(
         rules=rules,
         limits=limits,
         log=log,
+        media=media,
         review=pages,
+        studio=studio,
         open_page=open_page,
     )
 

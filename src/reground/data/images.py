@@ -161,9 +161,14 @@ def shown_as(image: str | Path | Image.Image) -> Image.Image:
     return image.convert("RGB") if isinstance(image, Image.Image) else load(str(image))
 
 
-def decoded(data: bytes, name: str) -> Image.Image:
-    """What :func:`load` makes of a file's bytes, which errors call ``name``."""
+def decoded(data: bytes, name: str, *, most: int | None = None) -> Image.Image:
+    """What :func:`load` makes of a file's bytes, which errors call ``name``.
+
+    Raises ``DataError`` for more than ``most`` pixels, too.
+    """
     with _opened(name, io.BytesIO(data)) as image:
+        if most is not None and image.width * image.height > most:
+            raise DataError(f"{name}: {ImageSize(*image.size)} pixels, where {most:,} are left")
         return _as_rgb(ImageOps.exif_transpose(image), name)
 
 

@@ -18,6 +18,7 @@ from reground.serving.batching import QueueFullError
 from reground.serving.chat import PATH, chat_routes
 from reground.serving.detector import detector_routes
 from reground.serving.guard import App, Guard, Refused, Rules, error_body
+from reground.serving.label_studio import LabelStudio, label_studio_routes
 from reground.serving.messages import (
     BatchRequest,
     BatchResponse,
@@ -47,7 +48,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(service: Service | None, rules: Rules, review: ReviewPages | None = None) -> App:
+def make_app(
+    service: Service | None,
+    rules: Rules,
+    review: ReviewPages | None = None,
+    studio: LabelStudio | None = None,
+) -> App:
     """Questions to models, a review, or both, inside the guard; what that refuses is counted."""
 
     @asynccontextmanager
@@ -75,6 +81,7 @@ def make_app(service: Service | None, rules: Rules, review: ReviewPages | None =
     _routes(app, service)
     chat_routes(app, service)
     detector_routes(app, service)
+    label_studio_routes(app, service, studio)
     page_routes(app)
     return service.counts.around(Guard(app, rules))
 
@@ -106,7 +113,7 @@ def _routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health", summary="Whether the server runs")
     async def health() -> dict[str, str]:
-        return {"status": "ok"}
+        return {"status": "UP", "model_class": "ReGround"}  # as Label Studio asks
 
     @app.get("/ready", summary="Whether questions are answered now")
     async def ready() -> JSONResponse:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from PIL import Image
 
 from reground.api import GroundingRequest, Way
 from reground.errors import DataError
@@ -122,13 +123,18 @@ async def _begun(service: Service, request: ChatRequest) -> _Completion:
         stop=None if protocol else request.stops,
     )
 
+    urls = [url for each in request.messages for url in each.urls]
+    if len(urls) > MOST_IMAGES:
+        raise DataError(f"found {len(urls)} images, expected at most {MOST_IMAGES}")
+    fetched = await service.media.fetched(urls)
+
     def start() -> Start | RemoteStart:
+        images = pictures(urls, fetched)
         if protocol:
-            return started(model.grounder, _question(request, protocol, service.tool))
+            return started(model.grounder, _question(request, protocol, images, service.tool))
         if isinstance(model.grounder, RemoteGrounder):
-            urls = [url for each in request.messages for url in each.urls]
-            return model.grounder.start_as_it_is(request, pictures(urls))
-        return _as_it_is(model.grounder, request)
+            return model.grounder.start_as_it_is(request, images)
+        return _as_it_is(model.grounder, request, images)
 
     key = secrets.randbits(56) if request.seed is None else request.seed % 2**56
     asking = await service.begin(start, model, way, key=key, hears=request.stream)
@@ -146,7 +152,9 @@ def _named(service: Service, name: str) -> tuple[ServedModel, ProtocolName | Non
     return service.named(name), None
 
 
-def _question(request: ChatRequest, protocol: ProtocolName, tool: str | None) -> GroundingRequest:
+def _question(
+    request: ChatRequest, protocol: ProtocolName, images: Sequence[Image.Image], tool: str | None
+) -> GroundingRequest:
     """What one message asks; the prompt around it is the server's."""
     if len(request.messages) != 1 or request.messages[0].role != "user":
         raise DataError(
@@ -159,22 +167,16 @@ def _question(request: ChatRequest, protocol: ProtocolName, tool: str | None) ->
     (message,) = request.messages
     if not message.urls:
         raise DataError("found a message without an image; expected an image_url")
-    return GroundingRequest(
-        images=pictures(message.urls), text=message.text, tool=tool, protocol=protocol
-    )
+    return GroundingRequest(images=images, text=message.text, tool=tool, protocol=protocol)
 
 
-def _as_it_is(grounder: Grounder, request: ChatRequest) -> Start:
+def _as_it_is(grounder: Grounder, request: ChatRequest, images: Sequence[Image.Image]) -> Start:
     """The messages as a prompt, the last of the assistant's as the begin of the answer."""
     from reground.model.chat import Message
     from reground.rollout.environment import Start
 
     chat, so_far = grounder.prompter.checkpoint.chat, request.so_far
     asked = request.messages if so_far is None else request.messages[:-1]
-    urls = [url for message in asked for url in message.urls]
-    if len(urls) > MOST_IMAGES:
-        raise DataError(f"found {len(urls)} images, expected at most {MOST_IMAGES}")
-    images = pictures(urls)
     encoded = iter(chat.encode_images(images))
     messages = [
         Message(

@@ -17,7 +17,7 @@ from reground.serving.messages import (
     FoundBox,
     found_boxes,
 )
-from reground.serving.service import Service, unpacked
+from reground.serving.service import MOST_PIXELS, Service, unpacked
 
 MOST_LABELS = 32
 Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, examples=[EXAMPLE_TEXT])]
@@ -89,7 +89,7 @@ async def _boxes(service: Service, image: str, phrase: str, http: Request) -> li
     """The boxes of one phrase in one image; raises as ``Service.ask``."""
 
     def asked() -> GroundingRequest:
-        picture = decoded(unpacked(image, "image"), "image")
+        picture = decoded(unpacked(image, "image"), "image", most=MOST_PIXELS)
         return GroundingRequest(images=[picture], text=phrase, tool=service.tool)
 
     _, answered = await service.ask(asked, http, model=service.named(None))

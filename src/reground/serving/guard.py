@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +91,7 @@ class Guard:
             raise Refused(403, "pages of other origins may not ask; see --allow-origin")
         is_open = scope["path"] in OPEN or scope["path"].startswith(OWN)
         if self.rules.api_key and not is_open and scope["method"] != "OPTIONS":
-            given = headers.get("authorization", "").removeprefix("Bearer ")
-            given = headers.get("x-api-key", given)
+            given = headers.get("x-api-key", _key(headers.get("authorization", "")))
             if not secrets.compare_digest(given.encode(), self.rules.api_key.encode()):
                 raise Refused(401, "expected the server's key: Authorization: Bearer KEY")
 
@@ -155,6 +156,20 @@ def _name(host: str) -> str:
     """
     name, _, port = host.rpartition(":")
     return (name if name and port.isdecimal() else host).lower()
+
+
+def _key(authorization: str) -> str:
+    """The key of an Authorization header: a bearer's, or a basic one's password.
+
+    >>> _key("Bearer abc"), _key("Basic dXNlcjphYmM=")
+    ('abc', 'abc')
+    """
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return authorization.removeprefix("Bearer ")
+    with suppress(ValueError):
+        return b64decode(given, validate=True).decode().partition(":")[2]
+    return ""
 
 
 def _after(body: bytes, receive: Receive) -> Receive:

@@ -38,7 +38,8 @@ class GroundRequest(_Strict):
         Field(
             min_length=1,
             max_length=MOST_IMAGES,
-            description="Each a data URL (data:image/png;base64,...) of a JPEG, PNG, WebP, ...",
+            description="Each a data URL (data:image/png;base64,...) of a JPEG, PNG, WebP, ..., or "
+            "an https address on a host that the server allows (--allow-media-host).",
             examples=[[f"data:image/png;base64,{EXAMPLE}"]],
         ),
     ]

@@ -14,10 +14,12 @@ import typer
 import uvicorn
 
 from reground.api import Grounder
+from reground.data.media import MediaHosts
 from reground.errors import RunError
 from reground.serving.app import make_app
 from reground.serving.batching import AnswerThread, ModelThread
 from reground.serving.guard import App, Rules
+from reground.serving.label_studio import LabelStudio
 from reground.serving.remote import RemoteGrounder, RemoteThread
 from reground.serving.request_log import RequestLog
 from reground.serving.review import ReviewPages
@@ -53,7 +55,9 @@ def serve(
     rules: Rules,
     limits: Limits,
     log: RequestLog | None = None,
+    media: MediaHosts,
     review: ReviewPages | None = None,
+    studio: LabelStudio | None = None,
     open_page: bool = False,
 ) -> None:
     """Let models answer; ``grounders`` are by the names by which requests ask for them."""
@@ -61,13 +65,13 @@ def serve(
         ServedModel(name, each, _thread(each, most_waiting=limits.most_waiting))
         for name, each in grounders.items()
     ]
-    service = Service(models, limits, tool, log)
+    service = Service(models, limits, tool, log, media)
     address = address_of(listener)
     typer.echo(f"{', '.join(grounders)} at {address}/ (Ctrl-C ends it)", err=True)
     if review:
         typer.echo(f"{review.session.path} is reviewed at {address}{review.path}", err=True)
     opens = f"{address}/" if open_page else None
-    until_stopped(make_app(service, rules, review), listener, opens=opens)
+    until_stopped(make_app(service, rules, review, studio), listener, opens=opens)
 
 
 def address_of(listener: socket.socket) -> str:

@@ -7,7 +7,7 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from reground.api import Grounder, GroundingRequest, Way
 from reground.data.images import decoded
+from reground.data.media import MediaHosts
 from reground.errors import DataError
 from reground.grounding.sample import Sample
 from reground.serving.batching import Answered, AnswerThread
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05  # between two looks whether a client is still there
 AT_ONCE = 4  # questions whose images are decoded at a time
+MOST_PIXELS = 50_000_000  # of a question's images; a bomb of 80 million fits in a small file
 _DATA_URL = re.compile(r"data:[-\w.+/]*+(?:;[-\w.+=]*+)*?;base64,", re.ASCII)
 
 
@@ -81,6 +83,7 @@ class Service:
     limits: Limits
     tool: str | None = None
     log: RequestLog | None = None
+    media: MediaHosts = field(default_factory=MediaHosts)
     counts: ServerCounts = field(default_factory=ServerCounts)
     _decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
@@ -115,9 +118,10 @@ class Service:
     async def begin_ground(self, request: GroundRequest, *, hears: bool = False) -> Asking:
         """A question on its way; raises as :meth:`ground`."""
         model = self.named(request.model)
+        fetched = await self.media.fetched(request.images)
 
         def start() -> Start | RemoteStart:
-            images = pictures(request.images)
+            images = pictures(request.images, fetched)
             tool = self.tool if request.tool_boxes is None else request.tool_boxes
             asked = GroundingRequest(
                 images=images,
@@ -280,18 +284,24 @@ def text_so_far(grounder: Grounder | RemoteGrounder, ids: Sequence[int]) -> str:
     return "" if is_open else text
 
 
-def pictures(urls: Sequence[str]) -> list[Image.Image]:
-    """The images of data URLs; raises ``DataError`` for others."""
-    return [decoded(*_bytes(url, number)) for number, url in enumerate(urls)]
+def pictures(urls: Sequence[str], fetched: Mapping[str, bytes]) -> list[Image.Image]:
+    """The images of data URLs, and of addresses that were ``fetched``; raises ``DataError``."""
+    images: list[Image.Image] = []
+    left = MOST_PIXELS
+    for number, url in enumerate(urls):
+        name = f"image {number}"
+        data = fetched[url] if url in fetched else inline(url, name)
+        images.append(decoded(data, name, most=left))
+        left -= images[-1].width * images[-1].height
+    return images
 
 
-def _bytes(url: str, number: int) -> tuple[bytes, str]:
-    """What a data URL holds, and a name for it; raises ``DataError`` for any other URL."""
-    name = f"image {number}"
+def inline(url: str, name: str) -> bytes:
+    """What a data URL holds; raises ``DataError`` for any other URL."""
     found = _DATA_URL.match(url)
     if not found:
         raise DataError(f"{name}: expected a data URL, data:image/png;base64,...")
-    return unpacked(url[found.end() :], name), name
+    return unpacked(url[found.end() :], name)
 
 
 def unpacked(text: str, name: str) -> bytes:
