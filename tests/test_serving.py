@@ -86,6 +86,13 @@ def test_a_box_at_hand_reaches_the_model(client: httpx2.Client, tiny: Grounder) 
     assert sent["tool"] == [{"box": [1, 2, 30, 40], "score": None, "label": None}]
 
 
+def test_an_unsure_answer_abstains(client: httpx2.Client) -> None:
+    sent = client.post("/v1/ground", json=ASKED).json()
+    unsure = client.post("/v1/ground", json=ASKED | {"min_score": 1}).json()
+    assert sent["boxes"] and sent["status"] == "ok"
+    assert (unsure["status"], unsure["boxes"], unsure["text"]) == ("abstained", [], sent["text"])
+
+
 def test_one_bad_question_of_a_batch_leaves_the_others(client: httpx2.Client) -> None:
     batch = {"requests": [ASKED, ASKED | {"target_image": 5}, ASKED]}
     first, second, third = client.post("/v1/ground/batch", json=batch).json()["results"]

@@ -67,7 +67,7 @@ def _coverage(own: Mapping[str, Mapping[str, Any]]) -> Curve:
         if len(own) > 1:
             axes.legend(loc="lower left")
         text = svg_of(figure)
-    caption = "Hits among the surest answers, when the others abstain (--min-score)."
+    caption = "Hits among the surest answers, when the others abstain (--min-score for the score)."
     return Curve("What abstaining gains", caption, text)
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from reground.evaluation.scoring.bootstrap import (
     MANY,
@@ -83,8 +84,9 @@ class Calibration:
     auroc_interval: Interval | None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
+        """The fields by name, as JSON holds them."""
+        found: dict[str, Any] = TypeAdapter(Calibration).dump_python(self, mode="json")
+        return found
 
 
 def calibrations(scores: Columns, hit: Hit) -> dict[str, Any] | None:
@@ -214,7 +216,9 @@ def _separation(
 
 
 def _difference(pair: Sequence[FloatArray], right: FloatArray, clusters: Codes) -> dict[str, Any]:
-    return {"n": len(right)} | _separation(pair, right, clusters)
+    found = _separation(pair, right, clusters)
+    ends = found["auroc_interval"]
+    return {"n": len(right)} | found | {"auroc_interval": ends and list(ends)}
 
 
 @dataclass(frozen=True, slots=True)
