@@ -230,7 +230,10 @@ def said(content: Any, **more: Any) -> dict[str, Any]:
             said([{"type": "image_url", "image_url": URL}]),
             "messages.0.content.parts.0.image_url.image_url: input should be a valid dictionary",
         ),
-        (said([{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a"}}]), "image 0: exp"),
+        (
+            said([{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a"}}]),
+            "http://127.0.0.1/a: exp",
+        ),
         (said([{"type": "image_url", "image_url": {"url": "/etc/passwd"}}]), "image 0: expected"),
         (said([{"type": "image_url", "image_url": {"url": URL[:300]}}]), "image 0: "),
         (said([IMAGE] * 17), "found 17 images, expected at most 16"),
