@@ -17,14 +17,20 @@ import httpx2
 import pytest
 from PIL import Image
 
-from asking import Slow, served
+from asking import Slow, over, served
 from reground.api import Grounder
 from reground.data import media
 from reground.data.images import data_url
 from reground.data.media import MediaHosts, is_global
 from reground.errors import ConfigError, DataError
+from reground.evaluation.predicting.predict import remote_model
+from reground.evaluation.predicting.question import Question
+from reground.rollout.endpoint import Endpoint
 from reground.serving.guard import Rules
+from reground.serving.remote import RemoteGrounder, RemoteThread
+from reground.serving.service import ServedModel
 from reground.tinyworld import scenes as synth
+from server import says, serving
 from web import PUBLIC, Web, dripping, internet, plain
 
 SAMPLE = synth.sample("referring", seed=7, index=0)
@@ -316,6 +322,30 @@ def test_without_named_hosts_nothing_is_fetched(tiny: Grounder, web: Web) -> Non
     with pytest.raises(DataError, match="images are not fetched from there"):
         tiny.ground([f"https://{OWN}/photo.png"], "a")
     assert web.asked == web.dialled == []
+
+
+def test_a_server_behind_ours_is_sent_images_and_no_addresses(web: Web) -> None:
+    """It would fetch them without a guard."""
+    web.clear()
+    url = f"https://{OWN}/photo.png"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    content = [
+        part,
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": URL}},
+    ]
+    chat = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    with serving(lambda *_: says("b"), question=str) as (address, bodies):
+        endpoint = Endpoint(url=address, model="m", retries=0)
+        asked = Question(model="m", data="", endpoint=endpoint, family="qwen3_vl")
+        grounder = RemoteGrounder(remote_model(asked))
+        model = ServedModel("m", grounder, RemoteThread(grounder, most_waiting=8))
+        with over([model], media=ALLOWED) as client:
+            assert client.post("/v1/chat/completions", json=chat).status_code == 200
+    (sent,) = bodies
+    assert [path for path, _ in web.requests] == ["/photo.png"] and url not in str(sent)
+    urls = [each["image_url"]["url"] for each in sent["messages"][0]["content"][::2]]
+    assert urls == [URL, URL]
 
 
 def test_a_grounder_fetches_from_its_hosts(tiny: Grounder, web: Web) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 from reground.api import Grounding, GroundingRequest, Way, question_of
+from reground.data.images import data_url
+from reground.data.media import is_address
 from reground.errors import ConfigError
 from reground.grounding.answers import Answer, Status
 from reground.grounding.codecs import EncodedSize
@@ -71,8 +73,20 @@ class RemoteGrounder:
         text = next((each.text for each in reversed(request.messages) if each.role == "user"), "")
         sample = Sample("asked", refs, text, (), "chat", len(refs) - 1)
         messages = [each.model_dump(mode="json", exclude_none=True) for each in request.messages]
+        _show(messages, images)
         sizes = self.model.resized(images)[1]
         return RemoteStart(sample, images, sizes, messages, request.continue_final_message)
+
+
+def _show(messages: Sequence[dict[str, Any]], images: Sequence[Image.Image]) -> None:
+    """Put the images in place of their addresses, which the other server would fetch unguarded."""
+    at_hand = iter(images)
+    for message in messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if part["type"] == "image_url":
+                image, shown = next(at_hand), part["image_url"]
+                shown["url"] = data_url(image) if is_address(shown["url"]) else shown["url"]
 
 
 class RemoteThread:
