@@ -25,7 +25,7 @@ from reground.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from reground.api import Grounding
+    from reground.api import Grounder, Grounding
     from reground.protocols.prompts import PromptProfile
 
 
@@ -74,7 +74,7 @@ def command(
     """
     import json
 
-    from reground.errors import ConfigError, DataError
+    from reground.errors import DataError
 
     *paths, text = images
     if not paths:
@@ -94,12 +94,8 @@ def command(
         max_pixels=max_pixels,
     )
     asked = tool or (_boxes(tool_box) if tool_box else None)
-    if asked and protocol is None and not grounder.protocol.shows_tool:
-        if prompt:
-            raise ConfigError(
-                f"prompt {prompt} shows no tool's boxes; say with --protocol what it is for"
-            )
-        grounder = grounder.under("piter")
+    if asked and protocol is None:
+        grounder = _that_shows(grounder, prompt)
     grounding = grounder.ground(
         paths,
         text,
@@ -111,6 +107,19 @@ def command(
     grounding.save(out, font=font)
     record = _record(grounding, grounder.protocol.profile) | {"picture": str(out)}
     typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
+
+
+def _that_shows(grounder: Grounder, prompt: str | None) -> Grounder:
+    """The grounder, under piter where its own protocol shows no tool's boxes."""
+    from reground.errors import ConfigError
+
+    if grounder.protocol.shows_tool:
+        return grounder
+    if prompt:
+        raise ConfigError(
+            f"prompt {prompt} shows no tool's boxes; say with --protocol what it is for"
+        )
+    return grounder.under("piter")
 
 
 def _record(grounding: Grounding, profile: PromptProfile) -> dict[str, Any]:

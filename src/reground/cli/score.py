@@ -99,8 +99,13 @@ def command(
         diagnose=diagnose,
         partial=partial,
     )
+    _tell(report, count, out, abstains=min_score is not None)
+
+
+def _tell(report: Mapping[str, Any], count: int, out: Path, *, abstains: bool) -> None:
+    """Say how many were scored; ends with status 1 where none was."""
     if not report["n"]:
-        wanted = "ever answered" if min_score is None else "answered surely enough"
+        wanted = "answered surely enough" if abstains else "ever answered"
         typer.echo(f"{out / 'scores.jsonl'}: none of {count} samples was {wanted}", err=True)
         raise typer.Exit(1)
     abstained = report["status"]["abstained"]

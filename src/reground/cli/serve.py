@@ -119,17 +119,8 @@ def command(
         --family qwen3_vl
       REGROUND_API_KEY=... reground serve --host 0.0.0.0 --host-name gpu.example.org
     """
-    from reground.errors import ConfigError
-
     names = model or ["tiny"]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"found --model {twice[0]} more than once; expected different models")
-    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
-        raise ConfigError(
-            f"host {host} can be reached by others; give --api-key (or REGROUND_API_KEY), which "
-            "every request must bring then",
-            help="a-server-for-others",
-        )
+    _check(names, host, api_key)
     from reground.api import Grounder
     from reground.data.media import MediaHosts
     from reground.serving.guard import LOCAL, Rules
@@ -167,6 +158,20 @@ def command(
         studio=studio,
         open_page=open_page,
     )
+
+
+def _check(names: list[str], host: str, api_key: str | None) -> None:
+    """Raise ``ConfigError`` for a model named twice, and a server for others without a key."""
+    from reground.errors import ConfigError
+
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"found --model {twice[0]} more than once; expected different models")
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+        raise ConfigError(
+            f"host {host} can be reached by others; give --api-key (or REGROUND_API_KEY), which "
+            "every request must bring then",
+            help="a-server-for-others",
+        )
 
 
 def _pages(store: Path) -> ReviewPages:

@@ -7,7 +7,6 @@ paths say where an image is first: ROW/PLACE. ``datasets:FOLDER`` is such a fold
 
 from __future__ import annotations
 
-import importlib
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,14 +16,14 @@ from io import BytesIO
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from reground.data.convert.hub import table
+from reground.data.convert.hub import check_unconfined, library, table
 from reground.data.images import decoded, load, split_view
-from reground.data.schemes import ENDLESS
+from reground.data.schemes import ENDLESS, LazySamples
 from reground.errors import DataError
 from reground.grounding.sample import ImageRef, Sample, is_file_path
 from reground.io import locked, whole
@@ -41,7 +40,7 @@ def write(samples: Sequence[Sample], out: Path) -> int:
     """
     if out.exists() and not (out / "state.json").is_file():
         raise DataError(f"{out}: exists and is no data set; name a new folder")
-    datasets = _datasets(out)
+    datasets = library(out)
     text = datasets.Value("string")
     columns = {name: text for name in ("id", "task", "question", "row")}
     features = datasets.Features(columns | {"images": datasets.List(datasets.Image())})
@@ -86,25 +85,18 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True)
-class _FolderRows(Sequence[Sample]):
+class _FolderRows(LazySamples):
     spec: str
 
     def __len__(self) -> int:
         return len(_table(self.spec))
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        places = range(len(self))[index]
-        if isinstance(places, range):
-            return [self[place] for place in places]
-        return _sample(_table(self.spec)[places], lambda path: f"{self.spec}/{path}", self.spec)
+    def at(self, number: int) -> Sample:
+        return _sample(_table(self.spec)[number], lambda path: f"{self.spec}/{path}", self.spec)
 
 
 @dataclass(slots=True)
-class _Stream(Sequence[Sample]):
+class _Stream(LazySamples):
     """Rows by number, read forwards; the last ones are kept, for an older one it starts again."""
 
     spec: str
@@ -118,19 +110,11 @@ class _Stream(Sequence[Sample]):
     def __len__(self) -> int:
         return self.length
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        places = range(self.length)[index]
-        if isinstance(places, range):
-            return [self[place] for place in places]
-
+    def at(self, number: int) -> Sample:
         def own(path: str) -> str:
-            return f"{self.spec}/{places}/{path.rpartition('/')[2]}"
+            return f"{self.spec}/{number}/{path.rpartition('/')[2]}"
 
-        return _sample(self.row(places), own, self.spec)
+        return _sample(self.row(number), own, self.spec)
 
     def row(self, number: int) -> _Row:
         """Row ``number`` of the stream; raises ``DataError`` where it ends before."""
@@ -223,11 +207,12 @@ def _image(row: _Row, place: int, name: str) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _table(spec: str) -> Any:
-    return _undecoded(table(Path(spec.partition(":")[2]), None), _datasets(spec))
+    return _undecoded(table(Path(spec.partition(":")[2]), None), library(spec))
 
 
 def _streamed(spec: str) -> Any:
-    datasets, name = _datasets(spec), spec.partition(":")[2]
+    check_unconfined(spec)
+    datasets, name = library(spec), spec.partition(":")[2]
     try:
         rows = datasets.load_dataset(name, split="train", streaming=True)
     except (
@@ -243,12 +228,3 @@ def _undecoded(rows: Any, datasets: Any) -> Any:
     if "images" not in (rows.features or {}):
         return rows
     return rows.cast_column("images", datasets.List(datasets.Image(decode=False)))
-
-
-def _datasets(what: object) -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ModuleNotFoundError:
-        raise DataError(
-            f"{what}: needs the package datasets; pip install 'reground[hub]'"
-        ) from None

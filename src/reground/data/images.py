@@ -7,6 +7,7 @@ a sample about it is a sample like any other: it can be stored, drawn and checke
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import math
 import os
@@ -37,6 +38,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what is ever d
 GREY_BITS = "REGROUND_GREY_BITS"  # bits in use of grey photos of 16, at least; of a whole set
 
 _WHOLE = "whole size"  # of a picture that was decoded at less, in its info
+_DATA_URL = re.compile(r"data:[-\w.+/]*+(?:;[-\w.+=]*+)*?;base64,", re.ASCII)
 _LIMIT = "REGROUND_MAX_IMAGE_PIXELS"
 _BITS = "significant bits"  # in a picture's info
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners have
@@ -170,6 +172,22 @@ def decoded(data: bytes, name: str, *, most: int | None = None) -> Image.Image:
         if most is not None and image.width * image.height > most:
             raise DataError(f"{name}: {ImageSize(*image.size)} pixels, where {most:,} are left")
         return _as_rgb(ImageOps.exif_transpose(image), name)
+
+
+def inline(url: str, name: str) -> bytes:
+    """What a data URL holds, which errors call ``name``; raises ``DataError`` for any other URL."""
+    found = _DATA_URL.match(url)
+    if not found:
+        raise DataError(f"{name}: expected a data URL, data:image/png;base64,...")
+    return unpacked(url[found.end() :], name)
+
+
+def unpacked(text: str, name: str) -> bytes:
+    """The bytes of base64; raises ``DataError`` for anything else."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise DataError(f"{name}: not base64; expected the bytes of an image in base64") from None
 
 
 def split_view(path: str) -> tuple[str, View | None]:

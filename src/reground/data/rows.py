@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from reground import io
 from reground.data import frames, images, soundness
 from reground.data.frames import Boxes
+from reground.data.schemes import LazySamples
 from reground.data.soundness import LIKE_THOUSAND, Soundness
 from reground.errors import DataError
 from reground.grounding import boxes, fields, names, sample
@@ -47,7 +48,7 @@ _RULES = (
 _LOG = logging.getLogger(__name__)
 
 
-class Rows(Sequence[Sample]):
+class Rows(LazySamples):
     """The samples of a JSONL in their order, each made when it is asked for.
 
     Raises ``DataError`` naming file and line of the first row that is no sample, or with ``sound``
@@ -71,14 +72,8 @@ class Rows(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._index)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
+    def at(self, number: int) -> Sample:
+        """The sample in a row, read from the file."""
         start, length, crc, _ = self._index[number].item()
         line = os.pread(self._file.fileno(), length, start)
         with io.at(f"{self._path}: row {number + 1}", "start again"):

@@ -6,8 +6,9 @@ A package registers an object of the form :class:`Source` as an entry point ``SC
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, overload
 
 from PIL import Image
 
@@ -16,6 +17,26 @@ from reground.plugins import installed
 
 ENDLESS = 2**31 - 1
 """The length of a data set that has no end: item n is made when it is asked for."""
+
+
+class LazySamples(Sequence[Sample]):
+    """Samples that are made when they are asked for, by ``at``."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def at(self, number: int) -> Sample:
+        """The sample of a number from 0 to the length, which it is below."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return [self.at(place) for place in places]
+        return self.at(places)
 
 
 class Source(Protocol):

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from PIL import Image
 
-from reground.data.images import decoded, load
+from reground.api import Grounder
+from reground.data.images import decoded, inline, load
 from reground.errors import DataError
-from reground.grounding.codecs import PixelLimits
-from reground.model.chat import Chat, Prompt
-from reground.model.load import answering_of
+from reground.model.chat import Message, Prompt
 from reground.model.prompting import Prompter
-from reground.model.runtime import Runtime
-from reground.protocols.choice import Protocols
-from reground.protocols.wording import Segment
-from reground.rollout.opening import opened
 from reground.rollout.policy import Policy, Sampling
-
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +60,15 @@ class ChatModel:
         max_pixels: int | None = None,
     ) -> ChatModel:
         """Load a folder, a run, a hub id or ``tiny``; raises as ``Grounder.from_pretrained``."""
-        runtime = Runtime.resolve(device=device, dtype=dtype)
-        limits = PixelLimits(min_pixels, max_pixels)
-        checkpoint, policy = opened(path, runtime, engine=engine, limits=limits)
-        return cls(Prompter(checkpoint, Protocols.of(answering_of(path))), policy)
+        grounder = Grounder.from_pretrained(
+            path,
+            device=device,
+            dtype=dtype,
+            engine=engine,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
+        return cls(grounder.prompter, grounder.policy)
 
     def answer(
         self, turns: Sequence[Turn], sampling: Sampling, *, keys: Sequence[int] | None = None
@@ -91,9 +86,8 @@ class ChatModel:
 
     def _prompt(self, turn: Turn) -> Prompt:
         checkpoint = self.prompter.checkpoint
-        chat = checkpoint.chat
-        encoded = chat.encode_images(turn.images)
-        prompt = chat.prompts(encoded, [segments(turn.text, chat)])[0]
+        encoded = checkpoint.chat.encode_images(turn.images)
+        prompt = checkpoint.chat.conversation([Message("user", [*encoded, turn.text])])
         if len(prompt.ids) >= checkpoint.context:
             raise DataError(
                 f"found a prompt of {len(prompt.ids)} tokens, and the model's context holds "
@@ -108,26 +102,9 @@ class ChatModel:
         return text[: min(ends, default=len(text))]
 
 
-def segments(text: str, chat: Chat) -> list[Segment]:
-    """A harness's text, in which the marks of boxes and phrases are the tokens that they name.
-
-    Our own tasks write them where our prompts have them; no other special token is read.
-    """
-    known = [mark for mark in chat.adapter.marks if mark in chat.tokenizer.get_added_vocab()]
-    if not known:
-        return [Segment(text)]
-    pieces = re.split("(" + "|".join(map(re.escape, known)) + ")", text)
-    return [Segment(piece, is_special=piece in known) for piece in pieces if piece]
-
-
 def picture(source: str) -> Image.Image:
     """The image at a path or in a ``data:`` address; raises ``DataError`` as ``load`` does."""
-    head = _DATA_URL.match(source)
-    if head is None:
+    if not source.startswith("data:"):
         return load(source)
-    try:
-        return decoded(base64.b64decode(source[head.end() :], validate=True), "image of a message")
-    except binascii.Error:
-        raise DataError(
-            "image of a message: no base64; expected data:image/png;base64,..."
-        ) from None
+    name = "image of a message"
+    return decoded(inline(source, name), name)

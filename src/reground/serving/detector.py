@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, Field
 
 from reground.api import GroundingRequest
-from reground.data.images import decoded
+from reground.data.images import decoded, unpacked
 from reground.serving.messages import (
     EXAMPLE,
     EXAMPLE_TEXT,
@@ -17,7 +17,7 @@ from reground.serving.messages import (
     FoundBox,
     found_boxes,
 )
-from reground.serving.service import MOST_PIXELS, Service, unpacked
+from reground.serving.service import MOST_PIXELS, Service
 
 MOST_LABELS = 32
 Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, examples=[EXAMPLE_TEXT])]

@@ -18,16 +18,18 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from reground.api import GroundingRequest
-from reground.data.images import decoded
+from reground.data.images import decoded, inline
 from reground.data.media import MAX_BYTES, TIME_S, downloaded, is_address
+from reground.data.regions import region
 from reground.errors import DataError, UserError, shown
 from reground.grounding.answers import Status
+from reground.grounding.boxes import Box, Frame
 from reground.rollout.http import Address, JsonClient, NoReply, key_of
 from reground.serving.batching import LARGEST
 from reground.serving.guard import Refused
 from reground.serving.label_config import LONGEST, Interface, Label, interface_of
 from reground.serving.messages import LONGEST_TEXT, FoundBox, found_boxes
-from reground.serving.service import AT_ONCE, MOST_PIXELS, Service, inline
+from reground.serving.service import AT_ONCE, MOST_PIXELS, Service
 
 KEY = "LABEL_STUDIO_API_KEY"
 MOST_TASKS = 1_000
@@ -99,8 +101,8 @@ class PredictRequest(BaseModel):
         """The last text that the person typed, into a TextArea of the open task."""
         context = (self.params or {}).get("context")
         regions = context.get("result") if isinstance(context, dict) else None
-        for region in reversed(regions if isinstance(regions, list) else []):
-            value = region.get("value") if isinstance(region, dict) else None
+        for each in reversed(regions if isinstance(regions, list) else []):
+            value = each.get("value") if isinstance(each, dict) else None
             text = value.get("text") if isinstance(value, dict) else None
             last = text[-1] if isinstance(text, list) and text else text
             if isinstance(last, str) and last.strip():
@@ -114,11 +116,11 @@ class Region(BaseModel):
     id: str
     from_name: str
     to_name: str
-    type: str = "rectanglelabels"
+    type: str
     original_width: int
     original_height: int
-    image_rotation: int = 0
-    score: float | None
+    image_rotation: int
+    score: float | None = None
     value: dict[str, Any]
 
 
@@ -229,24 +231,9 @@ class _Project:
         return answered.grounding.answer.status, found_boxes(answered.grounding)
 
     def _region(self, found: FoundBox, label: Label, image: Image.Image) -> Region:
-        x1, y1, x2, y2 = found.box
-        across, down = 100 / image.width, 100 / image.height
-        return Region(
-            id=uuid4().hex[:10],
-            from_name=label.from_name,
-            to_name=self.interface.to_name,
-            original_width=image.width,
-            original_height=image.height,
-            score=found.score,
-            value={
-                "x": x1 * across,
-                "y": y1 * down,
-                "width": (x2 - x1) * across,
-                "height": (y2 - y1) * down,
-                "rotation": 0,
-                "rectanglelabels": [label.name],
-            },
-        )
+        box = Box(*found.box, Frame.pixels(image.width, image.height))
+        names = {"from_name": label.from_name, "to_name": self.interface.to_name}
+        return Region(id=uuid4().hex[:10], **region(box, label.name, score=found.score, **names))
 
 
 def _data(task: Any) -> dict[str, Any]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -19,9 +16,8 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from reground.api import Grounder, GroundingRequest, Way
-from reground.data.images import decoded
+from reground.data.images import decoded, inline
 from reground.data.media import MediaHosts
-from reground.errors import DataError
 from reground.grounding.sample import Sample
 from reground.serving.batching import Answered, AnswerThread
 from reground.serving.counts import ServerCounts
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
 LOOK_S = 0.05  # between two looks whether a client is still there
 AT_ONCE = 4  # questions whose images are decoded at a time
 MOST_PIXELS = 50_000_000  # of a question's images; a bomb of 80 million fits in a small file
-_DATA_URL = re.compile(r"data:[-\w.+/]*+(?:;[-\w.+=]*+)*?;base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,19 +289,3 @@ def pictures(urls: Sequence[str], fetched: Mapping[str, bytes]) -> list[Image.Im
         images.append(decoded(data, name, most=left))
         left -= images[-1].width * images[-1].height
     return images
-
-
-def inline(url: str, name: str) -> bytes:
-    """What a data URL holds; raises ``DataError`` for any other URL."""
-    found = _DATA_URL.match(url)
-    if not found:
-        raise DataError(f"{name}: expected a data URL, data:image/png;base64,...")
-    return unpacked(url[found.end() :], name)
-
-
-def unpacked(text: str, name: str) -> bytes:
-    """The bytes of base64; raises ``DataError`` for anything else."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise DataError(f"{name}: not base64; expected the bytes of an image in base64") from None

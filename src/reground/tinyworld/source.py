@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
-from reground.data.schemes import ENDLESS
+from reground.data.schemes import ENDLESS, LazySamples
 from reground.grounding.sample import Sample
 from reground.tinyworld.scenes import PREFIX, render, sample
 
@@ -20,7 +18,7 @@ EXAMPLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class SceneDataset(Sequence[Sample]):
+class SceneDataset(LazySamples):
     """A task of the scene world as a lazy sequence: item i is scene i of ``seed``."""
 
     task: str
@@ -30,15 +28,9 @@ class SceneDataset(Sequence[Sample]):
     def __len__(self) -> int:
         return self.length
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        places = range(self.length)[index]
-        if isinstance(places, range):
-            return [self[place] for place in places]
-        return sample(self.task, seed=self.seed, index=places)
+    def at(self, number: int) -> Sample:
+        """Scene ``number``."""
+        return sample(self.task, seed=self.seed, index=number)
 
 
 def open(spec: str, *, seed: int, limit: int | None) -> SceneDataset:

@@ -75,18 +75,8 @@ def table(source: Path, split: str | None) -> Any:
     ``source`` is a folder of ``save_to_disk``, a Parquet file, any folder that `datasets` knows, or
     a hub id. Raises ``DataError`` where the package is missing or cannot read it.
     """
-    if os.environ.get(CONFINE):
-        raise DataError(
-            f"{source}: the package datasets opens what such a folder's own files name, so that "
-            "--confine cannot hold it; convert it where it can do no harm, without --confine"
-        )
-    try:
-        datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError:
-        raise DataError(
-            f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'",
-            help="not-installed",
-        ) from None
+    check_unconfined(source)
+    datasets = library(source)
     try:
         if (source / "state.json").is_file() or (source / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(str(source))
@@ -104,6 +94,26 @@ def table(source: Path, split: str | None) -> Any:
     ) as error:
         raise DataError(f"{source}: datasets cannot read it, split {split!r}: {error}") from None
     return chosen
+
+
+def check_unconfined(source: object) -> None:
+    """Raise ``DataError`` under --confine, which does not hold what `datasets` reads."""
+    if os.environ.get(CONFINE):
+        raise DataError(
+            f"{source}: the package datasets opens what such a folder's own files name, so that "
+            "--confine cannot hold it; convert it where it can do no harm, without --confine"
+        )
+
+
+def library(source: object) -> Any:
+    """The package `datasets`; raises ``DataError`` where it is missing."""
+    try:
+        return importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{source}: hub data sets need the package datasets; pip install 'reground[hub]'",
+            help="not-installed",
+        ) from None
 
 
 def parquet_columns(path: Path) -> dict[str, str]:
