@@ -27,7 +27,7 @@ USER = {
     "orgs": [{"name": "lab", "roleInOrg": "write"}, {"name": "museum", "roleInOrg": "read"}],
     "auth": {"type": "access_token", "accessToken": {"displayName": "t", "role": "write"}},
 }
-_LARGE = (".safetensors", ".png", ".jpg")
+_LARGE = (".safetensors", ".parquet")
 
 
 @dataclass

@@ -68,6 +68,10 @@ def test_arrow_folders_lose_nothing(samples: list[Sample], tmp_path: Path) -> No
     assert pixels(read_dataset(f"datasets:{tmp_path / 'again'}")) == pixels(samples)
     with pytest.raises(DataError, match="is no data set"):
         write(samples, tmp_path)
+    (tmp_path / "photo.jpg").unlink()
+    with pytest.raises(DataError, match=r"photo\.jpg"):
+        write(samples, tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_rows_are_read_by_load_dataset(samples: list[Sample], tmp_path: Path) -> None:

@@ -364,8 +364,9 @@ def push(
 ) -> None:
     """Upload samples and their pictures to the hub, with a card, in one commit.
 
-    Each JSONL of a folder is a split: cells.train.jsonl is train. Pictures are uploaded whole, and
-    rows name them below the repository. The token is that in HF_TOKEN.
+    Each JSONL of a folder is a split: cells.train.jsonl is train. Files are Parquet with pictures
+    within, so that the hub shows them, and `--data hub:OWNER/NAME@SPLIT` trains and evaluates. The
+    token is that in HF_TOKEN.
 
     \b
     Examples:
@@ -377,7 +378,8 @@ def push(
 
     place = Repository.open(name, kind="dataset", private=private)
     parts = read_parts(source)
-    files = files_of(parts, name=name, license=license)
-    for part in parts:
-        typer.echo(f"{part.name}: {', '.join(f'{n} {what}' for what, n in part.counts.items())}")
-    typer.echo(place.push(files, message="Samples and pictures, by ReGround"))
+    with files_of(parts, name=name, license=license) as files:
+        for part in parts:
+            counts = (f"{n} {what}" for what, n in part.counts.items())
+            typer.echo(f"{part.name}: {', '.join(counts)}")
+        typer.echo(place.push(files, message="Samples and pictures, by ReGround"))

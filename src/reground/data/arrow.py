@@ -2,12 +2,14 @@
 
 A row holds its ``images`` (an ``Image`` feature each), and as ``row`` the JSON of its sample, whose
 paths say where an image is first: ROW/PLACE. ``datasets:FOLDER`` is such a folder of
-``save_to_disk``, ``hub:OWNER/NAME`` such a data set of the hub, or a folder of Parquet, row by row.
+``save_to_disk`` or of Parquet, ``hub:OWNER/NAME`` such a data set of the hub (or the folder), row
+by row. Behind ``@`` stands the split, where there are several: ``hub:anna/cells@val``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from reground.grounding.sample import ImageRef, Sample, is_file_path
 from reground.io import locked, whole
 
 SHUFFLED, KEPT = 256, 512  # rows of a stream that are mixed, and that stay in memory
+PARQUET_BYTES = 500 * 2**20  # of a file, as the hub's own client cuts them
 _Row = dict[str, Any]
 
 
@@ -40,16 +43,24 @@ def write(samples: Sequence[Sample], out: Path) -> int:
     """
     if out.exists() and not (out / "state.json").is_file():
         raise DataError(f"{out}: exists and is no data set; name a new folder")
-    datasets = library(out)
-    text = datasets.Value("string")
-    columns = {name: text for name in ("id", "task", "question", "row")}
-    features = datasets.Features(columns | {"images": datasets.List(datasets.Image())})
     with locked(out), TemporaryDirectory(dir=out.parent) as cache, whole(out) as partial:
-        rows = datasets.Dataset.from_generator(
-            lambda: _rows(samples), features=features, cache_dir=cache, fingerprint="reground"
-        )
+        rows = _held(samples, cache)
         rows.save_to_disk(str(partial))
         return len(rows)
+
+
+def write_parquet(samples: Sequence[Sample], folder: Path, split: str) -> list[Path]:
+    """Write the rows as ``SPLIT-00000-of-00003.parquet``, as many files as the hub asks for.
+
+    Raises ``DataError`` for an image that cannot be read.
+    """
+    with TemporaryDirectory(dir=folder) as cache:
+        rows = _held(samples, cache)
+        number = 1 + rows.data.nbytes // PARQUET_BYTES
+        files = [folder / f"{split}-{n:05}-of-{number:05}.parquet" for n in range(number)]
+        for place, file in enumerate(files):
+            rows.shard(number, place, contiguous=True).to_parquet(str(file))
+        return files
 
 
 class Folders:
@@ -150,6 +161,24 @@ _OPEN: dict[str, _Stream] = {}
 # ---- parts -------------------------------------------------------------------------------------
 
 
+def _held(samples: Sequence[Sample], cache: str) -> Any:
+    """The rows as `datasets` holds them, in files below ``cache``; raises ``DataError``."""
+    datasets = library(cache)
+    text = datasets.Value("string")
+    columns = {name: text for name in ("id", "task", "question", "row")}
+    try:
+        return datasets.Dataset.from_generator(
+            lambda: _rows(samples),
+            features=datasets.Features(columns | {"images": datasets.List(datasets.Image())}),
+            cache_dir=cache,
+            fingerprint="reground",
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise
+
+
 def _rows(samples: Sequence[Sample]) -> Iterator[_Row]:
     first: dict[ImageRef, str] = {}
     for number, sample in enumerate(samples):
@@ -207,20 +236,32 @@ def _image(row: _Row, place: int, name: str) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _table(spec: str) -> Any:
-    return _undecoded(table(Path(spec.partition(":")[2]), None), library(spec))
+    name, split = _name_and_split(spec)
+    return _undecoded(table(Path(name), split), library(spec))
 
 
 def _streamed(spec: str) -> Any:
     check_unconfined(spec)
-    datasets, name = library(spec), spec.partition(":")[2]
+    datasets = library(spec)
+    name, own = _name_and_split(spec)
+    split = own or "train"
     try:
-        rows = datasets.load_dataset(name, split="train", streaming=True)
+        rows = datasets.load_dataset(name, split=split, streaming=True)
     except (
         *(OSError, ValueError, KeyError, TypeError, AttributeError),
         datasets.exceptions.DatasetsError,
     ) as error:
-        raise DataError(f"{spec}: datasets cannot read its split train: {error}") from None
+        raise DataError(f"{spec}: datasets cannot read its split {split}: {error}") from None
     return _undecoded(rows, datasets)
+
+
+def _name_and_split(spec: str) -> tuple[str, str | None]:
+    """
+    >>> _name_and_split("hub:anna/cells@val"), _name_and_split("datasets:a@home/cells")
+    (('anna/cells', 'val'), ('a@home/cells', None))
+    """
+    name, at, split = spec.partition(":")[2].rpartition("@")
+    return (name, split) if at and re.fullmatch(r"\w+", split) else (name + at + split, None)
 
 
 def _undecoded(rows: Any, datasets: Any) -> Any:

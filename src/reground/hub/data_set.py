@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from reground.data.images import split_view
+from reground.data.arrow import write_parquet
 from reground.data.source import read_dataset
 from reground.errors import DataError
 from reground.evaluation.reporting.pages import render
-from reground.grounding.sample import Sample, is_file_path
-from reground.io import json_line
+from reground.grounding.sample import Sample
 
 CARD = "README.md"
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
-_MOST_IN_A_FOLDER = 5_000  # the hub shows and takes at most 10,000
 _ASIDE = ".rejected"  # what a conversion could not use
 
 
@@ -59,49 +58,21 @@ def read_parts(source: Path) -> list[Part]:
     return parts
 
 
-def files_of(parts: Sequence[Part], *, name: str, license: str | None) -> dict[str, Path | bytes]:
-    """Card, rows and pictures, by their paths in the repository ``name``.
+@contextmanager
+def files_of(
+    parts: Sequence[Part], *, name: str, license: str | None
+) -> Iterator[dict[str, Path | bytes]]:
+    """Card and Parquet, pictures within, by their paths in the repository ``name``.
 
-    Raises ``DataError`` for a picture that is not there.
+    The files are there inside the ``with``. Raises ``DataError`` for a picture that is not.
     """
-    images = _pictures(parts)
-
-    def named(path: str) -> str:
-        file, _ = split_view(path)
-        return images[os.path.realpath(file)] + path[len(file) :]
-
-    rows: dict[str, Path | bytes] = {
-        f"{part.name}.jsonl": b"".join(
-            json_line(each.to_json(named=named)) for each in part.samples
-        )
-        for part in parts
-    }
-    held: dict[str, Path | bytes] = {there: Path(file) for file, there in images.items()}
-    card = _card(parts, name=name, license=license).encode()
-    return {CARD: card, **rows, **held}
-
-
-def _pictures(parts: Sequence[Part]) -> dict[str, str]:
-    """Each file with its path in the repository: its own name, numbered where two have the same."""
-    found: dict[str, str] = {}
-    taken: set[str] = set()
-    paths = (i.path for part in parts for each in part.samples for i in each.images)
-    for path in dict.fromkeys(paths):
-        file = os.path.realpath(split_view(path)[0])
-        if not is_file_path(path) or file in found:
-            continue
-        if not os.path.isfile(file):
-            raise DataError(
-                f"{path}: no such picture; `reground data validate` sets its rows aside"
-            )
-        folder = f"images/{len(found) // _MOST_IN_A_FOLDER}"
-        stem, ending = os.path.splitext(os.path.basename(file))
-        own, number = f"{stem}{ending}", len(found)
-        while own in taken:
-            own, number = f"{stem}-{number}{ending}", number + 1
-        taken.add(own)
-        found[file] = f"{folder}/{own}"
-    return found
+    with TemporaryDirectory() as folder:
+        files: dict[str, Path | bytes] = {
+            f"data/{file.name}": file
+            for part in parts
+            for file in write_parquet(part.samples, Path(folder), part.name)
+        }
+        yield {CARD: _card(parts, name=name, license=license).encode(), **files}
 
 
 def _card(parts: Sequence[Part], *, name: str, license: str | None) -> str:
@@ -117,7 +88,7 @@ def _card(parts: Sequence[Part], *, name: str, license: str | None) -> str:
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": part.name, "path": f"{part.name}.jsonl"} for part in parts
+                    {"split": part.name, "path": f"data/{part.name}-*"} for part in parts
                 ],
             }
         ],
