@@ -256,6 +256,10 @@ BROKEN: Mapping[str, tuple[Break, str]] = {
         setting("reground.json", family=5, zoom="x"),
         "does not say how the checkpoint answers",
     ),
+    "a prompt elsewhere": (
+        setting("reground.json", prompts={"direct": "../../notes.txt"}),
+        "names the prompt '../../notes.txt', which this version does not have",
+    ),
 }
 
 

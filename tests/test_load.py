@@ -28,7 +28,8 @@ from reground.model.parts import (
 )
 from reground.model.qwen import QwenVL
 from reground.model.runtime import Runtime
-from reground.protocols.choice import Answering
+from reground.protocols.choice import Answering, Protocols
+from reground.protocols.prompts import load_profile
 from reground.tinyworld import models as tiny
 from reground.training.optimiser import optimizer
 from reground.training.packing import TrainGroup, TrainSequence, collate
@@ -89,6 +90,22 @@ def test_how_a_checkpoint_answers_is_remembered(qwen3: Checkpoint, tmp_path: Pat
         answering_of(path)
     side_file.unlink()
     assert load(path).answering == Answering(family="qwen3_vl")
+
+
+def test_a_prompt_of_ones_own_goes_with_the_checkpoint(qwen3: Checkpoint, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_bytes("\ufeffWhere is $question? \u00e4\r\n".encode())
+    asked = load_profile(file)
+    how = Answering(family="qwen3_vl").trained(
+        family=None, protocol=None, prompt=str(file), zoom=False, max_calls=1
+    )
+    save(dataclasses.replace(qwen3, answering=how), tmp_path / "saved")
+    file.unlink()
+    back = answering_of(str(tmp_path / "saved"))
+    assert back == how
+    assert Protocols.of(back).get("direct").profile == asked
+    other = back.trained(family=None, protocol=None, prompt="tiny", zoom=False, max_calls=1)
+    assert other.prompts == {"direct": "tiny"}
 
 
 def test_a_run_stands_for_its_newest_whole_checkpoint(qwen3: Checkpoint, tmp_path: Path) -> None:

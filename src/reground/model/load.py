@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
-from reground.errors import DataError, ModelError
+from reground.errors import DataError, ModelError, shown
 from reground.grounding.codecs import PixelLimits
 from reground.io import parse_json, whole, write_json
 from reground.model import attention, internvl, qwen
@@ -31,6 +31,7 @@ from reground.model.runtime import Runtime
 from reground.model.write import amend, write_files
 from reground.plugins import installed
 from reground.protocols.choice import Answering
+from reground.protocols.prompts import profile_names
 
 _ADAPTERS: dict[str, Callable[[Any], ModelAdapter]] = {
     **dict.fromkeys(qwen.MODEL_TYPES, qwen.QwenVL.of),
@@ -216,10 +217,17 @@ def _remembered(folder: Folder) -> Answering | None:
     try:
         known = parse_json(folder.files[SIDE_FILE])
         kept = json.dumps({name: known[name] for name in names})
-        return TypeAdapter(Answering).validate_json(kept, strict=True)
+        answering = TypeAdapter(Answering).validate_json(kept, strict=True)
     except (DataError, KeyError, TypeError, ValidationError) as error:
         raise ModelError(
             f"{Path(folder.source) / SIDE_FILE}: does not say how the checkpoint answers "
             f"({first_line(error)}); expected the keys {', '.join(names)}; save the run again, or "
             "delete the file"
         ) from None
+    for prompt in answering.prompts.values():
+        if isinstance(prompt, str) and prompt not in profile_names():  # no file of this machine
+            raise ModelError(
+                f"{Path(folder.source) / SIDE_FILE}: names the prompt {shown(repr(prompt))}, which "
+                "this version does not have; expected a packaged one, or its name and text"
+            )
+    return answering

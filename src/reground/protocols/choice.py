@@ -11,6 +11,7 @@ from reground.errors import ConfigError
 from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Sample
 from reground.protocols.families import Family, get_family
+from reground.protocols.prompts import OwnPrompt, kept
 from reground.protocols.protocol import AnswerProtocol, make_protocol
 from reground.protocols.published import OURS, wording_of
 
@@ -20,19 +21,20 @@ Decider = Literal["flag", "benchmark", "config", "checkpoint", "family"]
 """Who names the protocol of rows that name none; a flag (or an argument) overrules rows too."""
 
 Prompts = Mapping[ProtocolName, str]
+"""Profiles by their names, or paths of files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answering:
     """How a checkpoint answers: what it was trained to, and remembers in ``reground.json``.
 
-    ``prompts`` are the profiles that it knows, by protocol; ``protocol`` is the one that it was
-    trained under, where that is not its family's.
+    ``prompts`` are the profiles that it knows, by protocol, packaged ones by their names;
+    ``protocol`` is the one that it was trained under, where that is not its family's.
     """
 
     family: str
     protocol: ProtocolName | None = None
-    prompts: Prompts = field(default_factory=dict)
+    prompts: Mapping[ProtocolName, str | OwnPrompt] = field(default_factory=dict)
     zoom: bool = False
     max_calls: int = 1
 
@@ -48,13 +50,15 @@ class Answering:
         """How it answers after training with these settings; None keeps what it knows.
 
         A ``prompt`` without a protocol belongs to the one that rows of the run usually have.
-        Prompts of another family are forgotten.
+        Prompts of another family are forgotten. Raises ``ConfigError`` for a prompt that there is
+        not, and for a file that is none.
         """
         known = self if family in (None, self.family) else Answering(family=family)
         known = replace(known, protocol=protocol or known.protocol, zoom=zoom, max_calls=max_calls)
         if isinstance(prompt, str):
             prompt = {known.protocol or get_family(known.family).protocol: prompt}
-        return replace(known, prompts={**known.prompts, **(prompt or {})})
+        new = {name: kept(own) for name, own in (prompt or {}).items()}
+        return replace(known, prompts={**known.prompts, **new})
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from reground.grounding.names import ProtocolName
 from reground.grounding.sample import Detection, Sample
 from reground.protocols.calls import CALL_END, FIRST_TOOL, Function, tool_text
 from reground.protocols.families import FORMS, Family, get_family
-from reground.protocols.prompts import PromptProfile, load_profile
+from reground.protocols.prompts import OwnPrompt, PromptProfile, load_profile
 from reground.protocols.rethink import settled
 from reground.protocols.wording import Segment, text_of
 
@@ -166,7 +166,7 @@ def make_protocol(
     family: Family,
     name: ProtocolName,
     *,
-    prompt: str | None = None,
+    prompt: str | OwnPrompt | None = None,
     zoom: bool = False,
     max_calls: int = 1,
 ) -> AnswerProtocol:

@@ -145,14 +145,37 @@ class PromptProfile:
         return [*segments, Segment(question[end:])]
 
 
-def load_profile(name_or_path: str | Path, *, needs: Sequence[str] = ()) -> PromptProfile:
-    """A profile of this package by its name, or a user's own by the path of its file.
+@dataclass(frozen=True, slots=True)
+class OwnPrompt:
+    """A prompt that no package has, as a checkpoint keeps it: its name and all of its text."""
+
+    name: str
+    text: str
+
+
+def kept(name_or_path: str) -> str | OwnPrompt:
+    """What a checkpoint keeps of a prompt: the name of a packaged one, all of another.
+
+    Raises ``ConfigError`` as :func:`load_profile`.
+    """
+    profile = load_profile(name_or_path)
+    if name_or_path in profile_names():
+        return name_or_path
+    return OwnPrompt(profile.name, Path(name_or_path).read_bytes().decode())
+
+
+def load_profile(prompt: str | Path | OwnPrompt, *, needs: Sequence[str] = ()) -> PromptProfile:
+    """A profile of this package by its name, or a user's own: the path of its file, or its text.
 
     Raises ``ConfigError`` for an unknown name, a missing file, a file that is no text, a text
     without ``$question`` or another place that the caller ``needs``, a place that nothing fills,
     and an unknown part or one that says too little.
     """
-    source = str(name_or_path)
+    if isinstance(prompt, OwnPrompt):
+        return _profile(
+            prompt.name, prompt.text.encode(), where=f"prompt {prompt.name}", needs=needs
+        )
+    source = str(prompt)
     is_own = source not in profile_names()
     file = Path(source) if is_own else _PACKAGE / f"{source}.txt"
     if is_own and not file.is_file():
@@ -162,15 +185,17 @@ def load_profile(name_or_path: str | Path, *, needs: Sequence[str] = ()) -> Prom
             f"unknown prompt {source!r}, and no path of a file; "
             f"{did_you_mean(source, profile_names())}"
         )
-    data = file.read_bytes()
-    where = f"prompt {source}"
+    return _profile(Path(source).stem, file.read_bytes(), where=f"prompt {source}", needs=needs)
+
+
+def _profile(name: str, data: bytes, *, where: str, needs: Sequence[str]) -> PromptProfile:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: not a text in UTF-8 ({error.reason})") from None
     user, *parts = _HEADING.split(text.replace("\r\n", "\n"))
     return PromptProfile(
-        Path(source).stem,
+        name,
         _user(user.removesuffix("\n"), where=where, needs=needs),
         hashlib.sha256(data).hexdigest(),
         _parts(parts, where=where),
