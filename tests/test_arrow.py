@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from reground.data.source import open_dataset, read_dataset, save_dataset
 from reground.errors import DataError
 from reground.grounding.boxes import Box
 from reground.grounding.sample import Detection, ImageRef, Sample, Span, Target, content
+from reground.runs import RunDir
+from reground.training.checkpoint import checkpoints
+from reground.training.run import train
+from worlds import World, assert_same_bytes
 
 datasets = pytest.importorskip("datasets")
 
@@ -113,6 +118,23 @@ def test_a_stream_is_read_forwards_and_mixed_by_seed(
     assert open_dataset(spec, seed=2)[:60] != drawn[:60]
     with pytest.raises(DataError, match="found 60 rows, expected 61"):
         read_dataset(spec, limit=61)
+
+
+@pytest.mark.parametrize("method", ["sft", "rl"])
+def test_a_run_streams_its_rows_and_goes_on_as_if_undisturbed(
+    method: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.setattr(arrow, "SHUFFLED", 2)
+    (tmp_path / "hub").mkdir()
+    arrow.write_parquet(read_dataset(str(world.four)), tmp_path / "hub", "train")
+    data = f"data=[{{mix: {{'hub:{tmp_path / 'hub'}': 1.0}}}}]"
+    config = world.config(method, data, "steps=6", "save_every=3")
+    undisturbed = train(config, tmp_path / "whole")
+    stopped = RunDir(tmp_path / "stopped")
+    shutil.copytree(undisturbed.path, stopped.path)
+    shutil.rmtree(checkpoints(stopped)[-1].path)
+    train(config, stopped.path, resume=True)
+    assert_same_bytes(stopped, undisturbed)
 
 
 @pytest.mark.parametrize("scheme", ["hub", "datasets"])
