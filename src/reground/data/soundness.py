@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,8 @@ from reground.data.confine import OutsideError, confined
 from reground.data.images import GREY_BITS, MAX_ASPECT, ImageSize, load, split_view
 from reground.errors import DataError, shown
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
+from reground.grounding.paths import in_no_folder
+from reground.grounding.sample import ImageRef, Sample, Target, is_file_path
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 FLAT = 16  # levels of 256; a photo without more in any channel shows next to nothing
@@ -65,6 +66,9 @@ class Soundness:
     may_lack: bool = False
     _ids: dict[str, str] = field(default_factory=dict)
     _images: dict[str, _Photo | Problem] = field(default_factory=dict)
+    _is_gone: Callable[[str], bool] = field(
+        default_factory=lambda: in_no_folder(lambda folder: not _lacks(folder))
+    )
 
     def problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
         """Everything wrong with a sample; ``where`` it stands is what later ones are told."""
@@ -87,9 +91,8 @@ class Soundness:
             yield Problem(Reason.PLACEHOLDER, "images are listed apart; take <image> out")
         for image in sample.images:
             yield from self._side_problems(image)
-        found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]
-        for target in found:
-            yield from _box_problems(target.box)
+        for mark in (*sample.targets, *(sample.tool_results or ())):
+            yield from _box_problems(mark.box)
 
     def doubts(self) -> Iterator[str]:
         """Sentences about the photos so far that set none aside, for a person to look at."""
@@ -115,7 +118,7 @@ class Soundness:
 
     def finished(self, sample: Sample) -> Sample:
         """A sample without a problem, its targets clipped to their images."""
-        if all(target.box.overhang() == 0 for target in sample.targets):
+        if all(target.box.is_inside for target in sample.targets):
             return sample
         targets = tuple(Target(target.image, target.box.clipped()) for target in sample.targets)
         return replace(sample, targets=targets)
@@ -137,7 +140,9 @@ class Soundness:
         return None
 
     def _side_problems(self, image: ImageRef) -> Iterator[Problem]:
-        short, long = sorted((image.width, image.height))
+        short, long = image.width, image.height
+        if short > long:
+            short, long = long, short
         if short >= self.factor and long <= MAX_ASPECT * short:
             return
         recorded = f"{image.path} is {image.width} x {image.height}"
@@ -153,7 +158,9 @@ class Soundness:
         except DataError as error:
             return Problem(Reason.CORRUPT_IMAGE, str(error))
         if file not in self._images:
-            self._images[file] = _LACKING if self.may_lack and _lacks(file) else _decoded(file)
+            if self.may_lack and (self._is_gone(file) or _lacks(file)):
+                return _LACKING  # not kept: there may be a million
+            self._images[file] = _decoded(file)
         found = self._images[file]
         if isinstance(found, Problem):
             return found

@@ -111,20 +111,22 @@ class Sample:
             raise DataError(f"sample {self.id!r}: unknown protocol {self.protocol!r}; {hint}")
         if self.spans:
             self._check_spans()
-        marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
-        for index in [self.target_image, *[mark.image for mark in marks]]:
-            if not 0 <= index < len(self.images):
-                raise DataError(
-                    f"sample {self.id!r}: image index {index} with {len(self.images)} images; "
-                    "indices count from 0 and every sample needs an image"
-                )
-        for mark in marks:
+        self._check_index(self.target_image)
+        for mark in (*self.targets, *(self.tool_results or ())):
+            self._check_index(mark.image)
             expected = self.images[mark.image].frame
             if mark.box.frame is not expected and mark.box.frame != expected:
                 raise DataError(
                     f"sample {self.id!r}: a box of images[{mark.image}] is in {mark.box.frame}, "
                     f"expected the image's own pixels, {expected}; convert it with .to()"
                 )
+
+    def _check_index(self, image: int) -> None:
+        if not 0 <= image < len(self.images):
+            raise DataError(
+                f"sample {self.id!r}: image index {image} with {len(self.images)} images; "
+                "indices count from 0 and every sample needs an image"
+            )
 
     def _check_spans(self) -> None:
         edges = [edge for span in self.spans for edge in (span.start, span.end)]
@@ -169,18 +171,18 @@ class Sample:
             "task": self.task,
             "target_image": self.target_image,
         }
-        optional = {
-            "think": self.think,
-            "rethink": self.rethink,
-            "difficulty": self.difficulty,
-            "strata": dict(self.strata) or None,
-            "protocol": self.protocol,
-            "spans": [span.to_json() for span in self.spans] or None,
-            "tool_results": None
-            if self.tool_results is None
-            else [_mark_to_json(each) for each in self.tool_results],
-        }
-        return row | {key: value for key, value in optional.items() if value is not None}
+        for name in ("think", "rethink", "difficulty"):
+            if (value := getattr(self, name)) is not None:
+                row[name] = value
+        if self.strata:
+            row["strata"] = dict(self.strata)
+        if self.protocol is not None:
+            row["protocol"] = self.protocol
+        if self.spans:
+            row["spans"] = [span.to_json() for span in self.spans]
+        if self.tool_results is not None:
+            row["tool_results"] = [_mark_to_json(each) for each in self.tool_results]
+        return row
 
     @classmethod
     def from_json(
@@ -344,9 +346,11 @@ def _line(sample: Sample) -> bytes:
 
 
 def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:
-    row = {"image": mark.image, "box": [float(edge) for edge in mark.box.xyxy]}
-    own = {"label": mark.label, "score": mark.score} if isinstance(mark, Detection) else {}
-    return row | {key: value for key, value in own.items() if value is not None}
+    row = {"image": mark.image, "box": [*map(float, mark.box.xyxy)]}
+    if isinstance(mark, Detection):
+        own = {"label": mark.label, "score": mark.score}
+        row |= {key: value for key, value in own.items() if value is not None}
+    return row
 
 
 def _image_from_json(

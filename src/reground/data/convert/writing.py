@@ -55,7 +55,7 @@ def write(
     if name == AUTO:
         name, source = recognised(source)
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
-    counts = dict.fromkeys(paths, 0)
+    counts = [0] * len(paths)
     named = paths_from(out.parent.resolve())
     if source.resolve() in {path.resolve() for path in (*paths, tally.rejected(out))}:
         raise ConfigError(f"--out {out}: is what is converted; name another file")
@@ -66,15 +66,15 @@ def write(
         for sample in convert(name, source, tally=tally, **options):
             part = part_of(sample)
             files[part].write(json_line(sample.to_json(named=named)))
-            counts[paths[part]] += 1
-        tally.found["questions"] = sum(counts.values())
+            counts[part] += 1
+        tally.found["questions"] = sum(counts)
         for file in files:  # a full disk is found before anything is in its place
             file.flush()
             os.fsync(file.fileno())
         tally.write(out)
         if not tally.found["questions"]:
             raise _NothingLeft
-    return counts, tally
+    return dict(zip(paths, counts, strict=True)), tally
 
 
 class _NothingLeft(Exception):
