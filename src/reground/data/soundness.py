@@ -139,17 +139,18 @@ class Soundness:
             return Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
         return None
 
-    def _side_problems(self, image: ImageRef) -> Iterator[Problem]:
+    def _side_problems(self, image: ImageRef) -> list[Problem]:
         short, long = image.width, image.height
         if short > long:
             short, long = long, short
         if short >= self.factor and long <= MAX_ASPECT * short:
-            return
-        recorded = f"{image.path} is {image.width} x {image.height}"
+            return []
+        recorded, found = f"{image.path} is {image.width} x {image.height}", []
         if short < self.factor:
-            yield Problem(Reason.TOO_SMALL, f"{recorded}, the factor {self.factor}")
+            found.append(Problem(Reason.TOO_SMALL, f"{recorded}, the factor {self.factor}"))
         if long > MAX_ASPECT * short:
-            yield Problem(Reason.TOO_LONG, recorded)
+            found.append(Problem(Reason.TOO_LONG, recorded))
+        return found
 
     def _measured(self, path: str) -> ImageSize | Problem:
         """The sides of an image or of a view; its file is decoded once."""
@@ -213,13 +214,15 @@ def _first(paths: Sequence[str], most: int = 3) -> str:
     return ", ".join(paths[:most]) + more
 
 
-def _box_problems(box: Box) -> Iterator[Problem]:
+def _box_problems(box: Box) -> list[Problem]:
+    found = []
     if box.is_degenerate:
-        yield Problem(Reason.DEGENERATE, _shown(box))
-    elif min(box.x1, box.y1) >= 0 and max(box.x2, box.y2) <= 1:
-        yield Problem(Reason.SUSPECT_FRAME, f"{_shown(box)}: numbers look like 0-1")
+        found.append(Problem(Reason.DEGENERATE, _shown(box)))
+    elif box.x2 <= 1 and box.y2 <= 1 and box.x1 >= 0 and box.y1 >= 0:
+        found.append(Problem(Reason.SUSPECT_FRAME, f"{_shown(box)}: numbers look like 0-1"))
     if box.overhang() > MAX_OVERHANG:
-        yield Problem(Reason.OUTSIDE, _shown(box))
+        found.append(Problem(Reason.OUTSIDE, _shown(box)))
+    return found
 
 
 def _shown(box: Box) -> str:

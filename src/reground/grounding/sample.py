@@ -203,11 +203,7 @@ class Sample:
         images = tuple(
             [_image_from_json(each, measure, placed) for each in fields.objects(row, "images")]
         )
-        strata = {} if row.get("strata") is None else row["strata"]
-        if not isinstance(strata, (dict, Mapping)) or any(
-            isinstance(group, list | dict) for group in strata.values()
-        ):
-            raise fields.wrong("strata", strata, "an object of names and groups")
+        strata = _strata_from_json(row.get("strata"))
         spans = [] if row.get("spans") is None else row["spans"]
         if not isinstance(spans, list):
             raise fields.wrong("spans", spans, "a list of [start, end, kind]")
@@ -224,7 +220,7 @@ class Sample:
             think=fields.optional_text(row, "think"),
             rethink=fields.optional_text(row, "rethink"),
             difficulty=fields.share(row, "difficulty"),
-            strata={str(name): str(group) for name, group in strata.items()},
+            strata=strata,
             protocol=row.get("protocol"),
             spans=tuple(map(_span_from_json, spans)),
             tool_results=None
@@ -359,13 +355,26 @@ def _image_from_json(
     path = fields.text(row, "path")
     if placed is not None and is_file_path(path):
         path = placed(path)
-    if measure is not None and row.get("width") is None and row.get("height") is None:
+    width, height = row.get("width"), row.get("height")
+    if measure is not None and width is None and height is None:
         return ImageRef(path, *measure(path))
-    for name in ("width", "height"):
-        if name not in row:
-            raise DataError(f"field {name!r} is missing")
-    width = fields.whole(row["width"], "width", at_least=1)
-    return ImageRef(path, width, fields.whole(row["height"], "height", at_least=1))
+    if "width" not in row or "height" not in row:
+        raise DataError(f"field {'height' if 'width' in row else 'width'!r} is missing")
+    return ImageRef(
+        path,
+        fields.whole(width, "width", at_least=1),
+        fields.whole(height, "height", at_least=1),
+    )
+
+
+def _strata_from_json(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, (dict, Mapping)) or any(
+        isinstance(group, list | dict) for group in value.values()
+    ):
+        raise fields.wrong("strata", value, "an object of names and groups")
+    return {str(name): str(group) for name, group in value.items()}
 
 
 def _span_from_json(row: Any) -> Span:

@@ -157,7 +157,7 @@ class Images:
         return self.root / files[0] if files else None
 
     def _files(self) -> dict[str, list[str]]:
-        """All pictures below the folder by their folded base names, "" where there are none; listed once."""
+        """All pictures below the folder by folded base names, "" where there is none."""
         if not self._index:
             listed: dict[str, list[str]] = defaultdict(list)
             for file in pictures_below(self.root):
