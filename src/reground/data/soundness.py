@@ -145,7 +145,8 @@ class Soundness:
             short, long = long, short
         if short >= self.factor and long <= MAX_ASPECT * short:
             return []
-        recorded, found = f"{image.path} is {image.width} x {image.height}", []
+        recorded = f"{image.path} is {image.width} x {image.height}"
+        found: list[Problem] = []
         if short < self.factor:
             found.append(Problem(Reason.TOO_SMALL, f"{recorded}, the factor {self.factor}"))
         if long > MAX_ASPECT * short:
@@ -215,7 +216,7 @@ def _first(paths: Sequence[str], most: int = 3) -> str:
 
 
 def _box_problems(box: Box) -> list[Problem]:
-    found = []
+    found: list[Problem] = []
     if box.is_degenerate:
         found.append(Problem(Reason.DEGENERATE, _shown(box)))
     elif box.x2 <= 1 and box.y2 <= 1 and box.x1 >= 0 and box.y1 >= 0:

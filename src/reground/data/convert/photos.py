@@ -58,7 +58,7 @@ class Images:
         forms aside; else the same with the ending of another kind of picture; else a picture called
         ``stem``. Raises ``DataError`` where two files fit alike.
         """
-        key = name if stem is None else (name, stem)
+        key: str | tuple[str, str] = name if stem is None else (name, stem)
         if key not in self._paths:
             self._paths[key] = found = self._found(name, stem)
             if found and not _is_utf8(str(found)):
