@@ -25,9 +25,9 @@ from reground.evaluation.scoring.bootstrap import MANY, intervals
 from reground.evaluation.scoring.metrics import clustered_mean, outcome
 from reground.evaluation.scoring.score import score_folder
 from reground.grounding.answers import Status
-from reground.grounding.boxes import Box
+from reground.grounding.boxes import Box, Frame
 from reground.grounding.codecs import EncodedSize
-from reground.grounding.paths import below, by_folder
+from reground.grounding.paths import below, by_folder, in_no_folder
 from reground.grounding.sample import ImageRef, Sample, Target
 
 WORDS = ["image", "Frame", "images", "the ", "seventh ", "source ", "last ", "12th ", "3rd ", "-",
@@ -51,6 +51,23 @@ def test_a_text_without_its_marks_is_the_same_with_and_without_spans(text: str) 
 def test_paths_below_a_folder_are_those_of_pathlib(top: bool, parts: list[str], here: bool) -> None:
     path, folder = "/" * top + "/".join(parts), Path("." if here else "data/own")
     assert below(folder)(path) == str(folder / path)
+
+
+def test_a_folder_that_is_not_there_is_looked_for_once() -> None:
+    asked: list[str] = []
+    is_gone = in_no_folder(lambda folder: bool(asked.append(folder)) or folder == "here")
+    paths = ["gone/a.jpg", "gone/b.jpg", "here/a.jpg", "a.jpg", "/a.jpg", "gone/..", "gone/", ""]
+    assert [path for path in paths if is_gone(path)] == ["gone/a.jpg", "gone/b.jpg"]
+    assert asked == ["gone", "here"]
+
+
+@given(st.lists(st.sampled_from([-0.5, 0, 0.25, 1, 1.5]), min_size=4, max_size=4))
+def test_a_box_inside_keeps_its_edges_and_others_are_cut(edges: list[float]) -> None:
+    box = Box(*edges, Frame.square(640, 480))
+    cut = [min(max(edge, low), high) for edge, low, high in
+           zip(edges, (0, 0.125) * 2, (1, 0.875) * 2, strict=True)]  # fmt: skip
+    assert list(box.clipped().xyxy) == cut
+    assert box.is_inside == (cut == edges) == (box.overhang() == 0)
 
 
 def test_paths_are_worked_out_once_for_each_folder() -> None:

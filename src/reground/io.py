@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import re
@@ -186,6 +187,18 @@ def locked(path: Path) -> Iterator[None]:
             yield
         finally:
             own.unlink(missing_ok=True)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Without the search for cycles: rows hold none, and it would look at all of them each time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def delete(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,8 @@ from reground.data.confine import OutsideError, confined
 from reground.data.images import GREY_BITS, MAX_ASPECT, ImageSize, load, split_view
 from reground.errors import DataError, shown
 from reground.grounding.boxes import Box
-from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
+from reground.grounding.paths import in_no_folder
+from reground.grounding.sample import ImageRef, Sample, Target, is_file_path
 
 MAX_OVERHANG = 0.01  # share of a side; a box that reaches less far outside is clipped
 FLAT = 16  # levels of 256; a photo without more in any channel shows next to nothing
@@ -65,6 +66,9 @@ class Soundness:
     may_lack: bool = False
     _ids: dict[str, str] = field(default_factory=dict)
     _images: dict[str, _Photo | Problem] = field(default_factory=dict)
+    _is_gone: Callable[[str], bool] = field(
+        default_factory=lambda: in_no_folder(lambda folder: not _lacks(folder))
+    )
 
     def problems(self, sample: Sample, where: str = "another row") -> Iterator[Problem]:
         """Everything wrong with a sample; ``where`` it stands is what later ones are told."""
@@ -87,9 +91,8 @@ class Soundness:
             yield Problem(Reason.PLACEHOLDER, "images are listed apart; take <image> out")
         for image in sample.images:
             yield from self._side_problems(image)
-        found: list[Target | Detection] = [*sample.targets, *(sample.tool_results or ())]
-        for target in found:
-            yield from _box_problems(target.box)
+        for mark in sample.marks:
+            yield from _box_problems(mark.box)
 
     def doubts(self) -> Iterator[str]:
         """Sentences about the photos so far that set none aside, for a person to look at."""
@@ -115,7 +118,7 @@ class Soundness:
 
     def finished(self, sample: Sample) -> Sample:
         """A sample without a problem, its targets clipped to their images."""
-        if all(target.box.overhang() == 0 for target in sample.targets):
+        if all(target.box.is_inside for target in sample.targets):
             return sample
         targets = tuple(Target(target.image, target.box.clipped()) for target in sample.targets)
         return replace(sample, targets=targets)
@@ -136,15 +139,19 @@ class Soundness:
             return Problem(Reason.SIZE_DIFFERS, f"{image.path} is {found}, recorded {recorded}")
         return None
 
-    def _side_problems(self, image: ImageRef) -> Iterator[Problem]:
-        short, long = sorted((image.width, image.height))
+    def _side_problems(self, image: ImageRef) -> list[Problem]:
+        short, long = image.width, image.height
+        if short > long:
+            short, long = long, short
         if short >= self.factor and long <= MAX_ASPECT * short:
-            return
+            return []
         recorded = f"{image.path} is {image.width} x {image.height}"
+        found: list[Problem] = []
         if short < self.factor:
-            yield Problem(Reason.TOO_SMALL, f"{recorded}, the factor {self.factor}")
+            found.append(Problem(Reason.TOO_SMALL, f"{recorded}, the factor {self.factor}"))
         if long > MAX_ASPECT * short:
-            yield Problem(Reason.TOO_LONG, recorded)
+            found.append(Problem(Reason.TOO_LONG, recorded))
+        return found
 
     def _measured(self, path: str) -> ImageSize | Problem:
         """The sides of an image or of a view; its file is decoded once."""
@@ -153,7 +160,9 @@ class Soundness:
         except DataError as error:
             return Problem(Reason.CORRUPT_IMAGE, str(error))
         if file not in self._images:
-            self._images[file] = _LACKING if self.may_lack and _lacks(file) else _decoded(file)
+            if self.may_lack and (self._is_gone(file) or _lacks(file)):
+                return _LACKING  # not kept: there may be a million
+            self._images[file] = _decoded(file)
         found = self._images[file]
         if isinstance(found, Problem):
             return found
@@ -206,13 +215,15 @@ def _first(paths: Sequence[str], most: int = 3) -> str:
     return ", ".join(paths[:most]) + more
 
 
-def _box_problems(box: Box) -> Iterator[Problem]:
+def _box_problems(box: Box) -> list[Problem]:
+    found: list[Problem] = []
     if box.is_degenerate:
-        yield Problem(Reason.DEGENERATE, _shown(box))
-    elif min(box.x1, box.y1) >= 0 and max(box.x2, box.y2) <= 1:
-        yield Problem(Reason.SUSPECT_FRAME, f"{_shown(box)}: numbers look like 0-1")
+        found.append(Problem(Reason.DEGENERATE, _shown(box)))
+    elif box.x2 <= 1 and box.y2 <= 1 and box.x1 >= 0 and box.y1 >= 0:
+        found.append(Problem(Reason.SUSPECT_FRAME, f"{_shown(box)}: numbers look like 0-1"))
     if box.overhang() > MAX_OVERHANG:
-        yield Problem(Reason.OUTSIDE, _shown(box))
+        found.append(Problem(Reason.OUTSIDE, _shown(box)))
+    return found
 
 
 def _shown(box: Box) -> str:

@@ -7,11 +7,11 @@ frames' extents and origins, nothing else; it is never guessed from the size of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,8 @@ class Box:
     frame: Frame
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.x1, self.y1, self.x2, self.y2))):
+        is_finite = isfinite(self.x1) and isfinite(self.y1) and isfinite(self.x2)
+        if not (is_finite and isfinite(self.y2)):
             raise ValueError(f"a box needs four finite numbers, found {self.xyxy}")
 
     @property
@@ -139,6 +140,17 @@ class Box:
         return self.x2 <= self.x1 or self.y2 <= self.y1
 
     @property
+    def is_inside(self) -> bool:
+        """Whether no edge is outside the image, in whatever order they stand."""
+        left, upper, right, lower = self.frame.edges
+        return (
+            left <= self.x1 <= right
+            and left <= self.x2 <= right
+            and upper <= self.y1 <= lower
+            and upper <= self.y2 <= lower
+        )
+
+    @property
     def area(self) -> float:
         """Area in squared units of the frame; 0 for a degenerate box."""
         return max(0.0, self.width) * max(0.0, self.height)
@@ -157,6 +169,8 @@ class Box:
 
     def clipped(self) -> Box:
         """The part inside the image."""
+        if self.is_inside:
+            return self
         left, upper, right, lower = self.frame.edges
         x1, x2 = (min(max(x, left), right) for x in (self.x1, self.x2))
         y1, y2 = (min(max(y, upper), lower) for y in (self.y1, self.y2))
@@ -164,6 +178,8 @@ class Box:
 
     def overhang(self) -> float:
         """How far the box reaches outside the image, as a share of that side; 0 when inside."""
+        if self.is_inside:
+            return 0.0
         left, upper, right, lower = self.frame.edges
         beyond_x = max(left - min(self.x1, self.x2), max(self.x1, self.x2) - right)
         beyond_y = max(upper - min(self.y1, self.y2), max(self.y1, self.y2) - lower)

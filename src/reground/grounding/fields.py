@@ -15,9 +15,9 @@ _LARGEST = 2**53  # whole numbers up to here are floats without rounding
 
 def text(row: Row, name: str) -> str:
     """A text."""
-    value = _held(row, name)
+    value = row.get(name)
     if not isinstance(value, str):
-        raise wrong(name, value, "a text")
+        raise wrong(name, _held(row, name), "a text")
     return value
 
 
@@ -42,6 +42,8 @@ def whole(value: Any, name: str, *, at_least: int = 0) -> int:
     >>> whole(320.0, "width")
     320
     """
+    if type(value) is int and at_least <= value <= _LARGEST:
+        return value
     if not _is_finite(value) or value != int(value) or value < at_least:
         raise wrong(name, value, f"a whole number from {at_least}")
     return int(value)
@@ -97,5 +99,6 @@ def _held(row: Row, name: str) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    is_float = isinstance(value, float)
-    return isfinite(value) if is_float else type(value) is int and abs(value) <= _LARGEST
+    if isinstance(value, float):
+        return isfinite(value)
+    return type(value) is int and abs(value) <= _LARGEST

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeGuard
 
 NO_BOX = "none"  # an explicit empty list in every grammar but JSON, which has []
@@ -180,22 +181,29 @@ def read(text: str, grammar: Grammar) -> Reading:
         return _read_json(text, _KEYED[grammar])
     if grammar is Grammar.BOX_BLOCK and _BLOCK[0] in text:  # what stands outside is no answer
         text = text.rpartition(_BLOCK[0])[2].partition(_BLOCK[1])[0]
-    return _read_listed(text, _LISTINGS[grammar])
+    return _read_listed(text, grammar)
 
 
-def _read_listed(text: str, listing: _Listing) -> Reading:
-    group = listing.group
-    text = re.sub(listing.silent, " ", text)
+@cache
+def _patterns(grammar: Grammar) -> tuple[re.Pattern[str], ...]:
+    """Silent marks, a group, what a bad box leaves, and groups alone."""
+    own = _LISTINGS[grammar]
+    alone = rf"\s*+{own.group}(?:\s*+,?+\s*+{own.group})*+\s*+"
+    return tuple(map(re.compile, (own.silent, own.group, own.remains, alone)))
+
+
+def _read_listed(text: str, grammar: Grammar) -> Reading:
+    silent, group, remains, alone = _patterns(grammar)
+    text = silent.sub(" ", text)
     if text.strip().casefold() == NO_BOX:
         return Reading([], is_strict=True)
-    parts = [part for each in re.findall(group, text) for part in _NUMBER_SCAN.findall(each)]
-    if not parts or re.search(listing.remains, re.sub(group, _GAP, text)):
+    parts = [part for each in group.findall(text) for part in _NUMBER_SCAN.findall(each)]
+    if not parts or remains.search(group.sub(_GAP, text)):
         return Reading(None)
-    numbers = [number(part) for part in parts]
+    listing, numbers = _LISTINGS[grammar], [number(part) for part in parts]
     found = [numbers[at : at + listing.size] for at in range(0, len(numbers), listing.size)]
     quads = [[quad[place] for place in listing.order] for quad in map(_quad, found)]
-    is_strict = re.fullmatch(rf"\s*+{group}(?:\s*+,?+\s*+{group})*+\s*+", text) is not None
-    return Reading(quads, is_strict=is_strict)
+    return Reading(quads, is_strict=alone.fullmatch(text) is not None)
 
 
 def _quad(numbers: list[float]) -> list[float]:

@@ -28,6 +28,17 @@ def by_folder(move: Move) -> Move:
     return own
 
 
+def in_no_folder(exists: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Whether a path is in a folder of which ``exists`` says no, which is asked of each once."""
+    has_folder = lru_cache(maxsize=4096)(exists)
+
+    def own(path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        return bool(folder) and name not in ("", ".", "..") and not has_folder(folder)
+
+    return own
+
+
 @lru_cache(maxsize=16)
 def below(folder: Path) -> Move:
     """Puts ``folder`` before paths that are relative."""

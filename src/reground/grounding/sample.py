@@ -111,20 +111,22 @@ class Sample:
             raise DataError(f"sample {self.id!r}: unknown protocol {self.protocol!r}; {hint}")
         if self.spans:
             self._check_spans()
-        marks: list[Target | Detection] = [*self.targets, *(self.tool_results or ())]
-        for index in [self.target_image, *[mark.image for mark in marks]]:
-            if not 0 <= index < len(self.images):
-                raise DataError(
-                    f"sample {self.id!r}: image index {index} with {len(self.images)} images; "
-                    "indices count from 0 and every sample needs an image"
-                )
-        for mark in marks:
+        self._check_index(self.target_image)
+        for mark in self.marks:
+            self._check_index(mark.image)
             expected = self.images[mark.image].frame
             if mark.box.frame is not expected and mark.box.frame != expected:
                 raise DataError(
                     f"sample {self.id!r}: a box of images[{mark.image}] is in {mark.box.frame}, "
                     f"expected the image's own pixels, {expected}; convert it with .to()"
                 )
+
+    def _check_index(self, image: int) -> None:
+        if not 0 <= image < len(self.images):
+            raise DataError(
+                f"sample {self.id!r}: image index {image} with {len(self.images)} images; "
+                "indices count from 0 and every sample needs an image"
+            )
 
     def _check_spans(self) -> None:
         edges = [edge for span in self.spans for edge in (span.start, span.end)]
@@ -134,6 +136,11 @@ class Sample:
                 f"question of {len(self.question)} characters; expected [start, end, kind] in "
                 "order, inside it"
             )
+
+    @property
+    def marks(self) -> tuple[Target | Detection, ...]:
+        """The true boxes and a detector's, with their images."""
+        return (*self.targets, *(self.tool_results or ()))
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -169,18 +176,18 @@ class Sample:
             "task": self.task,
             "target_image": self.target_image,
         }
-        optional = {
-            "think": self.think,
-            "rethink": self.rethink,
-            "difficulty": self.difficulty,
-            "strata": dict(self.strata) or None,
-            "protocol": self.protocol,
-            "spans": [span.to_json() for span in self.spans] or None,
-            "tool_results": None
-            if self.tool_results is None
-            else [_mark_to_json(each) for each in self.tool_results],
-        }
-        return row | {key: value for key, value in optional.items() if value is not None}
+        for name in ("think", "rethink", "difficulty"):
+            if (value := getattr(self, name)) is not None:
+                row[name] = value
+        if self.strata:
+            row["strata"] = dict(self.strata)
+        if self.protocol is not None:
+            row["protocol"] = self.protocol
+        if self.spans:
+            row["spans"] = [span.to_json() for span in self.spans]
+        if self.tool_results is not None:
+            row["tool_results"] = [_mark_to_json(each) for each in self.tool_results]
+        return row
 
     @classmethod
     def from_json(
@@ -201,11 +208,7 @@ class Sample:
         images = tuple(
             [_image_from_json(each, measure, placed) for each in fields.objects(row, "images")]
         )
-        strata = {} if row.get("strata") is None else row["strata"]
-        if not isinstance(strata, (dict, Mapping)) or any(
-            isinstance(group, list | dict) for group in strata.values()
-        ):
-            raise fields.wrong("strata", strata, "an object of names and groups")
+        strata = _strata_from_json(row.get("strata"))
         spans = [] if row.get("spans") is None else row["spans"]
         if not isinstance(spans, list):
             raise fields.wrong("spans", spans, "a list of [start, end, kind]")
@@ -222,7 +225,7 @@ class Sample:
             think=fields.optional_text(row, "think"),
             rethink=fields.optional_text(row, "rethink"),
             difficulty=fields.share(row, "difficulty"),
-            strata={str(name): str(group) for name, group in strata.items()},
+            strata=strata,
             protocol=row.get("protocol"),
             spans=tuple(map(_span_from_json, spans)),
             tool_results=None
@@ -344,9 +347,11 @@ def _line(sample: Sample) -> bytes:
 
 
 def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:
-    row = {"image": mark.image, "box": [float(edge) for edge in mark.box.xyxy]}
-    own = {"label": mark.label, "score": mark.score} if isinstance(mark, Detection) else {}
-    return row | {key: value for key, value in own.items() if value is not None}
+    row = {"image": mark.image, "box": [*map(float, mark.box.xyxy)]}
+    if isinstance(mark, Detection):
+        own = {"label": mark.label, "score": mark.score}
+        row |= {key: value for key, value in own.items() if value is not None}
+    return row
 
 
 def _image_from_json(
@@ -355,13 +360,26 @@ def _image_from_json(
     path = fields.text(row, "path")
     if placed is not None and is_file_path(path):
         path = placed(path)
-    if measure is not None and row.get("width") is None and row.get("height") is None:
+    width, height = row.get("width"), row.get("height")
+    if measure is not None and width is None and height is None:
         return ImageRef(path, *measure(path))
-    for name in ("width", "height"):
-        if name not in row:
-            raise DataError(f"field {name!r} is missing")
-    width = fields.whole(row["width"], "width", at_least=1)
-    return ImageRef(path, width, fields.whole(row["height"], "height", at_least=1))
+    if "width" not in row or "height" not in row:
+        raise DataError(f"field {'height' if 'width' in row else 'width'!r} is missing")
+    return ImageRef(
+        path,
+        fields.whole(width, "width", at_least=1),
+        fields.whole(height, "height", at_least=1),
+    )
+
+
+def _strata_from_json(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, (dict, Mapping)) or any(
+        isinstance(group, list | dict) for group in value.values()
+    ):
+        raise fields.wrong("strata", value, "an object of names and groups")
+    return {str(name): str(group) for name, group in value.items()}
 
 
 def _span_from_json(row: Any) -> Span:

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ from reground.data.convert.tally import Unusable
 from reground.data.images import Header, ImageSize, header
 from reground.data.soundness import Reason
 from reground.errors import DataError
-from reground.grounding.paths import below
+from reground.grounding.paths import Move, below, in_no_folder
 from reground.grounding.sample import ImageRef
 
 NOMINAL = ImageSize(1000, 1000)
@@ -25,7 +25,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff",
 _COCO_2014 = re.compile(r"COCO_\w+?2014_(\d{12}\.\w+)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Images:
     """The images folder that a dataset's rows name files in.
 
@@ -38,8 +38,13 @@ class Images:
     root: Path
     allow_missing: bool | None = None
     _known: dict[tuple[str, ImageSize | None, str | None], ImageRef] = field(default_factory=dict)
-    _paths: dict[tuple[str, str | None], Path | None] = field(default_factory=dict)
+    _paths: dict[str | tuple[str, str], Path | None] = field(default_factory=dict)
     _index: dict[str, list[str]] = field(default_factory=dict)
+    _below: Move = field(init=False)
+    _is_gone: Callable[[str], bool] = field(default_factory=lambda: in_no_folder(os.path.exists))
+
+    def __post_init__(self) -> None:
+        self._below = below(self.root)
 
     def path(self, name: str) -> Path:
         """Where a name stands below the folder, whether or not there is a file."""
@@ -53,7 +58,7 @@ class Images:
         forms aside; else the same with the ending of another kind of picture; else a picture called
         ``stem``. Raises ``DataError`` where two files fit alike.
         """
-        key = (name, stem)
+        key: str | tuple[str, str] = name if stem is None else (name, stem)
         if key not in self._paths:
             self._paths[key] = found = self._found(name, stem)
             if found and not _is_utf8(str(found)):
@@ -85,27 +90,24 @@ class Images:
         Raises ``DataError`` where both are known and differ.
         """
         key = (name, recorded, stem)
-        if key not in self._known:
-            self._known[key] = self._ref(name, recorded, stem)
-        return self._known[key]
-
-    def refs(self, names: Any) -> tuple[ImageRef, ...]:
-        """The images of a row; raises ``DataError`` where ``names`` is no list of paths."""
-        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-            raise DataError(f"images {names!r}; expected a list of at least one path")
-        return tuple(map(self.ref, names))
-
-    def _ref(self, name: str, recorded: ImageSize | None, stem: str | None) -> ImageRef:
-        if (path := self._there(name, stem)) is None:
+        if known := self._known.get(key):
+            return known
+        if (path := self._there(name, stem)) is None:  # not kept: there may be a million
             sides = recorded or NOMINAL
-            return ImageRef(below(self.root)(name), sides.width, sides.height)
+            return ImageRef(self._below(name), sides.width, sides.height)
         found = self.header(path).upright
         if recorded and recorded != found:
             raise Unusable(
                 Reason.SIZE_DIFFERS,
                 f"{path} is {found}, recorded {recorded}; its boxes are in another frame",
             )
-        return ImageRef(str(path), found.width, found.height)
+        return self._known.setdefault(key, ImageRef(str(path), found.width, found.height))
+
+    def refs(self, names: Any) -> tuple[ImageRef, ...]:
+        """The images of a row; raises ``DataError`` where ``names`` is no list of paths."""
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise DataError(f"images {names!r}; expected a list of at least one path")
+        return tuple(map(self.ref, names))
 
     @staticmethod
     def header(path: Path) -> Header:
@@ -116,9 +118,10 @@ class Images:
             raise Unusable(Reason.CORRUPT_IMAGE, str(error)) from None
 
     def _found(self, name: str, stem: str | None) -> Path | None:
-        if name and os.path.isfile(below(self.root)(name)):
+        place = self._below(name)
+        if name and not self._is_gone(place) and os.path.isfile(place):
             return self.path(name)
-        if not any(self._files().values()):
+        if "" in self._files():
             return None
         plain = plain_name(name)
         names = [name, plain, *_other_names(plain)]
@@ -154,7 +157,7 @@ class Images:
         return self.root / files[0] if files else None
 
     def _files(self) -> dict[str, list[str]]:
-        """All pictures below the folder by their folded base names; listed once."""
+        """All pictures below the folder by folded base names, "" where there is none."""
         if not self._index:
             listed: dict[str, list[str]] = defaultdict(list)
             for file in pictures_below(self.root):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import random
@@ -20,7 +19,7 @@ from reground.data.images import split_view
 from reground.data.source import paths_from
 from reground.errors import ConfigError
 from reground.grounding.sample import Sample
-from reground.io import json_line, locked, whole
+from reground.io import json_line, locked, whole, without_collection
 
 AUTO = "auto"  # the format that is found out
 PARTS = ("train", "val", "test")
@@ -55,42 +54,30 @@ def write(
     if name == AUTO:
         name, source = recognised(source)
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
-    counts = dict.fromkeys(paths, 0)
+    counts = [0] * len(paths)
     named = paths_from(out.parent.resolve())
     if source.resolve() in {path.resolve() for path in (*paths, tally.rejected(out))}:
         raise ConfigError(f"--out {out}: is what is converted; name another file")
-    with suppress(_NothingLeft), _without_collection(), ExitStack() as stack:
+    with suppress(_NothingLeft), without_collection(), ExitStack() as stack:
         for path in {out, *paths}:
             stack.enter_context(locked(path))
         files = [stack.enter_context(_written(path)) for path in paths]
         for sample in convert(name, source, tally=tally, **options):
             part = part_of(sample)
             files[part].write(json_line(sample.to_json(named=named)))
-            counts[paths[part]] += 1
-        tally.found["questions"] = sum(counts.values())
+            counts[part] += 1
+        tally.found["questions"] = sum(counts)
         for file in files:  # a full disk is found before anything is in its place
             file.flush()
             os.fsync(file.fileno())
         tally.write(out)
         if not tally.found["questions"]:
             raise _NothingLeft
-    return counts, tally
+    return dict(zip(paths, counts, strict=True)), tally
 
 
 class _NothingLeft(Exception):
     """Everything was set aside: what was begun is taken back, and no file is written."""
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Without the search for cycles: rows hold none, and it would look at all of them each time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 @contextmanager

@@ -77,18 +77,15 @@ class Collector:
 
     def __init__(self) -> None:
         self._ids: list[str] = []
-        self._values = {name: array("d") for name in MEASURES}
+        self._numbers = array("d")  # a row after the other: of MEASURES, then of CONFIDENCE
         self._status = array("q")
         self._tasks, self._clusters = _Texts(), _Texts()
         self._slices: dict[str, _Texts] = {}
-        self._confidence = {name: array("d") for name in CONFIDENCE}
 
     def add(self, score: SampleScore) -> None:
         """Take a score in."""
-        for name, value in zip(MEASURES, _values(score), strict=True):
-            self._values[name].append(_NAN if value is None else value)
-        for name, found in zip(CONFIDENCE, (least(score.scores), score.agreement), strict=True):
-            self._confidence[name].append(_NAN if found is None else found)
+        found = (*_values(score), least(score.scores), score.agreement)
+        self._numbers.extend([_NAN if value is None else value for value in found])
         place = len(self._ids)
         self._ids.append(score.sample.id)
         self._status.append(_NONE if score.status is None else _STATUS[score.status])
@@ -99,18 +96,21 @@ class Collector:
 
     def columns(self) -> Columns:
         """The columns of what was taken in by now."""
+        names = (*MEASURES, *CONFIDENCE)
         order = np.array(sorted(range(len(self._ids)), key=self._ids.__getitem__), np.int64)
         status = np.array(self._status, np.int64)[order]
+        numbers = np.array(self._numbers).reshape(-1, len(names))[order].T
+        found = {name: np.ascontiguousarray(own) for name, own in zip(names, numbers, strict=True)}
         slices = {name: own.keys(order) for name, own in self._slices.items()}
         first = {name: int(np.argmax(own.codes >= 0)) for name, own in slices.items()}
         return Columns(
-            values={name: np.array(own)[order] for name, own in self._values.items()},
+            values={name: found[name] for name in MEASURES},
             scored=(status != _NONE) & (status != _STATUS[Status.ABSTAINED]),
             status=status,
             tasks=self._tasks.keys(order),
             clusters=self._clusters.keys(order),
             slices={name: slices[name] for name in sorted(slices, key=first.__getitem__)},
-            confidence={name: np.array(own)[order] for name, own in self._confidence.items()},
+            confidence={name: found[name] for name in CONFIDENCE},
         )
 
 
@@ -123,7 +123,8 @@ class _Texts:
 
     def add(self, row: int, text: str) -> None:
         """The text of score ``row``; those before it that have none get -1."""
-        self._codes.extend([_NONE] * (row - len(self._codes)))
+        if row > len(self._codes):
+            self._codes.extend([_NONE] * (row - len(self._codes)))
         self._codes.append(self._places.setdefault(text, len(self._places)))
 
     def keys(self, order: Codes) -> Keys:
@@ -160,10 +161,9 @@ def slices_of(sample: Sample) -> Mapping[str, str]:
     Its box has a size where it is the only true one. Its phrase is what the question marks as one,
     else the whole question.
     """
-    phrases = [
-        sample.question[each.start : each.end] for each in sample.spans if each.kind == "phrase"
-    ]
-    words = len((phrases[0] if phrases else sample.question).split())
+    phrase = next((each for each in sample.spans if each.kind == "phrase"), None)
+    text = sample.question[phrase.start : phrase.end] if phrase else sample.question
+    words = len(text.split())
     found = {"phrase": _first_above(_LENGTHS, words), "images": str(len(sample.images))}
     if len(boxes := sample.boxes) == 1:
         found = {"box": _first_above(_SIZES, boxes[0].area), **found}

@@ -101,22 +101,29 @@ def summarise(
     """The figures of scores, or of some ``rows``, standard errors clustered by target image."""
     rows = np.arange(len(scores)) if rows is None else rows
     scored = rows[scores.scored[rows]]
-    images, index = np.unique(scores.clusters.codes[scored], return_inverse=True)
+    index, num_images = _places(scores.clusters.codes[scored])
     answered = rows[scores.status[rows] >= 0]
     counts = np.bincount(scores.status[answered], minlength=len(Status))
     return Summary(
         n=len(scored),
         errors=len(rows) - len(answered),
-        num_images=len(images),
+        num_images=num_images,
         estimates={
-            name: _mean(values, index, len(images))
+            name: _mean(values, index, num_images)
             for name, values in _measures(scores, scored, hit).items()
         },
         status={status: int(count) for status, count in zip(Status, counts, strict=True)},
-        coverage=clustered_mean(
-            scores.scored[answered].astype(np.float64), scores.clusters.codes[answered]
+        coverage=_mean(
+            scores.scored[answered].astype(np.float64), *_places(scores.clusters.codes[answered])
         ),
     )
+
+
+def _places(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """The place of each code [N], from 0 up, among those that occur, and how many do."""
+    occurs = np.zeros(codes.max(initial=-1) + 1, np.int64)
+    occurs[codes] = 1
+    return (np.cumsum(occurs) - 1)[codes], int(occurs.sum())
 
 
 def by_task(scores: Columns, hit: Hit = operator.gt) -> dict[str, Summary]:

@@ -27,6 +27,8 @@ def vote(answers: Sequence[Answer]) -> int:
     >>> vote([Answer(Status.OK, (box,)) for box in boxes])
     3
     """
+    if len(answers) == 1:
+        return 0
     readable = [place for place, answer in enumerate(answers) if answer.status is Status.OK]
     if not readable:
         return 0
@@ -41,9 +43,9 @@ def agreement(answers: Sequence[Answer], place: int) -> float | None:
 
     None where there are no others, or it cannot be read itself.
     """
-    others = [answer for other, answer in enumerate(answers) if other != place]
-    if not others or answers[place].status is not Status.OK:
+    if len(answers) == 1 or answers[place].status is not Status.OK:
         return None
+    others = [answer for other, answer in enumerate(answers) if other != place]
     found = [_overlap(answers[place], each) for each in others if each.status is Status.OK]
     return sum(found) / len(others)
 

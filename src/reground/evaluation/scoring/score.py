@@ -29,6 +29,7 @@ from reground.grounding.answers import Status
 from reground.grounding.answers import score as overlap
 from reground.grounding.confidence import unless_unsure
 from reground.grounding.sample import digest
+from reground.io import without_collection
 from reground.protocols.families import get_family
 from reground.protocols.protocol import AnswerProtocol, get_protocol
 
@@ -123,7 +124,8 @@ def _score(
                 take(score)
             yield score
 
-    return write_scores(out, scores(), run=run)
+    with without_collection():
+        return write_scores(out, scores(), run=run)
 
 
 def _check_scored(folder: Path) -> None:
