@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from reground.api import Grounder, GroundingRequest, Way
 from reground.cli.serve import command
 from reground.data.images import base64_png, data_url
 from reground.errors import ConfigError, RunError
+from reground.grounding.boxes import place
 from reground.rollout.environment import Start
 from reground.rollout.tools.http import HttpDetector
 from reground.rollout.tools.tool import Request, ToolError
@@ -84,6 +86,32 @@ def test_a_box_at_hand_reaches_the_model(client: httpx2.Client, tiny: Grounder) 
     found = tiny.under("piter").ground([IMAGES[0]], "the ring", tool=[(1, 2, 30, 40)])
     assert (sent["protocol"], sent["text"]) == ("piter", found.text)
     assert sent["tool"] == [{"box": [1, 2, 30, 40], "score": None, "label": None}]
+
+
+def test_the_first_thought_has_boxes_of_its_own() -> None:
+    """Where the thought says it is, whatever the detector says afterwards; only where asked for."""
+    refiner, asked = Grounder.from_pretrained("tiny_refiner"), {"images": [URL], "first": True}
+    question = {"text": SAMPLES[0].question}
+    requests = [
+        asked | question | {"tool_boxes": [box]} for box in ((5, 5, 60, 60), (70, 70, 100, 105))
+    ]
+    with served(refiner, refiner) as client:
+        batch = client.post("/v1/ground/batch", json={"requests": requests}).json()["results"]
+        plain = client.post("/v1/ground", json=requests[0] | {"first": False}).json()
+        piter = client.post("/v1/ground", json=requests[0] | {"protocol": "piter"}).json()
+        stream = client.post("/v1/ground", json=requests[0] | {"stream": True}).text
+    found = refiner.ground([IMAGES[0]], SAMPLES[0].question, tool=[(5, 5, 60, 60)], first=True)
+    (box,) = found.first or ()
+    assert place(box.box) in (found.answer.think or "") and 0 < (box.score or 0) < 1
+    for each in batch:
+        assert each["first"][0]["box"] == pytest.approx(box.box.xyxy)
+        assert each["first"][0]["score"] == pytest.approx(box.score, rel=1e-3)
+    assert batch[0]["boxes"] != batch[1]["boxes"]
+    assert (plain["first"], plain["text"]) == (None, batch[0]["text"]) and piter["first"] is None
+    events = [each.partition("data: ") for each in stream.strip().split("\n\n")]
+    texts = [json.loads(data)["text"] for name, _, data in events if "event: text" in name]
+    assert "".join(texts) == batch[0]["text"]
+    assert json.loads(events[-1][2])["first"] == batch[0]["first"]
 
 
 def test_an_unsure_answer_abstains(client: httpx2.Client) -> None:

@@ -181,6 +181,43 @@ def pair(tiny: Grounder) -> Iterator[httpx2.Client]:
         yield own
 
 
+def test_a_first_thought_a_detector_and_the_answer_are_told_apart(
+    page: Any, pair: httpx2.Client, photo: Path
+) -> None:
+    """Three boxes, each in its stroke and in the legend; the thought's label is at its box."""
+    page.goto(str(pair.base_url))
+    page.set_input_files("#files", photo)
+    page.select_option("#first", "tiny_refiner")
+    page.fill("#text", SAMPLE.question)
+    page.click("summary")
+    for edge, value in zip(("x1", "y1", "x2", "y2"), (5, 5, 60, 60), strict=True):
+        page.fill(f"#{edge}", str(value))
+    with page.expect_response("**/v1/ground") as response:
+        page.click("#go")
+    page.wait_for_selector("#answer:not([hidden])")
+    sent = json.loads(response.value.text().strip().rpartition("data: ")[2])
+    kinds = ("found", "first", "tool")
+    looks = [
+        page.locator(f"rect.{kind}").evaluate(
+            "each => [getComputedStyle(each).stroke, getComputedStyle(each).strokeDasharray]"
+        )
+        for kind in kinds
+    ]
+    assert len({stroke for stroke, _ in looks}) == len({dash for _, dash in looks}) == 3
+    x1, y1, x2, y2 = sent["first"][0]["box"]
+    drawn = page.locator("rect.first")
+    edges = [float(drawn.get_attribute(name)) for name in ("x", "y", "width", "height")]
+    assert edges == pytest.approx([x1, y1, x2 - x1, y2 - y1])
+    tag, area = page.locator(".tag.first").bounding_box(), page.locator("svg").bounding_box()
+    assert tag["y"] == pytest.approx(area["y"] + area["height"] * y2 / sent["height"], abs=4)
+    assert page.locator("#key li").all_inner_texts() == [
+        "answer",
+        "first thought",
+        "detector's box",
+    ]
+    assert ", ".join(f"{value:.0f}" for value in (x1, y1, x2, y2)) in page.inner_text(".reasons")
+
+
 @pytest.mark.parametrize(("index", "verdict"), [(3, "The models agree"), (6, "The models differ")])
 def test_two_models_are_compared(
     page: Any, pair: httpx2.Client, tmp_path: Path, index: int, verdict: str
@@ -198,7 +235,7 @@ def test_two_models_are_compared(
     page.wait_for_selector(f"#compared:has-text('{verdict}')")
     assert page.locator(".card .name").all_inner_texts() == ["A: tiny", "B: tiny_refiner"]
     assert "A: tiny" in page.inner_text("#key") and "B: tiny_refiner" in page.inner_text("#key")
-    first, second = page.locator("rect.found:not(.other)"), page.locator("rect.other")
+    first, second = page.locator("rect.found:not(.other)"), page.locator("rect.found.other")
     for name in ("stroke", "strokeDasharray"):
         look = f"each => getComputedStyle(each).{name}"
         assert first.evaluate(look) != second.evaluate(look)

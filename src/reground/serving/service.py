@@ -127,7 +127,8 @@ class Service:
             )
             return started(model.grounder, asked)
 
-        asking = await self.begin(start, model, self.way(request.max_tokens), hears=hears)
+        way = replace(self.way(request.max_tokens), first=request.first)
+        asking = await self.begin(start, model, way, hears=hears)
         asking.min_score = request.min_score
         return asking
 
