@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -12,10 +14,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+import yaml
 
 from asking import Slow, served, until
 from reground.api import Grounder, GroundingRequest, Way
@@ -30,7 +34,9 @@ from reground.serving.batching import LARGEST, ModelThread, QueueFullError
 from reground.serving.guard import Rules
 from reground.serving.run import listening
 from reground.serving.service import Limits
+from reground.teacher.store import Store
 from reground.tinyworld import scenes as synth
+from reviewing import make_chains, scenes
 
 SAMPLES = [synth.sample("referring", seed=7, index=index) for index in range(8)]
 IMAGES = [synth.render(sample.images[0].path) for sample in SAMPLES]
@@ -182,6 +188,44 @@ def test_it_is_a_detector_for_others(client: httpx2.Client, tiny: Grounder) -> N
     assert float(shapes[0]["confidence"]) == pytest.approx(found.scores[0], abs=1e-3)
     surer = client.post("/cvat", params=labels, json=asked | {"threshold": 1.0}).json()
     assert surer == []
+
+
+def test_the_function_of_cvat_asks_the_server(
+    tiny: Grounder, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nuclio calls it; where the server refuses or is gone, CVAT is told the sentence."""
+    folder = Path(__file__).parents[1] / "examples/cvat"
+    function = yaml.safe_load((folder / "function.yaml").read_text())
+    for each in function["spec"]["env"]:
+        monkeypatch.setenv(each["name"], each["value"])
+    labels = json.loads(function["metadata"]["annotations"]["spec"])
+    assert [each["name"] for each in labels] == json.loads(os.environ["REGROUND_LABELS"])
+    assert function["spec"]["handler"] == "main:handler"
+    main = runpy.run_path(str(folder / "main.py"))
+
+    def call(image: str, threshold: float | None = None) -> Any:
+        context = SimpleNamespace(user_data=SimpleNamespace(), Response=SimpleNamespace)
+        main["init_context"](context)
+        body = {"image": image} | ({} if threshold is None else {"threshold": threshold})
+        return main["handler"](context, SimpleNamespace(body=body))
+
+    monkeypatch.setenv("REGROUND_URL", str(client.base_url))
+    monkeypatch.setenv("REGROUND_LABELS", json.dumps([SAMPLES[0].question]))
+    found, sent = tiny.ground([IMAGES[0]], SAMPLES[0].question), call(base64_png(IMAGES[0]))
+    (shape,) = json.loads(sent.body)
+    assert (sent.status_code, sent.content_type) == (200, "application/json")
+    assert shape["points"] == list(found.answer.boxes[0].xyxy)
+    assert (shape["label"], shape["type"]) == (SAMPLES[0].question, "rectangle")
+    assert json.loads(call(base64_png(IMAGES[0]), threshold=1.0).body) == []
+    bad = call("?")
+    assert bad.status_code == 422 and "image: not base64" in json.loads(bad.body)["error"]
+    with served(tiny, tiny, rules=Rules(api_key="secret")) as other:
+        monkeypatch.setenv("REGROUND_URL", str(other.base_url))
+        assert call(base64_png(IMAGES[0])).status_code == 401
+        monkeypatch.setenv("REGROUND_API_KEY", "secret")
+        assert call(base64_png(IMAGES[0])).status_code == 200
+    gone = call(base64_png(IMAGES[0]))
+    assert gone.status_code == 502 and "does not answer" in json.loads(gone.body)["error"]
 
 
 @pytest.mark.parametrize(
@@ -467,6 +511,45 @@ def test_what_is_asked_when_it_is_told_to_stop_is_answered(tmp_path: Path) -> No
     finally:
         server.kill()
     assert statuses.count(200) >= 100 and set(statuses) <= {200, None}
+
+
+def test_a_review_is_served_beside_the_model(tmp_path: Path) -> None:
+    """Behind a secret of its own; decisions are kept, and none of another page or name."""
+    store = make_chains(tmp_path / "chains.sqlite", scenes(2))
+    line = [sys.executable, "-m", "reground", "serve", "--port", "0", "--api-key", "key"]
+    server = subprocess.Popen([*line, "--review", str(store)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr
+        said = next(text for text in server.stderr if " is reviewed at " in text)
+        address = httpx2.URL(said.rpartition(" at ")[2].strip())
+        with httpx2.Client(base_url=address, timeout=60) as reviewer:
+            until(lambda: is_ready(address.port or 0))
+            page = reviewer.get("")
+            call = reviewer.get("samples/0").json()["call"]
+            image = reviewer.get("images/0/0")
+            other = reviewer.get(str(address.copy_with(path="/review/other/samples/0")))
+            asked = [reviewer.get(address.copy_with(path=path)) for path in ("/", "/v1/models")]
+            decision = {"call": call, "decision": "accept"}
+            refused = [
+                reviewer.post("samples/0", json=decision, headers=headers)
+                for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"})
+            ]
+            assert kept(store) == []
+            own = {"Origin": f"http://127.0.0.1:{address.port}"}
+            accepted = reviewer.post("samples/0", json=decision, headers=own)
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+    assert "review.js" in page.text and image.headers["content-type"].startswith("image/")
+    assert [each.status_code for each in (page, image, other, accepted)] == [200, 200, 403, 200]
+    assert [each.status_code for each in asked] == [200, 401]
+    assert [each.status_code for each in refused] == [403, 421]
+    assert kept(store) == ["accept"]
+
+
+def kept(path: Path) -> list[str]:
+    with Store.open(path) as store:
+        return [each.decision for each in store.latest_reviews()]
 
 
 def is_ready(port: int) -> bool:

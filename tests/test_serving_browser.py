@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,42 @@ def test_a_photo_and_a_phrase_give_a_box(
     for name in ("x", "y", "width"):
         assert area[name] == pytest.approx(image[name], abs=1)
     assert area["height"] == pytest.approx(image["height"], abs=1)
+
+
+def test_reasoning_grows_before_the_answer_is_there(page: Any, tiny: Grounder, photo: Path) -> None:
+    """Each state of the text that is seen goes on from the one before."""
+
+    class Paced:
+        def answers(self, starts: Any, *, heard: Any, **how: Any) -> Any:
+            def listens(place: int, ids: Any) -> bool:
+                time.sleep(0.05)
+                return bool(heard(place, ids))
+
+            return tiny.answers(starts, heard=listens, **how)
+
+    with served(tiny, Paced()) as client:
+        page.goto(str(client.base_url))
+        page.evaluate(
+            """() => {
+              const status = document.querySelector("#status");
+              const answer = document.querySelector("#answer");
+              window.seen = [];
+              new MutationObserver(() => answer.hidden && window.seen.push(status.textContent))
+                .observe(status, {childList: true});
+            }"""
+        )
+        page.set_input_files("#files", photo)
+        page.wait_for_selector("#photos img")
+        page.fill("#text", SAMPLE.question)
+        page.click("#go")
+        page.wait_for_selector("#answer:not([hidden])")
+    seen = page.evaluate("window.seen")
+    said = seen[seen.index("The model looks …") + 1 :]
+    said = [each for each in said if each != "The model looks …"]
+    think = tiny.ground([photo], SAMPLE.question).answer.think or ""
+    assert len(set(said)) >= 5 and "<" not in "".join(said)
+    assert all(after.startswith(before) for before, after in pairwise(said))
+    assert think.startswith(said[0]) and said[-1].startswith(think)
 
 
 def test_everything_by_keyboard(page: Any, client: httpx2.Client, photo: Path) -> None:

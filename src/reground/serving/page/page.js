@@ -169,7 +169,8 @@ async function streamed(response, heard) {
 }
 
 function told(text) {
-  say(text.replace(/<[^<>]*>/g, " ").trim() || "The model looks …");
+  const shown = text.replace(/<[^<>]*>/g, " ").replace(/<\/?\w*$/, ""); // without half a tag
+  say(shown.trim() || "The model looks …");
 }
 
 // ---- answers -------------------------------------------------------------------------------------
