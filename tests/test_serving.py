@@ -22,17 +22,19 @@ import pytest
 import yaml
 
 from asking import Slow, served, until
-from reground.api import Grounder, GroundingRequest, Way
+from reground.api import Grounder, GroundingRequest, Way, question_of
 from reground.cli.serve import command
 from reground.data.images import base64_png, data_url
 from reground.errors import ConfigError, RunError
 from reground.grounding.boxes import place
+from reground.model.load import answering_of
+from reground.protocols.choice import Protocols
 from reground.rollout.environment import Start
 from reground.rollout.tools.http import HttpDetector
 from reground.rollout.tools.tool import Request, ToolError
 from reground.serving.batching import LARGEST, ModelThread, QueueFullError
 from reground.serving.guard import Rules
-from reground.serving.run import listening
+from reground.serving.run import listening, tool_of
 from reground.serving.service import Limits
 from reground.teacher.store import Store
 from reground.tinyworld import scenes as synth
@@ -125,6 +127,45 @@ def test_an_unsure_answer_abstains(client: httpx2.Client) -> None:
     unsure = client.post("/v1/ground", json=ASKED | {"min_score": 1}).json()
     assert sent["boxes"] and sent["status"] == "ok"
     assert (unsure["status"], unsure["boxes"], unsure["text"]) == ("abstained", [], sent["text"])
+
+
+TOOL = """
+import threading
+from reground.grounding.boxes import Box
+from reground.grounding.sample import Detection
+
+class Mine:
+    name, settings, by_image = "mine", "1", True
+    opened, busy, most = 0, 0, 0
+
+    def __init__(self):
+        Mine.opened += 1
+
+    def detect(self, requests):
+        Mine.busy += 1
+        Mine.most = max(Mine.most, Mine.busy)
+        threading.Event().wait(0.05)
+        Mine.busy -= 1
+        frame = requests[0].sample.images[0].frame
+        self.settings = f"{Mine.opened} opened, {Mine.most} at a time"
+        return [(Detection(0, Box(5, 5, 60, 60, frame), self.settings),) for _ in requests]
+"""
+
+
+def test_a_tool_is_opened_once_and_asked_one_by_one(tmp_path: Path) -> None:
+    """However many questions are decoded at a time."""
+    (tmp_path / "mine.py").write_text(TOOL)
+    tool, protocols = tool_of(f"{tmp_path / 'mine.py'}:Mine"), Protocols.of(answering_of("tiny"))
+
+    def asked(number: int) -> Any:
+        images = [IMAGES[number]]
+        request = GroundingRequest(images=images, text="a", tool=tool, protocol="piter")
+        sample, _ = question_of(request, id=str(number), protocols=protocols)
+        (found,) = sample.tool_results or ()
+        return found.label
+
+    with ThreadPoolExecutor(4) as askers:
+        assert set(askers.map(asked, range(8))) == {"1 opened, 1 at a time"}
 
 
 def test_one_bad_question_of_a_batch_leaves_the_others(client: httpx2.Client) -> None:

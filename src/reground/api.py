@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from reground.rollout.environment import Start
     from reground.rollout.episode import Trajectory
     from reground.rollout.policy import Heard, Policy, Sampling
+    from reground.rollout.tools.runner import ToolRunner
     from reground.rollout.tools.tool import Tool
 
 TOOL_TIMEOUT_S = 60.0
@@ -61,13 +62,14 @@ class Way:
 class GroundingRequest:
     """One question about some images, as :meth:`Grounder.ground` takes it.
 
-    ``protocol`` is for this question alone; None is the grounder's own.
+    ``protocol`` is for this question alone; None is the grounder's own. ``tool`` may also be what
+    asks a tool of many questions, which is then opened once.
     """
 
     images: Sequence[str | Path | Image.Image]
     text: str
     target_image: int | None = None
-    tool: str | Tool | Sequence[Sequence[float]] | None = None
+    tool: str | Tool | ToolRunner | Sequence[Sequence[float]] | None = None
     protocol: ProtocolName | None = None
 
 
@@ -305,7 +307,7 @@ def question_of(
 
 
 def _asked(
-    tool: str | Tool | Sequence[Sequence[float]],
+    tool: str | Tool | ToolRunner | Sequence[Sequence[float]],
     sample: Sample,
     loaded: Sequence[Image.Image],
     protocol: AnswerProtocol,
@@ -325,11 +327,12 @@ def _asked(
         boxes = [_box(box, sample.images[sample.target_image].frame) for box in tool]
         found = tuple(Detection(sample.target_image, box) for box in boxes)
         sample, tool = replace(sample, tool_results=found), "precomputed"
-    opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
-    runner = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
-    (reply,) = runner.ask([Request(sample, sample.question, tuple(loaded))])
+    if not isinstance(tool, ToolRunner):
+        opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
+        tool = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
+    (reply,) = tool.ask([Request(sample, sample.question, tuple(loaded))])
     if reply.problem is not None:
-        raise DataError(f"tool {opened.name}: {reply.problem}")
+        raise DataError(f"tool {tool.tool.name}: {reply.problem}")
     return reply.detections
 
 

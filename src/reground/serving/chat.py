@@ -32,6 +32,7 @@ from reground.serving.streaming import Pieces, event, event_stream
 if TYPE_CHECKING:
     from reground.api import Grounder
     from reground.rollout.environment import Start
+    from reground.rollout.tools.runner import ToolRunner
 
 PATH = "/v1/chat/completions"
 
@@ -151,7 +152,10 @@ def _named(service: Service, name: str) -> tuple[ServedModel, ProtocolName | Non
 
 
 def _question(
-    request: ChatRequest, protocol: ProtocolName, images: Sequence[Image.Image], tool: str | None
+    request: ChatRequest,
+    protocol: ProtocolName,
+    images: Sequence[Image.Image],
+    tool: ToolRunner | None,
 ) -> GroundingRequest:
     """What one message asks; the prompt around it is the server's."""
     if len(request.messages) != 1 or request.messages[0].role != "user":

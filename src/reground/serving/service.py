@@ -28,6 +28,7 @@ from reground.serving.streaming import Pieces, event
 
 if TYPE_CHECKING:
     from reground.rollout.environment import Start
+    from reground.rollout.tools.runner import ToolRunner
 
 LOOK_S = 0.05  # between two looks whether a client is still there
 AT_ONCE = 4  # questions whose images are decoded at a time
@@ -88,7 +89,7 @@ class Service:
 
     models: Sequence[ServedModel]
     limits: Limits
-    tool: str | None = None
+    tool: ToolRunner | None = None
     log: RequestLog | None = None
     media: MediaHosts = field(default_factory=MediaHosts)
     counts: ServerCounts = field(default_factory=ServerCounts)
