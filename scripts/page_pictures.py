@@ -13,6 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from background import running
 from reground.api import Grounder
+from reground.grounding.sample import Sample
 from reground.serving.app import make_app
 from reground.serving.batching import ModelThread
 from reground.serving.guard import Rules
@@ -45,23 +46,37 @@ def main() -> None:
             page.locator("#examples button").first.click()
             page.wait_for_selector("#photos img")
             shoot(page, DOCS / name)
-        page = browser.new_page(viewport={"width": 1180, "height": 820})
-        page.goto(address)
-        compare(page)
-        shoot(page, DOCS / "page_compare.png")
+        for name, prepare in {"compare": compare, "refiner": refine}.items():
+            page = browser.new_page(viewport={"width": 1180, "height": 820})
+            page.goto(address)
+            prepare(page)
+            shoot(page, DOCS / f"page_{name}.png")
         browser.close()
 
 
 def compare(page: Any) -> None:
     """A question on which the two models differ."""
-    sample = scenes.sample("referring", seed=7, index=6)
+    ask_about(page, scenes.sample("referring", seed=7, index=6))
+    page.check("#compare")
+
+
+def refine(page: Any) -> None:
+    """A wrong box that a refiner is shown."""
+    ask_about(page, scenes.sample("referring", seed=3, index=1))
+    page.select_option("#first", "tiny_refiner")
+    page.click("summary")
+    for edge, value in {"x1": 5, "y1": 5, "x2": 60, "y2": 60}.items():
+        page.fill(f"#{edge}", str(value))
+
+
+def ask_about(page: Any, sample: Sample) -> None:
+    """Choose a drawn scene, and type its question."""
     photo = DOCS / "scene.png"
     scenes.render(sample.images[0].path).save(photo)
     page.set_input_files("#files", photo)
     page.wait_for_selector("#photos img")
     photo.unlink()
     page.fill("#text", sample.question)
-    page.check("#compare")
 
 
 def shoot(page: Any, out: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import supervision
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageChops
 
 from reground.api import Grounder
 from reground.data.answered import Grounding
@@ -184,3 +184,16 @@ def test_an_answer_knows_what_it_was_asked(tiny: Grounder, tmp_path: Path) -> No
         assert record.get("path") == (None if answer is at_hand else str(tmp_path / "scene.png"))
         assert answer.to_label_studio()["result"][0]["original_width"] == picture.width
     assert from_file.plot().tobytes() == at_hand.plot().tobytes()
+
+
+def test_a_first_thought_is_told_and_drawn() -> None:
+    """With its score; an early answer that spells no box tells of none."""
+    answer, early = found((320, 240, 480, 400)), found((64, 48, 160, 144), scores=(0.4,))
+    both = answer.with_first(early)
+    assert both.answer == answer.answer and "first" not in answer.to_json()
+    assert both.to_json()["first"] == [{"box": [64, 48, 160, 144], "label": None, "score": 0.4}]
+    new = ImageChops.difference(both.plot(), answer.plot()).getbbox()
+    scale = 427 / 640
+    assert new == pytest.approx([each * scale for each in (64, 48, 160, 144)], abs=3)
+    assert answer.with_first(found(status=Status.UNPARSABLE)).first is None
+    assert answer.with_first(found()).first == ()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -11,24 +14,31 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+import yaml
 
 from asking import Slow, served, until
-from reground.api import Grounder, GroundingRequest, Way
+from reground.api import Grounder, GroundingRequest, Way, question_of
 from reground.cli.serve import command
 from reground.data.images import base64_png, data_url
 from reground.errors import ConfigError, RunError
+from reground.grounding.boxes import place
+from reground.model.load import answering_of
+from reground.protocols.choice import Protocols
 from reground.rollout.environment import Start
 from reground.rollout.tools.http import HttpDetector
 from reground.rollout.tools.tool import Request, ToolError
 from reground.serving.batching import LARGEST, ModelThread, QueueFullError
 from reground.serving.guard import Rules
-from reground.serving.run import listening
+from reground.serving.run import listening, tool_of
 from reground.serving.service import Limits
+from reground.teacher.store import Store
 from reground.tinyworld import scenes as synth
+from reviewing import make_chains, scenes
 
 SAMPLES = [synth.sample("referring", seed=7, index=index) for index in range(8)]
 IMAGES = [synth.render(sample.images[0].path) for sample in SAMPLES]
@@ -86,11 +96,76 @@ def test_a_box_at_hand_reaches_the_model(client: httpx2.Client, tiny: Grounder) 
     assert sent["tool"] == [{"box": [1, 2, 30, 40], "score": None, "label": None}]
 
 
+def test_the_first_thought_has_boxes_of_its_own() -> None:
+    """Where the thought says it is, whatever the detector says afterwards; only where asked for."""
+    refiner, asked = Grounder.from_pretrained("tiny_refiner"), {"images": [URL], "first": True}
+    question = {"text": SAMPLES[0].question}
+    requests = [
+        asked | question | {"tool_boxes": [box]} for box in ((5, 5, 60, 60), (70, 70, 100, 105))
+    ]
+    with served(refiner, refiner) as client:
+        batch = client.post("/v1/ground/batch", json={"requests": requests}).json()["results"]
+        plain = client.post("/v1/ground", json=requests[0] | {"first": False}).json()
+        piter = client.post("/v1/ground", json=requests[0] | {"protocol": "piter"}).json()
+        stream = client.post("/v1/ground", json=requests[0] | {"stream": True}).text
+    found = refiner.ground([IMAGES[0]], SAMPLES[0].question, tool=[(5, 5, 60, 60)], first=True)
+    (box,) = found.first or ()
+    assert place(box.box) in (found.answer.think or "") and 0 < (box.score or 0) < 1
+    for each in batch:
+        assert each["first"][0]["box"] == pytest.approx(box.box.xyxy)
+        assert each["first"][0]["score"] == pytest.approx(box.score, rel=1e-3)
+    assert batch[0]["boxes"] != batch[1]["boxes"]
+    assert (plain["first"], plain["text"]) == (None, batch[0]["text"]) and piter["first"] is None
+    events = [each.partition("data: ") for each in stream.strip().split("\n\n")]
+    texts = [json.loads(data)["text"] for name, _, data in events if "event: text" in name]
+    assert "".join(texts) == batch[0]["text"]
+    assert json.loads(events[-1][2])["first"] == batch[0]["first"]
+
+
 def test_an_unsure_answer_abstains(client: httpx2.Client) -> None:
     sent = client.post("/v1/ground", json=ASKED).json()
     unsure = client.post("/v1/ground", json=ASKED | {"min_score": 1}).json()
     assert sent["boxes"] and sent["status"] == "ok"
     assert (unsure["status"], unsure["boxes"], unsure["text"]) == ("abstained", [], sent["text"])
+
+
+TOOL = """
+import threading
+from reground.grounding.boxes import Box
+from reground.grounding.sample import Detection
+
+class Mine:
+    name, settings, by_image = "mine", "1", True
+    opened, busy, most = 0, 0, 0
+
+    def __init__(self):
+        Mine.opened += 1
+
+    def detect(self, requests):
+        Mine.busy += 1
+        Mine.most = max(Mine.most, Mine.busy)
+        threading.Event().wait(0.05)
+        Mine.busy -= 1
+        frame = requests[0].sample.images[0].frame
+        self.settings = f"{Mine.opened} opened, {Mine.most} at a time"
+        return [(Detection(0, Box(5, 5, 60, 60, frame), self.settings),) for _ in requests]
+"""
+
+
+def test_a_tool_is_opened_once_and_asked_one_by_one(tmp_path: Path) -> None:
+    """However many questions are decoded at a time."""
+    (tmp_path / "mine.py").write_text(TOOL)
+    tool, protocols = tool_of(f"{tmp_path / 'mine.py'}:Mine"), Protocols.of(answering_of("tiny"))
+
+    def asked(number: int) -> Any:
+        images = [IMAGES[number]]
+        request = GroundingRequest(images=images, text="a", tool=tool, protocol="piter")
+        sample, _ = question_of(request, id=str(number), protocols=protocols)
+        (found,) = sample.tool_results or ()
+        return found.label
+
+    with ThreadPoolExecutor(4) as askers:
+        assert set(askers.map(asked, range(8))) == {"1 opened, 1 at a time"}
 
 
 def test_one_bad_question_of_a_batch_leaves_the_others(client: httpx2.Client) -> None:
@@ -154,6 +229,44 @@ def test_it_is_a_detector_for_others(client: httpx2.Client, tiny: Grounder) -> N
     assert float(shapes[0]["confidence"]) == pytest.approx(found.scores[0], abs=1e-3)
     surer = client.post("/cvat", params=labels, json=asked | {"threshold": 1.0}).json()
     assert surer == []
+
+
+def test_the_function_of_cvat_asks_the_server(
+    tiny: Grounder, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nuclio calls it; where the server refuses or is gone, CVAT is told the sentence."""
+    folder = Path(__file__).parents[1] / "examples/cvat"
+    function = yaml.safe_load((folder / "function.yaml").read_text())
+    for each in function["spec"]["env"]:
+        monkeypatch.setenv(each["name"], each["value"])
+    labels = json.loads(function["metadata"]["annotations"]["spec"])
+    assert [each["name"] for each in labels] == json.loads(os.environ["REGROUND_LABELS"])
+    assert function["spec"]["handler"] == "main:handler"
+    main = runpy.run_path(str(folder / "main.py"))
+
+    def call(image: str, threshold: float | None = None) -> Any:
+        context = SimpleNamespace(user_data=SimpleNamespace(), Response=SimpleNamespace)
+        main["init_context"](context)
+        body = {"image": image} | ({} if threshold is None else {"threshold": threshold})
+        return main["handler"](context, SimpleNamespace(body=body))
+
+    monkeypatch.setenv("REGROUND_URL", str(client.base_url))
+    monkeypatch.setenv("REGROUND_LABELS", json.dumps([SAMPLES[0].question]))
+    found, sent = tiny.ground([IMAGES[0]], SAMPLES[0].question), call(base64_png(IMAGES[0]))
+    (shape,) = json.loads(sent.body)
+    assert (sent.status_code, sent.content_type) == (200, "application/json")
+    assert shape["points"] == list(found.answer.boxes[0].xyxy)
+    assert (shape["label"], shape["type"]) == (SAMPLES[0].question, "rectangle")
+    assert json.loads(call(base64_png(IMAGES[0]), threshold=1.0).body) == []
+    bad = call("?")
+    assert bad.status_code == 422 and "image: not base64" in json.loads(bad.body)["error"]
+    with served(tiny, tiny, rules=Rules(api_key="secret")) as other:
+        monkeypatch.setenv("REGROUND_URL", str(other.base_url))
+        assert call(base64_png(IMAGES[0])).status_code == 401
+        monkeypatch.setenv("REGROUND_API_KEY", "secret")
+        assert call(base64_png(IMAGES[0])).status_code == 200
+    gone = call(base64_png(IMAGES[0]))
+    assert gone.status_code == 502 and "does not answer" in json.loads(gone.body)["error"]
 
 
 @pytest.mark.parametrize(
@@ -439,6 +552,45 @@ def test_what_is_asked_when_it_is_told_to_stop_is_answered(tmp_path: Path) -> No
     finally:
         server.kill()
     assert statuses.count(200) >= 100 and set(statuses) <= {200, None}
+
+
+def test_a_review_is_served_beside_the_model(tmp_path: Path) -> None:
+    """Behind a secret of its own; decisions are kept, and none of another page or name."""
+    store = make_chains(tmp_path / "chains.sqlite", scenes(2))
+    line = [sys.executable, "-m", "reground", "serve", "--port", "0", "--api-key", "key"]
+    server = subprocess.Popen([*line, "--review", str(store)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr
+        said = next(text for text in server.stderr if " is reviewed at " in text)
+        address = httpx2.URL(said.rpartition(" at ")[2].strip())
+        with httpx2.Client(base_url=address, timeout=60) as reviewer:
+            until(lambda: is_ready(address.port or 0))
+            page = reviewer.get("")
+            call = reviewer.get("samples/0").json()["call"]
+            image = reviewer.get("images/0/0")
+            other = reviewer.get(str(address.copy_with(path="/review/other/samples/0")))
+            asked = [reviewer.get(address.copy_with(path=path)) for path in ("/", "/v1/models")]
+            decision = {"call": call, "decision": "accept"}
+            refused = [
+                reviewer.post("samples/0", json=decision, headers=headers)
+                for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"})
+            ]
+            assert kept(store) == []
+            own = {"Origin": f"http://127.0.0.1:{address.port}"}
+            accepted = reviewer.post("samples/0", json=decision, headers=own)
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+    assert "review.js" in page.text and image.headers["content-type"].startswith("image/")
+    assert [each.status_code for each in (page, image, other, accepted)] == [200, 200, 403, 200]
+    assert [each.status_code for each in asked] == [200, 401]
+    assert [each.status_code for each in refused] == [403, 421]
+    assert kept(store) == ["accept"]
+
+
+def kept(path: Path) -> list[str]:
+    with Store.open(path) as store:
+        return [each.decision for each in store.latest_reviews()]
 
 
 def is_ready(port: int) -> bool:

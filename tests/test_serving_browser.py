@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,42 @@ def test_a_photo_and_a_phrase_give_a_box(
     for name in ("x", "y", "width"):
         assert area[name] == pytest.approx(image[name], abs=1)
     assert area["height"] == pytest.approx(image["height"], abs=1)
+
+
+def test_reasoning_grows_before_the_answer_is_there(page: Any, tiny: Grounder, photo: Path) -> None:
+    """Each state of the text that is seen goes on from the one before."""
+
+    class Paced:
+        def answers(self, starts: Any, *, heard: Any, **how: Any) -> Any:
+            def listens(place: int, ids: Any) -> bool:
+                time.sleep(0.05)
+                return bool(heard(place, ids))
+
+            return tiny.answers(starts, heard=listens, **how)
+
+    with served(tiny, Paced()) as client:
+        page.goto(str(client.base_url))
+        page.evaluate(
+            """() => {
+              const status = document.querySelector("#status");
+              const answer = document.querySelector("#answer");
+              window.seen = [];
+              new MutationObserver(() => answer.hidden && window.seen.push(status.textContent))
+                .observe(status, {childList: true});
+            }"""
+        )
+        page.set_input_files("#files", photo)
+        page.wait_for_selector("#photos img")
+        page.fill("#text", SAMPLE.question)
+        page.click("#go")
+        page.wait_for_selector("#answer:not([hidden])")
+    seen = page.evaluate("window.seen")
+    said = seen[seen.index("The model looks …") + 1 :]
+    said = [each for each in said if each != "The model looks …"]
+    think = tiny.ground([photo], SAMPLE.question).answer.think or ""
+    assert len(set(said)) >= 5 and "<" not in "".join(said)
+    assert all(after.startswith(before) for before, after in pairwise(said))
+    assert think.startswith(said[0]) and said[-1].startswith(think)
 
 
 def test_everything_by_keyboard(page: Any, client: httpx2.Client, photo: Path) -> None:
@@ -181,6 +219,43 @@ def pair(tiny: Grounder) -> Iterator[httpx2.Client]:
         yield own
 
 
+def test_a_first_thought_a_detector_and_the_answer_are_told_apart(
+    page: Any, pair: httpx2.Client, photo: Path
+) -> None:
+    """Three boxes, each in its stroke and in the legend; the thought's label is at its box."""
+    page.goto(str(pair.base_url))
+    page.set_input_files("#files", photo)
+    page.select_option("#first", "tiny_refiner")
+    page.fill("#text", SAMPLE.question)
+    page.click("summary")
+    for edge, value in zip(("x1", "y1", "x2", "y2"), (5, 5, 60, 60), strict=True):
+        page.fill(f"#{edge}", str(value))
+    with page.expect_response("**/v1/ground") as response:
+        page.click("#go")
+    page.wait_for_selector("#answer:not([hidden])")
+    sent = json.loads(response.value.text().strip().rpartition("data: ")[2])
+    kinds = ("found", "first", "tool")
+    looks = [
+        page.locator(f"rect.{kind}").evaluate(
+            "each => [getComputedStyle(each).stroke, getComputedStyle(each).strokeDasharray]"
+        )
+        for kind in kinds
+    ]
+    assert len({stroke for stroke, _ in looks}) == len({dash for _, dash in looks}) == 3
+    x1, y1, x2, y2 = sent["first"][0]["box"]
+    drawn = page.locator("rect.first")
+    edges = [float(drawn.get_attribute(name)) for name in ("x", "y", "width", "height")]
+    assert edges == pytest.approx([x1, y1, x2 - x1, y2 - y1])
+    tag, area = page.locator(".tag.first").bounding_box(), page.locator("svg").bounding_box()
+    assert tag["y"] == pytest.approx(area["y"] + area["height"] * y2 / sent["height"], abs=4)
+    assert page.locator("#key li").all_inner_texts() == [
+        "answer",
+        "first thought",
+        "detector's box",
+    ]
+    assert ", ".join(f"{value:.0f}" for value in (x1, y1, x2, y2)) in page.inner_text(".reasons")
+
+
 @pytest.mark.parametrize(("index", "verdict"), [(3, "The models agree"), (6, "The models differ")])
 def test_two_models_are_compared(
     page: Any, pair: httpx2.Client, tmp_path: Path, index: int, verdict: str
@@ -198,7 +273,7 @@ def test_two_models_are_compared(
     page.wait_for_selector(f"#compared:has-text('{verdict}')")
     assert page.locator(".card .name").all_inner_texts() == ["A: tiny", "B: tiny_refiner"]
     assert "A: tiny" in page.inner_text("#key") and "B: tiny_refiner" in page.inner_text("#key")
-    first, second = page.locator("rect.found:not(.other)"), page.locator("rect.other")
+    first, second = page.locator("rect.found:not(.other)"), page.locator("rect.found.other")
     for name in ("stroke", "strokeDasharray"):
         look = f"each => getComputedStyle(each).{name}"
         assert first.evaluate(look) != second.evaluate(look)

@@ -8,6 +8,7 @@ grounding.save("answer.png")  # or .json; also to_supervision(), to_coco(), to_l
 refiner = Grounder.from_pretrained("runs/refiner")
 grounding = refiner.ground(["photo.jpg"], "the cup", tool="IDEA-Research/grounding-dino-tiny")
 grounding.tool, grounding.answer.boxes, grounding.answer.rethink
+grounding.first  # where its first thought points: ground(..., first=True)
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from reground.model.prompting import Prompter
     from reground.rollout.environment import Start
     from reground.rollout.episode import Trajectory
-    from reground.rollout.policy import Heard, Policy
+    from reground.rollout.policy import Heard, Policy, Sampling
+    from reground.rollout.tools.runner import ToolRunner
     from reground.rollout.tools.tool import Tool
 
 TOOL_TIMEOUT_S = 60.0
@@ -46,26 +48,28 @@ class Way:
     """How answers are sampled. Temperature 0 is greedy.
 
     ``stop`` are strings that end the one turn of somebody who writes the prompt himself; None: all
-    turns of the question's protocol.
+    turns of the question's protocol. ``first`` is whether to ask for the boxes of first thoughts.
     """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundingRequest:
     """One question about some images, as :meth:`Grounder.ground` takes it.
 
-    ``protocol`` is for this question alone; None is the grounder's own.
+    ``protocol`` is for this question alone; None is the grounder's own. ``tool`` may also be what
+    asks a tool of many questions, which is then opened once.
     """
 
     images: Sequence[str | Path | Image.Image]
     text: str
     target_image: int | None = None
-    tool: str | Tool | Sequence[Sequence[float]] | None = None
+    tool: str | Tool | ToolRunner | Sequence[Sequence[float]] | None = None
     protocol: ProtocolName | None = None
 
 
@@ -142,6 +146,7 @@ class Grounder:
         tool: str | Tool | Sequence[Sequence[float]] | None = None,
         max_tokens: int = 256,
         min_score: float | None = None,
+        first: bool = False,
     ) -> Grounding:
         """The boxes of what ``text`` describes, in original pixels of the answered image.
 
@@ -149,20 +154,22 @@ class Grounder:
         ``tool`` is asked first, about that last or target image: a detector as ``reground tool
         run`` names it, or an object of one's own; or it is the boxes that one gave, [x1, y1, x2,
         y2] in pixels of that image. An answer with a box less sure than ``min_score`` is an
-        abstention: without boxes, its status ``abstained``. Raises ``DataError`` for images that
-        cannot be read, an index outside ``images`` and a tool without a result, ``ConfigError``
-        where the model would not see the tool's boxes.
+        abstention: without boxes, its status ``abstained``. Under think_rethink ``first`` asks for
+        the boxes of the first thought, too (``Grounding.first``): a short second answer. Raises
+        ``DataError`` for images that cannot be read, an index outside ``images`` and a tool without
+        a result, ``ConfigError`` where the model would not see the tool's boxes.
         """
         request = GroundingRequest(images=images, text=text, target_image=target_image, tool=tool)
-        return self.ground_batch([request], max_tokens=max_tokens)[0].at_least(min_score)
+        (found,) = self.ground_batch([request], max_tokens=max_tokens, first=first)
+        return found.at_least(min_score)
 
     def ground_batch(
-        self, requests: Sequence[GroundingRequest], *, max_tokens: int = 256
+        self, requests: Sequence[GroundingRequest], *, max_tokens: int = 256, first: bool = False
     ) -> list[Grounding]:
         """The answers to several questions, which the model takes together; raises as `ground`."""
         requests = [*map(self._with_images, requests)]
         starts = [self.start(request, id=str(place)) for place, request in enumerate(requests)]
-        answers = self.answers(starts, way=Way(max_tokens=max_tokens))
+        answers = self.answers(starts, way=Way(max_tokens=max_tokens, first=first))
         return [
             replace(found, images=tuple(request.images))
             for found, request in zip(answers, requests, strict=True)
@@ -208,9 +215,50 @@ class Grounder:
                 self.policy, environment, starts, n=1, sampling=sampling, keys=keys, heard=heard
             )
             rolled = [rollout for (rollout,) in groups]
-        return [
+        found = [
             self._grounding(start, rollout) for start, rollout in zip(starts, rolled, strict=True)
         ]
+        if way.first:
+            self._add_first(found, starts, rolled, sampling=sampling, keys=keys, heard=heard)
+        return found
+
+    def _add_first(
+        self,
+        found: list[Grounding],
+        starts: Sequence[Start],
+        rolled: Sequence[Trajectory],
+        *,
+        sampling: Sampling,
+        keys: Sequence[int] | None,
+        heard: Heard | None,
+    ) -> None:
+        """Ask where the thoughts point that came before a call for a detector's boxes."""
+        from reground.rollout.episode import one_turn
+
+        places = [
+            place
+            for place, each in enumerate(found)
+            if each.answer.think is not None and each.answer.tool_call is not None
+        ]
+        if not places:
+            return
+        again = [self._thought(starts[place], found[place].answer.think or "") for place in places]
+        early = one_turn(
+            self.policy,
+            again,
+            sampling=sampling,
+            keys=None if keys is None else [keys[place] for place in places],
+            # Nobody hears what is said here; whoever stops to listen to the answer ends this, too.
+            heard=heard and (lambda row, _: heard(places[row], rolled[places[row]].ids)),
+        )
+        for place, start, rollout in zip(places, again, early, strict=True):
+            found[place] = found[place].with_first(self._grounding(start, rollout))
+
+    def _thought(self, start: Start, think: str) -> Start:
+        """The start of an answer right after a thought."""
+        chat = self.prompter.checkpoint.chat
+        begun = self.protocol_of(start.sample).first_answer(think).removeprefix(chat.opening)
+        return replace(start, begun=tuple(chat.encode_answer(begun)))
 
     def _grounding(self, start: Start, rollout: Trajectory) -> Grounding:
         from reground.rollout.episode import RolloutStatus
@@ -259,7 +307,7 @@ def question_of(
 
 
 def _asked(
-    tool: str | Tool | Sequence[Sequence[float]],
+    tool: str | Tool | ToolRunner | Sequence[Sequence[float]],
     sample: Sample,
     loaded: Sequence[Image.Image],
     protocol: AnswerProtocol,
@@ -279,11 +327,12 @@ def _asked(
         boxes = [_box(box, sample.images[sample.target_image].frame) for box in tool]
         found = tuple(Detection(sample.target_image, box) for box in boxes)
         sample, tool = replace(sample, tool_results=found), "precomputed"
-    opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
-    runner = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
-    (reply,) = runner.ask([Request(sample, sample.question, tuple(loaded))])
+    if not isinstance(tool, ToolRunner):
+        opened = open_tool(tool, samples=[sample]) if isinstance(tool, str) else tool
+        tool = ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
+    (reply,) = tool.ask([Request(sample, sample.question, tuple(loaded))])
     if reply.problem is not None:
-        raise DataError(f"tool {opened.name}: {reply.problem}")
+        raise DataError(f"tool {tool.tool.name}: {reply.problem}")
     return reply.detections
 
 

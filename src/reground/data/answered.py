@@ -33,6 +33,8 @@ class Grounding:
     the question, its target image the one that the answer is about; ``images`` are those that were
     given, paths or pictures, none where only the sample knows where they are. The model sampled
     ``num_tokens`` after a prompt of ``num_read``, and ``is_cut`` says that it came to their limit.
+    ``first`` are the boxes of its first thought, where it was asked for them and then called for a
+    detector's: what it answers right after that thought. None where there are none to tell.
 
     >>> from reground.grounding.boxes import Box
     >>> from reground.grounding.sample import ImageRef
@@ -58,6 +60,7 @@ class Grounding:
     num_tokens: int = 0
     is_cut: bool = False
     num_read: int = 0
+    first: tuple[Detection, ...] | None = None
 
     @property
     def image(self) -> int:
@@ -74,11 +77,19 @@ class Grounding:
         answer = unless_unsure(self.answer, self.scores, min_score)
         return self if answer is self.answer else replace(self, answer=answer, scores=())
 
-    def plot(self, *, font: Path | None = None) -> Image.Image:
-        """The images 320 pixels high, with the boxes in orange, their scores, and a detector's.
+    def with_first(self, early: Grounding) -> Grounding:
+        """The same, with the boxes of an ``early`` answer as those of its first thought."""
+        if early.answer.status is not Status.OK:
+            return self
+        scored = zip(early.answer.boxes, early._scores, strict=True)
+        first = tuple(Detection(early.image, box, score=score) for box, score in scored)
+        return replace(self, first=first)
 
-        Below are the question and why there is no box. Raises ``DataError`` where an image cannot
-        be read.
+    def plot(self, *, font: Path | None = None) -> Image.Image:
+        """The images 320 pixels high, with the boxes in orange and their scores.
+
+        A detector's boxes are blue, those of the first thought purple. Below are the question and
+        why there is no box. Raises ``DataError`` where an image cannot be read.
         """
         answer = self.answer
         why = "nothing is there" if answer.status is Status.OK else f"no box: {answer.status}"
@@ -86,6 +97,7 @@ class Grounding:
             replace(self.sample, id="answer", think=None if answer.boxes else why),
             predicted=[Target(self.image, box) for box in answer.boxes],
             scores=self._scores,
+            first=self.first or (),
             images=[*map(shown_as, self.images)],
             font=font,
         )
@@ -110,12 +122,8 @@ class Grounding:
             "boxes": [_rounded(box.xyxy) for box in answer.boxes],
             "scores": [*self._scores],
             "status": answer.status.value,
-            "tool": None
-            if self.tool is None
-            else [
-                {"box": _rounded(each.box.xyxy), "label": each.label, "score": each.score}
-                for each in self.tool
-            ],
+            "tool": _listed(self.tool),
+            "first": _listed(self.first),
             "think": answer.think,
             "rethink": answer.rethink,
             "text": self.text,
@@ -191,6 +199,14 @@ def _save_picture(image: Image.Image, path: Path) -> None:
         )
     with whole(path) as partial:
         image.save(partial, format=name)
+
+
+def _listed(found: Sequence[Detection] | None) -> list[dict[str, Any]] | None:
+    if found is None:
+        return None
+    return [
+        {"box": _rounded(each.box.xyxy), "label": each.label, "score": each.score} for each in found
+    ]
 
 
 def _rounded(numbers: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ from reground.data.images import load
 from reground.data.schemes import is_endless
 from reground.errors import DataError
 from reground.grounding.boxes import Box, Frame
-from reground.grounding.sample import ImageRef, Sample, Target, is_file_path
+from reground.grounding.sample import Detection, ImageRef, Sample, Target, is_file_path
 
 _LOG = logging.getLogger(__name__)
 _HEIGHT, _TALLEST = 320, 1000  # of an image in a picture, in pixels; of one that is very narrow
@@ -27,7 +27,7 @@ _CAPTION = 240  # the least width of what stands below
 _MARGIN = 8
 _SMALLEST = 6  # a box is drawn no smaller, so that it is seen
 _ENTRIES, _LINES = 8, 4  # questions below a picture of a sheet, and lines of each
-_TRUTH, _TOOL, _PREDICTED = "#1f9d3a", "#2f6fde", "#ff8c00"
+_TRUTH, _TOOL, _FIRST, _PREDICTED = "#1f9d3a", "#2f6fde", "#a734c9", "#ff8c00"
 # Of classes, or of the questions about one photo: the first is also that of truth.
 _COLOURS = (
     *(_TRUTH, "#e6194b", "#f032e6", "#ffb000", "#00b8c8", "#7d2ae8", "#8bdc00", "#9a5b13"),
@@ -57,17 +57,20 @@ def picture(
     *,
     predicted: Sequence[Target] = (),
     scores: Sequence[float | None] = (),
+    first: Sequence[Detection] = (),
     images: Sequence[Image.Image] = (),
     font: Path | None = None,
 ) -> Image.Image:
     """The sample's images with target boxes in green, a detector's in blue, ``predicted`` orange.
 
-    These have their ``scores`` at the corner. Below is the question, then the chain, if any, in a
-    ``font`` that has the letters. ``images`` are RGB images in place of the sample's own; they are
-    scaled to one height. Raises ``DataError`` where an image cannot be read.
+    These have their ``scores`` at the corner; those of a ``first`` thought are purple. Below is the
+    question, then the chain, if any, in a ``font`` that has the letters. ``images`` are RGB images
+    in place of the sample's own; they are scaled to one height. Raises ``DataError`` where an image
+    cannot be read.
     """
     marks = [_Mark(each.image, each.box, _TRUTH) for each in sample.targets]
     marks += _detected(sample)
+    marks += [_Mark(each.image, each.box, _FIRST) for each in first]
     for each, score in zip_longest(predicted, scores):
         tags = [] if score is None else [f"{score:.2f}"]
         marks.append(_Mark(each.image, each.box, _PREDICTED, tags))

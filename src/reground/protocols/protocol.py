@@ -151,6 +151,13 @@ class AnswerProtocol:
                 thoughts = _block("think", think) + call + _block("rethink", rethink)
                 return thoughts + f"\n<answer>{answer}</answer>"
 
+    def first_answer(self, think: str) -> str:
+        """How a turn begins that answers right after its thought, as if there were no tool.
+
+        What a model writes after it is where its first thought points.
+        """
+        return f"<think>{think}</think>\n<answer>"
+
     def read(self, text: str, size: EncodedSize) -> Answer:
         """What ``text`` answers about the image of ``size``; never raises, whatever the text."""
         calls = bool(self.plan.functions)

@@ -15,7 +15,9 @@ _END = re.compile(r"(?:<\|(?:im_end|endoftext|end_of_text|eot_id|end)\|>|<end_of
 _MOST_TOKENS = 10**9
 _LEAST = -1e6  # log-prob that is believed
 REFUSED = {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CONTENT = ("content", "refusal")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+STOPS = ("finish_reason", "stop_reason", "matched_stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def read_reply(value: object, *, stop: str | None = None, thinks: bool = False) 
         finish = choice.get("finish_reason")
         if isinstance(finish, str) and finish.lower() in _BROKEN:
             raise NoReply(f"the reply ended with {finish.lower()!r}: the server broke it off")
-        text, is_apart = _written(choice.get("message"), finish, thinks)
+        text, is_apart = written(choice.get("message"), finish, thinks)
     except NoReply as error:
         error.num_prompt_tokens, error.num_tokens = num_read or 0, num_tokens or 0
         raise
@@ -93,12 +95,12 @@ def _first_choice(value: object) -> Mapping[str, Any]:
     return choices[0]
 
 
-def _written(message: object, finish: object, thinks: bool) -> tuple[str, bool]:
-    """All that the model wrote, and whether its thoughts were apart."""
+def written(message: object, finish: object, thinks: bool) -> tuple[str, bool]:
+    """All that the model wrote, and whether its thoughts were apart; raises ``NoReply``."""
     if not isinstance(message, dict):
         raise NoReply(f"the reply's message is {_kind(message)}, expected an object")
-    content, refusal = (_text(message.get(name), name) for name in ("content", "refusal"))
-    found = [_text(message.get(name), name) for name in _THOUGHTS]
+    content, refusal = (_text(message.get(name), name) for name in CONTENT)
+    found = [_text(message.get(name), name) for name in THOUGHTS]
     thoughts = next((each for each in found if each is not None), None)
     if thoughts is None and isinstance(message.get("content"), list):
         thoughts = _thoughts_among(message["content"])
@@ -149,7 +151,7 @@ def _tokens(choice: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ..
 
 def _at_stop(choice: Mapping[str, Any], stop: str | None) -> bool | None:
     """By what vLLM and SGLang name as the reason: a string, an end token's id, or nothing."""
-    for name in ("stop_reason", "matched_stop"):
+    for name in STOPS[1:]:
         if name in choice:
             return stop is not None and bool(choice[name] == stop)
     return None

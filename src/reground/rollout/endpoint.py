@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
 from reground.data.images import data_url
 from reground.errors import EndpointError
+from reground.rollout.chunks import STREAM, Chunks, HeardText
 from reground.rollout.completions import REFUSED, Reply, num_read, read_reply, read_served
 from reground.rollout.http import Address, JsonClient, NoReply
 
@@ -79,6 +81,9 @@ class Endpoint:
         return Address.of(self.url, whose=whose, example=_EXAMPLE, error=EndpointError)
 
 
+Listen = Callable[[], Chunks]
+
+
 class Client:
     """Asks an endpoint; to be closed by ``aclose``. No error of it tells the key."""
 
@@ -88,6 +93,7 @@ class Client:
         self._whole: dict[str, Any] = {}  # those that leave a part of a reply as it was sampled
         self._is_known = False  # whether the address is that of the API
         self._gives_logprobs: bool | None = None  # None: nobody knows yet
+        self._streams: bool | None = None
         self._http = JsonClient(
             self._address,
             variable="OPENAI_API_KEY",
@@ -161,19 +167,22 @@ class Client:
         stop: str | None = None,
         so_far: str = "",
         thinks: bool = False,
+        heard: HeardText | None = None,
     ) -> Reply:
         """One reply to RGB images, sent without loss in this order, and then ``text``.
 
         The reply ends at the string ``stop``, which vLLM leaves in the text and other servers may
         take off. It goes on from ``so_far``, where the server can (:meth:`check_goes_on`).
-        ``thinks`` is :func:`read_reply`'s. Raises ``NoReply`` where none came, however often it was
+        ``thinks`` is :func:`read_reply`'s. ``heard`` is told the text, after ``so_far``, as it
+        grows, where the server streams. Raises ``NoReply`` where none came, however often it was
         tried.
         """
         urls = await asyncio.to_thread(lambda: [data_url(image) for image in images])
         options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         if stop or so_far:
             options |= self._whole | ({"stop": [stop]} if stop else {})
-        completion = await self._with_logprobs(urls, text, options, so_far)
+        listen = self._listen(heard and (lambda more: heard(so_far + more)), thinks)
+        completion = await self._with_logprobs(urls, text, options, so_far, listen)
         return read_reply(completion, stop=stop, thinks=thinks)
 
     async def ask_once(
@@ -187,29 +196,41 @@ class Client:
         return read_reply(await self._complete(urls, text, options, retries=0), thinks=True)
 
     async def _with_logprobs(
-        self, urls: Sequence[str], text: str, options: dict[str, Any], so_far: str
+        self,
+        urls: Sequence[str],
+        text: str,
+        options: dict[str, Any],
+        so_far: str,
+        listen: Listen | None,
     ) -> Any:
         """A completion with the log-probs of its tokens, as long as the server does not refuse.
 
         Of a long one they would not fit into a reply.
         """
+        complete = partial(self._complete, urls, text, so_far=so_far, listen=listen)
         if self._gives_logprobs is not False and options["max_tokens"] <= _MOST_LOGPROBS:
             try:
-                found = await self._complete(urls, text, options | _LOGPROBS, so_far=so_far)
+                found = await complete(options | _LOGPROBS)
             except NoReply as error:
                 if self._gives_logprobs or error.status not in _REFUSALS:
                     raise
             else:
                 self._gives_logprobs = True
                 return found
-            plain = await self._complete(urls, text, options, so_far=so_far)
+            plain = await complete(options)
             self._gives_logprobs = False
             return plain
-        return await self._complete(urls, text, options, so_far=so_far)
+        return await complete(options)
 
-    async def pass_on(self, messages: Sequence[Any], options: dict[str, Any]) -> Reply:
-        """One reply to somebody's messages with his options; raises ``NoReply`` as :meth:`ask`."""
-        return read_reply(await self._sent(messages, options))
+    async def pass_on(
+        self, messages: Sequence[Any], options: dict[str, Any], *, heard: HeardText | None = None
+    ) -> Reply:
+        """One reply to somebody's messages with his options; ``heard``, errors as :meth:`ask`."""
+        return read_reply(await self._sent(messages, options, listen=self._listen(heard, False)))
+
+    def _listen(self, heard: HeardText | None, thinks: bool) -> Listen | None:
+        """What puts a stream together for the one who hears it."""
+        return heard and partial(Chunks, heard, thinks=thinks, quoted=self._http.quoted)
 
     async def _num_read(self, said: str) -> int:
         """How many tokens the server reads of a question and the begin of an answer; 0: unsaid."""
@@ -224,6 +245,7 @@ class Client:
         *,
         so_far: str = "",
         retries: int | None = None,
+        listen: Listen | None = None,
     ) -> Any:
         """A completion; the server goes on from ``so_far``, which is the assistant's."""
         content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
@@ -233,14 +255,19 @@ class Client:
         if so_far:
             messages.append({"role": "assistant", "content": so_far})
             options = options | _GO_ON
-        return await self._sent(messages, options, retries=retries)
+        return await self._sent(messages, options, retries=retries, listen=listen)
 
     async def _sent(
-        self, messages: Sequence[Any], options: dict[str, Any], *, retries: int | None = None
+        self,
+        messages: Sequence[Any],
+        options: dict[str, Any],
+        *,
+        retries: int | None = None,
+        listen: Listen | None = None,
     ) -> Any:
         body = {"model": self._endpoint.model, "messages": messages, **self._extra, **options}
         try:
-            found = await self._http.ask("POST", self._address.at(_CHAT), body, retries=retries)
+            found = await self._posted(body, retries, listen)
         except NoReply as error:
             if error.code in _FILTERED:
                 return REFUSED
@@ -249,6 +276,25 @@ class Client:
             raise
         self._is_known = True
         return found
+
+    async def _posted(self, body: Any, retries: int | None, listen: Listen | None) -> Any:
+        """A completion, in chunks for the one who listens, as long as the server has streams."""
+        post = partial(self._http.ask, "POST", self._address.at(_CHAT), retries=retries)
+        if listen is None or self._streams is False:
+            return await post(body)
+        chunks = listen()
+        try:
+            await self._http.send(
+                "POST", self._address.at(_CHAT), body | STREAM, retries=retries, hears=chunks.take
+            )
+        except NoReply as error:
+            if self._streams or error.status not in _REFUSALS:
+                raise
+            found = await post(body)
+            self._streams = False
+            return found
+        self._streams = True
+        return chunks.whole()
 
     async def _served(self, address: Address) -> dict[str, object]:
         """The models that a server at this address serves, each with its owner."""

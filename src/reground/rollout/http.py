@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from ssl import SSLContext
@@ -30,6 +31,10 @@ _LEAST_HIDDEN = 4  # characters: a shorter key is in every text
 _PASSING = (408, 409, 425, 429)  # and 5xx: what the same request may get past
 _HOPS = 3
 _HIDDEN = "(the key)"
+_STREAMED = 16  # as many bytes again: each token of a stream has its own wrapping
+
+Hears = Callable[[bytes], None]
+"""Is given the parts of a reply as they come; raises ``NoReply`` for what it cannot use."""
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs addresses, in which keys may be
 
@@ -196,18 +201,33 @@ class JsonClient:
         *,
         timeout_s: float | None = None,
         retries: int | None = None,
+        hears: Hears | None = None,
     ) -> bytes:
-        """What a success answers; raises ``NoReply``. ``body`` is sent as JSON."""
+        """What a success answers; raises ``NoReply``. ``body`` is sent as JSON.
+
+        ``hears`` is given the parts of a success as they come, which then are not kept; once it was
+        given one, the request is not tried again.
+        """
         content = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if content else {}
+        headers |= {"Accept": "text/event-stream, application/json"} if hears else {}
         url = address.url.copy_with(userinfo=b"")  # which would be logged
         request = self._client.build_request(method, url, headers=headers, content=content)
         timeout_s, attempt = timeout_s or self._timeout_s, 0
+        most = self._retries if retries is None else retries
+        has_begun = False
+
+        def hear(part: bytes) -> None:
+            nonlocal has_begun
+            has_begun = True
+            assert hears
+            hears(part)
+
         while True:
             try:
-                return await self._once(request, timeout_s)
+                return await self._once(request, timeout_s, hear if hears else None)
             except NoReply as error:
-                if not error.may_pass or attempt >= (self._retries if retries is None else retries):
+                if has_begun or not error.may_pass or attempt >= most:
                     raise
                 await asyncio.sleep(min(pause_s(attempt, error.retry_after_s), timeout_s))
             attempt += 1
@@ -231,10 +251,10 @@ class JsonClient:
             line = line.replace(key, _HIDDEN) if len(key) >= _LEAST_HIDDEN else line
         return escaped(line[:_MOST_SHOWN])
 
-    async def _once(self, request: httpx2.Request, timeout_s: float) -> bytes:
+    async def _once(self, request: httpx2.Request, timeout_s: float, hears: Hears | None) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):  # of the whole exchange, however it drips
-                response, content = await self._exchanged(request)
+                response, content = await self._exchanged(request, hears)
         except TimeoutError:
             raise Late(f"no reply within {timeout_s:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
@@ -243,12 +263,14 @@ class JsonClient:
             return content
         raise self._refused(response, content)
 
-    async def _exchanged(self, request: httpx2.Request) -> tuple[httpx2.Response, bytes]:
+    async def _exchanged(
+        self, request: httpx2.Request, hears: Hears | None
+    ) -> tuple[httpx2.Response, bytes]:
         """The reply; a redirect within the server is followed."""
         for _ in range(_HOPS):
             response = await self._client.send(request, stream=True)
             try:
-                content = await self._read(response)
+                content = await self._read(response, hears)
             finally:
                 await response.aclose()
             other = response.next_request
@@ -257,12 +279,18 @@ class JsonClient:
             request = other
         return response, content
 
-    async def _read(self, response: httpx2.Response) -> bytes:
-        content = bytearray()
+    async def _read(self, response: httpx2.Response, hears: Hears | None) -> bytes:
+        content, size = bytearray(), 0
+        heard = hears if response.is_success else None
+        most_bytes = self._max_bytes * (_STREAMED if heard else 1)
         async for part in response.aiter_bytes():  # decompressed
-            content += part
-            if len(content) > self._max_bytes:
-                most = f"{self._max_bytes // 1_000_000} MB"
+            size += len(part)
+            if heard:
+                heard(part)
+            else:
+                content += part
+            if size > most_bytes:
+                most = f"{most_bytes // 1_000_000} MB"
                 raise NoReply(f"the reply is larger than {most}", may_pass=False)
         return bytes(content)
 

@@ -21,8 +21,9 @@ GATHER_S = 0.01  # that the first of a batch waits for others
 LARGEST = 32  # questions of a batch
 LATELY = 20  # batches over which the pace is measured
 
-Listener = Callable[[tuple[int, ...]], None]
-"""Is told the ids of an answer so far, in the model's thread."""
+Listener = Callable[[tuple[int, ...] | str], None]
+"""Is told an answer so far, in the model's thread: its ids, or its text where another server has
+the ids."""
 
 
 class Answers(Protocol):

@@ -26,12 +26,13 @@ from reground.serving.chat_messages import ChatRequest, TextPart
 from reground.serving.guard import Refused, error_body
 from reground.serving.messages import MOST_IMAGES
 from reground.serving.remote import NO_IMAGE, RemoteGrounder, RemoteStart
-from reground.serving.service import Asking, ServedModel, Service, pictures, started, text_so_far
+from reground.serving.service import Asking, ServedModel, Service, pictures, started
 from reground.serving.streaming import Pieces, event, event_stream
 
 if TYPE_CHECKING:
     from reground.api import Grounder
     from reground.rollout.environment import Start
+    from reground.rollout.tools.runner import ToolRunner
 
 PATH = "/v1/chat/completions"
 
@@ -138,9 +139,7 @@ async def _begun(service: Service, request: ChatRequest) -> _Completion:
 
     key = secrets.randbits(56) if request.seed is None else request.seed % 2**56
     asking = await service.begin(start, model, way, key=key, hears=request.stream)
-    begun = asking.start.begun
-    length = len(text_so_far(model.grounder, begun)) if begun else 0
-    return _Completion(request, asking, length)
+    return _Completion(request, asking, len(asking.text) if asking.start.begun else 0)
 
 
 def _named(service: Service, name: str) -> tuple[ServedModel, ProtocolName | None]:
@@ -153,7 +152,10 @@ def _named(service: Service, name: str) -> tuple[ServedModel, ProtocolName | Non
 
 
 def _question(
-    request: ChatRequest, protocol: ProtocolName, images: Sequence[Image.Image], tool: str | None
+    request: ChatRequest,
+    protocol: ProtocolName,
+    images: Sequence[Image.Image],
+    tool: ToolRunner | None,
 ) -> GroundingRequest:
     """What one message asks; the prompt around it is the server's."""
     if len(request.messages) != 1 or request.messages[0].role != "user":
@@ -209,13 +211,9 @@ async def _events(
     request, asking = completion.request, completion.asking
     uses = request.stream_options is not None and request.stream_options.include_usage
     unknown: dict[str, Any] = {"usage": None} if uses else {}
-    pieces, grounder = Pieces(request.stops), asking.model.grounder
-
-    def text(ids: Sequence[int]) -> str:
-        return completion.text(text_so_far(grounder, (*asking.start.begun, *ids)))
-
+    pieces = Pieces(request.stops)
     delta = {"role": "assistant", "content": ""}
-    async for piece in service.pieces(asking, http, pieces, text):
+    async for piece in service.pieces(asking, http, pieces, completion.text):
         yield completion.chunk(delta | {"content": piece}, **unknown)
         delta = {}
     answered = await service.answered(asking, http)

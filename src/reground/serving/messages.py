@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from reground.grounding.answers import Status
 from reground.grounding.names import ProtocolName
+from reground.grounding.sample import Detection
 
 if TYPE_CHECKING:
     from reground.api import Grounding
@@ -72,6 +74,10 @@ class GroundRequest(_Strict):
         Field(ge=0, le=1, description="With a box less sure the answer is abstained, no boxes."),
     ] = None
     max_tokens: Annotated[int | None, Field(ge=1, description="At most the server's limit.")] = None
+    first: Annotated[
+        bool,
+        Field(description="Ask for the boxes of the first thought, too: a short second answer."),
+    ] = False
     stream: Annotated[
         bool, Field(description="Events: `text` as it comes, at last `answer`; or `error`.")
     ] = False
@@ -113,7 +119,16 @@ class GroundResponse(BaseModel):
     text: Annotated[str, Field(description="What the model wrote.")]
     think: str | None = None
     rethink: str | None = None
-    tool: list[FoundBox] | None = None
+    tool: Annotated[
+        list[FoundBox] | None, Field(description="A detector's boxes, which the model was shown.")
+    ] = None
+    first: Annotated[
+        list[FoundBox] | None,
+        Field(
+            description="Boxes of the first thought, where `first` asks for them: what the model "
+            "answers before it sees a detector's, under think_rethink. Null where it gives none."
+        ),
+    ] = None
     protocol: ProtocolName
     model: str
     timings: Timings
@@ -140,6 +155,12 @@ def found_boxes(grounding: Grounding) -> list[FoundBox]:
     ]
 
 
+def _listed(found: Sequence[Detection] | None) -> list[FoundBox] | None:
+    if found is None:
+        return None
+    return [FoundBox(box=own.box.xyxy, score=own.score, label=own.label) for own in found]
+
+
 def response_of(
     answered: Answered, *, sizes: list[tuple[int, int]], protocol: ProtocolName, model: str
 ) -> GroundResponse:
@@ -147,9 +168,6 @@ def response_of(
     found = answered.grounding
     answer = found.answer
     width, height = sizes[found.image]
-    tool = None
-    if found.tool is not None:
-        tool = [FoundBox(box=own.box.xyxy, score=own.score, label=own.label) for own in found.tool]
     return GroundResponse(
         boxes=found_boxes(found),
         image=found.image,
@@ -159,7 +177,8 @@ def response_of(
         text=found.text,
         think=answer.think,
         rethink=answer.rethink,
-        tool=tool,
+        tool=_listed(found.tool),
+        first=_listed(found.first),
         protocol=protocol,
         model=model,
         timings=Timings(

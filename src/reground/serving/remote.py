@@ -20,7 +20,7 @@ from reground.grounding.answers import Answer, Status
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.sample import ImageRef, Sample
 from reground.protocols.protocol import AnswerProtocol
-from reground.serving.batching import Answered, QueueFullError
+from reground.serving.batching import Answered, Listener, QueueFullError
 from reground.serving.guard import Refused
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ class RemoteThread:
         return not self._closed and self._thread.is_alive()
 
     def submit(
-        self, start: RemoteStart, way: Way, *, key: int = 0, listener: object = None
+        self, start: RemoteStart, way: Way, *, key: int = 0, listener: Listener | None = None
     ) -> Future[Answered]:
-        """The answer to come; it is not heard before it is whole. Raises ``QueueFullError``."""
+        """The answer to come, of which ``listener`` hears the text; raises ``QueueFullError``."""
         if self.waiting >= self._most:
             raise QueueFullError(self.waiting, 1 + self.waiting // AT_ONCE)
-        coming = self._run(self._answered(start, way, key, time.monotonic()))
+        coming = self._run(self._answered(start, way, key, listener, time.monotonic()))
         self._coming.add(coming)
         coming.add_done_callback(self._coming.discard)
         return coming
@@ -143,27 +143,42 @@ class RemoteThread:
     def _run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _answered(self, start: RemoteStart, way: Way, key: int, since: float) -> Answered:
+    async def _answered(
+        self, start: RemoteStart, way: Way, key: int, heard: Listener | None, since: float
+    ) -> Answered:
         from reground.rollout.http import NoReply
 
         async with self._places:
             begin = time.monotonic()
             try:
                 ask = self._asked if start.messages is None else self._passed_on
-                grounding = await ask(start, way, key)
+                grounding = await ask(start, way, key, heard)
             except NoReply as error:
                 raise Refused(502, f"the model's server gave no answer: {error}") from None
         return Answered(grounding, begin - since, time.monotonic() - begin, 1)
 
-    async def _asked(self, start: RemoteStart, way: Way, key: int) -> Grounding:
+    async def _asked(
+        self, start: RemoteStart, way: Way, key: int, heard: Listener | None
+    ) -> Grounding:
         """A question under its protocol."""
         model = replace(self._model, temperature=way.temperature, max_tokens=way.max_tokens)
-        sample, sizes = start.sample, start.sizes
-        (draw,) = await model.drawn(self._client, sample, start.images, sizes)
+        asked = (self._client, start.sample, start.images, start.sizes)
+        (draw,) = await model.drawn(*asked, heard)
         found = self._read(start, draw.text, draw.num_tokens or 0, draw.finish == "length")
-        return replace(found, scores=draw.scores)
+        found = replace(found, scores=draw.scores)
+        think = found.answer.think
+        if not way.first or think is None or found.answer.tool_call is None:
+            return found
+        protocol = model.protocols.of_sample(start.sample)
+        begun = protocol.first_answer(think)
+        reply = await model.asker(*asked)(max_tokens=way.max_tokens, so_far=begun)
+        early = self._read(start, begun + reply.text, 0, False)
+        scores = protocol.scores((begun, *reply.pieces), (0.0, *reply.logprobs))
+        return found.with_first(replace(early, scores=scores))
 
-    async def _passed_on(self, start: RemoteStart, way: Way, key: int) -> Grounding:
+    async def _passed_on(
+        self, start: RemoteStart, way: Way, key: int, heard: Listener | None
+    ) -> Grounding:
         """Somebody's messages, as they are."""
         options: dict[str, Any] = {"temperature": way.temperature, "max_tokens": way.max_tokens}
         if way.temperature:
@@ -172,7 +187,7 @@ class RemoteThread:
             options |= {"stop": list(way.stop)}
         if start.continues:
             options |= {"continue_final_message": True, "add_generation_prompt": False}
-        reply = await self._client.pass_on(start.messages or (), options)
+        reply = await self._client.pass_on(start.messages or (), options, heard=heard)
         found = self._read(start, reply.text, reply.num_tokens or 0, reply.finish == "length")
         return replace(found, num_read=reply.num_prompt_tokens or 0)
 

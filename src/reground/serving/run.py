@@ -9,11 +9,12 @@ import threading
 import webbrowser
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import typer
 import uvicorn
 
-from reground.api import Grounder
+from reground.api import TOOL_TIMEOUT_S, Grounder
 from reground.data.media import MediaHosts
 from reground.errors import RunError
 from reground.serving.app import make_app
@@ -24,6 +25,9 @@ from reground.serving.remote import RemoteGrounder, RemoteThread
 from reground.serving.request_log import RequestLog
 from reground.serving.review import ReviewPages
 from reground.serving.service import Limits, ServedModel, Service
+
+if TYPE_CHECKING:
+    from reground.rollout.tools.runner import ToolRunner
 
 _HEADERS = 16_384  # bytes of a request's headers
 _STOP_S = 60  # for what is being answered when it is told to stop
@@ -65,13 +69,25 @@ def serve(
         ServedModel(name, each, _thread(each, most_waiting=limits.most_waiting))
         for name, each in grounders.items()
     ]
-    service = Service(models, limits, tool, log, media)
+    service = Service(models, limits, tool_of(tool) if tool else None, log, media)
     address = address_of(listener)
     typer.echo(f"{', '.join(grounders)} at {address}/ (Ctrl-C ends it)", err=True)
     if review:
         typer.echo(f"{review.session.path} is reviewed at {address}{review.path}", err=True)
     opens = f"{address}/" if open_page else None
     until_stopped(make_app(service, rules, review, studio), listener, opens=opens)
+
+
+def tool_of(spec: str) -> ToolRunner:
+    """What asks the tool, which is opened once for all questions, one after another.
+
+    Raises as :func:`reground.rollout.tools.opening.open_tool`.
+    """
+    from reground.rollout.tools.opening import open_tool
+    from reground.rollout.tools.runner import ToolRunner
+
+    opened = open_tool(spec, samples=())
+    return ToolRunner(opened, timeout_s=TOOL_TIMEOUT_S, batch_size=1)
 
 
 def address_of(listener: socket.socket) -> str:

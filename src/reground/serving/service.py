@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
@@ -29,6 +28,7 @@ from reground.serving.streaming import Pieces, event
 
 if TYPE_CHECKING:
     from reground.rollout.environment import Start
+    from reground.rollout.tools.runner import ToolRunner
 
 LOOK_S = 0.05  # between two looks whether a client is still there
 AT_ONCE = 4  # questions whose images are decoded at a time
@@ -55,19 +55,32 @@ class ServedModel:
 
 @dataclass(slots=True)
 class Asking:
-    """A question on its way: the ids of its answer so far, and the answer to come."""
+    """A question on its way: its answer so far, as ids or as a text, and the answer to come."""
 
     model: ServedModel
     start: Start | RemoteStart
     future: asyncio.Future[Answered] = field(init=False)
-    ids: tuple[int, ...] = ()
+    so_far: tuple[int, ...] | str = ()
     min_score: float | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def hear(self, ids: tuple[int, ...]) -> None:
+    def hear(self, so_far: tuple[int, ...] | str) -> None:
         """Take what was sampled so far."""
-        self.ids = ids
+        self.so_far = so_far
         self.news.set()
+
+    @property
+    def text(self) -> str:
+        """All of the answer so far, once it is sure how it begins (:meth:`Prompter.text`)."""
+        if isinstance(self.so_far, str):
+            return self.so_far
+        if isinstance(self.model.grounder, RemoteGrounder):
+            return ""
+        prompter = self.model.grounder.prompter
+        text = prompter.text((*self.start.begun, *self.so_far))
+        opening = prompter.checkpoint.chat.opening
+        is_open = opening and "<think>".startswith(text.removeprefix(opening).lstrip())
+        return "" if is_open else text
 
 
 @dataclass(slots=True)
@@ -76,7 +89,7 @@ class Service:
 
     models: Sequence[ServedModel]
     limits: Limits
-    tool: str | None = None
+    tool: ToolRunner | None = None
     log: RequestLog | None = None
     media: MediaHosts = field(default_factory=MediaHosts)
     counts: ServerCounts = field(default_factory=ServerCounts)
@@ -127,7 +140,8 @@ class Service:
             )
             return started(model.grounder, asked)
 
-        asking = await self.begin(start, model, self.way(request.max_tokens), hears=hears)
+        way = replace(self.way(request.max_tokens), first=request.first)
+        asking = await self.begin(start, model, way, hears=hears)
         asking.min_score = request.min_score
         return asking
 
@@ -173,14 +187,14 @@ class Service:
     ) -> Asking:
         """Put a question, which ``start`` makes in another thread, into the model's queue.
 
-        Raises as ``start`` does, and ``QueueFullError``. ``hears`` is whether to hear its ids.
+        Raises as ``start`` does, and ``QueueFullError``. ``hears`` is whether to hear it so far.
         """
         async with self._decoding:
             asking = Asking(model, await run_in_threadpool(start))
         loop = asyncio.get_running_loop()
 
-        def listener(ids: tuple[int, ...]) -> None:
-            loop.call_soon_threadsafe(asking.hear, ids)
+        def listener(so_far: tuple[int, ...] | str) -> None:
+            loop.call_soon_threadsafe(asking.hear, so_far)
 
         coming = model.thread.submit(
             asking.start, way, key=key, listener=listener if hears else None
@@ -218,12 +232,15 @@ class Service:
         }
 
     async def pieces(
-        self, asking: Asking, http: Request, pieces: Pieces, text: Callable[[Sequence[int]], str]
+        self, asking: Asking, http: Request, pieces: Pieces, own: Callable[[str], str] = str
     ) -> AsyncGenerator[str, None]:
-        """The text of an answer in pieces until the answer is there; raises as :meth:`heard`."""
+        """The text of an answer in pieces until the answer is there; raises as :meth:`heard`.
+
+        ``own`` is what of the text is sent.
+        """
         async with aclosing(self.heard(asking, http)) as heard:
-            async for ids in heard:
-                if piece := pieces.more(text(ids)):
+            async for text in heard:
+                if piece := pieces.more(own(text)):
                     yield piece
 
     async def ground_events(
@@ -231,16 +248,15 @@ class Service:
     ) -> AsyncGenerator[str, None]:
         """The text as it comes, then the answer, as events; raises as :meth:`ground`."""
         asking, pieces = await self.begin_ground(request, hears=True), Pieces()
-        text = partial(text_so_far, asking.model.grounder)
-        async for piece in self.pieces(asking, http, pieces, text):
+        async for piece in self.pieces(asking, http, pieces):
             yield event({"text": piece}, "text")
         answered = await self.answered(asking, http)
         if piece := pieces.more(answered.grounding.text, True):
             yield event({"text": piece}, "text")
         yield event(self.response(asking, answered).model_dump_json(), "answer")
 
-    async def heard(self, asking: Asking, http: Request) -> AsyncGenerator[tuple[int, ...], None]:
-        """The ids so far, again and again until the answer is there.
+    async def heard(self, asking: Asking, http: Request) -> AsyncGenerator[str, None]:
+        """The text so far, again and again until the answer is there.
 
         Raises ``Refused`` where the client has gone or the time is over; whoever stops to listen
         lets the model stop, too.
@@ -254,8 +270,8 @@ class Service:
                     raise Refused(504, f"no answer within {self.limits.timeout_s:g} s")
                 if asking.news.is_set():
                     asking.news.clear()
-                    if asking.ids:
-                        yield asking.ids
+                    if asking.so_far:
+                        yield asking.text
                 elif await http.is_disconnected():
                     raise Refused(499, "the client has gone")
         finally:
@@ -268,15 +284,6 @@ def started(grounder: Grounder | RemoteGrounder, asked: GroundingRequest) -> Sta
     if asked.tool is not None and hides:
         asked = replace(asked, protocol="piter")
     return grounder.start(asked, id="asked")
-
-
-def text_so_far(grounder: Grounder | RemoteGrounder, ids: Sequence[int]) -> str:
-    """The text of ids that are not all, once it is sure how it begins (:meth:`Prompter.text`)."""
-    assert not isinstance(grounder, RemoteGrounder)  # whose answers are not heard
-    prompter = grounder.prompter
-    text, opening = prompter.text(ids), prompter.checkpoint.chat.opening
-    is_open = opening and "<think>".startswith(text.removeprefix(opening).lstrip())
-    return "" if is_open else text
 
 
 def pictures(urls: Sequence[str], fetched: Mapping[str, bytes]) -> list[Image.Image]:

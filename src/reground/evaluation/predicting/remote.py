@@ -14,7 +14,7 @@ from PIL import Image
 
 from reground.errors import ConfigError, DataError, EndpointError
 from reground.evaluation.predicting.question import Add, Question, images_of
-from reground.evaluation.predicting.rethink import think_rethink
+from reground.evaluation.predicting.rethink import Ask, think_rethink
 from reground.evaluation.records import Draw, Prediction, to_keep
 from reground.grounding.boxes import FrameKind
 from reground.grounding.codecs import EncodedSize, Form, PixelLimits
@@ -24,6 +24,7 @@ from reground.protocols.calls import Function
 from reground.protocols.choice import Protocols
 from reground.protocols.protocol import AnswerProtocol
 from reground.protocols.wording import text_of
+from reground.rollout.chunks import HeardText
 from reground.rollout.completions import Reply
 from reground.rollout.endpoint import Client, Endpoint, without_marks
 from reground.rollout.http import NoReply
@@ -144,18 +145,36 @@ class RemoteModel:
         sample: Sample,
         images: Sequence[Image.Image],
         sizes: tuple[EncodedSize, ...],
+        heard: HeardText | None = None,
     ) -> list[Draw]:
-        """The answers to a sample with ``images`` as they are sent; raises ``NoReply``."""
+        """The answers to a sample with ``images`` as they are sent; raises ``NoReply``.
+
+        ``heard`` is told the whole text of one draw as it grows.
+        """
         protocol = self.protocols.of_sample(sample)
-        text = text_of(protocol.user_turn(plain(sample), sizes))
-        thinks = protocol.form is not Form.DIRECT
-        ask = partial(client.ask, images, text, temperature=self.temperature, thinks=thinks)
+        ask = self.asker(client, sample, images, sizes, heard)
         return [
             await think_rethink(ask, sample, sizes, protocol=protocol, max_tokens=self.max_tokens)
             if protocol.plan.functions
             else _draw(await ask(max_tokens=self.max_tokens), protocol)
             for _ in range(self.draws)
         ]
+
+    def asker(
+        self,
+        client: Client,
+        sample: Sample,
+        images: Sequence[Image.Image],
+        sizes: tuple[EncodedSize, ...],
+        heard: HeardText | None = None,
+    ) -> Ask:
+        """Asks about the sample, in one part or several."""
+        protocol = self.protocols.of_sample(sample)
+        text = text_of(protocol.user_turn(plain(sample), sizes))
+        thinks = protocol.form is not Form.DIRECT
+        return partial(
+            client.ask, images, text, temperature=self.temperature, thinks=thinks, heard=heard
+        )
 
     def _images(self, sample: Sample) -> tuple[list[Image.Image], tuple[EncodedSize, ...]]:
         return self.resized(images_of(sample, blank=self.blank))

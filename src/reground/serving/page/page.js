@@ -7,6 +7,7 @@ import { drawable, figureOf, opened, overlap, sized } from "./photos.js";
 const $ = (id) => document.getElementById(id);
 const EDGES = ["x1", "y1", "x2", "y2"];
 const KINDS = ["found", "found other"]; // strokes of the first model's boxes, and of the second's
+const FIRST = ["first", "first other"]; // those of their first thoughts
 const SAME = 0.5; // the overlap from which two boxes point at one thing
 let photos = []; // {name, url, width, height}
 let target = 0; // the photo to point in
@@ -37,9 +38,9 @@ function show(found, place = found.length - 1) {
 function draw() {
   $("photos").replaceChildren(...photos.map((photo, number) => {
     const boxes = number === target && edges() ? [{ box: edges(), kind: "tool" }] : [];
-    boxes.push(...foundIn(number));
+    boxes.push(...firstIn(number), ...foundIn(number));
     const figure = figureOf(photo, boxes);
-    if (boxes.some(({ kind }) => kind !== "tool")) figure.classList.add("answered");
+    if (boxes.some(({ kind }) => kind.startsWith("found"))) figure.classList.add("answered");
     if (number === target && $("tool").open) drawable(figure, photo, setEdges);
     const caption = make("figcaption", {}, `${photo.name}, ${photo.width} × ${photo.height}`);
     if (photos.length > 1) caption.append(make("br"), choice(number));
@@ -56,6 +57,16 @@ function foundIn(number) {
     const label = [parts, each.score?.toFixed(2)].filter(Boolean).join(" · ");
     return { box: each.box, kind: `${KINDS[place]}${differs(answer, each, place) ? " alone" : ""}`, label };
   }));
+}
+
+// Where first thoughts pointed, before a detector's box was seen; below the answers, which may be the same.
+function firstIn(number) {
+  return answered().flatMap(({ answer, place }) => answer.image !== number ? []
+    : (answer.first || []).map(({ box }) => ({ box, kind: FIRST[place], label: `${letter(place)}first thought`, below: true })));
+}
+
+function letter(place) {
+  return last.answers.length > 1 ? `${"AB"[place]} · ` : "";
 }
 
 function answered() {
@@ -79,10 +90,13 @@ function choice(number) {
 }
 
 function showKey() {
-  const rows = last && last.answers.length > 1
+  const isPair = last && last.answers.length > 1;
+  const rows = isPair
     ? last.answers.map(({ model }, place) => [KINDS[place], `${"AB"[place]}: ${model}`])
     : [["found", "answer"]];
-  if (last && last.answers.length > 1) rows.push(["alone", "filled: the other has no such box"]);
+  rows.push(...answered().filter(({ answer }) => answer.first?.length)
+    .map(({ place }) => [FIRST[place], `${isPair ? `${"AB"[place]}: ` : ""}first thought`]));
+  if (isPair) rows.push(["alone", "filled: the other has no such box"]);
   if (edges() || $("tool").open) rows.push(["tool", "detector's box"]);
   $("key").replaceChildren(...rows.map(([kind, text]) =>
     make("li", {}, make("span", { className: `stroke ${kind}` }), text)));
@@ -109,7 +123,7 @@ function say(text, isBad = false) {
 
 async function ask() {
   if (!photos.length) return say("Choose a photo first.", true);
-  const asked = { images: photos.map((photo) => photo.url), text: $("text").value, target_image: target };
+  const asked = { images: photos.map((photo) => photo.url), text: $("text").value, target_image: target, first: true };
   const given = $("tool").open && edges();
   if (given) asked.tool_boxes = [given];
   const names = [$("first").value, ...($("compare").checked ? [$("second").value] : [])];
@@ -155,7 +169,8 @@ async function streamed(response, heard) {
 }
 
 function told(text) {
-  say(text.replace(/<[^<>]*>/g, " ").trim() || "The model looks …");
+  const shown = text.replace(/<[^<>]*>/g, " ").replace(/<\/?\w*$/, ""); // without half a tag
+  say(shown.trim() || "The model looks …");
 }
 
 // ---- answers -------------------------------------------------------------------------------------
@@ -212,8 +227,9 @@ function card({ model, answer, error }, place) {
   part("copies").hidden = Boolean(error);
   if (error) return card;
   part("boxes").append(...answer.boxes.map((each) => item(answer, each, place)));
+  const thought = answer.first?.map(({ box }) => `\n${edgesOf(box)}`).join("") || "";
   const parts = {
-    [answer.rethink ? "First thought" : "Reasoning"]: answer.think,
+    [answer.rethink ? "First thought" : "Reasoning"]: answer.think && answer.think + thought,
     "After the detector's box": answer.rethink,
     "What it wrote": answer.text,
   };
@@ -225,8 +241,12 @@ function card({ model, answer, error }, place) {
   return card;
 }
 
+function edgesOf(box) {
+  return box.map((value) => Math.round(value)).join(", ");
+}
+
 function item(answer, each, place) {
-  const found = make("li", {}, each.box.map((value) => Math.round(value)).join(", "));
+  const found = make("li", {}, edgesOf(each.box));
   if (each.score !== null) found.append(make("span", { className: "score", textContent: `  score ${each.score.toFixed(2)}` }));
   if (differs(answer, each, place)) found.append(make("span", { className: "badge", textContent: "differs" }));
   return found;

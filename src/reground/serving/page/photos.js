@@ -28,7 +28,7 @@ export async function opened(files) {
   return found;
 }
 
-// The photo with boxes over it: {box, kind, label}; kind is a class of page.css.
+// The photo with boxes over it: {box, kind, label, below}; kind is a class of page.css, and the label goes below.
 export function figureOf(photo, boxes) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
@@ -36,13 +36,14 @@ export function figureOf(photo, boxes) {
   svg.style.height = "auto";
   svg.style.aspectRatio = `${photo.width} / ${photo.height}`;
   for (const { box, kind } of boxes) addBox(svg, box, kind);
-  const figure = make("figure", {}, make("img", { src: photo.url, alt: photo.name }), svg);
-  for (const { box, kind, label } of boxes.filter((each) => each.label)) {
+  const shown = make("div", { className: "shown" }, make("img", { src: photo.url, alt: photo.name }), svg);
+  for (const { box, kind, label, below } of boxes.filter((each) => each.label)) {
     const tag = make("span", { className: `tag ${kind}`, textContent: label, ariaHidden: "true" });
     tag.style.left = `${(100 * Math.max(box[0], 0)) / photo.width}%`;
-    tag.style.top = `${(100 * Math.max(box[1], 0)) / photo.height}%`;
-    svg.parentNode.append(tag);
+    tag.style.top = `${(100 * (below ? Math.min(box[3], photo.height) : Math.max(box[1], 0))) / photo.height}%`;
+    shown.append(tag);
   }
+  const figure = make("figure", {}, shown);
   figure.style.maxWidth = `min(100%, 66vh * ${photo.width / photo.height})`;
   return figure;
 }
