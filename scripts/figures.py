@@ -18,7 +18,7 @@ from pathlib import Path
 from tables.models import bccd, demo, headline, speed, tasks, tiny
 from tables.published import prompts, published
 from tables.refining import refiner, refiner_photos, refiner_photos_probes, refiner_probes
-from tables.rl import curves, table4, table5
+from tables.rl import curves, lab, table4, table5
 from tables.scaling import data, growth, models, recipes, vllm, vs_trl
 from tables.scored import (
     benchmarks,
@@ -85,6 +85,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         curves,
         table4,
         table5,
+        lab,
         demo,
         speed,
         growth,

@@ -19,6 +19,31 @@ _ARMS = {
     "grpo_log": "CoT-SFT, then GRPO with phi = log",
     "grpo_square": "CoT-SFT, then GRPO with phi = square",
 }
+_LAB = {
+    "start": "cold start on chains",
+    "more_sft": "more SFT",
+    "grpo": "GRPO, loss per token",
+    "grpo_sequence": "GRPO, loss per sequence",
+    "grpo_kl": "GRPO with KL",
+    "grpo_exp": "GRPO with phi = exp",
+    "grpo_log": "GRPO with phi = log",
+    "grpo_square": "GRPO with phi = square",
+    "grpo_two": "GRPO, two updates a batch",
+    "clip_higher": "the same with DAPO's upper bound",
+    "dynamic_sampling": "GRPO with DAPO's dynamic sampling",
+    "dapo": "DAPO",
+    "dr_grpo": "Dr. GRPO",
+    "rloo": "RLOO",
+    "gspo": "GSPO",
+    "gspo_two": "GSPO, two updates a batch",
+    "cispo": "CISPO",
+    "cispo_two": "CISPO, two updates a batch",
+    "rejection_sampling": "SFT on samples that were right",
+    "hits": "GRPO, thresholded IoU as reward",
+    "squared": "GRPO, IoU squared as reward",
+    "direct_start": "cold start without chains",
+    "direct": "the same, then GRPO: answers at once",
+}
 _HEAD = ["arm", "seeds", "n", "Acc@0.5 (%)", "one sample", "best of 8", "vote of 8", "PFLOPs"]
 
 
@@ -31,6 +56,11 @@ def table4() -> str:
 def table5() -> str:
     """UniVG-R1's Table 5 in miniature."""
     return _table("ablation", ("grpo", "grpo_exp", "grpo_log", "grpo_square"), over=("grpo",))
+
+
+def lab() -> str:
+    """What every method gives from one start at equal compute."""
+    return _table("lab", tuple(_LAB), over=("start", "more_sft", "grpo"), names=_LAB)
 
 
 def curves() -> str:
@@ -54,21 +84,30 @@ def curves() -> str:
     )
 
 
-def _table(experiment: str, arms: Sequence[str], *, over: Sequence[str]) -> str:
+def _table(
+    experiment: str,
+    arms: Sequence[str],
+    *,
+    over: Sequence[str],
+    names: Mapping[str, str] = _ARMS,
+) -> str:
     found = read("rl")[experiment]
     gains = {(own["arm"], own["over"]): own for own in found["differences"]}
     rows = [
-        [*_cells(arm, found["arms"][arm]), *(_gain(gains.get((arm, other))) for other in over)]
+        [
+            names[arm],
+            *_cells(found["arms"][arm]),
+            *(_gain(gains.get((arm, other))) for other in over),
+        ]
         for arm in arms
         if arm in found["arms"]
     ]
-    return table([*_HEAD, *(f"over {_ARMS[other]}" for other in over)], rows)
+    return table([*_HEAD, *(f"over {names[other]}" for other in over)], rows)
 
 
-def _cells(arm: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     sampled = [own["sampled"] for own in rows]
     return [
-        _ARMS[arm],
         str(len(rows)),
         str(sum(own["n"] for own in rows)),
         f"{100 * fmean([own['acc@0.5'] for own in rows]):.1f}",
