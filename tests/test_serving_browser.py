@@ -97,7 +97,7 @@ def test_reasoning_grows_before_the_answer_is_there(page: Any, tiny: Grounder, p
     said = seen[seen.index("The model looks …") + 1 :]
     said = [each for each in said if each != "The model looks …"]
     think = tiny.ground([photo], SAMPLE.question).answer.think or ""
-    assert len(set(said)) >= 5 and "<" not in "".join(said)
+    assert len(set(said)) >= 3 and "<" not in "".join(said)
     assert all(after.startswith(before) for before, after in pairwise(said))
     assert think.startswith(said[0]) and said[-1].startswith(think)
 
