@@ -175,7 +175,7 @@ def _soaked(server: Server, bodies: Sequence[bytes], count: int) -> dict[str, An
 
 def _ours() -> Any:
     line = [sys.executable, "-m", "reground", "serve", "--port", "0", "--max-waiting", "512"]
-    return _running(line, says="answers at ")
+    return _running(line, says="tiny at ")
 
 
 @contextmanager
