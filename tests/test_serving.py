@@ -520,6 +520,27 @@ def test_a_client_that_hangs_up_frees_its_place(tiny: Grounder) -> None:
 # ---- the command -------------------------------------------------------------------------------
 
 
+def test_replies_are_sent_at_once() -> None:
+    """Nagle's algorithm holds the second of two writes until the first one's ACK, 40 ms later."""
+    at_once: list[int] = []
+
+    async def asked() -> None:
+        listener = listening("127.0.0.1", 0)
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            at_once.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(answer, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+
+    asyncio.run(asked())
+    assert at_once == [1]
+
+
 def test_a_taken_port_is_named() -> None:
     with listening("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

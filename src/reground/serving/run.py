@@ -36,7 +36,8 @@ _STOP_S = 60  # for what is being answered when it is told to stop
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens there; raises ``RunError`` where that cannot be."""
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(kind, socket.SOCK_STREAM)
+    # By its name, asyncio sends at once what is written: else each reply waits 40 ms for an ACK.
+    listener = socket.socket(kind, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
