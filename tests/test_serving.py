@@ -447,6 +447,25 @@ def test_what_waits_is_answered_together_in_its_order(tiny: Grounder) -> None:
     assert [len(batch) for batch in model.batches] == [1, LARGEST, 2, 1]
 
 
+def test_a_batch_waits_for_what_is_on_its_way(tiny: Grounder) -> None:
+    model = Slow()
+    thread = ModelThread(model, batch_tokens=10**9, most_waiting=100)
+    first = thread.submit(start(tiny, "first"), Way(max_tokens=8))
+    until(lambda: bool(model.batches))
+    time.sleep(2)  # a batch waits at most as long as the last one took
+    model.may.set()
+    assert first.result(30)
+    with thread.expecting():
+        asked = [thread.submit(start(tiny, "a"), Way(max_tokens=8))]
+        time.sleep(0.1)
+        asked.append(thread.submit(start(tiny, "b"), Way(max_tokens=8)))
+    assert all(each.result(30) for each in asked)
+    with thread.expecting():  # it may take longer than a batch: none waits for it for ever
+        assert thread.submit(start(tiny, "c"), Way(max_tokens=8)).result(30)
+    thread.close()
+    assert model.batches == [["first"], ["a", "b"], ["c"]]
+
+
 def test_a_batch_keeps_to_the_budget_of_tokens(tiny: Grounder) -> None:
     model, one = Slow(), start(tiny, "a")
     thread = ModelThread(model, batch_tokens=2 * (len(one.prompt.ids) + 8), most_waiting=100)

@@ -126,7 +126,7 @@ def command(
     from reground.serving.guard import LOCAL, Rules
     from reground.serving.label_studio import LabelStudio
     from reground.serving.request_log import RequestLog
-    from reground.serving.run import listening, serve
+    from reground.serving.run import cores_for_models, listening, serve
     from reground.serving.service import Limits
 
     how: dict[str, Any] = {
@@ -139,6 +139,7 @@ def command(
     log = RequestLog(log_requests) if log_requests else None
     pages = _pages(review) if review else None
     listener = listening(host, port)  # before a model is loaded
+    cores = None if remote else cores_for_models()
     grounders = remote or {name: Grounder.from_pretrained(name, **how) for name in names}
     rules = Rules(
         hosts=(*LOCAL, *map(str.lower, host_name or ())),
@@ -157,6 +158,7 @@ def command(
         review=pages,
         studio=studio,
         open_page=open_page,
+        cores=cores,
     )
 
 

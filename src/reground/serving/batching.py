@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from reground.rollout.environment import Start
     from reground.rollout.policy import Heard
 
-GATHER_S = 0.01  # that the first of a batch waits for others
+GATHER_S = 0.01  # that a batch waits for one more question while none is on its way
 LARGEST = 32  # questions of a batch
 LATELY = 20  # batches over which the pace is measured
 
@@ -45,6 +46,9 @@ class AnswerThread(Protocol):
     @property
     def is_open(self) -> bool:
         """Whether questions are taken and answered."""
+
+    def expecting(self) -> AbstractContextManager[None]:
+        """While a question is made ready that will be submitted, or not."""
 
     def submit(
         self, start: Any, way: Way, *, key: int = 0, listener: Listener | None = None
@@ -109,15 +113,21 @@ class ModelThread:
 
     At most ``most_waiting`` wait. A question whose future was cancelled costs nothing from then on,
     also in the middle of its answer. Where a batch fails, each of its questions is answered alone,
-    so that one cannot spoil the others.
+    so that one cannot spoil the others. ``cores`` are what the model computes with on a CPU,
+    torch's own number for None.
     """
 
-    def __init__(self, model: Answers, *, batch_tokens: int, most_waiting: int) -> None:
+    def __init__(
+        self, model: Answers, *, batch_tokens: int, most_waiting: int, cores: int | None = None
+    ) -> None:
+        self._cores = cores
         self._model, self._batch_tokens, self._most = model, batch_tokens, most_waiting
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._pace: deque[float] = deque([1.0], maxlen=LATELY)  # seconds a question
+        self._took = 0.0  # seconds of the last batch
+        self._on_way = 0
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -130,6 +140,18 @@ class ModelThread:
     def is_open(self) -> bool:
         """Whether questions are taken, and the thread is there to answer them."""
         return not self._closed and self._thread.is_alive()
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """While a question is made ready that will be submitted, or not."""
+        with self._changed:
+            self._on_way += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._on_way -= 1
+                self._changed.notify()
 
     def submit(
         self, start: Start, way: Way, *, key: int = 0, listener: Listener | None = None
@@ -157,10 +179,15 @@ class ModelThread:
         self._thread.join()
 
     def _work(self) -> None:
+        if self._cores:
+            import torch
+
+            torch.set_num_threads(self._cores)  # of this thread alone
         while batch := self._batch():
             begin = time.monotonic()
             self._answer(batch)
-            self._pace.append((time.monotonic() - begin) / len(batch))
+            self._took = time.monotonic() - begin
+            self._pace.append(self._took / len(batch))
 
     def _batch(self) -> list[_Waiting]:
         """The next questions; none at the end."""
@@ -168,14 +195,34 @@ class ModelThread:
         with self._changed:
             while not batch and (self._queue or not self._closed):
                 self._changed.wait_for(lambda: self._queue or self._closed)
-                self._changed.wait_for(
-                    lambda: len(self._queue) >= LARGEST or self._closed, GATHER_S
-                )
+                self._gather()
                 while self._queue and self._fits(batch, self._queue[0]):
                     first = self._queue.popleft()
                     if first.future.set_running_or_notify_cancel():
                         batch.append(first)
         return batch
+
+    def _gather(self) -> None:
+        """Wait for what is on its way: what comes a moment later waits for a whole batch.
+
+        The wait is never longer than the last batch took, or ``GATHER_S``.
+        """
+        until = time.monotonic() + max(GATHER_S, self._took)
+        is_quiet = False
+        while not (is_quiet or self._is_full or self._closed):
+            left = until - time.monotonic()
+            if self._on_way:
+                is_quiet = not self._changed.wait_for(
+                    lambda: not self._on_way or self._is_full or self._closed, left
+                )
+            else:
+                is_quiet = not self._changed.wait_for(
+                    lambda: self._on_way or self._is_full or self._closed, min(GATHER_S, left)
+                )
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._queue) >= LARGEST
 
     def _fits(self, batch: Sequence[_Waiting], following: _Waiting) -> bool:
         if not batch:

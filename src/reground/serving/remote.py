@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -119,6 +120,10 @@ class RemoteThread:
     def is_open(self) -> bool:
         """Whether questions are taken."""
         return not self._closed and self._thread.is_alive()
+
+    def expecting(self) -> AbstractContextManager[None]:
+        """Nothing waits for questions on their way: each is sent by itself."""
+        return nullcontext()
 
     def submit(
         self, start: RemoteStart, way: Way, *, key: int = 0, listener: Listener | None = None

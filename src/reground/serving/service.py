@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from reground.rollout.environment import Start
     from reground.rollout.tools.runner import ToolRunner
 
-LOOK_S = 0.05  # between two looks whether a client is still there
 AT_ONCE = 4  # questions whose images are decoded at a time
 MOST_PIXELS = 50_000_000  # of a question's images; a bomb of 80 million fits in a small file
 
@@ -189,16 +188,17 @@ class Service:
 
         Raises as ``start`` does, and ``QueueFullError``. ``hears`` is whether to hear it so far.
         """
-        async with self._decoding:
-            asking = Asking(model, await run_in_threadpool(start))
         loop = asyncio.get_running_loop()
 
         def listener(so_far: tuple[int, ...] | str) -> None:
             loop.call_soon_threadsafe(asking.hear, so_far)
 
-        coming = model.thread.submit(
-            asking.start, way, key=key, listener=listener if hears else None
-        )
+        with model.thread.expecting():
+            async with self._decoding:
+                asking = Asking(model, await run_in_threadpool(start))
+            coming = model.thread.submit(
+                asking.start, way, key=key, listener=listener if hears else None
+            )
         asking.future = asyncio.wrap_future(coming)
         asking.future.add_done_callback(lambda _: asking.news.set())
         return asking
@@ -262,20 +262,30 @@ class Service:
         lets the model stop, too.
         """
         until = time.monotonic() + self.limits.timeout_s
+        gone = asyncio.create_task(_gone(http))
+        gone.add_done_callback(lambda _: asking.news.set())
         try:
             while not asking.future.done():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(asking.news.wait(), LOOK_S)
-                if time.monotonic() > until and not asking.future.done():
-                    raise Refused(504, f"no answer within {self.limits.timeout_s:g} s")
-                if asking.news.is_set():
-                    asking.news.clear()
-                    if asking.so_far:
-                        yield asking.text
-                elif await http.is_disconnected():
+                    await asyncio.wait_for(asking.news.wait(), until - time.monotonic())
+                if asking.future.done():
+                    return
+                if gone.done():
                     raise Refused(499, "the client has gone")
+                if not asking.news.is_set():
+                    raise Refused(504, f"no answer within {self.limits.timeout_s:g} s")
+                asking.news.clear()
+                if asking.so_far:
+                    yield asking.text
         finally:
+            gone.cancel()
             asking.future.cancel()
+
+
+async def _gone(http: Request) -> None:
+    """Return once the client of a request, whose body was read, has gone."""
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
 
 
 def started(grounder: Grounder | RemoteGrounder, asked: GroundingRequest) -> Start | RemoteStart:
