@@ -113,14 +113,18 @@ class ModelThread:
 
     At most ``most_waiting`` wait. A question whose future was cancelled costs nothing from then on,
     also in the middle of its answer. Where a batch fails, each of its questions is answered alone,
-    so that one cannot spoil the others. ``cores`` are what the model computes with on a CPU,
-    torch's own number for None.
+    so that one cannot spoil the others. ``begin`` is called in the thread before all.
     """
 
     def __init__(
-        self, model: Answers, *, batch_tokens: int, most_waiting: int, cores: int | None = None
+        self,
+        model: Answers,
+        *,
+        batch_tokens: int,
+        most_waiting: int,
+        begin: Callable[[], None] | None = None,
     ) -> None:
-        self._cores = cores
+        self._begin = begin
         self._model, self._batch_tokens, self._most = model, batch_tokens, most_waiting
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -179,10 +183,8 @@ class ModelThread:
         self._thread.join()
 
     def _work(self) -> None:
-        if self._cores:
-            import torch
-
-            torch.set_num_threads(self._cores)  # of this thread alone
+        if self._begin:
+            self._begin()
         while batch := self._batch():
             begin = time.monotonic()
             self._answer(batch)

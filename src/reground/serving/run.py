@@ -9,6 +9,7 @@ import threading
 import webbrowser
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -68,7 +69,7 @@ def serve(
 ) -> None:
     """Let models answer; ``grounders`` are by the names by which requests ask for them."""
     models = [
-        ServedModel(name, each, _thread(each, most_waiting=limits.most_waiting, cores=cores))
+        ServedModel(name, each, _thread(each, limits.most_waiting, cores))
         for name, each in grounders.items()
     ]
     service = Service(models, limits, tool_of(tool) if tool else None, log, media)
@@ -130,14 +131,20 @@ def cores_for_models() -> int:
 
 
 def _thread(
-    grounder: Grounder | RemoteGrounder, *, most_waiting: int, cores: int | None
+    grounder: Grounder | RemoteGrounder, most_waiting: int, cores: int | None
 ) -> AnswerThread:
-    from reground.model.runtime import runtime_of  # torch
-
     if isinstance(grounder, RemoteGrounder):
         remote = RemoteThread(grounder, most_waiting=most_waiting)
         remote.check()
         return remote
 
-    budget = runtime_of(grounder.prompter.checkpoint.model).batch_tokens
-    return ModelThread(grounder, batch_tokens=budget, most_waiting=most_waiting, cores=cores)
+    import torch
+
+    from reground.model.runtime import runtime_of
+
+    return ModelThread(
+        grounder,
+        batch_tokens=runtime_of(grounder.prompter.checkpoint.model).batch_tokens,
+        most_waiting=most_waiting,
+        begin=partial(torch.set_num_threads, cores) if cores else None,
+    )
