@@ -167,6 +167,12 @@ def _alone(thoughts: Path, variants: int) -> Iterator[Sample]:
     return _variants(thoughts, SILENT, 1)
 
 
+def _own(thoughts: Path, variants: int) -> Iterator[Sample]:
+    """The questions as the starting model is asked them: without these it forgets how to point."""
+    for sample, _ in first_answers(thoughts):
+        yield replace(sample, protocol="think")
+
+
 def _practice(thoughts: Path, variants: int) -> Iterator[Sample]:
     """The detector's box is anywhere and is the answer: only reading its numbers finds it.
 
@@ -344,7 +350,10 @@ def _question(
     return replace(asked, protocol="piter") if model == setting.start else asked
 
 
-KINDS = {"data": _taught, "alone": _alone, "practice": _practice, "several": _several}
+KINDS = {
+    **{"own": _own, "data": _taught, "alone": _alone},
+    **{"practice": _practice, "several": _several},
+}
 
 
 if __name__ == "__main__":

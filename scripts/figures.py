@@ -19,7 +19,7 @@ from tables.models import bccd, demo, headline, speed, tasks, tiny
 from tables.published import prompts, published
 from tables.refining import refiner, refiner_photos, refiner_photos_probes, refiner_probes
 from tables.rl import curves, lab, table4, table5
-from tables.scaling import data, growth, models, recipes, vllm, vs_trl
+from tables.scaling import data, growth, load, models, recipes, vllm, vs_trl
 from tables.scored import (
     benchmarks,
     confidence,
@@ -47,6 +47,7 @@ DOCUMENTS = (
             "teaching",
             "refining",
             "scale",
+            "serving",
             "published",
         )
     ),
@@ -89,6 +90,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         demo,
         speed,
         growth,
+        load,
         data,
         refiner,
         refiner_probes,

@@ -47,6 +47,32 @@ def vs_trl() -> str:
     return table(["what", "ratio (median, range)", "ReGround", "TRL"], rows)
 
 
+def load() -> str:
+    """`reground serve` under load, beside offline evaluation and a server without batches."""
+    result = read("serving")
+    rows = []
+    for side, own in result["sides"].items():
+        name, _, clients = side.partition(" ")
+        label = {"offline": "`reground eval`", "reground": "`reground serve`"}.get(name, "LitServe")
+        waits = [
+            f"{1000 * own[what]['median']:.0f} ms" if what in own else ""
+            for what in ("p50_s", "p99_s")
+        ]
+        rows.append([label, clients, spread(own["per_s"], "").replace("  ", " "), *waits])
+    offline, alone = (
+        spread(result[f"ratio to {what} at 32 clients"], "times")
+        for what in ("offline", "one by one")
+    )
+    mib, config = result["soak"]["mib"], result["config"]
+    return table(["what answers", "clients", "questions a second", "p50", "p99"], rows) + (
+        f"\nAt 32 clients the server answers {offline} as many as the evaluation and {alone} as "
+        f"many as LitServe. Over {result['soak']['questions']:,} questions it takes {min(mib):.0f} "
+        f"to {max(mib):.0f} MiB ({mib[0]:.0f} after the first tenth, {mib[-1]:.0f} at the end). "
+        f"{config['questions']} questions a row (a quarter for one client), medians (ranges) of "
+        f"{config['repeats']} turns.\n"
+    )
+
+
 def vllm() -> str:
     """A real vLLM beside the trainer."""
     forms = {"in process": read("vllm"), "server": read("vllm_server")}
