@@ -42,7 +42,7 @@ _LAB = {
     "hits": "GRPO, thresholded IoU as reward",
     "squared": "GRPO, IoU squared as reward",
     "direct_start": "cold start without chains",
-    "direct": "the same, then GRPO: answers at once",
+    "direct": "cold start without chains, then GRPO: answers at once",
 }
 _HEAD = ["arm", "seeds", "n", "Acc@0.5 (%)", "one sample", "best of 8", "vote of 8", "PFLOPs"]
 
