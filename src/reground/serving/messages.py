@@ -21,7 +21,7 @@ MOST_IMAGES = 16
 LONGEST_TEXT = 4_000  # letters
 MOST_BOXES = 100
 MOST_TOGETHER = 32
-EXAMPLE = base64.b64encode((Path(__file__).parent / "photos/scene.png").read_bytes()).decode()
+EXAMPLE = base64.b64encode((Path(__file__).parent / "scene.png").read_bytes()).decode()
 EXAMPLE_TEXT = "the ring"
 
 Side = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from functools import cache
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,7 +14,7 @@ from starlette.exceptions import HTTPException
 from reground.data.images import data_url, load
 from reground.data.schemes import examples
 from reground.data.source import read_dataset
-from reground.grounding.sample import ImageRef, Sample, is_file_path
+from reground.grounding.sample import Sample
 
 _TYPES = {
     ".html": "text/html",
@@ -23,7 +22,6 @@ _TYPES = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-_PHOTOS = Path(__file__).with_name("photos") / "photos.jsonl"
 _ABOUT_PHOTOS = (
     "A real photo (BCCD, MIT licence). A model of drawn scenes alone, as tiny, misses it."
 )
@@ -66,25 +64,16 @@ def _part(name: str) -> Response:
 @cache
 def _at_hand() -> list[dict[str, Any]]:
     """Questions to try, with their images."""
-    drawn = {name: read_dataset(data, seed=7, limit=1)[0] for name, data in examples().items()}
-    photos = read_dataset(str(_PHOTOS))
-    return [_example(name, sample) for name, sample in drawn.items()] + [
-        _example(sample.id, sample, about=_ABOUT_PHOTOS) for sample in photos
-    ]
+    found = {name: read_dataset(data, seed=7, limit=1)[0] for name, data in examples().items()}
+    made = [_example(name, sample) for name, sample in found.items()]
+    return sorted(made, key=lambda each: bool(each["about"]))  # what needs a word comes last
 
 
-def _example(name: str, sample: Sample, *, about: str = "") -> dict[str, Any]:
+def _example(name: str, sample: Sample) -> dict[str, Any]:
     return {
         "name": name,
-        "images": [_url(image) for image in sample.images],
+        "images": [data_url(load(image)) for image in sample.images],
         "text": sample.question,
         "target_image": sample.target_image,
-        "about": about,
+        "about": _ABOUT_PHOTOS if sample.task == "photo" else "",
     }
-
-
-def _url(image: ImageRef) -> str:
-    """A photo as its file is, JPEG; a scene as PNG."""
-    if is_file_path(image.path):
-        return f"data:image/jpeg;base64,{base64.b64encode(Path(image.path).read_bytes()).decode()}"
-    return data_url(load(image))
