@@ -351,8 +351,11 @@ def _question(
 
 
 KINDS = {
-    **{"own": _own, "data": _taught, "alone": _alone},
-    **{"practice": _practice, "several": _several},
+    "own": _own,
+    "data": _taught,
+    "alone": _alone,
+    "practice": _practice,
+    "several": _several,
 }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -33,9 +33,9 @@ from reground.rollout.environment import Start
 from reground.rollout.tools.http import HttpDetector
 from reground.rollout.tools.tool import Request, ToolError
 from reground.serving.batching import LARGEST, ModelThread, QueueFullError
-from reground.serving.guard import Rules
+from reground.serving.guard import Refused, Rules
 from reground.serving.run import listening, tool_of
-from reground.serving.service import Limits
+from reground.serving.service import Asking, Limits, ServedModel, Service
 from reground.teacher.store import Store
 from reground.tinyworld import scenes as synth
 from reviewing import make_chains, scenes
@@ -520,6 +520,32 @@ def test_a_full_queue_a_late_answer_and_a_failure_have_their_status(tiny: Ground
     assert (full.status_code, late, failed.status_code) == (429, [504, 504], 503)
     assert int(full.headers["Retry-After"]) >= 1
     assert failed.json() == {"error": "the model failed: MemoryError"}
+
+
+def test_an_answer_that_grows_too_long_is_late_all_the_same(tiny: Grounder) -> None:
+    """News of an answer, again and again, do not move its deadline."""
+
+    async def heard() -> list[str]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        asking = Asking(ServedModel("tiny", tiny, cast(Any, None)), start(tiny, "a"))
+        asking.future = future
+        asking.hear((5,))
+        silent = asyncio.Event()
+        http = SimpleNamespace(receive=silent.wait)
+        service = Service([], Limits(timeout_s=0.3))
+        texts = []
+        async for text in service.heard(asking, cast(Any, http)):
+            texts.append(text)
+            await asyncio.sleep(0.02)
+            asking.hear((*asking.so_far, 5))
+        return texts
+
+    async def within() -> None:
+        task = asyncio.create_task(heard())
+        await asyncio.wait_for(task, 10)
+
+    with pytest.raises(Refused, match="no answer within"):
+        asyncio.run(within())
 
 
 def test_a_client_that_hangs_up_frees_its_place(tiny: Grounder) -> None:

@@ -272,7 +272,7 @@ class Service:
                     return
                 if gone.done():
                     raise Refused(499, "the client has gone")
-                if not asking.news.is_set():
+                if not asking.news.is_set() or time.monotonic() > until:
                     raise Refused(504, f"no answer within {self.limits.timeout_s:g} s")
                 asking.news.clear()
                 if asking.so_far:
