@@ -58,7 +58,7 @@ def load() -> str:
             f"{1000 * own[what]['median']:.0f} ms" if what in own else ""
             for what in ("p50_s", "p99_s")
         ]
-        rows.append([label, clients, spread(own["per_s"], "").replace("  ", " "), *waits])
+        rows.append([label, clients, spread(own["per_s"], "/s"), *waits])
     offline, alone = (
         spread(result[f"ratio to {what} at 32 clients"], "times")
         for what in ("offline", "one by one")
