@@ -27,6 +27,7 @@ from reground.cli.serve import command
 from reground.data.images import base64_png, data_url
 from reground.errors import ConfigError, RunError
 from reground.grounding.boxes import place
+from reground.grounding.sample import Sample
 from reground.model.load import answering_of
 from reground.protocols.choice import Protocols
 from reground.rollout.environment import Start
@@ -71,22 +72,40 @@ def test_answers_are_those_of_the_grounder(client: httpx2.Client, tiny: Grounder
         assert scores == pytest.approx(found.scores, rel=1e-3)
 
 
-@pytest.mark.parametrize("together", [2, 7, LARGEST])
-def test_answers_are_the_same_in_batches(
-    client: httpx2.Client, tiny: Grounder, together: int
-) -> None:
-    """Texts of answers alone and together: another one is a near tie of two tokens."""
-    samples = [synth.sample("referring", seed=7, index=index) for index in range(together)]
-    images = [synth.render(sample.images[0].path) for sample in samples]
+def test_answers_are_the_same_in_batches(client: httpx2.Client, tiny: Grounder) -> None:
+    """Texts of answers alone and with 1 to 31 others, of one image and of several."""
+    tasks = ("referring", "refer_grounding", "diff", "multi_view")
+    samples = [synth.sample(tasks[n % 4], seed=7, index=n) for n in range(LARGEST)]
+    images = [[synth.render(image.path) for image in each.images] for each in samples]
     asked = [
-        {"images": [data_url(image)], "text": sample.question}
-        for image, sample in zip(images, samples, strict=True)
+        {
+            "images": [data_url(i) for i in shown],
+            "text": each.question,
+            "target_image": target(each),
+        }
+        for shown, each in zip(images, samples, strict=True)
     ]
-    with ThreadPoolExecutor(together) as askers:
-        sent = list(askers.map(lambda each: client.post("/v1/ground", json=each).json(), asked))
-    assert max(each["timings"]["batch"] for each in sent) > 1
-    alone = [tiny.ground([i], s.question).text for i, s in zip(images, samples, strict=True)]
-    assert [each["text"] for each in sent] == alone
+    alone = [
+        tiny.ground(shown, each.question, target_image=target(each)).text
+        for shown, each in zip(images, samples, strict=True)
+    ]
+    differ = {}
+    with ThreadPoolExecutor(LARGEST) as askers:
+        for size in (1, 2, 3, 5, 8, 13, 21, LARGEST):
+            sent = list(
+                askers.map(lambda one: client.post("/v1/ground", json=one).json(), asked[:size])
+            )
+            assert max(each["timings"]["batch"] for each in sent) >= min(size, 2)
+            differ |= {
+                (size, n): (text, each["text"])
+                for n, (text, each) in enumerate(zip(alone, sent, strict=False))
+                if each["text"] != text
+            }
+    assert differ == {}
+
+
+def target(sample: Sample) -> int:
+    return sample.targets[0].image
 
 
 def test_a_box_at_hand_reaches_the_model(client: httpx2.Client, tiny: Grounder) -> None:
