@@ -65,6 +65,7 @@ RECIPES = (  # three images of 512 tokens and a question; one photo of RefCOCO a
     Recipe("configs/univg_r1/qwen2_vl_7b_grpo.yaml", LARGE, 1650, 200),
     Recipe("configs/vg_refiner/qwen2_5_vl_7b.yaml", LARGE, 700, 350),
     Recipe("configs/single_gpu/qwen2_vl_2b_grpo.yaml", SMALL, 1650, 200, A10),
+    Recipe("configs/photos/large/1_questions.yaml", SMALL, 850, 40, A10),  # one photo of 768 tokens
 )
 
 

@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # From top to bottom: a layer imports only from those below it, and from itself.
 LAYERS = (
     {"__main__", "cli"},
+    {"start"},
     {"serving"},
     {"integrations"},
     {"api"},

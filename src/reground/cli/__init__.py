@@ -18,6 +18,7 @@ from reground.errors import UserError
 
 _VERBS = (
     "predict",
+    "start",
     "data",
     "benchmarks",
     "reproduce",
@@ -41,6 +42,7 @@ _EXAMPLES = """\b
 Examples:
   reground demo
   reground predict photo.jpg "the cup left of the laptop"
+  reground start my_photos
   reground data convert voc VOC2007 --split train --out train.jsonl
   reground benchmarks mig_bench
   reground reproduce univg_r1 --benchmark mig_bench --dry-run

@@ -29,11 +29,7 @@ def recognised(source: Path) -> tuple[str, Path]:
             f"{source}: no such file or folder; name the annotations to convert",
             help="labels-that-are-not-found",
         )
-    files = [source] if source.is_file() else list(_files(source))
-    found: dict[str, list[Path]] = defaultdict(list)
-    for path in files:
-        if kind := _kind(path):
-            found[kind].append(path)
+    found = files_by_format(source)
     if "yolo" in found and len(found) == 1:
         return "yolo", source
     if not found:
@@ -59,6 +55,16 @@ def recognised(source: Path) -> tuple[str, Path]:
             help="labels-that-are-not-found",
         )
     return kind, paths[0]
+
+
+def files_by_format(source: Path) -> dict[str, list[Path]]:
+    """The files of annotations below ``source``, or itself, by their format."""
+    files = [source] if source.is_file() else _files(source)
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        if kind := _kind(path):
+            found[kind].append(path)
+    return found
 
 
 def _around(paths: list[Path]) -> Path:
