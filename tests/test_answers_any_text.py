@@ -130,6 +130,7 @@ def test_invariant_1_a_list_that_never_closes_is_read_once(
     assert grows_linearly(in_grammar(grammar), piece, opening=opening)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["<think>", "(", "[", "[[1,", '{"a":', "9", '"bbox_2d": [1,', " ", "<box>", "[[1,2;"]
 )

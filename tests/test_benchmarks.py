@@ -284,6 +284,7 @@ def test_real_mig_bench_has_the_counts_and_the_bytes_of_the_table(mig: Path, nam
     assert by_task == entry.tasks
 
 
+@pytest.mark.slow
 @needs_shared
 def test_real_mig_bench_that_was_changed_is_noticed(
     mig: Path, caplog: pytest.LogCaptureFixture

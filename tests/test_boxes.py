@@ -192,6 +192,7 @@ def test_area_and_degenerate_agree(xyxy: tuple[float, float, float, float], area
     assert box.is_degenerate == (area == 0)
 
 
+@pytest.mark.slow
 def test_iou_agrees_with_shapely_on_100_000_pairs() -> None:
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 60, (2, 100_000, 2, 2)) / rng.choice([1, 7], (2, 100_000, 1, 1))

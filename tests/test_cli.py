@@ -235,6 +235,7 @@ def test_data_convert_knows_a_misspelt_format(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: unknown format 'cocoa'; did you mean 'coco'? (help: ")
 
 
+@pytest.mark.slow
 def test_data_validate_says_what_it_set_aside(tmp_path: Path, samples: list[Sample]) -> None:
     broken = tmp_path / "broken.jsonl"
     gone = sample(Path("gone.png"), "gone", (1, 1, 9, 9))
@@ -270,6 +271,7 @@ def test_predictions_become_a_report(predictions: Path, tmp_path: Path) -> None:
     assert (out / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_runs_are_compared(predictions: Path, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:

@@ -394,6 +394,7 @@ def test_examples_show_every_combination_of_hits() -> None:
     assert [sum(one.replies[i].outcome == "hit" for one in chosen) for i in range(3)] == [0, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OUTPUTS.is_dir(), reason="needs the real data in ../shared/data")
 def test_the_averages_of_mig_bench_stand_in_the_table(tmp_path: Path) -> None:
     for model, scorer in (("migician", "migician"), ("qwen2_vl", "mig_bench")):

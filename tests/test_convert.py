@@ -614,6 +614,7 @@ def test_univg_numbers_and_single_images(tmp_path: Path) -> None:
 # --- the blood-cell photos ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_shared
 def test_real_bccd_converts_in_full(tmp_path: Path) -> None:
     samples = list(convert("voc", SHARED / "bccd"))
@@ -621,6 +622,7 @@ def test_real_bccd_converts_in_full(tmp_path: Path) -> None:
     assert all(sample.boxes[0].overhang() == 0 for sample in samples)
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
     ("split", "num_photos", "unique"), [("train", 205, 194), ("val", 87, 85), ("test", 72, 65)]

@@ -112,6 +112,7 @@ def found(samples: list[Sample]) -> list[Boxes]:
     return [sorted(by_photo[name]) for name in sorted(by_photo)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("store", [as_folder, as_splits, as_parquet, as_shards])
 def test_what_datasets_writes_comes_back(tmp_path: Path, form: str, store: Any) -> None:

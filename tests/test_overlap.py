@@ -105,6 +105,7 @@ def test_a_scene_is_found_after_a_change_and_no_other_is(
     assert all(Path(pair.train).stem == Path(pair.eval).stem for pair in found)
 
 
+@pytest.mark.slow
 @needs_bccd
 def test_photos_of_blood_cells_are_found_again_and_told_apart(tmp_path: Path) -> None:
     """364 photos that look much alike: two are of one spot, all others are far from each other."""

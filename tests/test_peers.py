@@ -141,6 +141,7 @@ def scored(tmp_path: Path, source: Path, format_name: str, scorer: str) -> list[
 MACRO = {"migician": 63.37, "qwen2_vl": 30.02}
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize("model", MACRO)
 def test_mig_bench_reproduces_every_stored_box_iou_and_total(tmp_path: Path, model: str) -> None:

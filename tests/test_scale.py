@@ -162,6 +162,7 @@ def test_a_report_made_while_scores_are_written_is_that_of_the_file(tmp_path: Pa
     assert made["errors"] == 5 and 0 < made["acc@0.5"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_image", [1, 3])
 def test_intervals_of_many_images_are_as_wide_as_their_standard_errors(per_image: int) -> None:
     """Which 2,000 resamples give to two or three percent."""

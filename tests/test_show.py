@@ -100,6 +100,7 @@ def test_many_photos_go_to_pages(tmp_path: Path) -> None:
     assert all(max(Image.open(page).size) <= 2400 for page in pages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(9000, 5000), (6000, 60), (60, 6000), (40, 40)])
 def test_photos_of_any_form_fit_and_small_boxes_are_seen(
     tmp_path: Path, sides: tuple[int, int]

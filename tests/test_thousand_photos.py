@@ -463,6 +463,7 @@ def label_studio(folder: Path, entries: list[Entry]) -> tuple[Path, Rejected, li
 FORMATS: dict[str, Any] = {"voc": voc, "coco": coco, "yolo": yolo, "label_studio": label_studio}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_thousand_photos_among_every_mishap(tmp_path: Path, name: str) -> None:
     entries = of(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reground.data.convert.parts import ALL, Part
@@ -88,7 +88,8 @@ class Plan:
             shares = "0.8,0.1,0.1" if photos >= _MANY else "0.6,0.2,0.2"
             more = (*more, "--split-by", shares, "--seed", str(self.seed))
         asked = ("--questions", str(words), *more)
-        return self._convert(part, kind, f"Ask: {kind} of {part.name}", *asked)
+        step = self._convert(part, kind, f"Ask: {kind} of {part.name}", *asked)
+        return replace(step, says=step.makes.with_suffix(".txt"))  # as the first look said
 
     def _convert(self, part: Part, kind: str, purpose: str, *more: str) -> Step:
         split = () if part.split is None else ("--split", part.split)
