@@ -136,6 +136,14 @@ def test_spread_takes_whole_photos_over_the_file(tmp_path: Path) -> None:
     assert len(spread(open_dataset("synth:referring"), 5)) == 5
 
 
+@pytest.mark.parametrize("text", ["Zelle ä", "œuf, garçon", "Łódź", "κύτταρο", "клетка"])
+def test_letters_with_accents_and_of_other_alphabets_are_no_boxes(text: str) -> None:
+    font = font_for(text)
+    assert font is not None
+    unknown = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != unknown for letter in text if letter != " ")
+
+
 def test_letters_that_no_font_has_leave_the_others(caplog: pytest.LogCaptureFixture) -> None:
     text, font = drawable("cup \U0010fffd")
     assert text == "cup ?" and isinstance(font, ImageFont.FreeTypeFont)

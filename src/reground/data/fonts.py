@@ -1,4 +1,4 @@
-"""A font that has the letters of a text: the package's own for Latin, else the system's."""
+"""A font that has the letters of a text: Pillow's own, else matplotlib's, else the system's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reground.errors import ConfigError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 SIZE = 14
+_OWN = frozenset(range(0x20, 0x7F))  # of Pillow's own font, which has no letter with an accent
 _LOG = logging.getLogger(__name__)
 
 
@@ -28,9 +29,9 @@ def font_for(text: str, chosen: Path | None = None) -> Font | None:
                 f"{chosen}: no font that can be read; expected a .ttf or .otf"
             ) from None
     letters = frozenset(letter for letter in text if not letter.isspace())
-    if all(ord(letter) < 0x180 for letter in letters):  # Latin
+    if {*map(ord, letters)} <= _OWN:
         return ImageFont.load_default(SIZE)
-    path = _system_font(letters)
+    path = _installed_font(letters)
     return None if path is None else ImageFont.truetype(path, SIZE)
 
 
@@ -44,25 +45,28 @@ def drawable(text: str, chosen: Path | None = None) -> tuple[str, Font]:
         return text, font
     _LOG.warning("no font here has the letters of %r; name one with --font", text[:60])
     wanted = {*map(ord, text)}
-    latin = frozenset(range(0x180))
-    path, known = max([(None, latin), *_system_fonts()], key=lambda each: len(wanted & each[1]))
+    path, known = max([(None, _OWN), *_installed_fonts()], key=lambda each: len(wanted & each[1]))
     shown = "".join(letter if ord(letter) in known else "?" for letter in text)
     return shown, ImageFont.load_default(SIZE) if path is None else ImageFont.truetype(path, SIZE)
 
 
 @lru_cache(maxsize=256)
-def _system_font(letters: frozenset[str]) -> str | None:
+def _installed_font(letters: frozenset[str]) -> str | None:
     wanted = {*map(ord, letters)}
-    return next((path for path, known in _system_fonts() if wanted <= known), None)
+    return next((path for path, known in _installed_fonts() if wanted <= known), None)
 
 
 @lru_cache(maxsize=1)
-def _system_fonts() -> list[tuple[str, frozenset[int]]]:
-    """The fonts of this machine and their letters: sans serif first, and upright before bold."""
-    from matplotlib import font_manager, ft2font
+def _installed_fonts() -> list[tuple[str, frozenset[int]]]:
+    """The font that matplotlib brings and those of this machine, and their letters.
 
+    Sans serif comes first, and upright before bold.
+    """
+    from matplotlib import font_manager, ft2font, get_data_path
+
+    brought = str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
     found = []
-    for path in sorted(font_manager.findSystemFonts(), key=_rank):
+    for path in (brought, *sorted(font_manager.findSystemFonts(), key=_rank)):
         try:
             found.append((path, frozenset(ft2font.FT2Font(path).get_charmap())))
         except (RuntimeError, OSError):  # bitmaps, and files that are cut
