@@ -25,6 +25,7 @@ from tables.scored import (
     confidence,
     endpoint,
     families,
+    harnesses,
     mig_bench,
     pizza,
     scorers,
@@ -49,6 +50,7 @@ DOCUMENTS = (
             "scale",
             "serving",
             "published",
+            "harnesses",
         )
     ),
 )
@@ -108,6 +110,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         scoring,
         confidence,
         endpoint,
+        harnesses,
         benchmarks,
         prompts,
         published,

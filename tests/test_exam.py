@@ -17,6 +17,7 @@ from reground.errors import ConfigError
 from reground.evaluation.records import Prediction, RunInfo, write_predictions
 from reground.grounding.boxes import Box
 from reground.grounding.sample import ImageRef, Sample, Target, digest
+from reground.integrations import vlmevalkit
 from reground.integrations.exam import Asked, Exam
 from reground.integrations.vlmevalkit import COLUMNS, scores, write_tsv
 
@@ -104,3 +105,8 @@ def test_stored_answers_are_read_in_the_frame_that_they_record(photos: str, tmp_
     (asked,) = exam.open()
     assert (asked.sizes, exam.hit) == (shown.sizes, ">=")
     assert exam.mark(Asked(asked.sample, asked.sizes), answer.text).iou > 0.98
+
+
+def test_vlmevalkit_is_asked_for_where_it_is_not() -> None:
+    with pytest.raises(SystemExit, match="found no VLMEvalKit"):
+        vlmevalkit.main([])

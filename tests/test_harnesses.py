@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -14,6 +15,7 @@ pytest.importorskip("inspect_ai", reason="Inspect is in .venv-harnesses: make te
 import inspect_ai
 from inspect_ai._util.entrypoints import ensure_entry_points
 from inspect_ai._util.registry import registry_find, registry_info
+from lmms_eval.__main__ import parse_eval_args
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
@@ -54,6 +56,8 @@ def mig(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lmms(folder: Path, exam: Exam, **model_args: Any) -> tuple[dict[str, float], dict[str, str]]:
     """The metrics of a run of lmms-eval, and the text that came back for each sample."""
     (name,) = write_tasks(folder, [exam], max_tokens=256)
+    with mock.patch("sys.argv", ["lmms-eval"]):
+        _, defaults = parse_eval_args()
     found = simple_evaluate(
         model="reground",
         model_args=",".join(f"{key}={value}" for key, value in model_args.items()),
@@ -61,6 +65,7 @@ def lmms(folder: Path, exam: Exam, **model_args: Any) -> tuple[dict[str, float],
         batch_size=16,
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         bootstrap_iters=0,
+        cli_args=defaults,
     )
     texts = {row["acc@0.5"]["id"]: row["filtered_resps"][0] for row in found["samples"][name]}
     return found["results"][name], texts

@@ -1,4 +1,4 @@
-"""Tables of scorers, families, parsing, endpoints, benchmarks and teaching."""
+"""Tables of scorers, families, parsing, endpoints, harnesses, benchmarks and teaching."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _WHY = {
     "another box": "by another box",
     "same box, other IoU": "by another IoU",
 }
+_MEANS = ("acc@0.5", "mean_iou", "macro@0.5")
 _SERVER_COST, _LOST_COST = "cost by the server's log", "cost of answers on their way"
 
 
@@ -127,6 +128,22 @@ def endpoint() -> str:
         for task, own in read("endpoint")["tasks"].items()
     ]
     return table(["scenes", "in process, Acc@0.5 (%)", "server", "same texts"], rows)
+
+
+def harnesses() -> str:
+    """The same answers scored here, in lmms-eval and in Inspect."""
+    rows = []
+    for name, own in read("harnesses")["runs"].items():
+        sides = [own[side] for side in ("reground", "lmms-eval", "inspect")]
+        apart = [own[f"{side} less reground"] for side in ("lmms-eval", "inspect")]
+        means = max(each.get(key, 0) for each in apart for key in _MEANS)
+        errors = max(each[f"{key}_stderr"] for each in apart for key in _MEANS[:2])
+        others = sum(each["other texts"] + each["other scores"] for each in apart)
+        cells = [own["n"], *map(points, sides), f"{means:g}", f"{errors:.0e}", others]
+        rows.append([f"`{name}`", *cells])
+    head = ["answers", "n", "Acc@0.5 (%) here", "lmms-eval", "Inspect"]
+    head += ["means differ by", "standard errors by", "other texts or scores"]
+    return table(head, rows)
 
 
 def benchmarks() -> str:

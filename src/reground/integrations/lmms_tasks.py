@@ -33,6 +33,7 @@ doc_to_visual: !function {_HERE}.images
 doc_to_text: !function {_HERE}.text
 doc_to_target: target
 process_results: !function {_HERE}.results
+reasoning_tags: none  # by default its command line takes the chain of thought out of answers
 generation_kwargs: {{max_new_tokens: %d, temperature: 0, do_sample: false, until: []}}
 cluster_key: image
 metric_list:

@@ -1,7 +1,7 @@
 """A data set for VLMEvalKit, and its scores there.
 
-VLMEvalKit knows no plug-ins, so this module starts its run.py with our data set class known to it:
-``python -m reground.integrations.vlmevalkit run.py --data reground_mig_bench ...``.
+VLMEvalKit knows no plug-ins, so this module starts its run.py with our data set class known to it,
+in its clone: ``python -m reground.integrations.vlmevalkit run.py --data reground_mig_bench ...``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import runpy
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from reground.grounding.sample import Sample
 from reground.integrations.exam import Asked, Exam, average, over_tasks
 from reground.io import locked, whole
 
-COLUMNS = ("index", "question", "answer", "image", "sample", "sizes", "exam")
+COLUMNS = ("index", "question", "answer", "image", "image_path", "sample", "sizes", "exam")
 
 
 def write_tsv(out: Path, exam: Exam) -> int:
@@ -35,12 +37,15 @@ def write_tsv(out: Path, exam: Exam) -> int:
         rows.writeheader()
         for number, each in enumerate(asked):
             shown = [base64_png(image) for image in exam.images(each)]
+            # VLMEvalKit keeps images under these names, and never writes one again that is there.
+            names = [f"{sha256(image.encode()).hexdigest()[:32]}.png" for image in shown]
             rows.writerow(
                 {
                     "index": number,
                     "question": exam.text(each),
                     "answer": json.dumps([box.xyxy for box in each.sample.boxes]),
                     "image": shown[0] if len(shown) == 1 else str(shown),
+                    "image_path": names[0] if len(names) == 1 else str(names),
                     "sample": json.dumps(each.sample.to_json()),
                     "sizes": json.dumps([asdict(size) for size in each.sizes]),
                     "exam": exam.to_json(),
@@ -81,15 +86,31 @@ def dataset_class() -> Any:
             return [path.stem for path in Path(LMUDataRoot()).glob("reground_*.tsv")]
 
         def evaluate(self, eval_file: str, **_: Any) -> dict[str, float | None]:
-            return scores(load(eval_file).to_dict("records"))
+            """What the answers in a file of any PRED_FORMAT are worth.
+
+            Our columns are read from the TSV, for a cell of Excel holds 32,767 characters.
+            """
+            said = type(self.data)(load(eval_file)).set_index("index")["prediction"]
+            rows = self.data.assign(prediction=list(said[self.data["index"]]))
+            return scores(rows.to_dict("records"))
 
     return GroundingDataset
 
 
-if __name__ == "__main__":
+def main(line: list[str]) -> None:
+    """Start a script of VLMEvalKit, its name first in ``line``, with our class known to it."""
+    if not line or find_spec("vlmeval") is None:
+        sys.exit(
+            "error: found no VLMEvalKit or no script of it; expected, in its clone, "
+            "`python -m reground.integrations.vlmevalkit run.py --data NAME --model NAME`"
+        )
     import vlmeval.dataset
 
     vlmeval.dataset.DATASET_CLASSES.insert(0, dataset_class())
-    sys.argv = sys.argv[1:]
-    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv = line
+    sys.path.insert(0, str(Path(line[0]).resolve().parent))
+    runpy.run_path(line[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
