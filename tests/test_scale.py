@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_a_report_made_while_scores_are_written_is_that_of_the_file(tmp_path: Pa
 
     def begin(run: Any) -> Any:
         reports.append(Gathered(run))
-        return reports[-1].add
+        return reports[-1]
 
     score_folder(tmp_path, out=tmp_path / "out", begin=begin)
     made = reports[0].write(tmp_path / "out", partial=False)
@@ -179,3 +180,60 @@ def test_intervals_of_many_images_are_as_wide_as_their_standard_errors(per_image
             assert (end.high + end.low) / 2 == pytest.approx(mean.value, abs=mean.stderr / 3)
     again = intervals({"hit": hits.astype(float), "iou": ious}, tasks=tasks, clusters=images)
     assert again == found and math.isfinite(found["iou"].macro.low if found["iou"].macro else 0)
+
+
+def _broken(lines: list[bytes], kind: str) -> None:
+    if kind == "two of one id, then a bad row":
+        lines[23], lines[24] = lines[2], b"{}\n"
+    if kind == "a bad row, then two of one id":
+        lines[24], lines[25] = b"{}\n", lines[2]
+    if kind == "a size is missing":
+        lines[30] = lines[30].replace(b'"sizes":[{"width":1000', b'"sizes":[{"width":null')
+
+
+KINDS = ["", "two of one id, then a bad row", "a bad row, then two of one id", "a size is missing"]
+
+
+@pytest.mark.parametrize("scorer", ["reground", "vlm_r1"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_scored_by_several_processes_as_by_one(
+    tmp_path: Path, kind: str, scorer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reground.evaluation.records._AT_ONCE", 5)
+    samples = [_sample(number) for number in range(40)]
+    run = replace(run_of(samples), authors_scorer="mig_bench")
+    write_predictions(tmp_path, map(_answer, samples), run=run)
+    lines = (tmp_path / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    _broken(lines, kind)
+    (tmp_path / "predictions.jsonl").write_bytes(b"".join(lines))
+    one, several = (_scored(tmp_path, scorer, workers) for workers in (1, 3))
+    assert one == several and isinstance(one, str) == bool(kind)
+
+
+def _answer(sample: Sample) -> Prediction:
+    number = int(sample.id[1:])
+    if number % 13 == 0:
+        return Prediction(sample, error="no such image")
+    text = f"<think>a</think><answer>(10,10),({9 * number},480)</answer>"
+    size = EncodedSize(1000, 1000, 1008, 1008)
+    return Prediction(sample, text, (size,), 9, "no_call" if number == 7 else "stop")
+
+
+def _scored(folder: Path, scorer: str, workers: int) -> Any:
+    """The scores and the report, or the error."""
+    reports: list[Gathered] = []
+
+    def begin(run: Any) -> Any:
+        reports.append(Gathered(run))
+        return reports[-1]
+
+    out = folder / "out"
+    try:
+        count = score_folder(folder, out=out, scorer=scorer, begin=begin, workers=workers)
+    except DataError as error:
+        assert not (out / "scores.jsonl").exists()
+        return str(error)
+    report = reports[0].write(out, partial=False)
+    found = (count, (out / "scores.jsonl").read_bytes(), json.dumps(report))
+    (out / "scores.jsonl").unlink()
+    return found

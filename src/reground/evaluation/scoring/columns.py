@@ -94,6 +94,17 @@ class Collector:
         for name, group in slices_of(score.sample).items():
             self._slices.setdefault(name, _Texts()).add(place, group)
 
+    def take(self, other: Collector) -> None:
+        """Take in what another one did, of later scores."""
+        place = len(self._ids)
+        self._ids += other._ids
+        self._numbers.extend(other._numbers)
+        self._status.extend(other._status)
+        self._tasks.take(place, other._tasks)
+        self._clusters.take(place, other._clusters)
+        for name, own in other._slices.items():
+            self._slices.setdefault(name, _Texts()).take(place, own)
+
     def columns(self) -> Columns:
         """The columns of what was taken in by now."""
         names = (*MEASURES, *CONFIDENCE)
@@ -126,6 +137,13 @@ class _Texts:
         if row > len(self._codes):
             self._codes.extend([_NONE] * (row - len(self._codes)))
         self._codes.append(self._places.setdefault(text, len(self._places)))
+
+    def take(self, row: int, other: _Texts) -> None:
+        """The texts of others, whose first score is now score ``row``."""
+        self._codes.extend([_NONE] * (row - len(self._codes)))
+        places = [self._places.setdefault(text, len(self._places)) for text in other._places]
+        places.append(_NONE)  # the last one is that of -1
+        self._codes.extend([places[code] for code in other._codes])
 
     def keys(self, order: Codes) -> Keys:
         """The texts of scores in another order."""
