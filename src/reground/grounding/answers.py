@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
-from reground.grounding.boxes import Box, Frame, set_iou
+from reground.grounding.boxes import Box, Frame, scaled, set_iou
 from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
 from reground.grounding.grammars import Reading, read
 from reground.grounding.sample import Sample
@@ -239,7 +239,11 @@ def judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) 
         return Answer(Status.UNPARSABLE)
     boxes: list[Box] = []
     num_clipped = 0
+    x_min, y_min, x_max, y_max = frame.edges
     for left, upper, right, lower in quads:
+        if x_min <= left < right <= x_max and y_min <= upper < lower <= y_max:  # as most are
+            boxes.append(scaled(left, upper, right, lower, frame, pixels).clipped())
+            continue
         box = Box(left, upper, right, lower, frame)
         overhang = box.overhang()
         if overhang > MAX_OVERHANG + _ROUNDING:

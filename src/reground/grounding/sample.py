@@ -129,8 +129,11 @@ class Sample:
             )
 
     def _check_spans(self) -> None:
-        edges = [edge for span in self.spans for edge in (span.start, span.end)]
-        if edges != sorted(edges) or not (edges[0] >= 0 and edges[-1] <= len(self.question)):
+        end, in_order = 0, True
+        for span in self.spans:
+            in_order = in_order and end <= span.start <= span.end
+            end = span.end
+        if not in_order or end > len(self.question):
             raise DataError(
                 f"sample {self.id!r}: spans {[span.to_json() for span in self.spans]} of a "
                 f"question of {len(self.question)} characters; expected [start, end, kind] in "

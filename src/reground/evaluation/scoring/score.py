@@ -260,10 +260,7 @@ def score_prediction(
     sample = prediction.sample
     if prediction.error is not None or prediction.finish is None:
         return SampleScore(sample, error=prediction.error)
-    drawn = (
-        Draw(prediction.text, prediction.num_tokens, prediction.finish, prediction.scores),
-        *prediction.others,
-    )
+    drawn: tuple[Prediction | Draw, ...] = (prediction, *prediction.others)
     answers = [protocol.read(own.text, prediction.sizes[sample.target_image]) for own in drawn]
     ious = tuple(overlap(answer, sample) for answer in answers)
     place = vote(answers)
