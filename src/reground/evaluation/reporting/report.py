@@ -281,7 +281,7 @@ def _intervals(scores: Columns, hit: Hit) -> tuple[Intervals, Intervals]:
     """Those of Acc@0.5 and, of all tasks together, of the mean IoU."""
     scored = np.flatnonzero(scores.scored)
     tasks = [scores.tasks.names[place] for place in scores.tasks.codes[scored]]
-    clusters = scores.clusters.codes[scored].tolist()
+    clusters = scores.clusters.codes[scored]
     found = {"acc@0.5": hits(scores, scored, hit)}
     accuracy = intervals(found, tasks=tasks, clusters=clusters)["acc@0.5"]
     found = {"mean_iou": scores.values["iou"][scored]}
