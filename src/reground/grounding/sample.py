@@ -112,7 +112,7 @@ class Sample:
         if self.spans:
             self._check_spans()
         self._check_index(self.target_image)
-        for mark in self.marks:
+        for mark in self.marks if self.tool_results else self.targets:
             self._check_index(mark.image)
             expected = self.images[mark.image].frame
             if mark.box.frame is not expected and mark.box.frame != expected:
@@ -307,14 +307,19 @@ def with_paths(sample: Sample, change: Move) -> Sample:
 
 def asked(sample: Sample) -> dict[str, Any]:
     """What a sample asks and holds true, wherever its images lie: the same in every copy."""
-    return {
-        "id": sample.id,
-        "task": sample.task,
-        "question": sample.question,
-        "sizes": [[image.width, image.height] for image in sample.images],
-        "target_image": sample.target_image,
-        "targets": [[each.image, *map(float, each.box.xyxy)] for each in sample.targets],
-    }
+    names = ("id", "task", "question", "sizes", "target_image", "targets")
+    return dict(zip(names, _asked(sample), strict=True))
+
+
+def _asked(sample: Sample) -> list[Any]:
+    return [
+        sample.id,
+        sample.task,
+        sample.question,
+        [[image.width, image.height] for image in sample.images],
+        sample.target_image,
+        [[each.image, *map(float, each.box.xyxy)] for each in sample.targets],
+    ]
 
 
 def digest(samples: Iterable[Sample]) -> str:
@@ -344,9 +349,11 @@ def content(samples: Iterable[Sample]) -> str:
 
 
 def _line(sample: Sample) -> bytes:
-    own: list[Any] = [] if sample.protocol is None else [sample.protocol]
+    own = _asked(sample)
+    if sample.protocol is not None:
+        own.append(sample.protocol)
     own += [span.to_json() for span in sample.spans]
-    return json.dumps([*asked(sample).values(), *own]).encode()
+    return json.dumps(own).encode()
 
 
 def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:

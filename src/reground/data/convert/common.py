@@ -170,7 +170,10 @@ def _value(path: Path, text: str) -> Any:
 def _lacks(row: Any, fields: Sequence[str]) -> str | None:
     if not isinstance(row, dict):
         return "is no object"
-    return next((f"has no {name!r}" for name in fields if name not in row), None)
+    for name in fields:
+        if name not in row:
+            return f"has no {name!r}"
+    return None
 
 
 def sound(

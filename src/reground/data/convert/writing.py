@@ -19,7 +19,7 @@ from reground.data.images import split_view
 from reground.data.source import paths_from
 from reground.errors import ConfigError
 from reground.grounding.sample import Sample
-from reground.io import json_line, locked, whole, without_collection
+from reground.io import BUFFER, json_line, locked, whole, without_collection
 
 AUTO = "auto"  # the format that is found out
 PARTS = ("train", "val", "test")
@@ -85,7 +85,7 @@ class _NothingLeft(Exception):
 
 @contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    with whole(path) as partial, partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb", buffering=BUFFER) as file:
         yield file
 
 
