@@ -4,9 +4,10 @@
 
 Rows are generated in the form of MGrounding-630k: two to six images, mostly one question, no photo
 on disk. Every command runs in a process of its own, of this checkout and of WORKTREE's in turns;
-seconds are of its cores, for other programs may run, and memory is above that of a process that
-only imports. Photos are for validating alone, whose seconds are on the clock. ``--growth`` is of
-this checkout.
+seconds are of its cores, for other programs may run, those of its workers too, and memory is above
+that of a process that only imports; ``worker_mib`` is all that the largest worker holds, most of
+which it shares with that process. Photos are for validating alone, whose seconds are on the clock.
+``--growth`` is of this checkout.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ else:
         main()
     except SystemExit as ended:
         assert not ended.code, ended
-found = {"s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+found = {"wall_s": time.perf_counter() - wall}
+workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+found["s"] = time.process_time() - cpu + workers.ru_utime + workers.ru_stime
+found["worker_mib"] = workers.ru_maxrss / 1024
 print("\\n" + json.dumps(found | {"mib": peak() - idle}))
 """
 # Answers of a model: true boxes, moved by chance; and its run.json.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reground.evaluation.scoring.bootstrap import Interval, intervals
+from reground.evaluation.scoring.bootstrap import Interval, distinct, intervals
 from reground.evaluation.scoring.metrics import clustered_mean
 
 
@@ -125,3 +125,21 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         assert found is not None
         inside += found.low <= 0.7 <= found.high
     assert 0.90 <= inside / 200 <= 0.99
+
+
+ROWS = st.lists(st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 3), min_size=1)
+
+
+@given(ROWS, st.integers(1, 3))
+def test_distinct_rows_are_those_of_numpy(rows: list[tuple[float, ...]], width: int) -> None:
+    own = np.array(rows)[:, :width]
+    expected = np.unique(own, axis=0, return_counts=True)
+    assert all(map(np.array_equal, distinct(own), expected))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1))
+def test_clusters_are_the_same_as_a_list_and_as_an_array(clusters: list[int]) -> None:
+    values, tasks = [float(own % 2) for own in clusters], ["t"] * len(clusters)
+    found = [intervals({"x": values}, tasks=tasks, clusters=own)
+             for own in (clusters, np.array(clusters))]  # fmt: skip
+    assert found[0] == found[1]

@@ -33,8 +33,8 @@ LAYERS = (
     {"data"},
     {"grounding"},
     {
-        *("config", "config_places", "config_problems", "errors", "io", "patience", "plugins"),
-        *("provenance", "recipes", "runs"),
+        *("config", "config_places", "config_problems", "errors", "io", "parallel", "patience"),
+        *("plugins", "provenance", "recipes", "runs"),
     },
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from made import run_of
 from reground.data.convert.common import marked, plain
 from reground.data.convert.mentions import _MENTION, _all_mentions, _index
+from reground.data.convert.photos import Images
 from reground.data.source import path_from
 from reground.errors import DataError
 from reground.evaluation.records import Prediction, SampleScore, write_predictions
@@ -24,9 +26,17 @@ from reground.evaluation.reporting.report import Gathered, write_json_report
 from reground.evaluation.scoring.bootstrap import MANY, intervals
 from reground.evaluation.scoring.metrics import clustered_mean, outcome
 from reground.evaluation.scoring.score import score_folder
-from reground.grounding.answers import Status
-from reground.grounding.boxes import Box, Frame
+from reground.grounding.answers import Status, judge
+from reground.grounding.boxes import BINS, THOUSAND, UNIT, Box, Frame
 from reground.grounding.codecs import EncodedSize
+from reground.grounding.grammars import (
+    _GAP,
+    _LISTINGS,
+    _NUMBER_SCAN,
+    Grammar,
+    _patterns,
+    _read_listed,
+)
 from reground.grounding.paths import below, by_folder, in_no_folder
 from reground.grounding.sample import ImageRef, Sample, Target
 
@@ -152,7 +162,7 @@ def test_a_report_made_while_scores_are_written_is_that_of_the_file(tmp_path: Pa
 
     def begin(run: Any) -> Any:
         reports.append(Gathered(run))
-        return reports[-1].add
+        return reports[-1]
 
     score_folder(tmp_path, out=tmp_path / "out", begin=begin)
     made = reports[0].write(tmp_path / "out", partial=False)
@@ -180,3 +190,106 @@ def test_intervals_of_many_images_are_as_wide_as_their_standard_errors(per_image
             assert (end.high + end.low) / 2 == pytest.approx(mean.value, abs=mean.stderr / 3)
     again = intervals({"hit": hits.astype(float), "iou": ious}, tasks=tasks, clusters=images)
     assert again == found and math.isfinite(found["iou"].macro.low if found["iou"].macro else 0)
+
+
+def _broken(lines: list[bytes], kind: str) -> None:
+    if kind == "two of one id, then a bad row":
+        lines[23], lines[24] = lines[2], b"{}\n"
+    if kind == "a bad row, then two of one id":
+        lines[24], lines[25] = b"{}\n", lines[2]
+    if kind == "a size is missing":
+        lines[30] = lines[30].replace(b'"sizes":[{"width":1000', b'"sizes":[{"width":null')
+
+
+KINDS = ["", "two of one id, then a bad row", "a bad row, then two of one id", "a size is missing"]
+
+
+@pytest.mark.parametrize("scorer", ["reground", "vlm_r1"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_scored_by_several_processes_as_by_one(
+    tmp_path: Path, kind: str, scorer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reground.evaluation.records._AT_ONCE", 5)
+    samples = [_sample(number) for number in range(40)]
+    run = replace(run_of(samples), authors_scorer="mig_bench")
+    write_predictions(tmp_path, map(_answer, samples), run=run)
+    lines = (tmp_path / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    _broken(lines, kind)
+    (tmp_path / "predictions.jsonl").write_bytes(b"".join(lines))
+    one, several = (_scored(tmp_path, scorer, workers) for workers in (1, 3))
+    assert one == several and isinstance(one, str) == bool(kind)
+
+
+def _answer(sample: Sample) -> Prediction:
+    number = int(sample.id[1:])
+    if number % 13 == 0:
+        return Prediction(sample, error="no such image")
+    text = f"<think>a</think><answer>(10,10),({9 * number},480)</answer>"
+    size = EncodedSize(1000, 1000, 1008, 1008)
+    return Prediction(sample, text, (size,), 9, "no_call" if number == 7 else "stop")
+
+
+def _scored(folder: Path, scorer: str, workers: int) -> Any:
+    """The scores and the report, or the error."""
+    reports: list[Gathered] = []
+
+    def begin(run: Any) -> Any:
+        reports.append(Gathered(run))
+        return reports[-1]
+
+    out = folder / "out"
+    try:
+        count = score_folder(folder, out=out, scorer=scorer, begin=begin, workers=workers)
+    except DataError as error:
+        assert not (out / "scores.jsonl").exists()
+        return str(error)
+    report = reports[0].write(out, partial=False)
+    found = (count, (out / "scores.jsonl").read_bytes(), json.dumps(report))
+    (out / "scores.jsonl").unlink()
+    return found
+
+
+PARTS = ["(1,2),(3,4)", "[1,2,3,4]", "[0.5, 1, 2, 3]", "<box>1 2 3 4</box>", "none", ",", "(", "1",
+         "<|box_start|>", "<|box_end|>", "[", "]", "1, 2, 3, 4", "[1,2,3,4;5,6,7,8]", "</box>", " ",
+         "<loc_1><loc_2><loc_3><loc_4>", "<loc0001><loc0002><loc0003><loc0004>", "a", ";", "<box>",
+         "<object><patch_index_0001><patch_index_0099></object>", "<ref>a</ref>", "[[", "]]",
+         "<bbox>1 2 3 4</bbox>"]  # fmt: skip
+
+
+@given(st.sampled_from([*_LISTINGS]), st.lists(st.sampled_from(PARTS), max_size=4).map("".join))
+def test_boxes_alone_are_read_as_those_among_words(grammar: Grammar, text: str) -> None:
+    silent, group, remains, alone = _patterns(grammar)
+    own = silent.sub(" ", text)
+    found = [number for each in group.findall(own) for number in _NUMBER_SCAN.findall(each)]
+    is_good = bool(found) and not remains.search(group.sub(_GAP, own))
+    if alone.fullmatch(own):
+        assert is_good and found == _NUMBER_SCAN.findall(own)
+    reading = _read_listed(text, grammar)
+    if own.strip() != "none":
+        assert (reading.quads is not None) == is_good
+        assert reading.is_strict == (is_good and alone.fullmatch(own) is not None)
+
+
+EDGES = st.sampled_from([-0.6, -0.5, 0, 0.2, 0.875, 1, 1.001, 5, 640, 999.5, 1000, 1003])
+
+
+@given(st.lists(st.lists(EDGES, min_size=4, max_size=4), max_size=2),
+       st.sampled_from([THOUSAND, UNIT, BINS, Frame.square(640, 480)]))  # fmt: skip
+def test_a_box_well_inside_is_judged_as_any(quads: list[list[float]], frame: Frame) -> None:
+    pixels = Frame.pixels(641, 479)
+    expected: list[Box] = []
+    for quad in quads:
+        box = Box(*quad, frame)
+        if box.overhang() > 0.01 + 1e-9 or box.clipped().is_degenerate:
+            assert judge(quads, frame, pixels).boxes == ()
+            return
+        expected.append(box.clipped().to(pixels).clipped())
+    assert judge(quads, frame, pixels).boxes == tuple(expected)
+
+
+@given(st.lists(NAMES.map("/".join), min_size=1, max_size=6))
+def test_images_of_a_folder_that_is_not_there_are_found_once(names: list[str]) -> None:
+    root, own = Path("no/such/folder"), Images(Path("no/such/folder"), True)
+    paths = [str(root / name) for name in names]
+    assert [each.path for each in own.refs(names)] == paths == [own.ref(n).path for n in names]
+    assert [each.path for each in own.refs(names)] == paths

@@ -19,6 +19,8 @@ from reground.errors import ConfigError, DataError, UserError, shown
 
 T = TypeVar("T")
 
+BUFFER = 2**20  # bytes of lines that are written at once
+
 
 def numbered_lines(path: Path, *, expected: str = "a JSONL") -> Iterator[tuple[int, bytes]]:
     r"""The lines of a file with their numbers from 1.
@@ -126,7 +128,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 def write_lines(path: Path, lines: Iterable[bytes]) -> int:
     """Write lines, each with its end, whole or not at all; returns how many."""
     count = 0
-    with whole(path) as partial, partial.open("wb") as out:
+    with whole(path) as partial, partial.open("wb", buffering=BUFFER) as out:
         for count, line in enumerate(lines, start=1):  # noqa: B007
             out.write(line)
     return count

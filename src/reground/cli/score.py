@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from reground.cli.options import MinScoreOption
 
 if TYPE_CHECKING:
-    from reground.evaluation.records import RunInfo, SampleScore
+    from reground.evaluation.records import RunInfo
 
 ScorerOption = Annotated[
     str,
@@ -132,9 +132,9 @@ def _scored(
 
     reports: list[Gathered] = []
 
-    def begin(run: RunInfo) -> Callable[[SampleScore], None]:
+    def begin(run: RunInfo) -> Gathered:
         reports.append(Gathered(run))
-        return reports[-1].add
+        return reports[-1]
 
     if format_name == "predictions":
         count = score.score_folder(

@@ -8,12 +8,12 @@ to the file's folder, as in every JSONL of ReGround.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 from pydantic import (
     ConfigDict,
@@ -27,13 +27,14 @@ from pydantic import (
 
 from reground.data.images import split_view
 from reground.data.source import paths_from
-from reground.errors import DataError
+from reground.errors import DataError, UserError
 from reground.grounding.answers import Status
 from reground.grounding.codecs import EncodedSize
 from reground.grounding.names import ProtocolName
 from reground.grounding.paths import Move, by_folder
 from reground.grounding.sample import Sample
 from reground.io import at, numbered_lines, whole, write_json, write_lines
+from reground.parallel import batches, mapped, workers_for
 from reground.protocols.choice import Decider, PromptUse, protocol_of
 from reground.protocols.families import get_family
 from reground.protocols.protocol import AnswerProtocol, make_protocol
@@ -67,6 +68,8 @@ _STRICT = ConfigDict(extra="forbid")
 _SampleField = Annotated[Sample, PlainValidator(_sample), PlainSerializer(_row)]
 _Row = TypeVar("_Row", "Prediction", "SampleScore")
 _Kind = TypeVar("_Kind")
+_Result = TypeVar("_Result")
+_AT_ONCE = 500  # predictions that a process works on before it says what became of them
 
 
 def to_keep(scores: Scores) -> Scores:
@@ -261,7 +264,8 @@ def write_predictions(folder: Path, predictions: Iterable[Prediction], *, run: R
 
     ``predictions`` may be a generator; returns how many were written.
     """
-    return _write(folder, PREDICTIONS, predictions, adapter=_adapter(Prediction), run=run)
+    adapter, move = _adapter(Prediction), _outwards(folder)
+    return _write(folder, PREDICTIONS, (_line(row, adapter, move) for row in predictions), run=run)
 
 
 def read_predictions(folder: Path, name: str = PREDICTIONS) -> Iterator[Prediction]:
@@ -273,6 +277,28 @@ def read_predictions(folder: Path, name: str = PREDICTIONS) -> Iterator[Predicti
     return _read(folder, name, adapter=_adapter(Prediction), made_by="reground eval")
 
 
+def predictions_by(
+    folder: Path, work: Callable[[Iterator[Prediction]], _Result], *, workers: int | None = None
+) -> Iterator[_Result]:
+    """What ``work`` makes of some predictions of a folder after the others.
+
+    Of a large file all cores work on it, or so many ``workers``. Raises what
+    :func:`read_predictions` raises.
+    """
+    if workers is None:
+        path = folder / PREDICTIONS
+        workers = workers_for(path.stat().st_size if path.is_file() else 0)
+    return _worked(
+        folder,
+        PREDICTIONS,
+        work,
+        adapter=_adapter(Prediction),
+        made_by="reground eval",
+        at_once=_AT_ONCE,
+        workers=workers,
+    )
+
+
 def prediction_line(prediction: Prediction, *, folder: Path) -> bytes:
     """A prediction as a line of a file in ``folder``."""
     return _line(prediction, _adapter(Prediction), _outwards(folder))
@@ -280,7 +306,18 @@ def prediction_line(prediction: Prediction, *, folder: Path) -> bytes:
 
 def write_scores(folder: Path, scores: Iterable[SampleScore], *, run: RunInfo) -> int:
     """Write ``run.json`` and ``scores.jsonl`` into ``folder``; returns how many rows."""
-    return _write(folder, SCORES, scores, adapter=_adapter(SampleScore), run=run)
+    return write_score_lines(folder, score_lines(folder, scores), run=run)
+
+
+def score_lines(folder: Path, scores: Iterable[SampleScore]) -> Iterator[bytes]:
+    """Scores as lines of a file in ``folder``."""
+    adapter, move = _adapter(SampleScore), _outwards(folder)
+    return (_line(score, adapter, move) for score in scores)
+
+
+def write_score_lines(folder: Path, lines: Iterable[bytes], *, run: RunInfo) -> int:
+    """:func:`write_scores` of scores that are lines already."""
+    return _write(folder, SCORES, lines, run=run)
 
 
 def read_scores(folder: Path) -> Iterator[SampleScore]:
@@ -314,12 +351,9 @@ def _adapter(kind: type[_Kind]) -> TypeAdapter[_Kind]:
     return TypeAdapter(kind)
 
 
-def _write(
-    folder: Path, name: str, rows: Iterable[_Row], *, adapter: TypeAdapter[_Row], run: RunInfo
-) -> int:
-    move = _outwards(folder)
+def _write(folder: Path, name: str, lines: Iterable[bytes], *, run: RunInfo) -> int:
     with whole(folder / name) as partial:
-        count = write_lines(partial, (_line(row, adapter, move) for row in rows))
+        count = write_lines(partial, lines)
         write_run(folder, run)
     return count
 
@@ -329,23 +363,62 @@ def _line(row: _Row, adapter: TypeAdapter[_Row], move: Move) -> bytes:
 
 
 def _read(folder: Path, name: str, *, adapter: TypeAdapter[_Row], made_by: str) -> Iterator[_Row]:
-    path = folder / name
+    for rows in _worked(folder, name, list, adapter=adapter, made_by=made_by, at_once=1):
+        yield from rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Worked(Generic[_Result]):
+    """What became of some lines: which samples were read, by their lines, up to an error if any."""
+
+    ids: list[tuple[int, str]]
+    result: _Result | None
+    error: UserError | None
+
+
+def _worked(
+    folder: Path,
+    name: str,
+    work: Callable[[Iterator[_Row]], _Result],
+    *,
+    adapter: TypeAdapter[_Row],
+    made_by: str,
+    at_once: int,
+    workers: int = 1,
+) -> Iterator[_Result]:
+    path, move = folder / name, _inwards(folder)
     if not path.is_file() and (folder / JOURNAL).exists():
         raise DataError(
             f"{folder}: an unfinished run; go on with the same `reground eval` first",
             help="unfinished-evaluations",
         )
+
+    def parsed(lines: list[tuple[int, bytes]], ids: list[tuple[int, str]]) -> Iterator[_Row]:
+        for number, line in lines:
+            with at(f"{path}:{number}", f"run `{made_by}` again, or mend the row"):
+                row = _parsed(line, adapter, move)
+            ids.append((number, row.sample.id))
+            yield row
+
+    def own(lines: list[tuple[int, bytes]]) -> _Worked[_Result]:
+        ids: list[tuple[int, str]] = []
+        try:
+            return _Worked(ids, work(parsed(lines, ids)), None)
+        except UserError as error:
+            return _Worked(ids, None, error)
+
+    lines = numbered_lines(path, expected=f"a folder as `{made_by}` writes it")
     seen: set[str] = set()
-    move = _inwards(folder)
-    for number, line in numbered_lines(path, expected=f"a folder as `{made_by}` writes it"):
-        with at(f"{path}:{number}", f"run `{made_by}` again, or mend the row"):
-            row = _parsed(line, adapter, move)
-        if row.sample.id in seen:
-            raise DataError(
-                f"{path}:{number}: sample {row.sample.id!r} stands here twice; drop one row"
-            )
-        seen.add(row.sample.id)
-        yield row
+    for found in mapped(own, batches(lines, at_once), workers=workers):
+        for number, sample in found.ids:
+            if sample in seen:
+                raise DataError(
+                    f"{path}:{number}: sample {sample!r} stands here twice; drop one row"
+                )
+            seen.add(sample)
+        if found.error:
+            raise found.error
+        yield cast(_Result, found.result)
     if not seen:
         raise DataError(
             f"{path}: no rows; expected one for each sample, so run `{made_by}` again",

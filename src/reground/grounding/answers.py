@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
+from typing import NamedTuple
 
-from reground.grounding.boxes import Box, Frame, set_iou
+from reground.grounding.boxes import Box, Frame, scaled, set_iou
 from reground.grounding.codecs import FORM_TAG, Codec, EncodedSize, Form
 from reground.grounding.grammars import Reading, read
 from reground.grounding.sample import Sample
@@ -85,12 +86,14 @@ def parse(
     text = text[: _content_end(text)]
     response = _split(text, direct=form is Form.DIRECT)
     spoken = _spoken(response, form)
-    reading = read(spoken, codec.grammar) if spoken else Reading(None)
-    found = judge(reading.quads, size.frame(codec.frame), size.pixels)
+    reading, found = Reading(None), Judgement(Status.NO_ANSWER)
+    if spoken:
+        reading = read(spoken, codec.grammar)
+        found = judge(reading.quads, size.frame(codec.frame), size.pixels)
     return Answer(
-        found.status if spoken else Status.NO_ANSWER,
-        found.boxes if spoken else (),
-        num_clipped=found.num_clipped if spoken else 0,
+        found.status,
+        found.boxes,
+        num_clipped=found.num_clipped,
         image_index=reading.image_index if found.status is Status.OK else None,
         think=response.first("think"),
         rethink=response.first("rethink"),
@@ -150,7 +153,7 @@ class _Response:
 
     @property
     def outside(self) -> str:
-        return " ".join(self.text[gap] for gap in self.gaps).strip()
+        return " ".join([self.text[gap] for gap in self.gaps]).strip()
 
     def first(self, tag: str) -> str | None:
         return next((self.content(block) for block in self.blocks if block.tag == tag), None)
@@ -233,20 +236,32 @@ def _has_form(response: _Response, form: Form, *, is_strict: bool, calls: bool) 
 # ---- judgement ---------------------------------------------------------------------------------
 
 
-def judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) -> Answer:
+class Judgement(NamedTuple):
+    """What becomes of the numbers of an answer, as :class:`Answer` has it."""
+
+    status: Status
+    boxes: tuple[Box, ...] = ()
+    num_clipped: int = 0
+
+
+def judge(quads: Sequence[Sequence[float]] | None, frame: Frame, pixels: Frame) -> Judgement:
     """What numbers of ``frame`` say as boxes of the image with the frame ``pixels``."""
     if quads is None or not all(map(math.isfinite, chain.from_iterable(quads))):
-        return Answer(Status.UNPARSABLE)
+        return Judgement(Status.UNPARSABLE)
     boxes: list[Box] = []
     num_clipped = 0
+    x_min, y_min, x_max, y_max = frame.edges
     for left, upper, right, lower in quads:
+        if x_min <= left < right <= x_max and y_min <= upper < lower <= y_max:  # as most are
+            boxes.append(scaled(left, upper, right, lower, frame, pixels).clipped())
+            continue
         box = Box(left, upper, right, lower, frame)
         overhang = box.overhang()
         if overhang > MAX_OVERHANG + _ROUNDING:
-            return Answer(Status.OUT_OF_BOUNDS)
+            return Judgement(Status.OUT_OF_BOUNDS)
         inside = box.clipped() if overhang else box
         if inside.is_degenerate:
-            return Answer(Status.DEGENERATE)
+            return Judgement(Status.DEGENERATE)
         num_clipped += overhang > _ROUNDING
         boxes.append(inside.to(pixels).clipped())  # the scale may round past the edge
-    return Answer(Status.OK, tuple(boxes), num_clipped=num_clipped)
+    return Judgement(Status.OK, tuple(boxes), num_clipped)

@@ -157,15 +157,7 @@ class Box:
 
     def to(self, frame: Frame) -> Box:
         """The same box in another frame of the same image."""
-        own = self.frame
-        x_scale, y_scale = frame.width / own.width, frame.height / own.height
-        return Box(
-            (self.x1 - own.left) * x_scale + frame.left,
-            (self.y1 - own.upper) * y_scale + frame.upper,
-            (self.x2 - own.left) * x_scale + frame.left,
-            (self.y2 - own.upper) * y_scale + frame.upper,
-            frame,
-        )
+        return scaled(*self.xyxy, self.frame, frame)
 
     def clipped(self) -> Box:
         """The part inside the image."""
@@ -184,6 +176,22 @@ class Box:
         beyond_x = max(left - min(self.x1, self.x2), max(self.x1, self.x2) - right)
         beyond_y = max(upper - min(self.y1, self.y2), max(self.y1, self.y2) - lower)
         return max(0.0, beyond_x / self.frame.width, beyond_y / self.frame.height)
+
+
+def scaled(x1: float, y1: float, x2: float, y2: float, own: Frame, frame: Frame) -> Box:
+    """The box in ``frame`` that has these edges in ``own``, another frame of the same image.
+
+    >>> scaled(100, 250, 500, 750, THOUSAND, Frame.pixels(640, 480)).xyxy
+    (64.0, 120.0, 320.0, 360.0)
+    """
+    x_scale, y_scale = frame.width / own.width, frame.height / own.height
+    return Box(
+        (x1 - own.left) * x_scale + frame.left,
+        (y1 - own.upper) * y_scale + frame.upper,
+        (x2 - own.left) * x_scale + frame.left,
+        (y2 - own.upper) * y_scale + frame.upper,
+        frame,
+    )
 
 
 def place(box: Box) -> str:

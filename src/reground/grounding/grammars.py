@@ -195,15 +195,19 @@ def _patterns(grammar: Grammar) -> tuple[re.Pattern[str], ...]:
 def _read_listed(text: str, grammar: Grammar) -> Reading:
     silent, group, remains, alone = _patterns(grammar)
     text = silent.sub(" ", text)
-    if text.strip().casefold() == NO_BOX:
+    if is_strict := alone.fullmatch(text) is not None:  # as most are: all numbers are of boxes
+        parts = _NUMBER_SCAN.findall(text)
+    elif text.strip().casefold() == NO_BOX:
         return Reading([], is_strict=True)
-    parts = [part for each in group.findall(text) for part in _NUMBER_SCAN.findall(each)]
-    if not parts or remains.search(group.sub(_GAP, text)):
-        return Reading(None)
+    else:
+        parts = [part for each in group.findall(text) for part in _NUMBER_SCAN.findall(each)]
+        if not parts or remains.search(group.sub(_GAP, text)):
+            return Reading(None)
     listing, numbers = _LISTINGS[grammar], [number(part) for part in parts]
-    found = [numbers[at : at + listing.size] for at in range(0, len(numbers), listing.size)]
-    quads = [[quad[place] for place in listing.order] for quad in map(_quad, found)]
-    return Reading(quads, is_strict=alone.fullmatch(text) is not None)
+    quads = [numbers[at : at + listing.size] for at in range(0, len(numbers), listing.size)]
+    if listing.size != 4 or listing.order != _XYXY:
+        quads = [[quad[place] for place in listing.order] for quad in map(_quad, quads)]
+    return Reading(quads, is_strict=is_strict)
 
 
 def _quad(numbers: list[float]) -> list[float]:

@@ -112,7 +112,7 @@ class Sample:
         if self.spans:
             self._check_spans()
         self._check_index(self.target_image)
-        for mark in self.marks:
+        for mark in self.marks if self.tool_results else self.targets:
             self._check_index(mark.image)
             expected = self.images[mark.image].frame
             if mark.box.frame is not expected and mark.box.frame != expected:
@@ -129,8 +129,11 @@ class Sample:
             )
 
     def _check_spans(self) -> None:
-        edges = [edge for span in self.spans for edge in (span.start, span.end)]
-        if edges != sorted(edges) or not (edges[0] >= 0 and edges[-1] <= len(self.question)):
+        end, in_order = 0, True
+        for span in self.spans:
+            in_order = in_order and end <= span.start <= span.end
+            end = span.end
+        if not in_order or end > len(self.question):
             raise DataError(
                 f"sample {self.id!r}: spans {[span.to_json() for span in self.spans]} of a "
                 f"question of {len(self.question)} characters; expected [start, end, kind] in "
@@ -304,14 +307,19 @@ def with_paths(sample: Sample, change: Move) -> Sample:
 
 def asked(sample: Sample) -> dict[str, Any]:
     """What a sample asks and holds true, wherever its images lie: the same in every copy."""
-    return {
-        "id": sample.id,
-        "task": sample.task,
-        "question": sample.question,
-        "sizes": [[image.width, image.height] for image in sample.images],
-        "target_image": sample.target_image,
-        "targets": [[each.image, *map(float, each.box.xyxy)] for each in sample.targets],
-    }
+    names = ("id", "task", "question", "sizes", "target_image", "targets")
+    return dict(zip(names, _asked(sample), strict=True))
+
+
+def _asked(sample: Sample) -> list[Any]:
+    return [
+        sample.id,
+        sample.task,
+        sample.question,
+        [[image.width, image.height] for image in sample.images],
+        sample.target_image,
+        [[each.image, *map(float, each.box.xyxy)] for each in sample.targets],
+    ]
 
 
 def digest(samples: Iterable[Sample]) -> str:
@@ -341,9 +349,11 @@ def content(samples: Iterable[Sample]) -> str:
 
 
 def _line(sample: Sample) -> bytes:
-    own: list[Any] = [] if sample.protocol is None else [sample.protocol]
+    own = _asked(sample)
+    if sample.protocol is not None:
+        own.append(sample.protocol)
     own += [span.to_json() for span in sample.spans]
-    return json.dumps([*asked(sample).values(), *own]).encode()
+    return json.dumps(own).encode()
 
 
 def _mark_to_json(mark: Target | Detection) -> dict[str, Any]:

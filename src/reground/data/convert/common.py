@@ -7,7 +7,8 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from reground.io import at, parse_json
 
 _MARKUP = re.compile(r"<image>|<\|(object_ref|box|quad)_(start|end)\|>")
 _PLACES = re.compile(r"(?:\s*+<image>)*+")  # of images, before all else
+_SPACE = re.compile(r"[ \t\n\r]*+")  # of JSON
+_SEVERAL = re.compile(r"\s*+(\S[^\n]*+)\n\s*+\S")  # lines that hold something, and the first
 _KINDS: Mapping[str | None, SpanKind] = {"object_ref": "phrase", "box": "box"}
 
 
@@ -63,12 +66,85 @@ def read_text(path: Path, *encodings: str) -> str:
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or the list of the rows where each line is JSON of its own."""
     text = read_text(path)
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if len(lines) > 1 and _is_json(lines[0][1]):
-        return [_row_of(path, number, line) for number, line in lines]
-    with at(str(path), "name the annotations file"):
-        value = parse_json(text.encode())
-    return [value] if path.suffix == ".jsonl" else value
+    return _value(path, text) if (lines := _lines(text)) is None else [*_rows(path, lines)]
+
+
+def read_rows(path: Path, tally: Tally, *fields: str) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a JSON list or JSONL that are objects with ``fields``, and their places from 0.
+
+    Others are set aside; where all are, the file is of another form, which is a ``DataError``.
+    """
+    return [*good_rows(enumerate(rows_of(path)), path, tally, fields)]
+
+
+def rows_of(path: Path) -> Iterator[Any]:
+    """The rows of a JSON list or JSONL, decoded one after another."""
+    text = read_text(path)
+    if (lines := _lines(text)) is not None:
+        return _rows(path, lines)
+    is_list = text.startswith("[") and path.suffix != ".jsonl"
+    if is_list and "\\ud" not in text and "\\uD" not in text:  # halves are looked for in it all
+        return _elements(path, text)
+    return _all_rows(path, text)
+
+
+def good_rows(
+    rows: Iterable[tuple[int, Any]],
+    path: Path,
+    tally: Tally,
+    fields: Sequence[str],
+    *,
+    are_all: bool = True,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Those of the numbered ``rows`` that are objects with ``fields``, as :func:`read_rows`.
+
+    None is an error where they ``are_all`` rows of the file.
+    """
+    lacking, is_none_good = "", True
+    for number, row in rows:
+        if lacks := _lacks(row, fields):
+            lacking = lacking or f"row {number + 1} {lacks}"
+            with tally.row(path, f"row {number + 1}"):
+                raise Unusable(f"row that {lacks}", f"expected {', '.join(fields)}")
+        else:
+            is_none_good = False
+            yield number, row
+    if is_none_good and are_all:
+        raise DataError(f"{path}: {lacking}; expected {', '.join(fields)}")
+
+
+def _elements(path: Path, text: str) -> Iterator[Any]:
+    """The elements of a JSON list, one after another: the others need no memory."""
+    decode, place, number = json.JSONDecoder().raw_decode, 0, 0
+    with suppress(ValueError, IndexError, RecursionError):
+        while text[place] == ("," if number else "["):
+            row, place = decode(text, _after_space(text, place + 1))
+            yield row
+            number += 1
+            place = _after_space(text, place)
+        if number and text[place] == "]" and _after_space(text, place + 1) == len(text):
+            return
+    yield from islice(_all_rows(path, text), number, None)  # which says what is wrong
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return found.end() if found else place
+
+
+def _all_rows(path: Path, text: str) -> Iterator[Any]:
+    rows = _value(path, text)
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: holds no rows; expected a list of objects")
+    yield from rows
+
+
+def _lines(text: str) -> list[tuple[int, str]] | None:
+    """The numbered lines of a JSONL; None where a text is no such thing."""
+    first = _SEVERAL.match(text)
+    if not first or not _is_json(first[1]):
+        return None
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _is_json(line: str) -> bool:
@@ -78,34 +154,26 @@ def _is_json(line: str) -> bool:
         return False
 
 
-def _row_of(path: Path, number: int, line: str) -> Any:
-    with at(f"{path}:{number}", "mend the row"):
-        return parse_json(line.encode())
+def _rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Any]:
+    for number, line in lines:
+        with at(f"{path}:{number}", "mend the row"):
+            row = parse_json(line.encode())
+        yield row
 
 
-def read_rows(path: Path, tally: Tally, *fields: str) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of a JSON list or JSONL that are objects with ``fields``, and their places from 0.
-
-    Others are set aside; where all are, the file is of another form, which is a ``DataError``.
-    """
-    rows = read_json(path)
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: holds no rows; expected a list of objects")
-    good = []
-    for number, row in enumerate(rows):
-        with tally.row(path, f"row {number + 1}"):
-            if lacks := _lacks(row, fields):
-                raise Unusable(f"row that {lacks}", f"expected {', '.join(fields)}")
-            good.append((number, row))
-    if not good:
-        raise DataError(f"{path}: row 1 {_lacks(rows[0], fields)}; expected {', '.join(fields)}")
-    return good
+def _value(path: Path, text: str) -> Any:
+    with at(str(path), "name the annotations file"):
+        value = parse_json(text.encode())
+    return [value] if path.suffix == ".jsonl" else value
 
 
 def _lacks(row: Any, fields: Sequence[str]) -> str | None:
     if not isinstance(row, dict):
         return "is no object"
-    return next((f"has no {name!r}" for name in fields if name not in row), None)
+    for name in fields:
+        if name not in row:
+            return f"has no {name!r}"
+    return None
 
 
 def sound(

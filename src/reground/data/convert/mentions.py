@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from reground.grounding.boxes import THOUSAND, Box
+from reground.grounding.boxes import THOUSAND, scaled
 from reground.grounding.sample import ImageRef, Target
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
@@ -17,12 +18,13 @@ _MENTION = re.compile(
     r"|(?:image|frame|picture|photo)[ -]?#?(?P<number>\d{1,3}))\b",
     re.IGNORECASE,
 )
+_LOWER_MENTION = re.compile(_MENTION.pattern)
 _BEFORE_NOUN = len("seventh ")  # the longest
+_AFTER_NOUN = len(" #123.")  # the longest, and what ends it
 _BOX = re.compile(r"\((\d{1,4}), ?(\d{1,4})\), ?\((\d{1,4}), ?(\d{1,4})\)")
 
 
-@dataclass(frozen=True, slots=True)
-class Mention:
+class Mention(NamedTuple):
     """An image named in a text: its index from 0, and where in the text the name ends."""
 
     image: int
@@ -59,12 +61,14 @@ def names_beyond(text: str, num_images: int) -> bool:
 
 
 def _all_mentions(text: str, num_images: int) -> list[Mention]:
-    start = 0
-    if text.isascii():  # lower case then keeps places, and is searched much faster
-        if not (noun := _NOUN.search(text.lower())):
+    if not text.isascii():
+        found = _MENTION.finditer(text)
+    else:  # lower case then keeps places, and is searched much faster
+        text = text.lower()
+        if not (nouns := [*_NOUN.finditer(text)]):
             return []
-        start = max(0, noun.start() - _BEFORE_NOUN)
-    found = _MENTION.finditer(text, start)
+        start, end = nouns[0].start() - _BEFORE_NOUN, nouns[-1].end() + _AFTER_NOUN
+        found = _LOWER_MENTION.finditer(text, max(0, start), end)
     return [Mention(_index(match, num_images), match.end()) for match in found]
 
 
@@ -88,16 +92,20 @@ def answered(answer: str, images: tuple[ImageRef, ...], *, default: int) -> tupl
     named = mentions(answer, len(images))
     targets = []
     for match in _BOX.finditer(answer):
-        before = [mention.image for mention in named if mention.end <= match.start()]
-        image = before[-1] if before else default
+        start, image = match.start(), default
+        for mention in named:
+            if mention.end > start:
+                break
+            image = mention.image
         x1, y1, x2, y2 = map(int, match.groups())
-        targets.append(Target(image, Box(x1, y1, x2, y2, THOUSAND).to(images[image].frame)))
+        targets.append(Target(image, scaled(x1, y1, x2, y2, THOUSAND, images[image].frame)))
     return tuple(targets)
 
 
 def _index(match: re.Match[str], num_images: int) -> int:
-    if match["source"]:
+    kind, said = match.lastgroup, match[match.lastindex or 0]
+    if kind == "source":
         return 0
-    if word := match["word"]:
-        return num_images - 1 if word.lower() == "last" else ORDINALS.index(word.lower())
-    return int(match["ordinal"] or match["number"]) - 1
+    if kind == "word":
+        return num_images - 1 if said.lower() == "last" else ORDINALS.index(said.lower())
+    return int(said) - 1

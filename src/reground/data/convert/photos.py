@@ -38,8 +38,9 @@ class Images:
     root: Path
     allow_missing: bool | None = None
     _known: dict[tuple[str, ImageSize | None, str | None], ImageRef] = field(default_factory=dict)
-    _paths: dict[str | tuple[str, str], Path | None] = field(default_factory=dict)
+    _paths: dict[str | tuple[str, str], Path] = field(default_factory=dict)
     _index: dict[str, list[str]] = field(default_factory=dict)
+    _gone: dict[str, str] = field(default_factory=dict)  # starts of names, and of their paths
     _below: Move = field(init=False)
     _is_gone: Callable[[str], bool] = field(default_factory=lambda: in_no_folder(os.path.exists))
 
@@ -59,11 +60,14 @@ class Images:
         ``stem``. Raises ``DataError`` where two files fit alike.
         """
         key: str | tuple[str, str] = name if stem is None else (name, stem)
-        if key not in self._paths:
-            self._paths[key] = found = self._found(name, stem)
-            if found and not _is_utf8(str(found)):
-                raise Unusable("name of a file that is not in UTF-8", f"{found}; rename it")
-        return self._paths[key]
+        if key in self._paths:
+            return self._paths[key]
+        if (found := self._found(name, stem)) is None:  # not kept: there may be a million
+            return None
+        self._paths[key] = found
+        if not _is_utf8(str(found)):
+            raise Unusable("name of a file that is not in UTF-8", f"{found}; rename it")
+        return found
 
     def has(self, name: str, *, stem: str | None = None) -> bool:
         """Whether the image is on disk; raises ``DataError`` where it must be and is not."""
@@ -93,8 +97,11 @@ class Images:
         if known := self._known.get(key):
             return known
         if (path := self._there(name, stem)) is None:  # not kept: there may be a million
-            sides = recorded or NOMINAL
-            return ImageRef(self._below(name), sides.width, sides.height)
+            sides, place = recorded or NOMINAL, self._below(name)
+            own = name[name.rfind("/") + 1 :]
+            if own not in ("", ".", "..") and "" in self._files() and self._is_gone(place):
+                self._gone[name.removesuffix(own)] = place.removesuffix(own)
+            return ImageRef(place, sides.width, sides.height)
         found = self.header(path).upright
         if recorded and recorded != found:
             raise Unusable(
@@ -107,7 +114,15 @@ class Images:
         """The images of a row; raises ``DataError`` where ``names`` is no list of paths."""
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
             raise DataError(f"images {names!r}; expected a list of at least one path")
-        return tuple(map(self.ref, names))
+        return tuple([self._absent(name) or self.ref(name) for name in names])
+
+    def _absent(self, name: str) -> ImageRef | None:
+        """The image, if its folder is known not to be there."""
+        cut = name.rfind("/") + 1
+        before, own = self._gone.get(name[:cut]), name[cut:]
+        if before is None or own in ("", ".", ".."):
+            return None
+        return ImageRef(before + own, NOMINAL.width, NOMINAL.height)
 
     @staticmethod
     def header(path: Path) -> Header:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reground.data.convert.common import box_in, marked, plain, read_rows, reading
+from reground.data.convert.common import (
+    box_in,
+    good_rows,
+    marked,
+    plain,
+    read_rows,
+    reading,
+    rows_of,
+)
 from reground.data.convert.mentions import QuestionImage, answered, asked_image
 from reground.data.convert.photos import Images
 from reground.data.convert.tally import Tally
@@ -26,6 +34,20 @@ _FORM = re.compile(
     r"(?:bounding box|final answer) in <answer> ?</answer> tags\.?\s*$"
 )
 _LEAD = "This is a single image grounding task with simple reference. "
+
+
+Rows = Iterable[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ByRow:
+    """A format whose rows know nothing of each other, and have ids that no other row has.
+
+    ``samples`` makes them of some of the rows, which have ``fields``, with their places from 0.
+    """
+
+    fields: tuple[str, ...]
+    samples: Callable[[Rows, Path, Tally, Images], Iterator[Sample]]
 
 
 def mig_bench(
@@ -71,8 +93,13 @@ def mgrounding(
     An answer may hold several boxes in 0-1000, each in the image that it names before the box.
     Answers without a box (captions of a given region, chat) ground nothing and are left out.
     """
+    rows = good_rows(enumerate(rows_of(source)), source, tally, MGROUNDING.fields)
     found = Images(images or source.parent, allow_missing_images)
-    for number, row in read_rows(source, tally, "images", "conversations", "type"):
+    yield from MGROUNDING.samples(rows, source, tally, found)
+
+
+def _mgrounding(rows: Rows, source: Path, tally: Tally, found: Images) -> Iterator[Sample]:
+    for number, row in rows:
         task = str(row["type"])
         name = f"{task}-{number:06d}"
         exchanges: list[tuple[str, str]] = []
@@ -105,11 +132,20 @@ def univg_r1(
     COCO images make the task "refcoco", all others "univg_r1". Rows whose question says that the
     reference is simple, or whose answer is a box without a chain, get the protocol ``direct``.
     """
+    rows = good_rows(enumerate(rows_of(source)), source, tally, UNIVG_R1.fields)
     found = Images(images or source.parent, allow_missing_images)
-    for number, row in read_rows(source, tally, "images", "question", "answer"):
+    yield from UNIVG_R1.samples(rows, source, tally, found)
+
+
+def _univg_r1(rows: Rows, source: Path, tally: Tally, found: Images) -> Iterator[Sample]:
+    for number, row in rows:
         name = f"{source.stem}-{number:06d}"
         with tally.row(source, name):
             yield _of_univg_r1(row, name, found.refs(row["images"]))
+
+
+MGROUNDING = ByRow(("images", "conversations", "type"), _mgrounding)
+UNIVG_R1 = ByRow(("images", "question", "answer"), _univg_r1)
 
 
 def _sample(

@@ -87,6 +87,15 @@ class Tally:
         said = map(_writable, (str(source), name, kind, str(problem)))
         self.aside.append(SetAside(what, *said))
 
+    def take(self, other: Tally) -> None:
+        """Count what another one did, of a later part of the source."""
+        for own, more in ((self.found, other.found), (self.kept, other.kept)):
+            for what, number in more.items():
+                own[what] += number
+        for kind, places in other.notes.items():
+            self.notes[kind] += places
+        self.aside += other.aside
+
     def table(self) -> Iterator[str]:
         """Lines for people: what was found, mended and set aside, with the first names."""
         if self.found:

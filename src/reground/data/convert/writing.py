@@ -12,14 +12,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-from reground.data.convert import convert
+from reground.data.convert import converted
 from reground.data.convert.auto import recognised
 from reground.data.convert.tally import Tally
 from reground.data.images import split_view
 from reground.data.source import paths_from
 from reground.errors import ConfigError
 from reground.grounding.sample import Sample
-from reground.io import json_line, locked, whole, without_collection
+from reground.io import BUFFER, json_line, locked, whole, without_collection
 
 AUTO = "auto"  # the format that is found out
 PARTS = ("train", "val", "test")
@@ -41,7 +41,7 @@ def write(
     ``split_by`` ("0.8,0.1,0.1") puts the photos by chance into ``out`` with .train, .val and .test
     before its ending, all samples of a photo into one. Paths of images are relative to the folder
     of ``out``. What was set aside is written beside it. Files are written whole or not at all.
-    Raises ``ConfigError`` for shares that are none, and what :func:`convert` does.
+    Raises ``ConfigError`` for shares that are none, and what :func:`converted` does.
     """
     paths = [out]
     part_of: Callable[[Sample], int] = lambda sample: 0  # noqa: E731
@@ -56,15 +56,18 @@ def write(
         tally.note(f"recognised as {name} (reground data convert {name} ...)", str(source))
     counts = [0] * len(paths)
     named = paths_from(out.parent.resolve())
+
+    def placed(sample: Sample) -> tuple[int, bytes]:
+        return part_of(sample), json_line(sample.to_json(named=named))
+
     if source.resolve() in {path.resolve() for path in (*paths, tally.rejected(out))}:
         raise ConfigError(f"--out {out}: is what is converted; name another file")
     with suppress(_NothingLeft), without_collection(), ExitStack() as stack:
         for path in {out, *paths}:
             stack.enter_context(locked(path))
         files = [stack.enter_context(_written(path)) for path in paths]
-        for sample in convert(name, source, tally=tally, **options):
-            part = part_of(sample)
-            files[part].write(json_line(sample.to_json(named=named)))
+        for part, line in converted(placed, name, source, tally=tally, **options):
+            files[part].write(line)
             counts[part] += 1
         tally.found["questions"] = sum(counts)
         for file in files:  # a full disk is found before anything is in its place
@@ -82,7 +85,7 @@ class _NothingLeft(Exception):
 
 @contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    with whole(path) as partial, partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb", buffering=BUFFER) as file:
         yield file
 
 

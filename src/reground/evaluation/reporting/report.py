@@ -153,6 +153,20 @@ class Gathered:
         if score.sample.tool_results is not None or score.draws or score.finish in _ENDINGS:
             self._apart.append(score)
 
+    def another(self) -> Gathered:
+        """One that has taken nothing in yet, for some of the run's scores."""
+        return Gathered(self._run)
+
+    def take(self, other: Gathered) -> None:
+        """Take in what another one did, of later scores."""
+        self._scores.take(other._scores)
+        self._asked += other._asked
+        self._errors += other._errors
+        self._apart += other._apart
+        self._plain = other._plain or self._plain
+        if self._authors and other._authors:
+            self._authors.take(other._authors)
+
     def write(self, folder: Path, *, partial: bool, pages: bool = True) -> dict[str, Any]:
         """Write report.json into ``folder``, and return what it holds.
 
@@ -267,7 +281,7 @@ def _intervals(scores: Columns, hit: Hit) -> tuple[Intervals, Intervals]:
     """Those of Acc@0.5 and, of all tasks together, of the mean IoU."""
     scored = np.flatnonzero(scores.scored)
     tasks = [scores.tasks.names[place] for place in scores.tasks.codes[scored]]
-    clusters = scores.clusters.codes[scored].tolist()
+    clusters = scores.clusters.codes[scored]
     found = {"acc@0.5": hits(scores, scored, hit)}
     accuracy = intervals(found, tasks=tasks, clusters=clusters)["acc@0.5"]
     found = {"mean_iou": scores.values["iou"][scored]}

@@ -15,7 +15,6 @@ class Authors:
     def __init__(self, peer: Peer) -> None:
         self.scorer, self.rule = peer.name, ">" if peer.strict else ">="
         self.scores, self.left_out = Collector(), 0
-        self._peer = peer
 
     @classmethod
     def of(cls, run: RunInfo) -> Authors | None:
@@ -33,4 +32,10 @@ class Authors:
         if len(score.sample.boxes) != 1:
             self.left_out += 1
         else:
-            self.scores.add(peer_score(score, self._peer) if score.counts else score)
+            peer = get_peer(self.scorer)
+            self.scores.add(peer_score(score, peer) if score.counts else score)
+
+    def take(self, other: Authors) -> None:
+        """Take in what another one did, of later scores."""
+        self.scores.take(other.scores)
+        self.left_out += other.left_out

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from reground.grounding.boxes import FloatArray
 
@@ -50,7 +50,7 @@ def intervals(
     measures: Mapping[str, Sequence[float] | FloatArray],
     *,
     tasks: Sequence[str],
-    clusters: Sequence[str | int],
+    clusters: Sequence[str | int] | NDArray[np.int64],
 ) -> dict[str, Intervals]:
     """Intervals of every measure, each given as its values [N] beside ``tasks`` and ``clusters``.
 
@@ -61,9 +61,12 @@ def intervals(
     Interval(low=0.25, high=1.0)
     """
     names, task_index = _indexed(tasks)
-    images, cluster_index = _indexed(clusters)
+    if isinstance(clusters, np.ndarray):
+        cluster_index = _places(clusters)
+    else:
+        cluster_index = np.array(_indexed(clusters)[1], np.int64)
     columns = np.array([np.ones(len(tasks)), *measures.values()])
-    if len(images) > MANY:
+    if cluster_index.max(initial=-1) >= MANY:
         columns = columns.round(3)
     sums = sums_of(columns, cluster_index, task_index)
     totals = resampled(sums)
@@ -88,6 +91,14 @@ def _indexed(keys: Sequence[T]) -> tuple[list[T], list[int]]:
     return list(places), [places[key] for key in keys]
 
 
+def _places(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each row the place of its key, as :func:`_indexed` gives it."""
+    _, first, index = np.unique(keys, return_index=True, return_inverse=True)
+    places = np.empty(len(first), np.int64)
+    places[np.argsort(first)] = np.arange(len(first))
+    return places[index]
+
+
 def sums_of(columns: FloatArray, clusters: ArrayLike, tasks: ArrayLike) -> FloatArray:
     """Sums of every column [C, N] by cluster and task: [G, T, C]."""
     places, parts = np.array(clusters, int), np.array(tasks, int)
@@ -106,7 +117,7 @@ def resampled(sums: FloatArray) -> FloatArray:
     if num_clusters > MANY:
         rng = np.random.default_rng(_SEED)
         flat = sums.reshape(num_clusters, -1)
-        kinds, alike = np.unique(flat, axis=0, return_counts=True)
+        kinds, alike = distinct(flat)
         size = max(1, _DRAWN // len(kinds))
         parts = [
             rng.multinomial(num_clusters, alike / num_clusters, size=min(size, NUM_RESAMPLES - at))
@@ -117,6 +128,16 @@ def resampled(sums: FloatArray) -> FloatArray:
     if num_clusters < 2:
         return np.full((NUM_RESAMPLES, *sums.shape[1:]), np.nan)
     return np.concatenate([np.tensordot(times, sums, axes=1) for times in resamples(num_clusters)])
+
+
+def distinct(rows: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
+    """The distinct ones of ``rows`` [N, C] in order, and how many there are of each.
+
+    As ``np.unique(rows, axis=0)`` gives them, which compares whole rows and takes ten times longer.
+    """
+    rows = rows[np.lexsort(rows.T[::-1])]
+    starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)))
+    return rows[starts], np.diff(starts, append=len(rows))
 
 
 def resamples(num_clusters: int, *, num: int = NUM_RESAMPLES) -> Iterator[FloatArray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,22 @@ _NONE = -1
 _NAN = float("nan")
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Names of what is below each limit, and last of what is below none."""
+
+    limits: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def of(self, value: float) -> str:
+        """The name of the first limit above ``value``."""
+        return self.names[bisect_right(self.limits, value)]
+
+
 # COCO's sizes: the area of a box in pixels of the original image.
-_SIZES = {"small (< 32²)": 32**2, "medium (< 96²)": 96**2, "large": float("inf")}
-_LENGTHS = {"1 to 3 words": 4, "4 to 8 words": 9, "9 or more words": float("inf")}
-ORDER = [*_SIZES, *_LENGTHS]
+_SIZES = _Limits((32**2, 96**2), ("small (< 32²)", "medium (< 96²)", "large"))
+_LENGTHS = _Limits((4, 9), ("1 to 3 words", "4 to 8 words", "9 or more words"))
+ORDER = [*_SIZES.names, *_LENGTHS.names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,17 @@ class Collector:
         for name, group in slices_of(score.sample).items():
             self._slices.setdefault(name, _Texts()).add(place, group)
 
+    def take(self, other: Collector) -> None:
+        """Take in what another one did, of later scores."""
+        place = len(self._ids)
+        self._ids += other._ids
+        self._numbers.extend(other._numbers)
+        self._status.extend(other._status)
+        self._tasks.take(place, other._tasks)
+        self._clusters.take(place, other._clusters)
+        for name, own in other._slices.items():
+            self._slices.setdefault(name, _Texts()).take(place, own)
+
     def columns(self) -> Columns:
         """The columns of what was taken in by now."""
         names = (*MEASURES, *CONFIDENCE)
@@ -126,6 +150,13 @@ class _Texts:
         if row > len(self._codes):
             self._codes.extend([_NONE] * (row - len(self._codes)))
         self._codes.append(self._places.setdefault(text, len(self._places)))
+
+    def take(self, row: int, other: _Texts) -> None:
+        """The texts of others, whose first score is now score ``row``."""
+        self._codes.extend([_NONE] * (row - len(self._codes)))
+        places = [self._places.setdefault(text, len(self._places)) for text in other._places]
+        places.append(_NONE)  # the last one is that of -1
+        self._codes.extend([places[code] for code in other._codes])
 
     def keys(self, order: Codes) -> Keys:
         """The texts of scores in another order."""
@@ -161,14 +192,15 @@ def slices_of(sample: Sample) -> Mapping[str, str]:
     Its box has a size where it is the only true one. Its phrase is what the question marks as one,
     else the whole question.
     """
-    phrase = next((each for each in sample.spans if each.kind == "phrase"), None)
-    text = sample.question[phrase.start : phrase.end] if phrase else sample.question
-    words = len(text.split())
-    found = {"phrase": _first_above(_LENGTHS, words), "images": str(len(sample.images))}
-    if len(boxes := sample.boxes) == 1:
-        found = {"box": _first_above(_SIZES, boxes[0].area), **found}
-    return found | {name: each for name, each in sample.strata.items() if name not in found}
-
-
-def _first_above(limits: Mapping[str, float], value: float) -> str:
-    return next(name for name, limit in limits.items() if value < limit)
+    text = sample.question
+    for span in sample.spans:
+        if span.kind == "phrase":
+            text = text[span.start : span.end]
+            break
+    boxes = sample.boxes
+    found = {"box": _SIZES.of(boxes[0].area)} if len(boxes) == 1 else {}
+    found["phrase"] = _LENGTHS.of(len(text.split()))
+    found["images"] = str(len(sample.images))
+    for name, group in sample.strata.items():
+        found.setdefault(name, group)
+    return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, Self
 
 from reground.errors import ConfigError, DataError
 from reground.evaluation.records import (
@@ -15,10 +16,12 @@ from reground.evaluation.records import (
     Prediction,
     RunInfo,
     SampleScore,
+    predictions_by,
     read_predictions,
     read_run,
+    score_lines,
     with_provenance,
-    write_scores,
+    write_score_lines,
 )
 from reground.evaluation.scoring.diagnose import describe, diagnose
 from reground.evaluation.scoring.logs import read_log
@@ -38,8 +41,21 @@ OURS = "reground"
 _LOG = logging.getLogger(__name__)
 
 
-Begin = Callable[[RunInfo], Callable[[SampleScore], None]]
-"""Is told how scores are made, and gives what takes each of them as it is written."""
+class Gatherer(Protocol):
+    """Takes scores in as they are made, some of them in another process."""
+
+    def add(self, score: SampleScore) -> None:
+        """Take a score in."""
+
+    def another(self) -> Self:
+        """One for some of the scores, which :meth:`take` then gets."""
+
+    def take(self, other: Self) -> None:
+        """Take in what another one did, of later scores."""
+
+
+Begin = Callable[[RunInfo], Gatherer]
+"""Is told how scores are made, and gives what takes them in."""
 
 
 def score_folder(
@@ -49,20 +65,23 @@ def score_folder(
     scorer: str = OURS,
     min_score: float | None = None,
     begin: Begin | None = None,
+    workers: int | None = None,
 ) -> int:
     """Score the predictions of a folder into ``out`` (scores.jsonl, run.json); returns how many.
 
+    All cores work on a large file, or so many ``workers``.
     An answer with a box that is less sure than ``min_score`` is an abstention. Raises ``DataError``
     for a missing or malformed file, and where no box has a score to ask for; ``ConfigError`` for an
     unknown family or scorer, and for a ``min_score`` where another's rules read the answers.
     """
-    rows, run = read_predictions(predictions), read_run(predictions)
+    run = read_run(predictions)
     if min_score is not None:
         if scorer != OURS:
             raise ConfigError("--min-score is for --scorer reground; others know no abstention")
         _check_scored(predictions)
         run = replace(run, min_score=min_score)
-    return _score(rows, run, out=out, scorer=scorer, begin=begin)
+    own = _Scorer.of(run, out, scorer, begin)
+    return own.write(predictions_by(predictions, own.scored, workers=workers))
 
 
 def score_log(
@@ -83,9 +102,8 @@ def score_log(
         temperature=0.0,
         max_new_tokens=0,
     )
-    run = with_provenance(run)
-    own = log.scorers.get(scorer, scorer)
-    return _score(log.predictions, run, out=out, scorer=own, begin=begin)
+    own = _Scorer.of(with_provenance(run), out, log.scorers.get(scorer, scorer), begin)
+    return own.write([own.scored(log.predictions)])
 
 
 def diagnose_folder(predictions: Path) -> str:
@@ -103,29 +121,62 @@ def diagnose_log(path: Path, *, format_name: str) -> str:
     return f"answers\n{answers}\nrecorded boxes\n{recorded}"
 
 
-def _score(
-    rows: Iterable[Prediction], run: RunInfo, *, out: Path, scorer: str, begin: Begin | None
-) -> int:
-    get_family(run.family)
-    peer = None if scorer == OURS else get_peer(scorer)
-    if peer:
-        run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
-    _check_folder(out, run)
-    take = begin(run) if begin else None
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Some scores, as lines and taken in."""
 
-    def scores() -> Iterator[SampleScore]:
-        for row in rows:
-            if peer:
-                score = _by_peer(row, peer)
-            else:
-                protocol = run.protocol_for(row.sample)
-                score = score_prediction(row, protocol, min_score=run.min_score)
-            if take:
-                take(score)
-            yield score
+    lines: list[bytes]
+    gathered: Gatherer | None
 
-    with without_collection():
-        return write_scores(out, scores(), run=run)
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """How the answers of a run are scored into ``out``; ``gathered`` takes all scores in."""
+
+    run: RunInfo
+    out: Path
+    peer: Peer | None
+    gathered: Gatherer | None
+
+    @classmethod
+    def of(cls, run: RunInfo, out: Path, scorer: str, begin: Begin | None) -> _Scorer:
+        get_family(run.family)
+        peer = None if scorer == OURS else get_peer(scorer)
+        if peer:
+            run = replace(run, scorer=peer.name, hit=">" if peer.strict else ">=")
+        _check_folder(out, run)
+        return cls(run, out, peer, begin(run) if begin else None)
+
+    def scored(self, rows: Iterable[Prediction]) -> _Scored:
+        """The scores of some answers; nothing here changes."""
+        gathered = self.gathered.another() if self.gathered else None
+
+        def scores() -> Iterator[SampleScore]:
+            for row in rows:
+                score = self._score(row)
+                if gathered:
+                    gathered.add(score)
+                yield score
+
+        return _Scored([*score_lines(self.out, scores())], gathered)
+
+    def write(self, parts: Iterable[_Scored]) -> int:
+        """Write scores, one part after the other, and take them in."""
+
+        def lines() -> Iterator[bytes]:
+            for part in parts:
+                if self.gathered and part.gathered:
+                    self.gathered.take(part.gathered)
+                yield from part.lines
+
+        with without_collection():
+            return write_score_lines(self.out, lines(), run=self.run)
+
+    def _score(self, row: Prediction) -> SampleScore:
+        if self.peer:
+            return _by_peer(row, self.peer)
+        protocol = self.run.protocol_for(row.sample)
+        return score_prediction(row, protocol, min_score=self.run.min_score)
 
 
 def _check_scored(folder: Path) -> None:
@@ -209,10 +260,7 @@ def score_prediction(
     sample = prediction.sample
     if prediction.error is not None or prediction.finish is None:
         return SampleScore(sample, error=prediction.error)
-    drawn = (
-        Draw(prediction.text, prediction.num_tokens, prediction.finish, prediction.scores),
-        *prediction.others,
-    )
+    drawn: tuple[Prediction | Draw, ...] = (prediction, *prediction.others)
     answers = [protocol.read(own.text, prediction.sizes[sample.target_image]) for own in drawn]
     ious = tuple(overlap(answer, sample) for answer in answers)
     place = vote(answers)

@@ -37,7 +37,7 @@ def _slices(scores: Columns, keys: Keys, hit: Hit) -> dict[str, Slice]:
     ends = intervals(
         {"acc": hits(scores, scored, hit)},
         tasks=[keys.names[place] for place in keys.codes[scored]],
-        clusters=scores.clusters.codes[scored].tolist(),
+        clusters=scores.clusters.codes[scored],
     )["acc"].tasks
     return {
         value: Slice(summarise(scores, hit, rows=groups[value]), ends.get(value))
