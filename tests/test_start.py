@@ -154,17 +154,26 @@ def test_what_cannot_be_started_is_one_sentence(
     assert said in capsys.readouterr().err
 
 
-def test_a_folder_of_others_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("out", "said"), [("photos/a", "lies in the folder of photos"), ("mine", "holds other things")]
+)
+def test_what_others_have_is_left_alone(
+    out: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    coco(tmp_path / "photos" / "a.json", tmp_path / "photos", 2)
-    monkeypatch.setattr(
-        sys, "argv", ["reground", "start", f"{tmp_path}/photos", "--out", f"{tmp_path}/photos"]
-    )
+    monkeypatch.chdir(tmp_path)
+    coco(Path("photos/a.json"), Path("photos"), 2)
+    Path("mine").mkdir()
+    Path("mine/letter.txt").touch()
+    monkeypatch.setattr(sys, "argv", ["reground", "start", "photos", "--out", out])
     with pytest.raises(SystemExit):
         main()
-    assert "holds other things" in capsys.readouterr().err
-    assert len([*(tmp_path / "photos").iterdir()]) == 3
+    assert said in capsys.readouterr().err
+    assert [*Path("mine").iterdir()] == [Path("mine/letter.txt")]
+    assert len([*Path("photos").iterdir()]) == 3
 
 
 def test_files_are_a_persons_once_they_are_written(tmp_path: Path) -> None:

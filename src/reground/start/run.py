@@ -38,7 +38,7 @@ def start(
     Raises ``DataError`` for a folder of no labelled photos or too few, ``ConfigError`` where
     ``out`` holds something else, and ``RunError`` where a step fails.
     """
-    _check_place(out)
+    _check_place(out, folder)
     found = _labelled(folder)
     with locked(out / _KEPT):
         plan = Plan(found, folder, out, images, seed)
@@ -65,7 +65,9 @@ def start(
         webbrowser.open(report.resolve().as_uri())
 
 
-def _check_place(out: Path) -> None:
+def _check_place(out: Path, folder: Path) -> None:
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"--out {out}: lies in the folder of photos; name a place outside of it")
     if out.is_dir() and any(out.iterdir()) and not (out / _KEPT).exists():
         raise ConfigError(f"--out {out}: holds other things; name a folder that is not there yet")
 
