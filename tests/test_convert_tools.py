@@ -223,6 +223,19 @@ def test_every_tool_says_the_same(tmp_path: Path, name: str, made: Callable[[Pat
     assert recognised(source) == (name, source)
 
 
+@pytest.mark.parametrize("name", ["classes.txt", "labels/classes.txt", "obj.names", "labels/0.txt"])
+def test_auto_needs_no_table_of_yolos_classes(name: str, tmp_path: Path) -> None:
+    """As labelImg and darknet leave a folder; that below a hidden one is no less a folder."""
+    folder = tmp_path / ".cache" / "photos"
+    (folder / "labels").mkdir(parents=True)
+    (folder / name).write_text("0 0.5 0.5 0.2 1e-1\n" if name.endswith("0.txt") else "cup\n")
+    assert recognised(folder) == ("yolo", folder)
+    assert recognised(folder / name)[0] == "yolo"
+    (folder / "labels" / "0.txt").write_text("no labels\n")
+    (folder / "notes.csv").touch()
+    assert recognised(folder) == ("csv", folder / "notes.csv")
+
+
 def test_auto_names_what_it_cannot_choose_between(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         recognised(tmp_path / "none")

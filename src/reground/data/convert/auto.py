@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -13,8 +14,10 @@ from typing import Any
 from reground.data.convert.common import read_bytes, read_json
 from reground.data.convert.hub import parquet_columns
 from reground.data.convert.hub_objects import has_objects
+from reground.data.convert.yolo import LISTS
 from reground.errors import DataError
 
+_LABELS = re.compile(rb"\s*\d+(\s+-?\d*\.?\d+(e-?\d+)?){4}")
 _SKIPPED = frozenset({"node_modules", "__pycache__", "__MACOSX"})
 
 
@@ -31,7 +34,7 @@ def recognised(source: Path) -> tuple[str, Path]:
         )
     found = files_by_format(source)
     if "yolo" in found and len(found) == 1:
-        return "yolo", source
+        return "yolo", source.parent if source.suffix == ".txt" else source
     if not found:
         raise DataError(
             f"{source}: no annotations of a known format; `reground data convert --help` names all",
@@ -59,11 +62,13 @@ def recognised(source: Path) -> tuple[str, Path]:
 
 def files_by_format(source: Path) -> dict[str, list[Path]]:
     """The files of annotations below ``source``, or itself, by their format."""
-    files = [source] if source.is_file() else _files(source)
+    files = [source] if source.is_file() else [*_files(source)]
     found: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         if kind := _kind(path):
             found[kind].append(path)
+    if not found and (own := [path for path in files if _is_yolos(path)]):
+        found["yolo"] = own
     return found
 
 
@@ -73,7 +78,9 @@ def _around(paths: list[Path]) -> Path:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") or part in _SKIPPED for part in path.parts)
+        hidden = any(
+            part.startswith(".") or part in _SKIPPED for part in path.relative_to(folder).parts
+        )
         if path.is_file() and not hidden and not path.name.endswith(".rejected.jsonl"):
             yield path
 
@@ -96,6 +103,13 @@ def _kind(path: Path) -> str | None:
     if suffix == ".p":
         return "refcoco"
     return "csv" if suffix in (".csv", ".tsv") else None
+
+
+def _is_yolos(path: Path) -> bool:
+    """Whether a file is a list of YOLO's classes, or holds its labels of a photo."""
+    if path.name in LISTS:
+        return True
+    return path.suffix == ".txt" and bool(_LABELS.match(read_bytes(path)[:200]))
 
 
 def _of_xml(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,11 @@ def parts(source: Path) -> list[Part]:
     folder and nothing else is looked through. Raises ``DataError`` as :func:`recognised` does.
     """
     source = _inside(source)
-    ways = (_folders, _files, _lists) if source.is_dir() else ()
+    ways = (_lists, _folders, _files) if source.is_dir() else ()
     for way in ways:
-        found = way(source)
+        found: Mapping[str, Part] = {}
+        with suppress(DataError):  # of more than one format, or file
+            found = way(source)
         if "train" in found and len(found) > 1:
             return [found[name] for name in ("train", "val", "test") if name in found]
     name, place = recognised(source)
@@ -69,10 +72,7 @@ def _inside(source: Path) -> Path:
 def _folders(source: Path) -> Mapping[str, Part]:
     """Folders of which each holds photos and their labels."""
     named = _by_part(path for path in sorted(source.iterdir()) if path.is_dir())
-    try:
-        return {part: Part(part, *recognised(path)) for part, path in named.items()}
-    except DataError:
-        return {}
+    return {part: Part(part, *recognised(path)) for part, path in named.items()}
 
 
 def _files(source: Path) -> Mapping[str, Part]:

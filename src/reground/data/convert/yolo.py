@@ -16,7 +16,7 @@ from reground.errors import DataError
 from reground.io import parse_yaml
 
 _SPLITS = {"val": ("val", "valid", "validation"), "test": ("test",), "train": ("train",)}
-_LISTS = ("classes.txt", "obj.names", "labels.txt")
+LISTS = ("classes.txt", "obj.names", "labels.txt")
 
 
 def photos(
@@ -63,7 +63,7 @@ def _names(source: Path, folder: Path) -> dict[int, str]:
         content = parse_yaml(read_text(path), str(path), DataError)
         if isinstance(content, dict) and "names" in content:
             return _numbered(content["names"], path)
-    for name in _LISTS:
+    for name in LISTS:
         for path in sorted(folder.rglob(name)):
             lines = [line.strip() for line in read_text(path).splitlines()]
             return dict(enumerate(filter(None, lines)))
@@ -84,7 +84,7 @@ def _is_list(name: str) -> bool:
     """Whether a text file is one of names and not of boxes."""
     path = PurePosixPath(name)
     return (
-        path.name in _LISTS
+        path.name in LISTS
         or path.name.lower().startswith("readme")
         or (len(path.parts) == 1 and path.stem in {"train", "val", "valid", "test", "notes"})
     )
