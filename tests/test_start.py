@@ -20,6 +20,7 @@ from reground.errors import DataError, RunError
 from reground.io import dump_yaml
 from reground.start import steps as stepping
 from reground.start.files import write_configs, write_questions
+from reground.start.plan import Plan
 from reground.start.run import start
 from reground.start.steps import Runner, Step
 from reground.training.settings import TrainConfig
@@ -223,6 +224,43 @@ def test_what_is_done_stays_done_and_what_changed_is_done_again(
     (tmp_path / "steps.json").write_text("{")
     Runner(tmp_path / "steps.json").run(steps)
     assert [line[0] for line in ran[5:]] == ["a", "b", "c"]
+
+
+def test_other_photos_are_looked_at_and_other_words_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all commands those are run again that a change touches."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(stepping.subprocess, "run", _leaves_what_it_makes(ran))
+    coco(tmp_path / "photos" / "a.json", tmp_path / "photos", 2)
+    plan = Plan(parts(tmp_path / "photos"), tmp_path / "photos", tmp_path / "out", None, 0)
+    words = write_questions(tmp_path, ["red_cup", "lid"])
+
+    def lines() -> list[str]:
+        ran.clear()
+        runner = Runner(tmp_path / "steps.json")
+        runner.run(plan.look())
+        runner.run(plan.ask(2, *words))
+        return [Path(line[line.index("--out") + 1]).stem for line in ran]
+
+    asked = ["rows", "views", "objects"]
+    assert lines() == ["seen.all", "look", *asked]
+    assert lines() == []
+    words[0].write_text("lid: {unique: the cover}\n")
+    assert lines() == asked
+    photo(tmp_path / "photos" / "more.png", 9)
+    assert lines() == ["seen.all", "look", *asked]
+
+
+def _leaves_what_it_makes(lines: list[list[str]]) -> Any:
+    def run(command: Sequence[str], **how: Any) -> subprocess.CompletedProcess[bytes]:
+        lines.append(list(command[3:]))
+        out = Path(command[command.index("--out") + 1])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        (out.with_name(f"{out.stem}.train.jsonl") if "--split-by" in command else out).touch()
+        return subprocess.CompletedProcess([], 0)
+
+    return run
 
 
 def test_a_step_that_failed_goes_on(tmp_path: Path, ran: list[list[str]]) -> None:

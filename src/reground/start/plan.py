@@ -37,8 +37,9 @@ class Plan:
         """Converts everything, with questions by class, and draws some of it."""
         first, picture = self.seen(self.parts[0]), self.out / "look.png"
         draw = ("data", "show", str(first), "--out", str(picture))
+        seen = (self._convert(part, "seen", f"What is there ({part.name})") for part in self.parts)
         return [
-            *(self._convert(part, "seen", f"What is there ({part.name})") for part in self.parts),
+            *(replace(step, reads=(self.folder,)) for step in seen),
             Step("What it looks like", draw, picture),
         ]
 
@@ -89,7 +90,8 @@ class Plan:
             more = (*more, "--split-by", shares, "--seed", str(self.seed))
         asked = ("--questions", str(words), *more)
         step = self._convert(part, kind, f"Ask: {kind} of {part.name}", *asked)
-        return replace(step, says=step.makes.with_suffix(".txt"))  # as the first look said
+        # It says what the first look said; the folder was read there, of which this is a chain.
+        return replace(step, reads=(words,), says=step.makes.with_suffix(".txt"))
 
     def _convert(self, part: Part, kind: str, purpose: str, *more: str) -> Step:
         split = () if part.split is None else ("--split", part.split)
@@ -97,7 +99,7 @@ class Plan:
         out = self._data(kind, "" if "--split-by" in more else part.name)
         made = self._data(kind, "train") if "--split-by" in more else out
         line = ("data", "convert", part.format, str(part.source), *split, *images, *more)
-        return Step(purpose, (*line, "--out", str(out)), made, (self.folder,))
+        return Step(purpose, (*line, "--out", str(out)), made)
 
     def _data(self, kind: str, part: str) -> Path:
         return self.out / "data" / ".".join(filter(None, (kind, part, "jsonl")))

@@ -90,7 +90,8 @@ def _say_parts(found: Sequence[Part], seed: int) -> None:
             f"{found[0].source}: {found[0].format}, in no parts: photos are put into train, val "
             f"and test by chance (seed {seed})"
         )
-    for part in found if found[0].name != ALL else ():
+        return
+    for part in found:
         typer.echo(f"{part.source}: {part.format}, {part.name}")
 
 

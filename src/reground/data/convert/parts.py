@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reground.data.convert.auto import files_by_format, recognised
+from reground.data.convert.writing import PARTS
 from reground.errors import DataError
 
 ALL = "all"  # of a source that is in no parts
@@ -43,7 +44,7 @@ def parts(source: Path) -> list[Part]:
         with suppress(DataError):  # of more than one format, or file
             found = way(source)
         if "train" in found and len(found) > 1:
-            return [found[name] for name in ("train", "val", "test") if name in found]
+            return [found[name] for name in PARTS if name in found]
     name, place = recognised(source)
     return [Part(ALL, name, place)]
 
@@ -93,7 +94,7 @@ def _lists(source: Path) -> Mapping[str, Part]:
     kind, place = recognised(source)
     if kind == "voc":
         names = {path.stem for path in source.rglob("Main/*.txt")}
-        splits: dict[str, str] = {name: name for name in ("train", "val", "test") if name in names}
+        splits: dict[str, str] = {name: name for name in PARTS if name in names}
         if "train" not in splits and "trainval" in names:
             splits["train"] = "trainval"
     elif kind == "yolo":
